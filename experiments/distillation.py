@@ -6,21 +6,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jaxtyping import Array
 from tqdm.auto import tqdm
 
 import hypergrad as hg
 
 from .common.classifier import accuracy, cross_entropy
-from .common.command import command, require_positive, require_some, save
+from .common.command import Positive, command, require_positive, require_some, save
 from .common.data import Rows, Splits, default_data_dir, split
 from .common.figures import curves, figure
 from .common.follow import follow
@@ -29,7 +28,6 @@ from .common.report import spread_table
 MethodName = Literal["reverse", "drmad", "greedy"]
 METHODS: tuple[MethodName, ...] = ("reverse", "drmad", "greedy")
 BASELINES = ("random images", "class means", "all images")
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 CLASSES = 10
 QUICK: dict[str, Any] = {"seeds": 1, "num_real": 500}
 

@@ -9,19 +9,18 @@ strong enough to steer training, and that as many hyperparameters as weights mus
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from tqdm.auto import tqdm
 
 import hypergrad as hg
 
 from .common.classifier import accuracy, cross_entropy
-from .common.command import command, require_positive, require_some, save
+from .common.command import Positive, command, require_positive, require_some, save
 from .common.data import Splits, default_data_dir, split
 from .common.figures import curves, figure
 from .common.follow import follow
@@ -29,7 +28,6 @@ from .common.report import spread_table
 
 MethodName = Literal["neumann1", "neumann5", "neumann20", "cg20", "reverse"]
 METHODS: tuple[MethodName, ...] = ("neumann1", "neumann5", "neumann20", "cg20", "reverse")
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 BOX = (-12.0, 2.0)  # above, a step of the inner optimiser would be unstable
 PARTS = ("train", "valid", "test")
 LOOKS = 40

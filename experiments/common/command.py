@@ -4,13 +4,14 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import tyro
 
 from .report import as_json, environment, text_table, write_csv, write_json
 
 Row = Mapping[str, Any]
+Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 
 
 class Config(Protocol):

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+
+from ..common.figures import figure
 
 COLOURS = {
     "greedy": "#0072B2",
@@ -34,25 +32,23 @@ def draw(config, cells: list[dict]) -> None:
 
 def curves(path: Path, cells: list[dict], methods, unit: str, heading: str, label: str) -> None:
     """Best criterion so far against cost: the median over seeds with the range."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name in methods:
-        runs = [cell["history"] for cell in cells if cell["run"]["method"] == name]
-        if name == "best_scalar":
-            values = [run[-1]["best"] for run in runs if run[-1]["best"] is not None]
-            if values:
-                axes.axhline(np.median(values), color=COLOURS[name], ls=":", label=f"{name} (larger budget)")
-            continue
-        grid = np.linspace(min(run[0][unit] for run in runs), max(run[-1][unit] for run in runs), 400)
-        lines = np.array([_steps(run, unit, grid) for run in runs])
-        axes.plot(grid, np.nanmedian(lines, 0), color=COLOURS[name], label=name, lw=1.8)
-        axes.fill_between(grid, np.nanmin(lines, 0), np.nanmax(lines, 0), color=COLOURS[name], alpha=0.15, lw=0)
-    axes.set(xlabel=heading, ylabel=f"best {label}", yscale="log")
-    if unit == "seconds":
-        axes.set_xscale("log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8, ncols=2)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with figure(path) as axes:
+        for name in methods:
+            runs = [cell["history"] for cell in cells if cell["run"]["method"] == name]
+            if name == "best_scalar":
+                values = [run[-1]["best"] for run in runs if run[-1]["best"] is not None]
+                if values:
+                    axes.axhline(np.median(values), color=COLOURS[name], ls=":", label=f"{name} (larger budget)")
+                continue
+            grid = np.linspace(min(run[0][unit] for run in runs), max(run[-1][unit] for run in runs), 400)
+            lines = np.array([_steps(run, unit, grid) for run in runs])
+            axes.plot(grid, np.nanmedian(lines, 0), color=COLOURS[name], label=name, lw=1.8)
+            axes.fill_between(grid, np.nanmin(lines, 0), np.nanmax(lines, 0), color=COLOURS[name], alpha=0.15, lw=0)
+        axes.set(xlabel=heading, ylabel=f"best {label}", yscale="log")
+        if unit == "seconds":
+            axes.set_xscale("log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8, ncols=2)
 
 
 def _steps(run: list[dict], unit: str, grid: np.ndarray) -> np.ndarray:
@@ -64,29 +60,25 @@ def _steps(run: list[dict], unit: str, grid: np.ndarray) -> np.ndarray:
 
 def histograms(path: Path, cells: list[dict]) -> None:
     """The learned prior log-variances, all weights."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for cell in cells:
-        name = cell["run"]["method"]
-        axes.hist(cell["log_variances"], bins=80, histtype="step", lw=1.6, color=COLOURS[name], label=name)
-    axes.set(xlabel="prior log-variance", ylabel="weights", yscale="log")
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with figure(path, size=(7, 4)) as axes:
+        for cell in cells:
+            name = cell["run"]["method"]
+            axes.hist(cell["log_variances"], bins=80, histtype="step", lw=1.6, color=COLOURS[name], label=name)
+        axes.set(xlabel="prior log-variance", ylabel="weights", yscale="log")
+        axes.legend()
 
 
 def maps(path: Path, cells: list[dict], hidden: int) -> None:
     """Mean log-variance of the weights leaving each pixel: which pixels the prior lets matter."""
-    figure, axes = plt.subplots(1, len(cells), figsize=(3 * len(cells), 3.2), layout="constrained", squeeze=False)
-    images = []
-    for cell in cells:
-        flat = np.array(cell["log_variances"], float)
-        inputs = (len(flat) - hidden - 10 * hidden - 10) // hidden
-        side = int(np.sqrt(inputs))
-        images.append(flat[: hidden * inputs].reshape(hidden, side, side).mean(0))
-    low, high = np.nanmin(images), np.nanmax(images)
-    for ax, cell, image in zip(axes[0], cells, images, strict=True):
-        drawn = ax.imshow(image, vmin=low, vmax=high, cmap="viridis")
-        ax.set(title=cell["run"]["method"], xticks=[], yticks=[])
-    figure.colorbar(drawn, ax=axes[0], label="mean prior log-variance", shrink=0.8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with figure(path, 1, len(cells), (3 * len(cells), 3.2), squeeze=False) as axes:
+        images = []
+        for cell in cells:
+            flat = np.array(cell["log_variances"], float)
+            inputs = (len(flat) - hidden - 10 * hidden - 10) // hidden
+            side = int(np.sqrt(inputs))
+            images.append(flat[: hidden * inputs].reshape(hidden, side, side).mean(0))
+        low, high = np.nanmin(images), np.nanmax(images)
+        for ax, cell, image in zip(axes[0], cells, images, strict=True):
+            drawn = ax.imshow(image, vmin=low, vmax=high, cmap="viridis")
+            ax.set(title=cell["run"]["method"], xticks=[], yticks=[])
+        axes[0, 0].figure.colorbar(drawn, ax=axes[0], label="mean prior log-variance", shrink=0.8)

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -13,15 +13,15 @@ from tqdm.auto import tqdm
 
 import hypergrad as hg
 
+from ..common.command import Positive, require_positive, require_some, save
 from ..common.data import Splits, default_data_dir, split
-from ..common.report import as_json, environment, mean_and_spread, text_table, write_csv, write_json
+from ..common.report import as_json, spread_table, write_json
 from .methods import Task, Tracker, all_methods
 from .model import CRITERIA, network
 from .plots import draw
 
 MethodName = Literal["greedy", "drmad", "hoag", "reverse", "random", "random_scalar", "tpe", "best_scalar"]
 ALL: tuple[MethodName, ...] = ("greedy", "drmad", "hoag", "reverse", "random", "random_scalar", "tpe", "best_scalar")
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,9 @@ class Config:
     """Training steps per trial of random, random_scalar and tpe."""
 
     def __post_init__(self):
-        for name in ("seeds", "num_train", "num_valid", "hidden", "batch", "outer_batch", "period", "trial_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not self.methods:
-            raise ValueError("methods is empty")
+        names = ("seeds", "num_train", "num_valid", "hidden", "batch", "outer_batch", "period", "trial_steps")
+        require_positive(self, *names)
+        require_some(self, "methods")
         if not 1 <= self.knots <= self.period:
             raise ValueError(f"knots must be between 1 and period ({self.period}), got {self.knots}")
         self.spendable()
@@ -199,21 +197,12 @@ def report(config: Config, cells: list[dict]) -> dict[str, Any]:
         "hyper_updates",
         "seconds",
     )
-    table = [
-        {"method": name} | {c: mean_and_spread(run[c] for run in runs if run["method"] == name) for c in columns}
-        for name in config.methods
-    ]
+    table = spread_table(runs, ("method",), columns)
     table.sort(key=lambda line: float(line["best_value"].split()[0]) if line["best_value"] != "-" else np.inf)
-    summary = {"config": as_json(config), "environment": environment(), "runs": runs, "table": table}
-    write_json(config.out / "summary.json", summary)
-    write_csv(config.out / "history.csv", [line for cell in cells for line in cell["history"]])
-    (config.out / "table.md").write_text(text_table(table) + "\n")
     draw(config, cells)
     criterion = "negative ELBO per example" if config.criterion == "elbo" else "validation loss"
-    print(f"\n{config.data}, {config.seeds} seeds, mean ± standard deviation; best_value is the {criterion}\n")
-    print(text_table(table))
-    print(f"\nwritten to {config.out}")
-    return summary
+    title = f"{config.data}, {config.seeds} seeds, mean ± standard deviation; best_value is the {criterion}"
+    return save(config, runs, table, [line for cell in cells for line in cell["history"]], title)
 
 
 def command() -> None:

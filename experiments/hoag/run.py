@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from tqdm.auto import tqdm
 
 from ..common import binary
-from ..common.command import require_positive, save
+from ..common.command import Positive, require_positive, save
 from ..common.data import default_data_dir
 from ..common.report import mean_and_spread, text_table
 from . import model, per_feature
 from .plots import draw
 from .search import METHODS, MethodName, Searches, cost_to, judged
 
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 QUICK = {"data": ("breast_cancer",), "seeds": 2, "budget": 400, "feature_seeds": 1}
 LEVELS = (1e-2, 1e-4, 1e-6)
 

@@ -3,19 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from sklearn.metrics import f1_score, roc_auc_score
 from tqdm.auto import tqdm
 
 import hypergrad as hg
 
 from ..common.classifier import accuracy
-from ..common.command import require_positive, require_some, save
+from ..common.command import Positive, require_positive, require_some, save
 from ..common.data import Rows, default_data_dir, image_sets
 from ..common.follow import follow
 from ..common.report import spread_table
@@ -23,7 +22,6 @@ from .methods import METHODS, MethodName, searches
 from .model import ConvNet, Noisy, corrupt, make_losses
 from .plots import draw
 
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 CERTAIN = 30.0  # sigmoid(30) is 1 in single precision
 LOOKS = 10  # measurements of the accuracy per run
 SOURCE = "Generalized Greedy, ICLR 2025 submission 6297"

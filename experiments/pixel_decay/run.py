@@ -4,28 +4,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import require_positive, save
+from ..common.command import Positive, require_positive, save
 from ..common.data import Splits, default_data_dir, split
-from ..common.report import mean_and_spread
+from ..common.report import spread_table
 from . import model
 from .plots import draw
 
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 QUICK = {"data": "digits", "num_train": 800, "num_valid": 500, "seeds": 2}
 START = float(np.log(0.01) + 1)  # published: log-penalty of every weight before learning
 GRID = (-14.0, 0.0)  # range of the single log-penalty
-METHODS = ("start", "best single", "learned")
 
 
 @dataclass(frozen=True)
@@ -164,10 +161,7 @@ def main(config: Config) -> dict[str, Any]:
             history += found[1]
             maps.append(found[2])
     columns = ("valid_loss", "test_loss", "test_accuracy", "gradients", "log_penalty", "rises")
-    table = [
-        {"method": name} | {c: mean_and_spread(run[c] for run in runs if run["method"] == name) for c in columns}
-        for name in METHODS
-    ]
+    table = spread_table(runs, ("method",), columns)
     title = (
         f"{config.data}: {maps[0].size} log-penalties, {config.seeds} seeds, mean ± standard deviation; "
         "rises: hyper-steps after which the validation loss was higher (published: falls throughout)"

@@ -4,26 +4,24 @@ import itertools
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from scipy.special import logit
 from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import require_positive, save
+from ..common.command import Positive, require_positive, save
 from ..common.data import Splits, default_data_dir, split
-from ..common.report import mean_and_spread
+from ..common.report import spread_table
 from . import model
 from .plots import draw
 
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 QUICK = {"data": "digits", "num_train": 800, "num_valid": 400, "seeds": 2, "evaluations": 5}
 START = {"log_rate": -1.0, "logit_momentum": 0.0, "log_scale": -3.0}  # published
 RATES = (-3.0, 3.0)  # log-range of the grid of constant rates
@@ -167,15 +165,15 @@ def one_seed(
     constants, cost = best_constants(config, trainer, problem, grid_key, int(spent.gradients))
     _, constant, words = min(constants.values(), key=lambda one: one[0])
     more_values, improved, more = learn(config, trainer, problem, constant, learn_key)
-    methods = {
-        "start": (start, 0, {}),
-        "best constant, start scale": (constants["start"][1], cost // 2, constants["start"][2]),
-        "best constant": (constant, cost, words),
-        "learned": (learned, int(spent.gradients), {}),
-        "learned from best constant": (improved, cost + int(more.gradients), {}),
-    }
+    found: tuple[tuple[Any, int, dict], ...] = (
+        (start, 0, {}),
+        (constants["start"][1], cost // 2, constants["start"][2]),
+        (constant, cost, words),
+        (learned, int(spent.gradients), {}),
+        (improved, cost + int(more.gradients), {}),
+    )
     runs = []
-    for name, (hparams, gradients, chosen) in methods.items():
+    for name, (hparams, gradients, chosen) in zip(METHODS, found, strict=True):
         scale = float(jnp.exp(hparams.log_scale[0]["weight"]))
         row = {"method": name, "seed": seed, "gradients": gradients, "first_scale": scale, "rate": None} | chosen
         runs.append(row | fresh(config, trainer, problem, tuple(data.valid), tuple(data.test), hparams, fresh_key))
@@ -198,10 +196,7 @@ def main(config: Config) -> dict[str, Any]:
             ]
             learned.append(hparams)
     columns = ("train_loss", "valid_loss", "test_loss", "test_accuracy", "rate", "first_scale", "gradients")
-    table = [
-        {"method": name} | {c: mean_and_spread(run[c] for run in runs if run["method"] == name) for c in columns}
-        for name in METHODS
-    ]
+    table = spread_table(runs, ("method",), columns)
     published = {"rate": PUBLISHED_RATE, "first_scale": f"about {PUBLISHED_SCALE:.4f} (learned)"}
     table.append({"method": "published (MNIST)"} | {c: str(published.get(c, "-")) for c in columns})
     title = (

@@ -4,24 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from scipy.optimize import minimize_scalar
 from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import require_positive, save
-from ..common.report import mean_and_spread
+from ..common.command import Positive, require_positive, save
+from ..common.report import spread_table
 from . import model
 from .plots import draw
 
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 QUICK = {"seeds": 2, "hyper_steps": 300, "particles": 300}
 START = -1.0  # log learning rate of every step before it is learned
 REFERENCE = {"greedy, closed form": 0.2555, "best constant": 0.1680}
@@ -148,10 +146,7 @@ def main(config: Config) -> dict[str, Any]:
     reference = REFERENCE if is_default and config.num_steps == Config.num_steps else {}
     numbers = ("final_loss", "first_rate", "largest_rate", "last_rate")
     table = [
-        {"method": name}
-        | {number: mean_and_spread(run[number] for run in runs if run["method"] == name) for number in numbers}
-        | {"reference": reference.get(name, "-")}
-        for name in dict.fromkeys(run["method"] for run in runs)
+        line | {"reference": reference.get(line["method"], "-")} for line in spread_table(runs, ("method",), numbers)
     ]
     history = [
         {"method": line["method"], "seed": line.get("seed"), "step": step + 1, "rate": rate, "expected_loss": loss}
