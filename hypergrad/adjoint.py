@@ -13,13 +13,24 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .curvature import Curvature, hessian
-from .inner import InnerState, JaxoptSolver, SolveStats
+from .inner import InnerState, JaxoptSolver, SolveStats, inner_gradient_norm
 from .linear.base import AbstractLinearSolver, LinearSolution
-from .problem import BilevelProblem
+from .problem import BilevelProblem, inner_objective, outer_objective
 from .stats import Counts, Stats, Status, flag
 from .tree import Split, differentiable, norm
 
 Preconditioner = Callable[[PyTree], PyTree]  # hparams -> positive diagonal, like params or a prefix of them
+
+
+def step_map(inner: JaxoptSolver, problem: BilevelProblem, state: InnerState, key: Array) -> tuple[PyTree, Callable]:
+    """The inexact arrays of the state, and Φ of these and λ; it returns the new ones and, beside them, the rest."""
+    inexact, rest = eqx.partition(state, eqx.is_inexact_array)
+
+    def phi(inexact, hparams):
+        new = inner.step(problem, hparams, eqx.combine(inexact, rest), key)
+        return eqx.partition(new, eqx.is_inexact_array)
+
+    return inexact, phi
 
 
 def step_and_vjp(
@@ -29,14 +40,9 @@ def step_and_vjp(
 
     A cotangent has the structure of the state with `None` at the leaves that are not inexact arrays.
     """
-    inexact, rest = eqx.partition(state, eqx.is_inexact_array)
-
-    def phi(inexact, hparams):
-        new = inner.step(problem, hparams, eqx.combine(inexact, rest), key)
-        return eqx.partition(new, eqx.is_inexact_array)
-
-    new, pullback, new_rest = jax.vjp(phi, inexact, hparams, has_aux=True)
-    return eqx.combine(new, new_rest), pullback
+    inexact, phi = step_map(inner, problem, state, key)
+    new, pullback, rest = jax.vjp(phi, inexact, hparams, has_aux=True)
+    return eqx.combine(new, rest), pullback
 
 
 def step_vjp(
@@ -51,11 +57,8 @@ def outer_value_and_grads(
     problem: BilevelProblem, hparams: PyTree, split: Split, key: Array
 ) -> tuple[Array, PyTree, PyTree]:
     """`(F, ∇_w F, ∂_λ F)` of the outer loss at a trained model."""
-
-    def outer(params, hparams):
-        return problem.outer_loss(split.with_params(params).model, hparams, problem.valid, key)
-
-    value, (by_params, by_hparams) = jax.value_and_grad(outer, argnums=(0, 1))(split.params, hparams)
+    objective = outer_objective(problem, split, key)
+    value, (by_params, by_hparams) = jax.value_and_grad(objective, argnums=(0, 1))(split.params, hparams)
     return value, by_params, by_hparams
 
 
@@ -156,11 +159,8 @@ def implicit_hypergradient(
     With a preconditioner D the system is D^-½ H D^-½ u = D^-½ ∇_w F, v = D^-½ u, and tolerance and residual are its.
     """
     value, by_params, by_hparams = outer_value_and_grads(problem, hparams, split, outer_key)
-
-    def inner(params, hparams):
-        return problem.inner_loss(split.with_params(params).model, hparams, problem.train, inner_key)
-
-    size = norm(jax.grad(inner)(split.params, hparams))
+    inner = inner_objective(problem, split, inner_key)
+    size = inner_gradient_norm(problem, split, hparams, inner_key)
     product = curvature(problem, hparams, split, inner_key)
     if preconditioner is None:
         solution = linear_solver.solve(product, by_params, init, tol)

@@ -31,12 +31,12 @@ def save_checkpoint(path: str | os.PathLike, tree: PyTree, identity: Identity) -
     payload = io.BytesIO()
     np.savez(payload, *[np.asarray(leaf) for leaf in jax.tree.leaves(tree)], allow_pickle=False)
     content = json.dumps(identity).encode() + b"\n" + payload.getvalue()
-    digest = hashlib.sha256(content).hexdigest().encode()
+    checksum = hashlib.sha256(content).hexdigest().encode()
     path = os.path.abspath(path)
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=os.path.basename(path), suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(MAGIC + digest + b"\n" + content)
+            file.write(MAGIC + checksum + b"\n" + content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -54,10 +54,10 @@ def load_checkpoint(path: str | os.PathLike, like: PyTree, identity: Identity) -
     **Raises** `CheckpointError` for a damaged file, another version, or another run, naming the parts that differ.
     """
     with open(path, "rb") as file:
-        magic, digest, content = file.readline(), file.readline(), file.read()
+        magic, checksum, content = file.readline(), file.readline(), file.read()
     if magic != MAGIC:
         raise CheckpointError(f"{path} is not a checkpoint of this version: it starts with {magic[:40]!r}")
-    if digest.decode("ascii", "replace") != hashlib.sha256(content).hexdigest() + "\n":
+    if checksum.decode("ascii", "replace") != hashlib.sha256(content).hexdigest() + "\n":
         raise CheckpointError(f"{path} is damaged: its SHA-256 does not match")
     header, _, body = content.partition(b"\n")
     there = json.loads(header)

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .linear.base import MatVec
-from .problem import BilevelProblem, Loss
+from .problem import BilevelProblem, Loss, inner_objective
 from .tree import Split
 
 Curvature = Callable[[BilevelProblem, PyTree, Split, Array], MatVec]  # (problem, hparams, split, key) -> v -> H v
@@ -17,8 +17,8 @@ Curvature = Callable[[BilevelProblem, PyTree, Split, Array], MatVec]  # (problem
 
 def hessian(problem: BilevelProblem, hparams: PyTree, split: Split, key: Array) -> MatVec:
     """v -> ∂²L/∂w² v. Linearised once; one key for every product, so that the operator is symmetric."""
-    loss = lambda params: problem.inner_loss(split.with_params(params).model, hparams, problem.train, key)
-    return jax.linearize(jax.grad(loss), split.params)[1]
+    gradient = jax.grad(inner_objective(problem, split, key))
+    return jax.linearize(lambda params: gradient(params, hparams), split.params)[1]
 
 
 class GaussNewton(eqx.Module):

@@ -174,8 +174,7 @@ def diagnose(
         if known is None:
             known = (inner, *_reference(problem, inner, params, hparams, key))
             references.append(known)
-        _, exact, stability, run_seconds = known
-        findings.append(_examine(name, estimator, problem, params, hparams, key, exact, stability, run_seconds))
+        findings.append(_examine(name, estimator, problem, params, hparams, key, *known[1:]))
     return Diagnosis(tuple(findings))
 
 
@@ -190,12 +189,13 @@ def enough_knots(
 ) -> tuple[int, Diagnosis]:
     """The fewest knots, of 1, 2, 4 and so on up to T, with which `estimator` comes to a cosine with the exact
     hypergradient, and the findings on the way. T, where only the exact path will do."""
-    total = estimator.inner.num_steps
+    total, hparams = estimator.inner.num_steps, as_hparams(hparams)
     ladder = [*(2**k for k in range(total.bit_length()) if 2**k < total), total]
+    reference = _reference(problem, estimator.inner, params, hparams, key)
     tried: list[Finding] = []
     for knots in ladder:
         one = dataclasses.replace(estimator, knots=knots)
-        tried += diagnose(problem, {f"knots={knots}": one}, params, hparams, key=key).findings
+        tried.append(_examine(f"knots={knots}", one, problem, params, hparams, key, *reference))
         if tried[-1].cosine >= cosine:
             break
     return knots, Diagnosis(tuple(tried))

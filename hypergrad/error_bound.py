@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .linear.base import AbstractLinearSolver
-from .problem import BilevelProblem
+from .problem import BilevelProblem, inner_objective, outer_objective
 from .stats import Counts
 from .tree import Split, norm, vdot
 
@@ -95,13 +95,10 @@ def error_bound(
 
 def _linearised(problem, hparams, split, outer_key, inner_key, v):
     """ψ, its gradient in w and the derivative in w of its whole gradient; the last two for L."""
-
-    def inner(params, hparams):
-        return problem.inner_loss(split.with_params(params).model, hparams, problem.train, inner_key)
+    inner, outer = inner_objective(problem, split, inner_key), outer_objective(problem, split, outer_key)
 
     def psi(params, hparams):
-        outer = problem.outer_loss(split.with_params(params).model, hparams, problem.valid, outer_key)
-        return outer - jax.jvp(lambda params: inner(params, hparams), (params,), (v,))[1]
+        return outer(params, hparams) - jax.jvp(lambda params: inner(params, hparams), (params,), (v,))[1]
 
     def gradients_and_psi(params):
         value, gradients = jax.value_and_grad(psi, argnums=(0, 1))(params, hparams)

@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import jaxopt
 
-from .problem import BilevelProblem, check
+from .problem import BilevelProblem, check, inner_objective
 from .tree import Split, describe, named_leaves, norm, strong
 
 
@@ -168,7 +168,7 @@ class JaxoptSolver(eqx.Module):
             options["implicit_diff"] = not differentiable  # jaxopt unrolls its line search only without it
 
         def loss(params, hparams, key):
-            return problem.inner_loss(split.with_params(params).model, hparams, problem.train, key)
+            return inner_objective(problem, split, key)(params, hparams)
 
         takes_hparams = {"hyperparams_prox", "hyperparams_proj"} & set(
             inspect.signature(self.solver_class.update).parameters
@@ -211,11 +211,9 @@ def OptaxSolver(  # noqa: N802 - reads as a class, returns a JaxoptSolver
     return JaxoptSolver(jaxopt.OptaxSolver, opt=optimiser, maxiter=num_steps)
 
 
-def inner_gradient_norm(problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array) -> Array:
-    """‖∇_w L‖ at `params`."""
-    split = Split(params)
-    loss = lambda params: problem.inner_loss(split.with_params(params).model, hparams, problem.train, key)
-    return norm(jax.grad(loss)(split.params))
+def inner_gradient_norm(problem: BilevelProblem, split: Split, hparams: PyTree, key: Array) -> Array:
+    """‖∇_w L‖ at the weights of `split`."""
+    return norm(jax.grad(inner_objective(problem, split, key))(split.params, hparams))
 
 
 def as_inner_solver(inner: JaxoptSolver) -> JaxoptSolver:

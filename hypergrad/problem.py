@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 from .tree import Split, describe, named_leaves, strong
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
+Objective = Callable[[PyTree, PyTree], Array]  # (params, hparams) -> scalar
 
 
 class BilevelProblem(eqx.Module):
@@ -40,6 +41,16 @@ class BilevelProblem(eqx.Module):
                 raise TypeError(f"{name} must be a function (model, hparams, data, key) -> scalar, got {loss!r}")
         self.inner_loss, self.outer_loss = inner_loss, outer_loss
         self.train, self.valid = _check_data(train, "train"), _check_data(valid, "valid")
+
+
+def inner_objective(problem: BilevelProblem, split: Split, key: Array) -> Objective:
+    """The inner loss as a function `(params, hparams) -> scalar` of the arrays that are trained."""
+    return lambda params, hparams: problem.inner_loss(split.with_params(params).model, hparams, problem.train, key)
+
+
+def outer_objective(problem: BilevelProblem, split: Split, key: Array) -> Objective:
+    """The outer loss as a function `(params, hparams) -> scalar` of the arrays that are trained."""
+    return lambda params, hparams: problem.outer_loss(split.with_params(params).model, hparams, problem.valid, key)
 
 
 def _check_data(data: PyTree, name: str) -> PyTree:

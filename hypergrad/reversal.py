@@ -12,10 +12,14 @@ from . import fixed_point
 from .adjoint import Adjoint
 from .inner import InnerState
 from .momentum import MomentumSGD, MomentumState
-from .problem import BilevelProblem
+from .problem import BilevelProblem, inner_objective
 from .tree import norm
 
 Position = tuple[PyTree, PyTree]  # weights and velocities
+
+
+def _moving(state: InnerState) -> tuple[PyTree, MomentumState]:
+    return state.split, state.solver.internal_state
 
 
 class Training(eqx.Module):
@@ -30,8 +34,7 @@ class Training(eqx.Module):
     def state(self, position: Position, done: int) -> InnerState:
         """The inner state after `done` steps."""
         memory = MomentumState(self.first.solver.internal_state.steps + done, position[1])
-        where = lambda s: (s.split, s.solver.internal_state)
-        return eqx.tree_at(where, self.first, (self.first.split.with_params(position[0]), memory))
+        return eqx.tree_at(_moving, self.first, (self.first.split.with_params(position[0]), memory))
 
     def rates(self, t: Array, like: PyTree) -> tuple[PyTree, PyTree]:
         """Learning rate and momentum of step t."""
@@ -39,9 +42,8 @@ class Training(eqx.Module):
 
     def gradient(self, params: PyTree, hparams: PyTree, t: Array) -> PyTree:
         """∇_w L at step t."""
-        split, key = self.first.split, jax.random.fold_in(self.key, t)
-        loss = lambda w: self.problem.inner_loss(split.with_params(w).model, hparams, self.problem.train, key)
-        return jax.grad(loss)(params)
+        objective = inner_objective(self.problem, self.first.split, jax.random.fold_in(self.key, t))
+        return jax.grad(objective)(params, hparams)
 
     def move(self, params: PyTree, velocity: PyTree, gradient: PyTree, hparams: PyTree, t: Array) -> Position:
         """Step t from a gradient."""
@@ -56,9 +58,8 @@ class Training(eqx.Module):
         memory = after.solver.internal_state
         by_params, by_velocity, by_gradient, by_hparams = through_move((after.split.params, memory.velocity))
         by_params, more = optax.tree.add((by_params, by_hparams), pullback(by_gradient))
-        where = lambda s: (s.split, s.solver.internal_state)
         cotangent = eqx.tree_at(
-            where, after, (after.split.with_params(by_params), memory._replace(velocity=by_velocity))
+            _moving, after, (after.split.with_params(by_params), memory._replace(velocity=by_velocity))
         )
         total = optax.tree.add(adjoint.hypergradient, more)
         return Adjoint(cotangent, total, adjoint.first, jnp.maximum(adjoint.largest, norm(by_params)))

@@ -7,7 +7,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ..adjoint import outer_value_and_grads
+from ..adjoint import outer_value_and_grads, step_map
 from ..inner import InnerState, JaxoptSolver, as_inner_solver
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
@@ -76,14 +76,9 @@ class Forward(AbstractEstimator):
 
         def body(t, carry):
             now, tangents = carry
-            inexact, rest = eqx.partition(now, eqx.is_inexact_array)
-
-            def phi(inexact, hparams):
-                new = inner.step(problem, hparams, eqx.combine(inexact, rest), jax.random.fold_in(key, t))
-                return eqx.partition(new, eqx.is_inexact_array)
-
-            new, push, new_rest = jax.linearize(phi, inexact, hparams, has_aux=True)
-            return eqx.combine(new, new_rest), jax.vmap(push)(tangents, directions)
+            inexact, phi = step_map(inner, problem, now, jax.random.fold_in(key, t))
+            new, push, rest = jax.linearize(phi, inexact, hparams, has_aux=True)
+            return eqx.combine(new, rest), jax.vmap(push)(tangents, directions)
 
         end, tangents = jax.lax.fori_loop(0, total, body, (start, tangents))
         value, by_params, direct = outer_value_and_grads(problem, hparams, end.split, jax.random.fold_in(key, total))

@@ -94,7 +94,7 @@ class HOAG(AbstractEstimator):
         inner_key = jax.random.fold_in(key, self.inner.num_steps + 1)
         scale = jax.lax.cond(
             state.index == 0,
-            lambda: inner_gradient_norm(problem, state.inner.params, hparams, inner_key),
+            lambda: inner_gradient_norm(problem, state.inner.split, hparams, inner_key),
             lambda: state.scale,
         )
         floor = 50 * jnp.finfo(scale.dtype).eps

@@ -170,7 +170,7 @@ class MAID(AbstractSearch):
         inner_key = jax.random.fold_in(key, self.inner.num_steps + 1)
         scale = jax.lax.cond(
             memo.scale == 0,
-            lambda: inner_gradient_norm(problem, memo.inner.params, hparams, inner_key),
+            lambda: inner_gradient_norm(problem, memo.inner.split, hparams, inner_key),
             lambda: memo.scale,
         )
         control, solver = memo.control, self.linear_solver

@@ -8,7 +8,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from ..problem import BilevelProblem, check
+from ..problem import BilevelProblem, check, inner_objective
 from ..stats import Counts, Estimate, Stats, Status, flag
 from ..tree import Split, all_finite, norm
 from .base import AbstractSearch, Record, SearchState, better, first_state
@@ -98,24 +98,17 @@ def _descend(optimiser, direction, optimiser_state, variable, value):
 
 def inner_gradients(problem: BilevelProblem, hparams: PyTree, split: Split, key: Array) -> tuple[PyTree, PyTree]:
     """`(∇_w L, ∂_λ L)`."""
-
-    def inner(params, hparams):
-        return problem.inner_loss(split.with_params(params).model, hparams, problem.train, key)
-
-    return jax.grad(inner, argnums=(0, 1))(split.params, hparams)
+    return jax.grad(inner_objective(problem, split, key), argnums=(0, 1))(split.params, hparams)
 
 
 def inner_products(
     problem: BilevelProblem, hparams: PyTree, split: Split, v: PyTree, key: Array, mixed_key: Array
 ) -> tuple[PyTree, PyTree, PyTree]:
     """`(∇_w L, H v)` of the loss drawn with `key`, and `(∂²L/∂w∂λ)ᵀ v` of the one drawn with `mixed_key`."""
-
-    def inner(params, hparams, key):
-        return problem.inner_loss(split.with_params(params).model, hparams, problem.train, key)
-
-    gradient, hvp = jax.jvp(lambda params: jax.grad(inner)(params, hparams, key), (split.params,), (v,))
+    inner, other = (inner_objective(problem, split, one) for one in (key, mixed_key))
+    gradient, hvp = jax.jvp(lambda params: jax.grad(inner)(params, hparams), (split.params,), (v,))
 
     def slope(hparams):
-        return jax.jvp(lambda params: inner(params, hparams, mixed_key), (split.params,), (v,))[1]
+        return jax.jvp(lambda params: other(params, hparams), (split.params,), (v,))[1]
 
     return gradient, hvp, jax.grad(slope)(hparams)
