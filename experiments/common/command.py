@@ -1,6 +1,7 @@
 """The command line that experiments share, and the folder they write."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -62,3 +63,17 @@ def save(config: Config, runs: Sequence[Row], table: Sequence[Row], history: Seq
     (config.out / "table.md").write_text(text_table(table) + "\n")
     print(f"\n{title}\n\n{text_table(table)}\n\nwritten to {config.out}")
     return summary
+
+
+def cells_folder(config: Config) -> Path:
+    """The folder of finished cells; refuses a folder that holds another configuration."""
+    cells = config.out / "cells"
+    cells.mkdir(parents=True, exist_ok=True)
+    path, wanted = config.out / "config.json", as_json(config)
+    if path.exists() and (found := json.loads(path.read_text())) != wanted:
+        differs = {key: (found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]}
+        raise SystemExit(
+            f"{config.out} holds another run; choose another --out or delete it. There and here: {differs}"
+        )
+    write_json(path, wanted)
+    return cells

@@ -1,7 +1,7 @@
 """The comparison: configuration, loop over methods and seeds, tables and plots."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import Positive, require_positive, require_some, save
+from ..common.command import Positive, cells_folder, require_positive, require_some, save
+from ..common.contest import Task, Tracker, compile_method, full
 from ..common.data import Splits, default_data_dir, split
-from ..common.report import as_json, spread_table, write_json
-from .methods import Task, Tracker, all_methods
+from ..common.report import spread_table, write_json
+from .methods import BOX, START, all_methods
 from .model import CRITERIA, network
 from .plots import draw
 
@@ -101,7 +102,8 @@ def make_task(config: Config, criterion, data: Splits, seed: int) -> Task:
     problem = hg.BilevelProblem(
         criterion.inner_loss, criterion.outer_loss, train, valid if criterion.uses_valid else train
     )
-    return Task(problem, criterion.wrap(model), weights, criterion, config.spendable(), run_key, seed)
+    start = full(weights, START)
+    return Task(problem, criterion.wrap(model), weights, start, BOX, criterion, config.spendable(), run_key, seed)
 
 
 def run_cell(config: Config, task: Task, method, name: str, data: Splits, advance) -> tuple[dict, list, np.ndarray]:
@@ -110,7 +112,7 @@ def run_cell(config: Config, task: Task, method, name: str, data: Splits, advanc
     method(task, tracker)
     seconds = tracker.seconds
     advance(1 - tracker.share)
-    chosen = task.full(np.nan)
+    chosen = full(task.weights, np.nan)
     accuracy = nll = None
     if tracker.best is not None:
         params, chosen = tracker.best
@@ -140,7 +142,7 @@ def _predict(predict, params, x):
 
 def main(config: Config) -> dict[str, Any]:
     """Run what is missing, write everything, return the summary."""
-    folder = prepare(config)
+    folder = cells_folder(config)
     paths = {(name, seed): folder / f"{name}-{seed}.json" for name in config.methods for seed in range(config.seeds)}
     criterion = CRITERIA[config.criterion](config.num_train, config.batch, config.outer_batch)
     form = "{l_bar}{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]"
@@ -161,27 +163,6 @@ def main(config: Config) -> dict[str, Any]:
                 row["first_call_seconds"] = first_call
                 write_json(paths[name, seed], {"run": row, "history": history, "log_variances": chosen})
     return report(config, [json.loads(path.read_text()) for path in paths.values()])
-
-
-def compile_method(method, task: Task) -> float:
-    """Run a method for one iteration, so that its runs are timed without compilation; returns the seconds it took."""
-    tracker = Tracker(replace(task, budget=hg.Budget(iterations=1)), lambda share: None)
-    method(tracker.task, tracker)
-    return round(tracker.seconds, 3)
-
-
-def prepare(config: Config) -> Path:
-    """The folder of finished cells; refuses a folder that holds another configuration."""
-    cells = config.out / "cells"
-    cells.mkdir(parents=True, exist_ok=True)
-    path, wanted = config.out / "config.json", as_json(config)
-    if path.exists() and (found := json.loads(path.read_text())) != wanted:
-        differs = {key: (found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]}
-        raise SystemExit(
-            f"{config.out} holds another run; choose another --out or delete it. There and here: {differs}"
-        )
-    write_json(path, wanted)
-    return cells
 
 
 def report(config: Config, cells: list[dict]) -> dict[str, Any]:

@@ -65,11 +65,11 @@ class Noisy(NamedTuple):
 
 
 def corrupt(rows: Rows, noise: float, seed: int) -> tuple[Noisy, np.ndarray]:
-    """Draw the labels of a fraction `noise` of the rows anew, from all classes; and which labels are wrong now."""
+    """Give a fraction `noise` of the rows the label of another class, drawn at random; and which rows these are."""
     random = np.random.default_rng([seed, 1])
     y = rows.y.copy()
     chosen = random.permutation(len(y))[: round(noise * len(y))]
-    y[chosen] = random.integers(0, CLASSES, len(chosen))
+    y[chosen] = (y[chosen] + random.integers(1, CLASSES, len(chosen))) % CLASSES
     return Noisy(rows.x, y, np.arange(len(y), dtype=np.int32)), y != rows.y
 
 

@@ -13,9 +13,7 @@ def draw(config, history: list[dict], learned: dict) -> None:
             curves(
                 axis, [line for line in history if line["noise"] == noise], "hyper_steps", "valid_accuracy", "method"
             )
-            axis.set(
-                xlabel="hyper-steps", ylabel="validation accuracy, %", title=f"{noise:.0%} of labels drawn at random"
-            )
+            axis.set(xlabel="hyper-steps", ylabel="validation accuracy, %", title=f"{noise:.0%} of labels wrong")
         axes[0, 0].legend(fontsize=8, ncols=2)
     names = [name for name in config.methods if name != "none"]
     if names:

@@ -1,0 +1,35 @@
+"""How many hyperparameters: trees of log-variances that broadcast to the weights."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+
+def per_weight(weights: PyTree) -> PyTree:
+    """One per weight."""
+    return weights
+
+
+def per_input(weights: PyTree) -> PyTree:
+    """One per input of a layer, and one per vector of biases: automatic relevance determination."""
+    return jax.tree.map(lambda leaf: leaf[:1] if leaf.ndim > 1 else jnp.zeros((), leaf.dtype), weights)
+
+
+def per_layer(weights: PyTree) -> PyTree:
+    """One per array of weights or biases."""
+    return jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), weights)
+
+
+def one(weights: PyTree) -> PyTree:
+    """One for all."""
+    return jnp.zeros((), jax.tree.leaves(weights)[0].dtype)
+
+
+GROUPS: dict[str, Callable[[PyTree], PyTree]] = {
+    "one": one,
+    "layers": per_layer,
+    "inputs": per_input,
+    "weights": per_weight,
+}

@@ -1,0 +1,126 @@
+"""The table beside the published one, and what can be read from it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..common.command import save
+from ..common.report import spread_table, text_table, write_csv
+from .plots import draw
+from .published import published
+
+MEASURED = ("Q", "its", "E", "E_0.25", "E_0.5", "test_loglik")
+COSTS = ("iterations", "gradients", "hvps", "hyper_updates", "seconds")
+KEYS = ("data", "criterion", "budget", "method")
+GRADIENT = ("greedy", "drmad", "hoag", "reverse", "drmad_knots", "random_greedy")
+Runs = Sequence[dict[str, Any]]
+
+
+def report(config: Any, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """summary.json, history.csv, table.md, table.csv, table.tex, report.md and the plots."""
+    runs = [cell["run"] for cell in cells]
+    noise = [line for cell in cells for line in cell["noise"]]
+    table = [
+        line | published(line["data"], line["criterion"], line["method"])
+        for line in spread_table(runs, KEYS, (*MEASURED, *COSTS))
+    ]
+    claims = [claim for group in groups(runs) for claim in compare(group)]
+    history = [line for cell in cells for line in cell["history"]]
+    title = f"{config.seeds} seeds, mean ± standard deviation; Q in nats, higher is better; its in published iterations"
+    summary = save(config, runs, table, history, title, claims=claims, noise=noise)
+    write_csv(config.out / "table.csv", table)
+    (config.out / "table.tex").write_text(latex(table))
+    plots = draw(config.out, history, runs, noise)
+    (config.out / "report.md").write_text(markdown(title, table, claims, plots))
+    return summary
+
+
+def groups(runs: Runs) -> list[Runs]:
+    """The runs of one data set, criterion and budget together."""
+    keys = dict.fromkeys(tuple(run[name] for name in KEYS[:3]) for run in runs)
+    return [[run for run in runs if tuple(run[name] for name in KEYS[:3]) == key] for key in keys]
+
+
+def compare(runs: Runs) -> list[dict[str, Any]]:
+    """Every method against random search and TPE, seed by seed, and its gain as a share of greedy's.
+
+    `beyond` says whether the mean difference is larger than twice its standard error over seeds.
+    """
+    by_method: dict[str, dict[int, dict]] = {}
+    for run in runs:
+        by_method.setdefault(run["method"], {})[run["seed"]] = run
+    claims = []
+    for name, own in by_method.items():
+        claim = {key: runs[0][key] for key in KEYS[:3]} | {"method": name}
+        for rival in ("random", "tpe"):
+            if rival in by_method and rival != name:
+                claim |= difference(own, by_method[rival], rival)
+        if "greedy" in by_method:
+            claim["share_of_greedy"] = share(own, by_method["greedy"])
+        claims.append(claim)
+    return claims
+
+
+def difference(own: dict[int, dict], other: dict[int, dict], rival: str) -> dict[str, Any]:
+    """Q less the rival's, paired over seeds."""
+    values = np.array([own[seed]["Q"] - other[seed]["Q"] for seed in own if usable(own[seed], other[seed])])
+    if not values.size:
+        return {}
+    error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else np.inf
+    return {
+        f"above_{rival}": float(values.mean()),
+        f"above_{rival}_error": float(error),
+        f"beyond_{rival}": bool(values.mean() > 2 * error),
+    }
+
+
+def share(own: dict[int, dict], greedy: dict[int, dict]) -> float | None:
+    """What the method gained from the common start, over what greedy gained: the median over seeds."""
+    start = {seed: run["Q_start"] for seed, run in greedy.items()}
+    values = [
+        (own[seed]["Q"] - start[seed]) / (greedy[seed]["Q"] - start[seed])
+        for seed in own
+        if usable(own[seed], greedy[seed])
+    ]
+    return float(np.median(values)) if values else None
+
+
+def usable(*runs: dict[str, Any]) -> bool:
+    """Whether all of them found something finite."""
+    return all(run["Q"] is not None and np.isfinite(run["Q"]) for run in runs)
+
+
+def latex(table: Runs) -> str:
+    """The table for a paper, the published figures beside ours."""
+    columns = (*KEYS, *MEASURED, *(name for name in table[0] if name.startswith("published")))
+    escape = lambda text: str(text).replace("_", r"\_").replace("±", r"$\pm$").replace("%", r"\%")
+    heading = dict(zip(columns, columns, strict=True))
+    lines = [" & ".join(escape(line[name]) for name in columns) + r" \\" for line in (heading, *table)]
+    body = "\n".join([lines[0], r"\hline", *lines[1:]])
+    return f"\\begin{{tabular}}{{{'l' * 4}{'r' * (len(columns) - 4)}}}\n{body}\n\\end{{tabular}}\n"
+
+
+def markdown(title: str, table: Runs, claims: Runs, plots: Sequence[str]) -> str:
+    """The report: who wins, the table, the plots."""
+    parts = ["# Hypergradients against search", title, "## What the runs say", "\n".join(sentences(claims))]
+    parts += ["## All figures", text_table(table), "## Plots", "\n\n".join(f"![{name}]({name})" for name in plots)]
+    return "\n\n".join(parts) + "\n"
+
+
+def sentences(claims: Runs) -> list[str]:
+    """One line per data set, criterion and budget: which gradient methods are above the searches, and by how much."""
+    lines = []
+    for group in groups(claims):
+        parts = [winners(group, rival) for rival in ("random", "tpe") if any(f"above_{rival}" in c for c in group)]
+        shares = [f"{c['method']} {100 * c['share_of_greedy']:.1f} %" for c in group if c.get("share_of_greedy")]
+        parts.append(f"gain as a share of greedy's: {', '.join(shares) or '-'}")
+        lines.append(f"- **{' · '.join(str(group[0][key]) for key in KEYS[:3])}**: " + "; ".join(parts) + ".")
+    return lines
+
+
+def winners(group: Runs, rival: str) -> str:
+    """The gradient methods above a search, beyond the spread."""
+    better = [claim for claim in group if claim.get(f"beyond_{rival}") and claim["method"] in GRADIENT]
+    words = [f"{c['method']} by {c[f'above_{rival}']:.3g} ± {c[f'above_{rival}_error']:.2g}" for c in better]
+    return f"above {rival} beyond the spread: {', '.join(words) or 'none'}"

@@ -1,0 +1,129 @@
+"""What decides: the number of hyperparameters, and the number of hyper-updates."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..common.command import Positive, cells_folder, command, require_positive, require_some, save
+from ..common.data import default_data_dir
+from ..common.figures import COLOURS, figure
+from ..common.report import spread_table
+from . import run
+from .criteria import CriterionName
+from .groups import GROUPS
+from .methods import MethodName
+from .report import compare
+from .settings import DataName, setting
+
+GroupName = Literal["one", "layers", "inputs", "weights"]
+QUICK: dict[str, Any] = {"seeds": 2, "scale": 0.2, "periods": (10, 100)}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Two sweeps on one data set and criterion, at equal updates of the weights.
+
+    Groups: random search and a gradient method with one hyperparameter in all, one per array, per input of a layer and
+    per weight. Periods: greedy, drmad, hoag and reverse with more or fewer updates of the weights per hyper-update;
+    the published drmad and hoag made one hyper-update per iteration, greedy one per update of the weights.
+    """
+
+    data: DataName = "wisdm"
+    """Data set."""
+    criterion: CriterionName = "elbo"
+    """elbo or cv."""
+    groups: tuple[GroupName, ...] = ("one", "layers", "inputs", "weights")
+    """Sizes of the first sweep."""
+    climber: MethodName = "greedy"
+    """The gradient method of the first sweep."""
+    periods: tuple[int, ...] = (5, 10, 25, 100)
+    """Periods of the second sweep."""
+    seeds: Positive = 5
+    """Number of repetitions."""
+    scale: float = 1.0
+    """Factor on the updates of the weights per published iteration."""
+    data_dir: Path | None = field(default_factory=default_data_dir)
+    """As in experiments.study."""
+    out: Path = Path("results/study-sweeps")
+    """Output folder."""
+    quick: bool = False
+    """Two seeds, a fifth of the updates, two periods."""
+
+    def __post_init__(self):
+        require_positive(self, "seeds", "scale")
+        require_some(self, "groups", "periods")
+
+    def study(self, *methods: MethodName) -> run.Config:
+        """The study with these methods."""
+        chosen: dict[str, Any] = {"data": (self.data,), "criteria": (self.criterion,), "budgets": ("iterations",)}
+        return run.Config(**chosen, methods=methods, seeds=self.seeds, scale=self.scale, tune=False)
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Run what is missing, write everything, return the summary."""
+    folder = cells_folder(config)
+    climbing: tuple[MethodName, ...] = ("greedy", "drmad", "hoag", "reverse")
+    sweeps: list[tuple[str, Any, run.Config]] = [
+        *(("groups", name, config.study("random", config.climber)) for name in config.groups),
+        *(("periods", period, config.study(*climbing)) for period in config.periods),
+    ]
+    runs, claims = [], []
+    with tqdm(total=sum(len(study.methods) for *_, study in sweeps) * config.seeds, unit=" cells") as bar:
+        for sweep, value, study in sweeps:
+            bar.set_postfix_str(f"{sweep}, {value}")
+            period = value if sweep == "periods" else None
+            chosen = setting(config.data, config.data_dir, config.scale, period)
+            inside = folder / f"{sweep}-{value}"
+            inside.mkdir(exist_ok=True)
+            groups = GROUPS[value if sweep == "groups" else "weights"]
+            mine = run.Table(study, config.data, config.criterion, chosen, inside, bar.update, groups=groups)
+            cells = mine.run()
+            count = len(cells[0]["chosen"])
+            runs += [{"sweep": sweep, "value": value, "hyperparameters": count} | cell["run"] for cell in cells]
+            found = compare([cell["run"] for cell in cells])
+            claims += [{"sweep": sweep, "value": value, "hyperparameters": count} | claim for claim in found]
+            eqx.clear_caches()
+            jax.clear_caches()
+    columns = ("Q", "E", "hyper_updates", "gradients", "seconds")
+    table = spread_table(runs, ("sweep", "value", "hyperparameters", "method"), columns)
+    draw(config, runs, claims)
+    title = f"{config.data}, {config.criterion}, {config.seeds} seeds, mean ± standard deviation; Q in nats"
+    return save(config, runs, table, runs, title, claims=claims)
+
+
+def draw(config: Config, runs: list[dict], claims: list[dict]) -> None:
+    """Gain over random search against the number of hyperparameters; share of greedy's gain against hyper-updates."""
+    gains = [claim for claim in claims if claim["sweep"] == "groups" and "above_random" in claim]
+    with figure(config.out / "groups.png", size=(6, 4)) as axes:
+        counts = [claim["hyperparameters"] for claim in gains]
+        values, errors = ([claim[name] for claim in gains] for name in ("above_random", "above_random_error"))
+        axes.errorbar(counts, values, np.nan_to_num(errors, posinf=0), capsize=3, marker="o", color=COLOURS[0])
+        for claim in gains:
+            axes.annotate(claim["value"], (claim["hyperparameters"], claim["above_random"]))
+        axes.axhline(0, color="grey", lw=0.8)
+        axes.set(xscale="log", xlabel="hyperparameters", ylabel=f"Q of {config.climber} less Q of random, nats")
+        axes.grid(alpha=0.3)
+    with figure(config.out / "periods.png", size=(6, 4)) as axes:
+        mine = [claim for claim in claims if claim["sweep"] == "periods" and claim.get("share_of_greedy")]
+        for name, colour in zip(dict.fromkeys(claim["method"] for claim in mine), COLOURS, strict=False):
+            lines = [claim for claim in mine if claim["method"] == name]
+            places = [updates(runs, claim) for claim in lines]
+            axes.plot(places, [claim["share_of_greedy"] for claim in lines], "o-", color=colour, label=name)
+        axes.set(xscale="log", xlabel="hyper-updates", ylabel="gain as a share of greedy's")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+
+
+def updates(runs: list[dict], claim: dict) -> float:
+    """The hyper-updates of the runs behind a claim."""
+    same = ("sweep", "value", "method")
+    return float(np.mean([run["hyper_updates"] for run in runs if all(run[name] == claim[name] for name in same)]))
+
+
+if __name__ == "__main__":
+    command(main, Config, QUICK, "study.sweeps")

@@ -1,0 +1,161 @@
+"""The comparison study: its data, its closed forms, its criteria, and what it writes."""
+
+import io
+import json
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hypergrad as hg
+from ensembles import MeanField
+from experiments.study import polynomial, wisdm
+from experiments.study.cell import iterations_to_gain, make_problem
+from experiments.study.groups import GROUPS, per_weight
+from experiments.study.report import compare
+from experiments.study.run import Config, main
+from experiments.study.settings import setting
+
+BOX = (-10.5, 2.5)
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Single precision and optax's own type promotion."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def problem(criterion, groups=per_weight):
+    chosen = setting("synthetic", None, scale=0.01)
+    return chosen, make_problem(chosen, criterion, {}, hg.Budget(iterations=10), 3, groups)
+
+
+def bound(mean, log_variance, rows):
+    """The evidence bound of a linear model, written out row by row and weight by weight."""
+    x, y, precision = rows.x.astype(float), rows.y.astype(float), np.exp(-log_variance)
+    variance = 1 / (np.sum(x**2, 0) + precision)
+    fit = sum(-((y[i] - x[i] @ mean) ** 2 + x[i] ** 2 @ variance) / 2 for i in range(len(y)))
+    return fit - sum((mean**2 + variance) * precision - 1 + log_variance - np.log(variance)) / 2, variance
+
+
+def test_the_best_mean_field_is_a_maximum_of_the_bound_that_is_measured():
+    _, made = problem("elbo")
+    best, mean = polynomial.best_mean_field(made.train, BOX)
+    precision_free = mean**2 + 1 / np.sum(made.train.x.astype(float) ** 2, 0)
+    log_variance = np.clip(np.log(precision_free), *BOX)
+    for _ in range(200):
+        value, variance = bound(mean, log_variance, made.train)
+        log_variance = np.clip(np.log(mean**2 + variance), *BOX)
+    assert best - 0.02 < value <= best + 1e-6
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        moved = np.clip(log_variance + 0.1 * random.normal(size=12), *BOX)
+        assert bound(mean * (1 + 0.01 * random.normal(size=12)), moved, made.train)[0] <= best
+    units = np.exp(polynomial.OFFSET.astype(float) / 2)  # the study trains weights in units of their own
+    posterior = eqx.tree_at(
+        lambda q: (q.mean.layers[0].weight, q.log_std.layers[0].weight),
+        MeanField(polynomial.Linear(jax.random.key(0))),
+        tuple(jnp.asarray(a, jnp.float32) for a in (mean * units, np.log(variance) / 2 + np.log(units))),
+    )
+    hparams = eqx.tree_at(lambda t: t.layers[0].weight, made.task.start, jnp.asarray(log_variance, jnp.float32))
+    measured = made.task.criterion.evaluate(posterior, hparams, made.task.problem.valid, jax.random.key(0))
+    assert -40 * float(measured) == pytest.approx(value, abs=0.01)
+
+
+def test_cross_validation_scores_every_row_by_the_member_that_has_not_seen_it():
+    _, made = problem("cv")
+    weights = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32) * 0.1
+    members = eqx.tree_at(lambda m: m.layers[0].weight, made.task.params, jnp.asarray(weights))
+    data = made.task.problem.valid
+    held, units = np.asarray(data.held), np.exp(-polynomial.OFFSET / 2)
+    np.testing.assert_array_equal(held.sum(1), 1)
+    np.testing.assert_array_equal(held.sum(0), 10)
+    wanted = sum(
+        (made.train.y[i] - (made.train.x[i] * units) @ weights[np.argmax(held[i])]) ** 2 / 2 for i in range(40)
+    )
+    measured = made.task.criterion.evaluate(members, made.task.start, data, jax.random.key(0))
+    assert 40 * float(measured) == pytest.approx(float(wanted), rel=1e-4)
+    ahead = lambda members, data: made.task.criterion.inner_loss(members, made.task.start, data, jax.random.key(0))
+    unseen = data._replace(y=data.y + 100 * data.held[:, 0])  # the rows that member 0 holds out
+    first = lambda data: jax.grad(ahead, allow_int=True)(members, data).layers[0].weight[0]
+    np.testing.assert_array_equal(first(data), first(unseen))
+
+
+def test_wisdm_features_keep_users_apart():
+    x, y, users = wisdm.read_features(wisdm.HERE / wisdm.FEATURES_FILE)
+    assert x.shape == (5418, 41) and len(set(users)) == 36
+    assert np.isnan(x).sum(0).max() == 381  # XPEAK
+    assert np.bincount(y).tolist() == [2081, 1625, 632, 528, 306, 246]
+    for seed in range(10):
+        train, test = wisdm.split_users(users, seed)
+        assert (len(set(train)), len(set(test))) == (3000, 1500)
+        assert not set(users[train]) & set(users[test])
+    sample, inputs, classes = wisdm.features(None)
+    rows, _ = sample(0)
+    assert (inputs, classes) == (41, 6)
+    np.testing.assert_allclose(rows.x.mean(0), 0, atol=1e-4)
+
+
+def test_the_raw_series_is_read_in_spite_of_its_malformed_lines():
+    good = "".join(f"7,Walking,{i},{i % 5}.0,3.0,4.0;\n" for i in range(401))
+    bad = "33,Jogging,1,1.0,2.0,3.0;33,Jogging,2,1.0,2.0,3.0;\n11,Sitting,3,1.0,2.0,;\n;\n17,Walking,0,0,0,0,;\n"
+    values, labels = wisdm.read_series(io.StringIO(good + bad))
+    assert len(values) == 401 + 3 and labels[-1] == (17, "Walking")
+    x, y, users = wisdm.windows(values, labels)
+    assert x.shape == (2, 199) and users.tolist() == [7, 7]
+    np.testing.assert_allclose(x[0], [np.sqrt((i % 5) ** 2 + 25) for i in range(199)], rtol=1e-6)
+    np.testing.assert_allclose(y, [np.sqrt((i % 5) ** 2 + 25) for i in (199, 399)], rtol=1e-6)
+    with pytest.raises(ValueError, match="records per class"):
+        wisdm.check_counts(labels)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_broadcast_to_the_weights(name):
+    _, made = problem("elbo", GROUPS[name])
+    task = made.task
+    value = task.criterion.inner_loss(task.params, task.start, task.problem.train, jax.random.key(0))
+    assert np.isfinite(float(value))
+    assert sum(leaf.size for leaf in jax.tree.leaves(task.start)) == (12 if name == "weights" else 1)
+
+
+def test_shares_and_differences():
+    run = lambda method, seed, Q: {
+        **{"data": "d", "criterion": "c", "budget": "b"},
+        **{"method": method, "seed": seed, "Q": Q, "Q_start": -100.0},
+    }
+    runs = [run("random", 0, -50.0), run("random", 1, -52.0), run("greedy", 0, -20.0), run("greedy", 1, -20.0)]
+    claims = {claim["method"]: claim for claim in compare([*runs, run("hoag", 0, -24.0), run("hoag", 1, None)])}
+    assert claims["greedy"]["above_random"] == 31 and claims["greedy"]["beyond_random"]
+    assert claims["hoag"]["share_of_greedy"] == pytest.approx(76 / 80)
+    history = [{"best": best, "iterations": i} for i, best in enumerate([10.0, 5.0, 0.05, 0.0])]
+    assert iterations_to_gain(history) == 2
+
+
+def test_a_study_can_be_stopped_and_spends_what_it_may(tmp_path):
+    config = Config(
+        data=("synthetic",),
+        criteria=("elbo",),
+        methods=("random", "greedy"),
+        seeds=2,
+        scale=0.01,
+        out=tmp_path,
+        data_dir=None,
+        tune=False,
+    )
+    summary = main(config)
+    assert len(summary["runs"]) == 2 * 2 * 2
+    for run in summary["runs"]:
+        spent, allowed = run[run["budget"]], 500
+        assert allowed <= spent < allowed + 10 and np.isfinite([run["Q"], run["E"], run["E_0.5"]]).all()
+    (tmp_path / "cells" / "synthetic-elbo-iterations-greedy-1.json").unlink()
+    again = main(config)
+    timeless = lambda runs: [{k: v for k, v in run.items() if k != "seconds"} for run in runs]
+    assert timeless(again["runs"]) == timeless(summary["runs"])
+    for name in ("summary.json", "table.csv", "table.tex", "report.md", "history.csv"):
+        assert (tmp_path / name).stat().st_size > 500
+    assert json.loads((tmp_path / "summary.json").read_text())["claims"] == again["claims"]
+    with pytest.raises(ValueError, match="methods is empty"):
+        Config(methods=())
