@@ -1,7 +1,6 @@
 """Search spaces: named leaves in blocks, some of them conditional."""
 
 import math
-import numbers
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -48,7 +47,7 @@ class Leaf:
 def _bounds(leaf: Any) -> None:
     kind = type(leaf).__name__
     for end in (leaf.low, leaf.high):
-        if isinstance(end, bool) or not isinstance(end, numbers.Real) or not math.isfinite(end):
+        if isinstance(end, bool) or not isinstance(end, int | float | np.number) or not math.isfinite(end):
             raise ValueError(f"{kind} needs finite bounds, got {leaf.low!r} and {leaf.high!r}")
     if leaf.low > leaf.high:
         raise ValueError(f"{kind} has low {leaf.low} above high {leaf.high}")
@@ -69,7 +68,7 @@ class Float(Leaf):
 
     def checked(self, value: Any) -> float:
         """The value as a Python number. **Raises** `ValueError` where it does not fit."""
-        if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
             raise ValueError(f"must be a number, got {value!r}")
         if not self.low <= value <= self.high:
             raise ValueError(f"must lie in [{self.low}, {self.high}], got {value}")
@@ -98,12 +97,12 @@ class Int(Leaf):
     def __post_init__(self):
         _bounds(self)
         for end in (self.low, self.high):
-            if not isinstance(end, numbers.Integral):
+            if not isinstance(end, int | np.integer):
                 raise ValueError(f"Int needs whole bounds, got {self.low!r} and {self.high!r}")
 
     def checked(self, value: Any) -> int:
         """The value as a Python number. **Raises** `ValueError` where it does not fit."""
-        if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
+        if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
             raise ValueError(f"must be a whole number, got {value!r}")
         if not self.low <= value <= self.high:
             raise ValueError(f"must lie in [{self.low}, {self.high}], got {value}")

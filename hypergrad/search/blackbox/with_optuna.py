@@ -50,7 +50,7 @@ class OptunaSearcher(AbstractSearcher):
         """What the sampler suggests, the fixed leaves kept from it."""
         optuna = _optuna()
         with _quiet(self.warn):
-            study = self._open() if self.storage is not None else _rebuilt(state)
+            study = _rebuilt(state) if self.storage is None else _opened(self.storage, self.study)
             sampler = self.sampler(int(random.integers(2**31)))
             study.sampler = optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
             trial = study.ask()
@@ -69,7 +69,7 @@ class OptunaSearcher(AbstractSearcher):
             return
         states = _optuna().trial.TrialState
         with _quiet(self.warn):
-            study = self._open()
+            study = _opened(self.storage, self.study)
             number = trial.meta.get("study_trial")
             if number is not None and not (result.failed or result.tuned):
                 study.tell(number, result.value)
@@ -79,11 +79,12 @@ class OptunaSearcher(AbstractSearcher):
             if not result.failed:
                 study.add_trial(_frozen(state.space, Told(trial, result)))
 
-    def _open(self) -> Any:
-        optuna = _optuna()
-        journal = optuna.storages.journal
-        storage = optuna.storages.JournalStorage(journal.JournalFileBackend(os.fspath(self.storage)))
-        return optuna.create_study(storage=storage, study_name=self.study, load_if_exists=True)
+
+def _opened(storage: str | os.PathLike, study: str) -> Any:
+    optuna = _optuna()
+    backend = optuna.storages.journal.JournalFileBackend(os.fspath(storage))
+    journal = optuna.storages.JournalStorage(backend)
+    return optuna.create_study(storage=journal, study_name=study, load_if_exists=True)
 
 
 @contextmanager
