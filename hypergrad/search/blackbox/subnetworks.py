@@ -14,11 +14,12 @@ TRIES = 20  # draws of a child before the base searcher is asked instead
 
 
 class DivideAndConquer(AbstractSearcher):
-    """Combines the subnetworks of the best trials: every block of a child comes from one of the `top` trials.
+    """Combines the subnetworks of the best trials: every block of a child is one of the `top` best of its kind.
 
-    After `warmup` complete trials, with `probability`: each block is that of one of the top trials drawn at random,
-    leaves of no block are those of the best trial. A child that was tried before is drawn again; after 20 draws, and
-    in all other cases, `base` is asked. `Trial.meta["donors"]` names the trial each block came from.
+    After `warmup` complete trials, with `probability`: each block is drawn from the `top` best that differ (children
+    would fill the top with copies), leaves of no block are those of the best trial. A child that was tried before is
+    drawn again; after 20 draws, and in all other cases, `base` is asked. `Trial.meta["donors"]` names the trial each
+    block came from.
 
     **Arguments**
 
@@ -53,7 +54,7 @@ class DivideAndConquer(AbstractSearcher):
         complete = state.complete
         if len(complete) >= self.warmup and random.random() < self.probability:
             known = [told.trial.params for told in state.history] + [trial.params for trial in state.pending]
-            donors = {block: self._donors(block, complete) for block in state.space.blocks}
+            donors = {block: self._donors(block, names, complete) for block, names in state.space.blocks.items()}
             for _ in range(TRIES):
                 chosen = {block: top[random.integers(len(top))] for block, top in donors.items()}
                 filling = random.random(len(state.space.leaves))  # for leaves that no donor has
@@ -67,11 +68,18 @@ class DivideAndConquer(AbstractSearcher):
         """What the base searcher does."""
         self.base.share(state, trial, result)
 
-    def _donors(self, block: str, complete: list[Told]) -> list[Told]:
+    def _donors(self, block: str, names: tuple[str, ...], complete: list[Told]) -> list[Told]:
         if self.block_score is not None:
             score = self.block_score
             complete = sorted(complete, key=lambda told: score(block, told))
-        return complete[: self.top]
+        different: list[Told] = []
+        seen: list[Params] = []
+        for told in complete:
+            own = {name: told.trial.params[name] for name in names if name in told.trial.params}
+            if own not in seen:
+                seen.append(own)
+                different.append(told)
+        return different[: self.top]
 
 
 class SubnetworkAdaptive(AbstractSearcher):
@@ -97,7 +105,7 @@ class SubnetworkAdaptive(AbstractSearcher):
 
     base: AbstractSearcher
     importance: AbstractImportance | Callable[[SearcherState], Mapping[str, float]]
-    probability: float = 0.5
+    probability: float = 0.8
     warmup: int = 20
     uniform: float = 0.2
 
