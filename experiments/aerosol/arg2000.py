@@ -26,8 +26,8 @@ def activated(updraft: np.ndarray, temperature: np.ndarray, pressure: np.ndarray
         fraction_i = erfc(2 ln(S_i/S_max) / (3 √2 ln σ_i)) / 2
 
     with S_i the critical supersaturation of the median particle, f_i = exp(2.5 ln²σ_i)/2, g_i = 1 + ln σ_i/4, and
-    ζ, η_i from updraft, condensation and the curvature of drops. Accommodation coefficient 1; properties of air and water as
-    in Seinfeld and Pandis.
+    ζ, η_i from updraft, condensation and the curvature of drops. Accommodation coefficient 1; properties of air and
+    water as in Seinfeld and Pandis.
 
     **Source**: Abdul-Razzak and Ghan (2000), equations 6 to 13; kappa after Petters and Kreidenweis (2007).
     """
