@@ -78,6 +78,7 @@ from .search.blackbox.trial import Result as Result
 from .search.blackbox.trial import SearcherState as SearcherState
 from .search.blackbox.trial import Told as Told
 from .search.blackbox.trial import Trial as Trial
+from .search.blackbox.two_step import Listed as Listed
 from .search.blackbox.two_step import Steps as Steps
 from .search.blackbox.two_step import n_step as n_step
 from .search.blackbox.two_step import pareto_front as pareto_front

@@ -1,6 +1,7 @@
 """Emulators of aerosol activation whose layers and units are searched."""
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,6 +13,8 @@ from jaxtyping import Array
 import hypergrad as hg
 
 from ..aerosol.data import Regression, Splits
+
+ADAM = optax.adam(3e-3)  # one for all, or each objective would be compiled anew
 
 
 def architectures(max_depth: int, max_width: int) -> hg.Space:
@@ -56,13 +59,13 @@ def objective(
         depth, widths = sizes(trial, max_depth)
         amount = (max(1, round(trial.fidelity * rows)), *schedule.at(trial.fidelity))
         if padded:
-            return (amount, max_depth, max_width), (np.int32(depth), np.int32(widths))
-        return (amount, depth, max(widths[:depth])), (np.int32(depth), np.int32(widths[:depth]))
+            return (amount, max_depth, max_width), (np.int32(depth), np.array(widths, np.int32))
+        return (amount, depth, max(widths[:depth])), (np.int32(depth), np.array(widths[:depth], np.int32))
 
-    return hg.Vmapped(partial(train, adam=optax.adam(3e-3)), prepare, (shuffled, splits.valid, splits.test), size=size)
+    return hg.Vmapped(partial(train, adam=ADAM), prepare, (shuffled, splits.valid, splits.test), size=size)
 
 
-def loss(model: hg.MaskedMLP, rows: Regression) -> Array:
+def loss(model: Any, rows: Regression) -> Array:
     """Mean squared error of the activated fractions."""
     return jnp.mean((jax.nn.sigmoid(jax.vmap(model)(rows.x)) - rows.y) ** 2)
 

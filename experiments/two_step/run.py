@@ -174,17 +174,18 @@ def main(config: Config) -> dict[str, Any]:
     ]
     fronts = [hg.pareto_front(states[1.0].complete) for states in found]
     small = [hg.smallest_within(states[1.0].complete, 0.05) for states in found]
+    grown = growth(config, found[0])
     more = {
         "front": [[{"size": one.result.size, "value": one.result.value} for one in front] for front in fronts],
         "smallest_within_5_percent": [one and {"size": one.result.size, "value": one.result.value} for one in small],
         "per_shape": per_shape(config, splits, found[0]),
-        "growth": growth(config, found[0]),
+        "growth": grown,
     }
     history = [
         row(config, seed, told, f) for seed, states in enumerate(found) for f in states for told in states[f].history
     ]
     write_csv(config.out / "trials.csv", history)
-    draw(config, found, runs, more["growth"])
+    draw(config, found, runs, grown)
     title = (
         f"{config.data}, {config.num_trials} architectures, {config.seeds} seeds, mean ± standard deviation; the best "
         f"{config.top} trained again.\nexcess: loss of the best of these over that of the best of all, less 1."

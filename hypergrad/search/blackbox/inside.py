@@ -64,7 +64,9 @@ class TuneInside(eqx.Module):
     there as `tuned`, which is what the searcher is told, and for every block the mean over steps of the norm of its
     hypergradient. A trial keeps its other values for all of its training.
 
-    Make one and use it for all trials: each new one is compiled anew.
+    Make one and use it for all trials: each new one is compiled anew. A trial none of whose hypergradients was finite
+    has failed. With `MaskedMLP` and Adam inside give Adam an `eps_root`: at weights that have no gradient its root has
+    no derivative.
 
     **Raises** `ValueError` for names that are no unconditional `Float` leaves.
     """
@@ -103,10 +105,9 @@ class TuneInside(eqx.Module):
         state, _ = run(self.search, problem, state, key=key, budget=budget, chunk=10, keep=_nothing)
         found = jax.tree.map(float, self._found(state))
         if not np.isfinite(found["value"]):
-            return Result.failure("no outer loss was finite")
+            return Result.failure("no hypergradient was finite")
         tuned = {name: min(max(found["tuned"][name], leaf.low), leaf.high) for name, leaf in self.leaves}
-        metrics = {"gradients": float(state.spent.gradients), "hyper_updates": float(state.spent.hyper_updates)}
-        return Result(found["value"], tuned=tuned, block_norms=found["block_norms"], metrics=metrics)
+        return Result(found["value"], tuned=tuned, block_norms=found["block_norms"], metrics=found["metrics"])
 
     def scan(
         self, problem: BilevelProblem, model: PyTree, hparams: Mapping[str, Array], key: Array, steps: int
@@ -130,7 +131,13 @@ class TuneInside(eqx.Module):
                 blocks[block] = jnp.hypot(blocks[block], mean[name]) if block in blocks else mean[name]
             place = state.best.hparams[name]
             tuned[name] = jnp.clip(jnp.exp(place) if leaf.log else place, leaf.low, leaf.high)
-        return {"value": state.best.value, "tuned": tuned, "block_norms": blocks}
+        moved = state.spent.hyper_updates > 0
+        return {
+            "value": jnp.where(moved, state.best.value, jnp.nan),
+            "tuned": tuned,
+            "block_norms": blocks,
+            "metrics": {"gradients": state.spent.gradients, "hyper_updates": state.spent.hyper_updates},
+        }
 
 
 def _nothing(record: Record) -> tuple:

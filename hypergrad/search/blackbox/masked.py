@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike
 
 
@@ -53,15 +54,17 @@ class MaskedMLP(eqx.Module):
         masks = self._masks(max_width)
         fans = jnp.concatenate([jnp.full(1, in_size, jnp.int32), self.widths[:-1]])
         bounds = 1 / jnp.sqrt(fans)
-        first, hidden, biases, last, last_bias = jax.random.split(key, 5)
-        draw = lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
-        self.first = draw(first, (max_width, in_size)) * bounds[0] * masks[0][:, None]
-        pairs = masks[1:, :, None] & self._masks(max_width)[:-1, None, :]
-        self.hidden = draw(hidden, (max_depth - 1, max_width, max_width)) * bounds[1:, None, None] * pairs
-        self.biases = draw(biases, (max_depth, max_width)) * bounds[:, None] * masks
+        shapes = [(max_width, in_size), (max_depth - 1, max_width, max_width), (max_depth, max_width)]
+        shapes += [(out_size, max_width), (out_size,)]
+        ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
+        drawn = jnp.split(jax.random.uniform(key, (ends[-1],), minval=-1.0, maxval=1.0), ends[:-1])
+        first, hidden, biases, last, last_bias = (jnp.reshape(d, s) for d, s in zip(drawn, shapes, strict=True))
+        self.first = first * bounds[0] * masks[0][:, None]
+        self.hidden = hidden * bounds[1:, None, None] * (masks[1:, :, None] & masks[:-1, None, :])
+        self.biases = biases * bounds[:, None] * masks
         width = self.widths[self.depth - 1]
-        self.last = draw(last, (out_size, max_width)) / jnp.sqrt(width) * (jnp.arange(max_width) < width)
-        self.last_bias = draw(last_bias, (out_size,)) / jnp.sqrt(width)
+        self.last = last / jnp.sqrt(width) * (jnp.arange(max_width) < width)
+        self.last_bias = last_bias / jnp.sqrt(width)
 
     def _masks(self, max_width: int) -> Array:
         """(max_depth, max_width): which units there are."""
