@@ -18,7 +18,9 @@ import hypergrad as hg
 from ..aerosol.data import parcel
 from ..common.data import digits
 
-MAX_LAYERS, MAX_UNITS, MAX_HEAD, EMBEDDING = 2, 32, 32, 8
+MAX_LAYERS, MAX_UNITS, MAX_HEAD, EMBEDDING = 2, 32, 32, 16
+HYPER_STEPS = 20  # of a trial that tunes its penalties
+GAIN = 6**0.5  # of the initial weights
 Loss = Callable[[Array, Array], Array]  # outputs, targets -> one number
 
 
@@ -102,7 +104,7 @@ def branch_space(blocks: tuple[str, ...]) -> hg.Space:
 
 
 class Branched(eqx.Module):
-    """Every branch makes eight numbers of its inputs, the head makes outputs of all of these."""
+    """Every branch makes sixteen numbers of its inputs, the head makes outputs of all of these."""
 
     branches: tuple[hg.MaskedMLP, ...]  # in the order of the task's blocks
     head: hg.MaskedMLP
@@ -110,7 +112,7 @@ class Branched(eqx.Module):
 
     def __init__(self, spec: Spec, sizes: dict[str, Any], key: Array):
         keys = jax.random.split(key, len(spec.blocks) + 1)
-        options = {"activation": jax.nn.silu}
+        options: dict[str, Any] = {"activation": jax.nn.silu, "gain": GAIN}
         self.branches = tuple(
             hg.MaskedMLP(
                 inputs,
@@ -143,25 +145,28 @@ class Branched(eqx.Module):
 
 
 class Training(eqx.Module):
-    """Trains branched networks: an objective's `train`. With `inside` the penalties follow their hypergradients."""
+    """Trains branched networks by Adam: an objective's `train`.
+
+    With `cosine` the learning rate falls to none. With a `space` the penalties follow their hypergradients.
+    """
 
     spec: Spec = eqx.field(static=True)
     steps: int
     batch: int
-    hyper_steps: int
     inside: hg.TuneInside | None
     solver: hg.JaxoptSolver
 
-    def __init__(self, spec: Spec, steps: int, batch: int, space: hg.Space | None = None, hyper_steps: int = 20):
+    def __init__(self, spec: Spec, steps: int, batch: int, cosine: bool, space: hg.Space | None = None):
         self.spec, self.steps, self.batch = spec, steps, batch
         # Weights that are not active have no gradient, and the root in Adam no derivative at 0.
         adam = lambda hparams: optax.adam(jnp.exp(hparams["lr"]), eps_root=1e-12)
-        self.solver = hg.OptaxSolver(adam, steps)
-        self.inside, self.hyper_steps = None, hyper_steps
+        falling = lambda hparams: optax.adam(optax.cosine_decay_schedule(jnp.exp(hparams["lr"]), steps))
+        self.solver = hg.OptaxSolver(falling if cosine else adam, steps)
+        self.inside = None
         if space is not None:
             names = [f"decay_{block}" for block in spec.names]
-            inner = hg.OptaxSolver(adam, steps // hyper_steps)
-            estimator = hg.Reverse(inner, warm_start=True, horizon=min(5, steps // hyper_steps))
+            inner = hg.OptaxSolver(adam, steps // HYPER_STEPS)
+            estimator = hg.Reverse(inner, warm_start=True, horizon=min(5, steps // HYPER_STEPS))
             labels = dict.fromkeys(names, "move") | {"lr": "stay"}
             outer = optax.multi_transform({"move": optax.adam(0.5), "stay": optax.set_to_zero()}, labels)
             self.inside = hg.TuneInside(space, [*names, "lr"], estimator, outer)
@@ -190,7 +195,7 @@ class Training(eqx.Module):
             estimate = hg.evaluate(self.solver, problem, model, hparams, key)
             found, trained, gradients = {"value": estimate.value}, estimate.params, jnp.float32(self.steps)
         else:
-            found, trained = self.inside.scan(problem, model, hparams, key, self.hyper_steps)
+            found, trained = self.inside.scan(problem, model, hparams, key, HYPER_STEPS)
             gradients = found["metrics"]["gradients"]
         error = self.spec.error(jax.vmap(trained)(test.x), test.y)
         return found | {"size": model.num_params, "metrics": {"test": error, "gradients": gradients}}

@@ -44,7 +44,7 @@ def synthetic(
 ) -> dict[str, Any]:
     """One search of a block function."""
     state = hg.search_trials(
-        searcher(base, strategy, warmup),
+        searcher(base, strategy, warmup, hg.PedAnova()),
         block_space(),
         hg.PerTrial(block_function(seed, WEIGHTS[weights])),
         key=jax.random.key(seed),

@@ -13,7 +13,7 @@ import hypergrad as hg
 
 from ..common.command import require_positive, require_some, save
 from ..common.report import mean_and_spread, write_csv
-from .branches import Task, Training, aerosol, branch_space, halves
+from .branches import HYPER_STEPS, Task, Training, aerosol, branch_space, halves
 from .functions import WEIGHTS
 from .parts import Done, efficiency, networks, synthetic, told
 from .plots import draw
@@ -36,7 +36,8 @@ class Config:
     """Does it pay to search a model of several subnetworks by its parts?
 
     divide: divide and conquer, the best subnetworks of the best trials combined. adaptive: trials are spent on one
-    subnetwork at a time, drawn by its importance (PED-ANOVA). both: the second around the first. Both are after
+    subnetwork at a time, drawn by its importance (PED-ANOVA, for networks the ridge regression, which needs fewer
+    trials). both: the second around the first. Both are after
     arXiv:2202.11841, reconstructed from its abstract. They stand around random search and Optuna's TPE.
 
     synthetic: sums of functions of three blocks, with equal and with skewed weights. digits: a network of two branches
@@ -53,7 +54,7 @@ class Config:
     strategies: tuple[StrategyName, ...] = STRATEGIES
     """What to put around them."""
     seeds: Positive = 20
-    """Repetitions of the synthetic part."""
+    """Repetitions of the synthetic part around random search; half as many around TPE, which is slow."""
     network_seeds: Positive = 10
     """Repetitions of digits and inside."""
     parcel_seeds: Positive = 3
@@ -66,8 +67,10 @@ class Config:
     """Trials of a search on digits."""
     parcel_trials: Positive = 40
     """Trials of a search on the parcel model."""
-    digits_steps: Positive = 400
+    digits_steps: Positive = 1000
     """Updates per trial on digits."""
+    inside_steps: Positive = 400
+    """Updates per trial of inside."""
     parcel_steps: Positive = 1000
     """Updates per trial on the parcel model."""
     final_steps: Positive = 10_000
@@ -81,12 +84,14 @@ class Config:
 
     def __post_init__(self):
         require_positive(self, "seeds", "network_seeds", "parcel_seeds", "random_trials", "tpe_trials", "batch")
-        require_positive(self, "digits_trials", "parcel_trials", "digits_steps", "parcel_steps", "final_steps")
+        require_positive(
+            self, "digits_trials", "parcel_trials", "digits_steps", "inside_steps", "parcel_steps", "final_steps"
+        )
         require_some(self, "parts", "bases", "strategies")
         if "base" not in self.strategies:
             raise ValueError(f"strategies must hold base, to compare with, got {self.strategies}")
-        if "inside" in self.parts and self.digits_steps < 40:
-            raise ValueError(f"digits_steps must be at least 40 for the part inside, got {self.digits_steps}")
+        if self.inside_steps < HYPER_STEPS:
+            raise ValueError(f"inside_steps must be at least {HYPER_STEPS}, got {self.inside_steps}")
 
 
 def run_synthetic(config: Config, done: Done, bar) -> list[dict[str, Any]]:
@@ -97,11 +102,16 @@ def run_synthetic(config: Config, done: Done, bar) -> list[dict[str, Any]]:
             trials = config.random_trials if base == "random" else config.tpe_trials
             for strategy in config.strategies:
                 make = partial(synthetic, weights, base, strategy, trials=trials, warmup=20)
-                for seed in range(config.seeds):
+                for seed in range(synthetic_seeds(config, base)):
                     cell = {"part": "synthetic", "task": weights, "base": base, "strategy": strategy, "seed": seed}
                     lines.append(done.get(cell | {"trials": trials}, partial(make, seed=seed)))
                     bar.update()
     return lines
+
+
+def synthetic_seeds(config: Config, base: BaseName) -> int:
+    """Half as many around TPE, at least one."""
+    return config.seeds if base == "random" else max(1, config.seeds // 2)
 
 
 def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
@@ -110,9 +120,9 @@ def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
     training = None
     for seed in range(config.network_seeds):
         task = halves(seed, 1000, 397)
-        training = training or Training(task.spec, config.digits_steps, 64)
+        training = training or Training(task.spec, config.digits_steps, 64, cosine=True)
         for strategy in config.strategies:
-            method = searcher("random", strategy, max(8, config.digits_trials // 3))
+            method = searcher("random", strategy, max(8, config.digits_trials // 3), hg.RidgeImportance())
             lines.append(one(config, done, "digits", task, training, method, strategy, seed, config.digits_trials))
             bar.update()
     return lines
@@ -121,11 +131,13 @@ def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
 def run_parcel(config: Config, done: Done, bar) -> list[dict[str, Any]]:
     """TPE with every strategy, on the parcel model; the best network of each search trained for longer."""
     task = aerosol()
-    training, longer = Training(task.spec, config.parcel_steps, 256), Training(task.spec, config.final_steps, 256)
+    training, longer = (
+        Training(task.spec, steps, 256, cosine=True) for steps in (config.parcel_steps, config.final_steps)
+    )
     lines = []
     for seed in range(config.parcel_seeds):
         for strategy in config.strategies:
-            method = searcher("tpe", strategy, max(8, config.parcel_trials // 3))
+            method = searcher("tpe", strategy, max(8, config.parcel_trials // 3), hg.RidgeImportance())
             line = one(config, done, "parcel", task, training, method, strategy, seed, config.parcel_trials)
             method = hg.Listed(((line["params"], None),))
             final = one(config, done, "final", task, longer, method, strategy, seed, 1, size=1)
@@ -143,22 +155,23 @@ def run_inside(config: Config, done: Done, bar) -> list[dict[str, Any]]:
         space = branch_space(task.spec.names)
         if not training:
             training = {
-                "outside": Training(task.spec, config.digits_steps, 64),
-                "inside": Training(task.spec, config.digits_steps, 64, space),
+                "outside": Training(task.spec, config.inside_steps, 64, cosine=False),
+                "inside": Training(task.spec, config.inside_steps, 64, cosine=False, space=space),
             }
         for name, method in training.items():
             trials = config.digits_trials
             if name == "inside":  # as many gradients as the other
-                trials = max(1, trials * config.digits_steps // inside_gradients(config))
+                trials = max(1, trials * config.inside_steps // inside_gradients(config))
             lines.append(one(config, done, "inside", task, method, hg.RandomSearcher(), name, seed, trials))
             bar.update()
     return lines
 
 
 def inside_gradients(config: Config) -> int:
-    """Gradient equivalents of a trial that tunes its penalties: training, and for each of 20 hyper-steps five
-    step-VJPs of weight 2 and an outer gradient."""
-    return config.digits_steps // 20 * 20 + 20 * (2 * 5 + 1)
+    """Gradient equivalents of a trial that tunes its penalties: training, and for each hyper-step five step-VJPs of
+    weight 2 and an outer gradient."""
+    each = config.inside_steps // HYPER_STEPS
+    return HYPER_STEPS * (each + 2 * min(5, each) + 1)
 
 
 def one(
@@ -189,7 +202,7 @@ def main(config: Config) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     done, count = Done(config.out / "searches.jsonl"), len(config.strategies)
     totals = {
-        "synthetic": 2 * len(config.bases) * count * config.seeds,
+        "synthetic": 2 * count * sum(synthetic_seeds(config, base) for base in config.bases),
         "digits": count * config.network_seeds,
         "parcel": count * config.parcel_seeds,
         "inside": 2 * config.network_seeds,

@@ -16,11 +16,12 @@ def tree_parzen(seed: int):
     return optuna.samplers.TPESampler(seed=seed)
 
 
-def searcher(base: BaseName, strategy: StrategyName, warmup: int) -> hg.AbstractSearcher:
+def searcher(
+    base: BaseName, strategy: StrategyName, warmup: int, importance: hg.AbstractImportance
+) -> hg.AbstractSearcher:
     """A base searcher alone, with divide and conquer, subnetwork-adaptive, or the second around the first."""
     alone = hg.RandomSearcher() if base == "random" else hg.OptunaSearcher(tree_parzen)
     divided = hg.DivideAndConquer(alone, warmup=warmup)
-    importance = hg.PedAnova()
     return {
         "base": alone,
         "divide": divided,

@@ -16,6 +16,8 @@ from ..aerosol.data import Regression, Splits
 
 ADAM = optax.adam(3e-3)  # one for all, or each objective would be compiled anew
 
+GAIN = 6**0.5  # with 1 deep networks learn nothing for hundreds of updates
+
 
 def architectures(max_depth: int, max_width: int) -> hg.Space:
     """Depth, and the units of every layer there is."""
@@ -87,6 +89,7 @@ def train(shape, arrays, data, key: Array, adam: optax.GradientTransformation) -
         depth=depth,
         key=make_key,
         activation=jax.nn.silu,
+        gain=GAIN,
     )
     weights, rest = eqx.partition(model, eqx.is_inexact_array)
 

@@ -21,7 +21,8 @@ class MaskedMLP(eqx.Module):
 
     *Cost*: that of the largest network, whatever is active. It pays where compilation costs more than training.
 
-    The initial weights are uniform in ±1/√fan_in with the fan-in of the smaller network, as in `eqx.nn.Linear`.
+    The initial weights are uniform in ±gain/√fan_in with the fan-in of the smaller network, as in `eqx.nn.Linear` with
+    gain 1. Deep networks start to learn sooner with √6 (He et al. 2015).
     """
 
     first: Array  # (max_width, in_size)
@@ -44,6 +45,7 @@ class MaskedMLP(eqx.Module):
         depth: ArrayLike,
         key: Array,
         activation: Callable[[Array], Array] = jax.nn.relu,
+        gain: float = 1.0,
     ):
         for name, value in {"max_width": max_width, "max_depth": max_depth}.items():
             if not (isinstance(value, int) and value >= 1):
@@ -53,7 +55,7 @@ class MaskedMLP(eqx.Module):
         self.activation = activation
         masks = self._masks(max_width)
         fans = jnp.concatenate([jnp.full(1, in_size, jnp.int32), self.widths[:-1]])
-        bounds = 1 / jnp.sqrt(fans)
+        bounds = gain / jnp.sqrt(fans)
         shapes = [(max_width, in_size), (max_depth - 1, max_width, max_width), (max_depth, max_width)]
         shapes += [(out_size, max_width), (out_size,)]
         ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
@@ -61,9 +63,9 @@ class MaskedMLP(eqx.Module):
         first, hidden, biases, last, last_bias = (jnp.reshape(d, s) for d, s in zip(drawn, shapes, strict=True))
         self.first = first * bounds[0] * masks[0][:, None]
         self.hidden = hidden * bounds[1:, None, None] * (masks[1:, :, None] & masks[:-1, None, :])
-        self.biases = biases * bounds[:, None] * masks
+        self.biases = biases / jnp.sqrt(fans)[:, None] * masks
         width = self.widths[self.depth - 1]
-        self.last = last / jnp.sqrt(width) * (jnp.arange(max_width) < width)
+        self.last = gain * last / jnp.sqrt(width) * (jnp.arange(max_width) < width)
         self.last_bias = last_bias / jnp.sqrt(width)
 
     def _masks(self, max_width: int) -> Array:
