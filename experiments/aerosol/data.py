@@ -1,0 +1,65 @@
+"""Aerosol activation as NumPy arrays: four modes by a scheme, one mode by a parcel model."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .arg2000 import Modes, activated
+
+PARCEL = Path(__file__).parent / "aerosol_parcel.npz"
+NAMES = ("accumulation", "aitken", "coarse", "primary carbon")
+DEVIATIONS = np.array([1.8, 1.6, 1.8, 1.6])
+# log10 of updraft (m/s), temperature (K), pressure (Pa); then four times log10 number (cm⁻³), log10 radius (µm), kappa
+LOW = np.array([-2, 248, 5e4, 0.5, 0.5, -3, 0, *np.log10([0.0267, 0.00435, 0.2, 0.005]), 0.02, 0.02, 0.02, 1e-3])
+HIGH = np.array([1, 310, 1.05e5, 3.5, 4, 0.5, 3.5, *np.log10([0.22, 0.026, 2.0, 0.05]), 1.2, 1.2, 1.2, 0.3])
+
+
+class Regression(NamedTuple):
+    """Inputs of shape (rows, features), targets of shape (rows, outputs), single precision."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Splits(NamedTuple):
+    """Three sets without a row in common. Only the end of an experiment may look at `test`."""
+
+    train: Regression
+    valid: Regression
+    test: Regression
+
+
+def four_modes(num_train: int, num_valid: int = 16_000, num_test: int = 16_000, seed: int = 20230214) -> Splits:
+    """Fifteen inputs, each uniform over its range (some in logarithm), to the activated fractions of four modes.
+
+    The layout is that of Yu et al. (2023); the ranges are ours, after the modes of MAM4, and it is the scheme of
+    Abdul-Razzak and Ghan (2000) that is emulated, not a parcel model. Inputs are scaled to [-1, 1].
+    """
+    random = np.random.default_rng(seed)
+    # Test rows first, so that they are the same for every number of training rows.
+    places = random.random((num_test + num_valid + num_train, len(LOW)))
+    x = LOW + (HIGH - LOW) * places
+    modes = Modes(1e6 * 10 ** x[:, 3:7], 1e-6 * 10 ** x[:, 7:11], DEVIATIONS, x[:, 11:15])
+    rows = Regression(
+        (2 * places - 1).astype(np.float32), activated(10 ** x[:, 0], x[:, 1], x[:, 2], modes).astype(np.float32)
+    )
+    ends = np.cumsum([0, num_test, num_valid, num_train])
+    test, valid, train = (Regression(rows.x[a:b], rows.y[a:b]) for a, b in pairwise(ends))
+    return Splits(train, valid, test)
+
+
+def parcel() -> tuple[Splits, float]:
+    """Eight inputs of one mode to the activated fraction of a detailed parcel model: 18,000, 3,000 and 3,000 rows.
+
+    Inputs: log10 number, log10 radius, geometric deviation, kappa, log10 updraft, temperature, pressure, accommodation
+    coefficient, scaled to mean 0 and deviation 1 on the training rows. Also the test mean squared error of the scheme.
+    """
+    with np.load(PARCEL) as file:
+        inputs, outputs, split = file["inputs"], file["outputs"], file["split"]
+    train = inputs[split == 0]
+    x = ((inputs - train.mean(0)) / train.std(0)).astype(np.float32)
+    parts = [Regression(x[split == part], outputs[split == part, 1:2]) for part in range(3)]
+    test = outputs[split == 2]
+    return Splits(*parts), float(np.mean((test[:, 1] - test[:, 3]) ** 2))

@@ -1,0 +1,1 @@
+"""Searches that know of subnetworks: synthetic functions, digits in halves, a parcel model."""

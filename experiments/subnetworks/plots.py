@@ -1,0 +1,65 @@
+"""Plots of the searches that know of subnetworks."""
+
+import numpy as np
+
+from ..common.figures import COLOURS, figure
+
+
+def draw(config, lines: list[dict]) -> None:
+    """The best value against trials; the importance of the branches; penalties inside and outside."""
+    panels = list(dict.fromkeys((line["task"], line["base"]) for line in lines if line["part"] != "inside"))
+    if panels:
+        courses(config, lines, panels)
+    importances(config, [line for line in lines if line["part"] == "digits" and line["strategy"] == "base"])
+    inside(config, [line for line in lines if line["part"] == "inside"])
+
+
+def quartiles(axis, x, curves, label: str, colour: str) -> None:
+    """The median of several curves and the middle half of them."""
+    low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
+    axis.plot(x, middle, color=colour, label=label, lw=1.6)
+    axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def courses(config, lines: list[dict], panels: list[tuple]) -> None:
+    """One panel per task and base searcher."""
+    with figure(config.out / "courses.png", 1, len(panels), (3.3 * len(panels) + 0.5, 3.4), squeeze=False) as axes:
+        for axis, (task, base) in zip(axes[0], panels, strict=True):
+            for strategy, colour in zip(config.strategies, COLOURS, strict=False):
+                here = [
+                    line for line in lines if (line["task"], line["base"], line["strategy"]) == (task, base, strategy)
+                ]
+                curves = [line["curve"] for line in here]
+                quartiles(axis, np.arange(1, len(curves[0]) + 1), curves, strategy, colour)
+            axis.set(xlabel="trials", yscale="log", title=f"{task}, {base}")
+            axis.grid(alpha=0.3)
+        axes[0, 0].set_ylabel("lowest validation value")
+        axes[0, 0].legend(fontsize=8)
+
+
+def importances(config, lines: list[dict]) -> None:
+    """The shares of the branches by two measures."""
+    if not lines:
+        return
+    with figure(config.out / "importance.png", 1, 2, (7, 3.2), sharey=True) as axes:
+        for axis, measure in zip(axes, ("ped_anova", "ridge"), strict=True):
+            names = list(lines[0][measure])
+            shares = np.array([[line[measure][name] for name in names] for line in lines])
+            shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-12)
+            axis.boxplot(shares, tick_labels=names)
+            axis.set_title(measure)
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("share of the importance")
+
+
+def inside(config, lines: list[dict]) -> None:
+    """The best value against gradients spent."""
+    if not lines:
+        return
+    with figure(config.out / "inside.png", size=(6, 4)) as axis:
+        for strategy, colour in zip(("outside", "inside"), COLOURS, strict=False):
+            here = [line for line in lines if line["strategy"] == strategy]
+            quartiles(axis, here[0]["gradients"], [line["curve"] for line in here], f"penalties {strategy}", colour)
+        axis.set(xlabel="gradients", ylabel="lowest validation loss", yscale="log")
+        axis.legend()
+        axis.grid(alpha=0.3)

@@ -1,0 +1,1 @@
+"""Search on a little data, retrain the best on all of it: aerosol activation."""

@@ -1,0 +1,108 @@
+"""Emulators of aerosol activation whose layers and units are searched."""
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+import hypergrad as hg
+
+from ..aerosol.data import Regression, Splits
+
+ADAM = optax.adam(3e-3)  # one for all, or each objective would be compiled anew
+
+GAIN = 6**0.5  # with 1 deep networks learn nothing for hundreds of updates
+
+
+def architectures(max_depth: int, max_width: int) -> hg.Space:
+    """Depth, and the units of every layer there is."""
+    layers = {
+        f"units_{i}": hg.Int(4, max_width, log=True, when=hg.When("depth", at_least=i)) for i in range(2, max_depth + 1)
+    }
+    return hg.Space({"depth": hg.Int(1, max_depth), "units_1": hg.Int(4, max_width, log=True), **layers})
+
+
+def sizes(trial: hg.Trial, max_depth: int) -> tuple[int, tuple[int, ...]]:
+    """Depth and widths, 1 for layers that are not there."""
+    widths = [trial.params.get(f"units_{i}", 1) for i in range(1, max_depth + 1)]
+    return trial.params["depth"], tuple(widths)
+
+
+class Schedule(eqx.Module):
+    """Updates and rows per update at a fraction of the data: both fall with its square root, to a floor."""
+
+    steps: int
+    batch: int
+    min_steps: int = 500
+    min_batch: int = 128
+
+    def at(self, fraction: float) -> tuple[int, int]:
+        """Updates, rows per update."""
+        root = fraction**0.5
+        return (
+            min(self.steps, max(self.min_steps, round(self.steps * root))),
+            min(self.batch, max(self.min_batch, round(self.batch * root / 32) * 32)),
+        )
+
+
+def objective(
+    splits: Splits, schedule: Schedule, shuffle: Array, max_depth: int, max_width: int, padded: bool, size: int
+):
+    """Trials of one fraction in one program, or, not `padded`, each architecture in its own."""
+    rows = len(splits.train.y)
+    shuffled = hg.prefix(splits.train, 1.0, shuffle)  # prefixes of one shuffle
+
+    def prepare(trial):
+        depth, widths = sizes(trial, max_depth)
+        amount = (max(1, round(trial.fidelity * rows)), *schedule.at(trial.fidelity))
+        if padded:
+            return (amount, max_depth, max_width), (np.int32(depth), np.array(widths, np.int32))
+        return (amount, depth, max(widths[:depth])), (np.int32(depth), np.array(widths[:depth], np.int32))
+
+    return hg.Vmapped(partial(train, adam=ADAM), prepare, (shuffled, splits.valid, splits.test), size=size)
+
+
+def loss(model: Any, rows: Regression) -> Array:
+    """Mean squared error of the activated fractions."""
+    return jnp.mean((jax.nn.sigmoid(jax.vmap(model)(rows.x)) - rows.y) ** 2)
+
+
+def train(shape, arrays, data, key: Array, adam: optax.GradientTransformation) -> dict:
+    """Adam with a cosine from the rate 3e-3 to none; validation loss, and the test loss for the report."""
+    (rows, steps, batch), max_depth, max_width = shape
+    depth, widths = arrays
+    shuffled, valid, test = data
+    here = jax.tree.map(lambda leaf: leaf[:rows], shuffled)
+    make_key, batch_key = jax.random.split(key)
+    outputs = shuffled.y.shape[1]
+    model = hg.MaskedMLP(
+        shuffled.x.shape[1],
+        outputs,
+        max_width,
+        max_depth,
+        widths=widths,
+        depth=depth,
+        key=make_key,
+        activation=jax.nn.silu,
+        gain=GAIN,
+    )
+    weights, rest = eqx.partition(model, eqx.is_inexact_array)
+
+    def step(carry, t):
+        weights, state = carry
+        index = jax.random.randint(jax.random.fold_in(batch_key, t), (batch,), 0, rows)
+        part = jax.tree.map(lambda leaf: leaf[index], here)
+        slopes = jax.grad(lambda weights: loss(eqx.combine(weights, rest), part))(weights)
+        updates, state = adam.update(slopes, state)
+        rate = 0.5 * (1 + jnp.cos(jnp.pi * t / steps))
+        return (optax.apply_updates(weights, jax.tree.map(lambda u: rate * u, updates)), state), None
+
+    (weights, _), _ = jax.lax.scan(step, (weights, adam.init(weights)), jnp.arange(steps))
+    trained = eqx.combine(weights, rest)
+    test_loss = loss(trained, test)
+    return {"value": loss(trained, valid), "size": model.num_params, "metrics": {"test": test_loss}}

@@ -1,0 +1,69 @@
+"""Plots of the two-step search."""
+
+import numpy as np
+
+import hypergrad as hg
+
+from ..common.figures import COLOURS, band, figure
+
+
+def draw(config, found: list[dict], runs: list[dict], growth: list[dict]) -> None:
+    """Ranks at a small fraction against ranks with all data; quality and speed-up; size against loss."""
+    scatter(config, found[0])
+    quality(config, runs, growth)
+    front(config, found[0])
+
+
+def scatter(config, states: dict) -> None:
+    """The loss of every architecture at each fraction against its loss with all data, first seed."""
+    fractions = config.fractions[:-1]
+    with figure(config.out / "ranks.png", 1, len(fractions), (3 * len(fractions) + 0.5, 3.4), squeeze=False) as axes:
+        last = np.array([told.result.value for told in states[1.0].history])
+        for axis, fraction in zip(axes[0], fractions, strict=True):
+            first = np.array([told.result.value for told in states[fraction].history])
+            chosen = np.argsort(first, kind="stable")[: config.top]
+            axis.plot(first, last, ".", color=COLOURS[0])
+            axis.plot(first[chosen], last[chosen], "o", mfc="none", color=COLOURS[1], label=f"best {config.top}")
+            axis.set(xscale="log", yscale="log", title=f"{fraction:.4g} of the data", xlabel="validation loss there")
+            axis.grid(alpha=0.3)
+        axes[0, 0].set_ylabel("validation loss with all data")
+        axes[0, 0].legend(fontsize=8)
+
+
+def quality(config, runs: list[dict], growth: list[dict]) -> None:
+    """Rank correlation, excess loss and speed-up against the fraction; speed-up against the size of the data."""
+    fractions = config.fractions[:-1]
+    per_seed = lambda name: [
+        [run[name] for run in runs if run["seed"] == seed] for seed in sorted({run["seed"] for run in runs})
+    ]
+    panels = 4 if growth else 3
+    with figure(config.out / "quality.png", 1, panels, (3.3 * panels, 3.4), squeeze=False) as axes:
+        names = ("spearman", "excess", "speed_up")
+        labels = ("rank correlation", "excess loss of the two steps", "speed-up")
+        for axis, name, label in zip(axes[0], names, labels, strict=False):
+            band(axis, fractions, per_seed(name), "without compilation" if name == "speed_up" else label, COLOURS[0])
+            axis.set(xscale="log", xlabel="fraction of the data", ylabel=label)
+            axis.grid(alpha=0.3)
+        band(axes[0, 2], fractions, per_seed("speed_up_compiled"), "with compilation", COLOURS[1], "--")
+        axes[0, 2].set_ylim(bottom=0)
+        axes[0, 2].legend(fontsize=8)
+        if growth:
+            rows = [line["rows"] for line in growth]
+            axes[0, 3].plot(rows, [line["speed_up"] for line in growth], "o-", color=COLOURS[0])
+            axes[0, 3].plot(rows, [line["speed_up_compiled"] for line in growth], "s--", color=COLOURS[1])
+            axes[0, 3].axhline(config.num_trials / config.top, color="0.5", lw=0.8)
+            axes[0, 3].set(xscale="log", xlabel="rows of data", ylabel="speed-up, first step the same")
+            axes[0, 3].grid(alpha=0.3)
+
+
+def front(config, states: dict) -> None:
+    """Number of parameters against loss with all data, and what cannot be bettered in both."""
+    every = states[1.0].complete
+    with figure(config.out / "front.png", size=(6, 4)) as axis:
+        axis.plot([told.result.size for told in every], [told.result.value for told in every], ".", color="0.6")
+        best = hg.pareto_front(every)
+        sizes, values = [told.result.size for told in best], [told.result.value for told in best]
+        axis.plot(sizes, values, "o-", color=COLOURS[0], label="Pareto front")
+        axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel="validation loss with all data")
+        axis.legend()
+        axis.grid(alpha=0.3)

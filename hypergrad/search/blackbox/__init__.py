@@ -1,0 +1,1 @@
+"""Black-box searches over mixed, conditional spaces: ask, train, tell."""

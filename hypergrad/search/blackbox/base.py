@@ -1,0 +1,81 @@
+"""What every searcher does, and how a new one is made."""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from .space import Params, Space
+from .trial import Result, SearcherState, Trial
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+Proposal = tuple[Params, dict[str, Any]]  # values of the active leaves, and how they came about
+
+
+class AbstractSearcher(eqx.Module):
+    """Proposes trials and learns from their results.
+
+        state = searcher.init(space, key)
+        state, trial = searcher.ask(state)
+        state = searcher.tell(state, trial, Result(loss))
+
+    A searcher is a function of the state, and the state is the same for all: what was asked and told so far. So
+    searchers nest, one can be changed for another half-way, and results that it never asked for may be told.
+    A new searcher needs `propose` and `share`.
+    """
+
+    @abc.abstractmethod
+    def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
+        """Values for the next trial, those of `fixed` kept where active, and notes for its `meta`.
+
+        All randomness comes from `random`, which is that of ask number `state.asked`.
+        """
+
+    @abc.abstractmethod
+    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Pass a result on to where others see it, such as a study on disk. For most searchers: nothing."""
+
+    def init(self, space: Space, key: Array) -> SearcherState:
+        """The state before the first ask."""
+        if not isinstance(space, Space):
+            raise TypeError(f"space must be a Space, got {space!r}")
+        return SearcherState(space, seed_words(key))
+
+    def ask(self, state: SearcherState, *, fixed: Mapping[str, Any] = NOTHING) -> tuple[SearcherState, Trial]:
+        """The next trial. Leaves in `fixed` keep their values; those of them that are not active are left out.
+
+        **Raises** `ValueError` for a name or value of `fixed` that does not fit the space.
+        """
+        fixed = state.space.check_some(fixed)
+        random = np.random.default_rng([*state.seed, state.asked])
+        params, meta = self.propose(state, random, fixed)
+        trial = Trial(state.asked, state.space.checked(params), meta=meta)
+        return state.after_ask(trial), trial
+
+    def tell(self, state: SearcherState, trial: Trial, result: Result) -> SearcherState:
+        """The state that knows the result. `trial` may be foreign: `Trial(None, params)`.
+
+        **Raises** `ValueError` for values that do not fit the space, or a trial told twice or never asked for.
+        """
+        if trial.number is not None and all(other.number != trial.number for other in state.pending):
+            raise ValueError(f"trial {trial.number} is not pending: told before, or of another search")
+        params = state.space.checked(state.space.checked(trial.params) | result.tuned)
+        trial = replace(trial, params=params)
+        self.share(state, trial, result)
+        return state.after_tell(trial, result)
+
+
+def seed_words(key: Array) -> tuple[int, ...]:
+    """The words of a random key. **Raises** `TypeError` for what is no single key."""
+    if not isinstance(key, jax.Array):
+        raise TypeError(f"key must be a jax random key, got {key!r}")
+    words = jax.random.key_data(key) if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    if words.ndim != 1:
+        raise TypeError(f"key must be one random key, got an array of shape {key.shape}")
+    return tuple(int(word) for word in np.asarray(words))

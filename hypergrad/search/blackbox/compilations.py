@@ -1,0 +1,37 @@
+"""How many programs JAX has compiled, and how long that took."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+
+
+class Compilations(NamedTuple):
+    """Programs compiled, and the seconds of lowering and compiling them."""
+
+    number: int
+    seconds: float
+
+    def since(self, earlier: "Compilations") -> "Compilations":
+        """What came after `earlier`."""
+        return Compilations(self.number - earlier.number, self.seconds - earlier.seconds)
+
+
+def compilations() -> Compilations:
+    """All since the first call in this process: subtract two of them."""
+    return Compilations(sum(_listening()["number"]), sum(_listening()["seconds"]))
+
+
+@functools.cache
+def _listening() -> dict[str, list]:
+    """Lists that JAX's own monitoring appends to."""
+    heard: dict[str, list] = {"number": [], "seconds": []}
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            heard["number"].append(1)
+        if event in ("/jax/core/compile/backend_compile_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration"):
+            heard["seconds"].append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return heard

@@ -1,0 +1,51 @@
+"""A space with conditions and searchers of all kinds, for the tests of black-box search."""
+
+import jax
+import numpy as np
+import optuna
+
+import hypergrad as hg
+
+KEY = jax.random.key(3)
+SPACE = hg.Space(
+    {
+        "layers": hg.Int(1, 3, block="a"),
+        "units_3": hg.Int(8, 64, log=True, block="a", when=hg.When("layers", at_least=3)),
+        "act": hg.Categorical(("relu", "tanh", None), block="b"),
+        "slope": hg.Float(0.0, 1.0, block="b", when=hg.When("act", one_of=("relu",))),
+        "l2": hg.Float(1e-4, 1.0, log=True, block="c"),
+        "lr": hg.Float(1e-4, 1e-1, log=True),
+    }
+)
+
+
+def tpe(seed):
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)
+
+
+TPE = hg.OptunaSearcher(tpe)
+NESTED = hg.SubnetworkAdaptive(
+    hg.DivideAndConquer(TPE, top=3, warmup=3, probability=0.7), hg.PedAnova(), warmup=4, probability=0.7
+)
+SEARCHERS = {
+    "random": hg.RandomSearcher(),
+    "sobol": hg.SobolSearcher(),
+    "grid": hg.Grid(3),
+    "tpe": TPE,
+    "nested": NESTED,
+    "other way round": hg.DivideAndConquer(
+        hg.SubnetworkAdaptive(hg.RandomSearcher(), hg.RidgeImportance(), warmup=3), warmup=3
+    ),
+}
+
+
+def loss(params):
+    return (params["layers"] - 2) ** 2 + abs(np.log(params["l2"]) + 3) + 0.1 * (params["act"] == "relu")
+
+
+def told(searcher, space, number, function=loss, start=None):
+    state = start or searcher.init(space, KEY)
+    for _ in range(number):
+        state, trial = searcher.ask(state)
+        state = searcher.tell(state, trial, hg.Result(function(trial.params)))
+    return state
