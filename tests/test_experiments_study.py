@@ -130,6 +130,8 @@ def test_shares_and_differences():
     claims = {claim["method"]: claim for claim in compare([*runs, run("hoag", 0, -24.0), run("hoag", 1, None)])}
     assert claims["greedy"]["above_random"] == 31 and claims["greedy"]["beyond_random"]
     assert claims["hoag"]["share_of_greedy"] == pytest.approx(76 / 80)
+    stuck = [run("greedy", 0, -100.0), run("drmad", 0, -90.0)]
+    assert all(claim["share_of_greedy"] is None for claim in compare(stuck))
     history = [{"best": best, "iterations": i} for i, best in enumerate([10.0, 5.0, 0.05, 0.0])]
     assert iterations_to_gain(history) == 2
 

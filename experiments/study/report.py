@@ -76,14 +76,12 @@ def difference(own: dict[int, dict], other: dict[int, dict], rival: str) -> dict
 
 
 def share(own: dict[int, dict], greedy: dict[int, dict]) -> float | None:
-    """What the method gained from the common start, over what greedy gained: the median over seeds."""
-    start = {seed: run["Q_start"] for seed, run in greedy.items()}
-    values = [
-        (own[seed]["Q"] - start[seed]) / (greedy[seed]["Q"] - start[seed])
-        for seed in own
-        if usable(own[seed], greedy[seed])
-    ]
-    return float(np.median(values)) if values else None
+    """What the method gained from the common start, over what greedy gained: the median over the seeds where greedy
+    gained anything."""
+    both = [(own[seed], greedy[seed]) for seed in own if usable(own[seed], greedy[seed])]
+    gains = [(run["Q"] - other["Q_start"], other["Q"] - other["Q_start"]) for run, other in both]
+    shares = [gain / greedys for gain, greedys in gains if greedys > 0]
+    return float(np.median(shares)) if shares else None
 
 
 def usable(*runs: dict[str, Any]) -> bool:
