@@ -133,7 +133,7 @@ def test_shares_and_differences():
     stuck = [run("greedy", 0, -100.0), run("drmad", 0, -90.0)]
     assert all(claim["share_of_greedy"] is None for claim in compare(stuck))
     history = [{"best": best, "iterations": i} for i, best in enumerate([10.0, 5.0, 0.05, 0.0])]
-    assert iterations_to_gain(history) == 2
+    assert iterations_to_gain(history, 10.0) == 2 and iterations_to_gain(history, 1000.0) == 0
 
 
 def test_a_study_can_be_stopped_and_spends_what_it_may(tmp_path):

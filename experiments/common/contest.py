@@ -60,7 +60,7 @@ class Tracker:
     def look(self, params: PyTree, hparams: PyTree, spent: hg.Counts, status: Any) -> None:
         """Measure one candidate after so much work."""
         self.spent = spent
-        value = float(_measure(self.task.criterion.evaluate, self.task.problem, params, hparams))
+        value = float(measure(self.task.criterion.evaluate, self.task.problem, params, hparams))
         self.status |= hg.Status(int(np.bitwise_or.reduce(np.ravel(np.asarray(status)))))
         if value < self.value:
             self.value, self.best = value, (params, hparams)
@@ -88,7 +88,8 @@ def status_of(record: hg.Record) -> Array:
 
 
 @eqx.filter_jit
-def _measure(evaluate, problem, params, hparams):
+def measure(evaluate: Any, problem: hg.BilevelProblem, params: PyTree, hparams: PyTree) -> Array:
+    """The criterion of one candidate, with the same noise for all."""
     return evaluate(params, hparams, problem.valid, jax.random.key(0))
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 import hypergrad as hg
 
-from ..common.contest import Method, Task, Tracker, uniform
+from ..common.contest import Method, Task, Tracker, measure, uniform
 from ..common.data import Rows
 from .criteria import Criterion, criterion
 from .settings import Setting
@@ -50,16 +50,17 @@ def make_problem(setting: Setting, name, losses: dict, budget: hg.Budget, seed: 
 def run_cell(setting: Setting, problem: Problem, method: Method, advance) -> tuple[dict[str, Any], list[dict], Any]:
     """The summary of one cell, its history, and the best it found: (trained, hyperparameters) or `None`."""
     task = problem.task
+    start = float(measure(task.criterion.evaluate, task.problem, task.params, task.start))
     tracker = Tracker(task, advance)
     method(task, tracker)
     seconds = tracker.seconds
     advance(1 - tracker.share)
     rows = len(problem.train.y)
-    first, last = tracker.history[0], tracker.history[-1]
+    last = tracker.history[-1]
     row = {
         "Q": -rows * tracker.value,
-        "Q_start": -rows * first["criterion"],
-        "its": iterations_to_gain(tracker.history) / setting.inner_steps,
+        "Q_start": -rows * start,
+        "its": iterations_to_gain(tracker.history, start) / setting.inner_steps,
         **errors(setting, task, tracker.best, problem.test),
         **{name: last[name] for name in COUNTS},
         "seconds": round(seconds, 2),
@@ -73,10 +74,10 @@ def run_cell(setting: Setting, problem: Problem, method: Method, advance) -> tup
     return row, history, tracker.best
 
 
-def iterations_to_gain(history: list[dict]) -> float:
+def iterations_to_gain(history: list[dict], start: float) -> float:
     """Updates of the weights until 99 % of what the run gained was gained."""
     best = np.array([line["best"] for line in history])
-    gained = best[0] - best >= ENOUGH * (best[0] - best[-1])
+    gained = start - best >= ENOUGH * (start - best[-1])
     return history[int(np.argmax(gained))]["iterations"]
 
 
