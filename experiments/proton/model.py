@@ -51,7 +51,8 @@ def draw_own(key: Array, sizes: list[tuple[int, int]], outputs: int) -> Own:
     normal = tuple(jax.random.normal(k, size) for k, size in zip(keys, sizes, strict=False))
     edge = np.sqrt(3.0)
     uniform = tuple(
-        jax.random.uniform(k, size, minval=-edge, maxval=edge) for k, size in zip(keys[len(sizes) :], sizes, strict=False)
+        jax.random.uniform(k, size, minval=-edge, maxval=edge)
+        for k, size in zip(keys[len(sizes) :], sizes, strict=False)
     )
     return Own(normal, uniform, jax.random.uniform(keys[-1], (2, outputs), minval=-1.0))
 
@@ -168,7 +169,9 @@ class ProtonTheory(AbstractTheory):
         """x f_b of shape (points, 8), at the grid and the nodes, or at 0 < x < 1 besides: then x comes first."""
         nodes = len(self.node_weights)
         x = self.x if x is None else jnp.concatenate([x, self.x[-nodes:]])
-        middle, half = (_range_of(ranges, x.dtype) for ranges in (jnp.mean, lambda r, axis: (r[..., 1] - r[..., 0]) / 2))
+        middle, half = (
+            _range_of(ranges, x.dtype) for ranges in (jnp.mean, lambda r, axis: (r[..., 1] - r[..., 0]) / 2)
+        )
         shifts = jnp.stack([hparams["small_x_shift"], hparams["large_x_shift"]])
         small, large = middle + shifts + jnp.exp(hparams["log_range"])[:, None] * half * own.exponents
         logs = jnp.log(x)[:, None]

@@ -76,6 +76,8 @@ def named(unit: Unit, choices: Choices, space: Space) -> dict[str, float]:
         for i, value in np.ndenumerate(values):
             row[name + "".join(f"_{j}" for j in i)] = float(value)
     row |= {f"width_{i}": int(width) for i, width in enumerate(choices.widths)}
-    return row | {"patience": int(choices.patience)} | {
-        name: bool(getattr(choices, name)) for name in ("sigmoid", "uniform", "nesterov")
-    }
+    return (
+        row
+        | {"patience": int(choices.patience)}
+        | {name: bool(getattr(choices, name)) for name in ("sigmoid", "uniform", "nesterov")}
+    )

@@ -16,7 +16,7 @@ import hypergrad as hg
 from .chi2 import Misfit, all_fields, make_misfit, split_points
 from .data import Measurements, ProtonTables
 from .model import AbstractTheory, Layers, ProtonTheory, RegressionTheory, draw_own, penalty, shapes, unmoved
-from .space import Choices, Space, make_space, spread
+from .space import Choices, Space, Unit, make_space, spread
 
 
 class Given(eqx.Module):
@@ -27,21 +27,29 @@ class Given(eqx.Module):
     choices: Choices  # of the members
     misfit: Misfit
     space: Space
+    fixed: dict[str, Array]  # hyperparameters that do not move, in [-1, 1]
 
     def hparams(self, unit: PyTree) -> PyTree:
         """Of every member, in their own units."""
-        return self.space.natural(spread(unit, self.space.low, len(self.misfit.offsets)))
+        return self.space.natural(spread({**self.fixed, **unit}, self.space.low, len(self.misfit.offsets)))
+
+    def fields(self, members: Layers, unit: PyTree) -> tuple[Array, Array]:
+        """Of every member: the values that predictions are made of, and the predictions not linear in them."""
+        return all_fields(self.theory, members, self.own, self.hparams(unit), self.choices)
 
     def chi2(self, members: Layers, unit: PyTree) -> Array:
         """Of every member."""
-        fields, rest = all_fields(self.theory, members, self.own, self.hparams(unit), self.choices)
-        return self.misfit(fields, rest)
+        return self.misfit(*self.fields(members, unit))
 
 
-def train_loss(members: Layers, unit: PyTree, given: Given, key: Array) -> Array:
-    """The sum over members of chi2 to their own training points, and of the weight decay."""
-    decay = eqx.filter_vmap(penalty)(members, given.own, given.hparams(unit), given.choices)
-    return jnp.sum(given.chi2(members, unit)) + jnp.sum(decay)
+# The sum over members of chi2 to their own training points, and of the weight decay; in parts, for implicit estimators.
+train_loss = hg.GaussNewton(
+    lambda members, unit, given, key: given.fields(members, unit),
+    lambda fields, unit, given, key: jnp.sum(given.misfit(*fields)),
+    lambda members, unit, given, key: jnp.sum(
+        eqx.filter_vmap(penalty)(members, given.own, given.hparams(unit), given.choices)
+    ),
+)
 
 
 class HeldOut(eqx.Module):
@@ -59,7 +67,7 @@ class HeldOut(eqx.Module):
 
 def predict(members: Layers, unit: PyTree, given: Given) -> Array:
     """Predictions of all members for all points, (M, N)."""
-    fields, _ = all_fields(given.theory, members, given.own, given.hparams(unit), given.choices)
+    fields, _ = given.fields(members, unit)
     return jax.vmap(given.theory.predict)(fields)
 
 
@@ -126,7 +134,9 @@ class Fit:
         self.space = make_space(len(sizes.max_widths), preprocessing)
         layers = shapes(self.theory.inputs, self.theory.outputs, sizes.max_widths)
         replicate = lambda tree: jax.tree.map(lambda a: jnp.tile(a, (K, *[1] * (a.ndim - 1))), tree)
-        self.own = replicate(ens.init_members(lambda key: draw_own(key, layers, self.theory.outputs), jax.random.key(seed), R))
+        self.own = replicate(
+            ens.init_members(lambda key: draw_own(key, layers, self.theory.outputs), jax.random.key(seed), R)
+        )
         self.start = jax.tree.map(lambda a: jnp.zeros((K * R, *a.shape), a.dtype), unmoved(layers))
         pseudodata = np.tile(self._pseudodata(seed), (K, 1))
         split = split_points(measured, used, sizes.train_fraction, seed, R if sizes.own_splits else 1)
@@ -144,13 +154,15 @@ class Fit:
             drawn = ens.monte_carlo(jax.random.key(seed + 1), self.measured.values, factor, self.sizes.replicas)
             return np.asarray(drawn)
 
-    def prepare(self, choices: Choices) -> tuple[hg.BilevelProblem, hg.JaxoptSolver]:
-        """Problem and inner solver at these choices, of all members or of each."""
+    def prepare(self, choices: Choices, fixed: Unit | None = None) -> tuple[hg.BilevelProblem, hg.JaxoptSolver]:
+        """Problem and inner solver at these choices, of all members or of each; the hyperparameters named in `fixed`
+        are no longer among those that the problem takes."""
         ints = Choices(jnp.int32(0), jnp.int32(0), jnp.bool_(0), jnp.bool_(0), jnp.bool_(0))
         typed = Choices(*(jnp.asarray(c, like.dtype) for c, like in zip(choices, ints, strict=True)))
         shape = Choices(np.zeros(len(self.sizes.max_widths)), 0.0, 0.0, 0.0, 0.0)
         chosen = spread(typed, shape, len(self.train.offsets))
-        given = lambda misfit: Given(self.theory, self.own, chosen, misfit, self.space)
+        held = _arrays(fixed or {})
+        given = lambda misfit: Given(self.theory, self.own, chosen, misfit, self.space, held)
         train, stop = given(self.train), given(self.stop)
         problem = hg.BilevelProblem(train_loss, self.outer, train, (train, self.folds))
         return problem, hg.OptaxSolver(Optimiser(stop, self.sizes.steps), self.sizes.steps)
