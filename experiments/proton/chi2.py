@@ -67,9 +67,9 @@ def make_misfit(measured: Measurements, masks: np.ndarray, data: np.ndarray) -> 
         raise ValueError("covariance_t0 couples points that are linear in the PDFs to points that are not")
     linear = [_reduce(measured.tables.map, D, C, mask & ~is_rest) for D, mask in zip(own, masks, strict=True)]
     rows, targets, offsets = zip(*linear, strict=True)
-    white = [_white(C[np.ix_(is_rest, is_rest)], mask[is_rest]) for mask in masks]
+    whites = [_white(C[np.ix_(is_rest, is_rest)], mask[is_rest]) for mask in masks]
     join = lambda parts: jnp.asarray(np.concatenate(parts), float_type)
-    return Misfit(to(rows), join(targets), join(offsets), to(white), to(data[:, is_rest]), num)
+    return Misfit(to(rows), join(targets), join(offsets), to(whites), to(data[:, is_rest]), num)
 
 
 def _reduce(table: np.ndarray, data: np.ndarray, C: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -13,10 +13,18 @@ from .data import ProtonTables, RegressionTables
 from .space import Choices
 
 # Ranges of the exponents of S, g, V, V3, V8, T3, T8, T15, from which every replica draws its own: NNPDF4.0.
-SMALL_X = ((1.091, 1.119), (0.7795, 1.095), (0.472, 0.7576), (0.0748, 0.4501))
-SMALL_X += ((0.5731, 0.779), (-0.5498, 1.0), (0.5469, 0.857), (1.081, 1.142))
-LARGE_X = ((1.471, 3.021), (2.742, 5.547), (1.571, 3.559), (1.714, 3.467))
-LARGE_X += ((1.555, 3.465), (1.778, 3.5), (1.555, 3.391), (1.491, 3.092))
+SMALL_X = np.array(
+    [
+        *([1.091, 1.119], [0.7795, 1.095], [0.472, 0.7576], [0.0748, 0.4501]),
+        *([0.5731, 0.779], [-0.5498, 1.0], [0.5469, 0.857], [1.081, 1.142]),
+    ]
+)
+LARGE_X = np.array(
+    [
+        *([1.471, 3.021], [2.742, 5.547], [1.571, 3.559], [1.714, 3.467]),
+        *([1.555, 3.465], [1.778, 3.5], [1.555, 3.391], [1.491, 3.092]),
+    ]
+)
 
 
 class Layers(eqx.Module):
@@ -40,9 +48,11 @@ def shapes(inputs: int, outputs: int, hidden: tuple[int, ...]) -> list[tuple[int
     return list(zip((*hidden, outputs), (inputs, *hidden), strict=True))
 
 
-def unmoved(sizes: list[tuple[int, int]]) -> Layers:
-    """The network before training."""
-    return Layers(tuple(jnp.zeros(size) for size in sizes), tuple(jnp.zeros(out) for out, _ in sizes))
+def unmoved(sizes: list[tuple[int, int]], level: float) -> Layers:
+    """The network before training. `level` is the last bias: where outputs are divided by their integrals (1 for PDFs)
+    these must not begin near 0."""
+    *hidden, last = [jnp.zeros(out) for out, _ in sizes]
+    return Layers(tuple(jnp.zeros(size) for size in sizes), (*hidden, last + level))
 
 
 def draw_own(key: Array, sizes: list[tuple[int, int]], outputs: int) -> Own:
@@ -169,9 +179,8 @@ class ProtonTheory(AbstractTheory):
         """x f_b of shape (points, 8), at the grid and the nodes, or at 0 < x < 1 besides: then x comes first."""
         nodes = len(self.node_weights)
         x = self.x if x is None else jnp.concatenate([x, self.x[-nodes:]])
-        middle, half = (
-            _range_of(ranges, x.dtype) for ranges in (jnp.mean, lambda r, axis: (r[..., 1] - r[..., 0]) / 2)
-        )
+        ranges = np.stack([SMALL_X, LARGE_X])
+        middle, half = (jnp.asarray(r, x.dtype) for r in (ranges.mean(-1), np.ptp(ranges, axis=-1) / 2))
         shifts = jnp.stack([hparams["small_x_shift"], hparams["large_x_shift"]])
         small, large = middle + shifts + jnp.exp(hparams["log_range"])[:, None] * half * own.exponents
         logs = jnp.log(x)[:, None]
@@ -195,10 +204,6 @@ class ProtonTheory(AbstractTheory):
     def predict(self, fields):
         """All points."""
         return (self.map @ fields).at[self.ratio_rows].set(self.rest(fields))
-
-
-def _range_of(statistic, dtype) -> Array:
-    return statistic(jnp.asarray([SMALL_X, LARGE_X], dtype), axis=-1)
 
 
 def quadrature(num: int) -> tuple[np.ndarray, np.ndarray]:

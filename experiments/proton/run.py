@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,7 +61,7 @@ class Config:
     """Which searches to run."""
     seeds: Positive = 1
     """Repetitions of all searches, each with its own replicas."""
-    trials: Positive = 30
+    trials: Positive = 20
     """Budget of every search and seed, in trials without hypergradient."""
     replicas: Positive = 8
     """Replicas of a trial, for every fold."""
@@ -160,9 +161,9 @@ def select(config: Config, trials: list[dict[str, Any]]) -> dict[str, ens.Select
     none = [np.nan] * config.replicas
     replicas = np.array([trial["replica_L1"] or none for trial in trials], float)
     threshold = max(config.threshold, float(np.nanmin(column("L1"))))
-    common = {"num": config.chosen, "threshold": threshold, "replica_losses": replicas}
     readings: tuple[Literal["trials", "replicas"], ...] = ("trials", "replicas")
-    return {sigma: ens.one_sigma(column("L1"), column("L3"), sigma=sigma, **common) for sigma in readings}
+    rule = partial(ens.one_sigma, column("L1"), column("L3"), config.chosen)
+    return {sigma: rule(sigma=sigma, replica_losses=replicas, threshold=threshold) for sigma in readings}
 
 
 def final_fit(config: Config, measured: Measurements, chosen: list[dict[str, Any]]) -> tuple[Fit, Any, Any, Any]:

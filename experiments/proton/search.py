@@ -103,7 +103,8 @@ class GradientSearch:
 
     def __init__(self, first: Search, starts: int, rate: float, tolerance: float = 0.5):
         self.first, self.starts, self.rate, self.tolerance = first, starts, rate, tolerance
-        self.count, self.best, self.asked = 0, np.inf, None
+        self.count, self.best = 0, np.inf
+        self.asked: Asked | None = None
         self.best_point: Asked | None = None
         self.best_gradient: Unit | None = None
         self.state: Any = None

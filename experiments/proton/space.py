@@ -47,7 +47,7 @@ def make_space(hidden_layers: int, preprocessing: int) -> Space:
     - of `preprocessing` exponents, if any, shifts of the published ranges and (for both kinds) their log widths.
     """
     layers = hidden_layers + 1
-    box: dict[str, tuple[float, float, tuple[int, ...]]] = {
+    box: dict[str, Any] = {
         "log_rate": (np.log(1e-4), np.log(1e-2), ()),
         "log_clip": (np.log(1e-2), np.log(10.0), ()),
         "log_scale": (-np.log(5.0), np.log(5.0), (layers,)),
@@ -59,8 +59,8 @@ def make_space(hidden_layers: int, preprocessing: int) -> Space:
             "large_x_shift": (-0.8, 0.8, (preprocessing,)),
             "log_range": (-1.4, 0.4, (2,)),
         }
-    full = lambda i: {name: jnp.full(edges[2], edges[i]) for name, edges in box.items()}
-    return Space(full(0), full(1))
+    low, high = ({name: jnp.full(edges[2], float(edges[i])) for name, edges in box.items()} for i in (0, 1))
+    return Space(low, high)
 
 
 def spread(tree: PyTree, like: PyTree, num: int) -> PyTree:

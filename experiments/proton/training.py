@@ -137,7 +137,9 @@ class Fit:
         self.own = replicate(
             ens.init_members(lambda key: draw_own(key, layers, self.theory.outputs), jax.random.key(seed), R)
         )
-        self.start = jax.tree.map(lambda a: jnp.zeros((K * R, *a.shape), a.dtype), unmoved(layers))
+        self.start = jax.tree.map(
+            lambda a: jnp.tile(a, (K * R, *[1] * a.ndim)), unmoved(layers, float(preprocessing > 0))
+        )
         pseudodata = np.tile(self._pseudodata(seed), (K, 1))
         split = split_points(measured, used, sizes.train_fraction, seed, R if sizes.own_splits else 1)
         self.train = make_misfit(measured, split.train, pseudodata)
