@@ -85,9 +85,15 @@ def nodes(flavours: int) -> tuple[np.ndarray, list[float]]:
 
     start, stop, segments = PATCHES[flavours]
     a = coupling()
-    s_of = lambda Q: np.log(a(start**2, flavours) / a(Q**2, flavours))
+
+    def s_of(Q: float) -> float:
+        return float(np.log(a(start**2, flavours) / a(Q**2, flavours)))
+
     s = (1 - np.cos(np.pi * np.arange(segments + 1) / segments)) / 2 * s_of(stop)
-    above = lambda Q, place: s_of(Q) - place
+
+    def above(Q: float, place: float) -> float:
+        return s_of(Q) - place
+
     inner = [brentq(above, start, 1.001 * stop, args=(place,)) for place in s[1:-1]]
     return s, [start, *inner, stop]
 

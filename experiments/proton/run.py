@@ -23,7 +23,7 @@ from . import plots
 from .data import Measurements, Name, Partition, ProtonTables, load
 from .search import Ranges, searches
 from .space import Choices
-from .statistics import final_statistics, fold_statistics
+from .statistics import Judge, final_statistics, fold_statistics
 from .training import Fit, Sizes
 from .trials import Trials, as_rows, point
 
@@ -68,9 +68,9 @@ class Config:
     steps: Positive = 400
     """Training steps of a trial at most (epochs: all points at every step)."""
     estimator: Literal["implicit", "reverse", "drmad"] = "reverse"
-    """Of the hypergradient: Gauss-Newton and conjugate gradients at the end of training (cannot see learning rate and
-    clipping, which stay), the last steps exactly, or along a stored path."""
-    horizon: Positive = 20
+    """Of the hypergradient: Gauss-Newton and conjugate gradients at the end of training (cannot see learning rate,
+    clipping and initial weights, which stay), the last steps exactly, or along a stored path."""
+    horizon: Positive = 10
     """Last training steps that reverse differentiates."""
     starts: Positive = 5
     """Random trials before the first hypergradient, the centre of the box among them."""
@@ -141,7 +141,7 @@ def make_estimator(config: Config, inner: hg.JaxoptSolver) -> hg.AbstractEstimat
 def search(config: Config, measured: Measurements) -> tuple[Fit, list[dict[str, Any]]]:
     """All trials of all searches and seeds."""
     ranges = Ranges(config.least_width, (config.most_width,) * len(config.widths), config.steps)
-    unseen = ("log_rate", "log_clip") if config.estimator == "implicit" else ()
+    unseen = ("log_rate", "log_clip", "log_scale") if config.estimator == "implicit" else ()
     budget, trials = config.trials * config.steps, []
     form = "{l_bar}{bar}| {n:.0f}/{total} gradients [{elapsed}<{remaining}{postfix}]"
     with tqdm(total=budget * config.seeds * len(config.methods), bar_format=form) as bar:
@@ -202,7 +202,7 @@ def main(config: Config) -> dict[str, Any]:
         "hyperparameters": len(fit.space),
         "final": statistics,
         "best_trial": {key: best[key] for key in ("method", "seed", "number", "point")}
-        | fold_statistics(measured, fold_predictions, config.best),
+        | fold_statistics(Judge(measured, measured.folds), fold_predictions, config.best),
         "selection": {name: found._asdict() for name, found in selection.items()},
         "table": compare(config, trials),
     }

@@ -144,9 +144,7 @@ class Fit:
         split = split_points(measured, used, sizes.train_fraction, seed, R if sizes.own_splits else 1)
         self.train = make_misfit(measured, split.train, pseudodata)
         self.stop = make_misfit(measured, split.valid, pseudodata)
-        # Single precision is enough for a loss; statistics are computed anew in double.
-        folds = _folds(self.held_out, measured)
-        self.folds = jax.tree.map(lambda a: jnp.asarray(a), folds)
+        self.folds = _folds(self.held_out, measured)
         self.outer = HeldOut(sizes.best)
 
     def _pseudodata(self, seed: int) -> np.ndarray:
@@ -177,10 +175,10 @@ class Fit:
 
 def _folds(masks: np.ndarray, measured: Measurements) -> tuple[ens.Fold, ...]:
     """`ens.make_folds` with covariances factorised in double precision."""
-    with jax.enable_x64(True):
-        folds = ens.make_folds(masks, measured.values, measured.covariance)
-    to = lambda a: np.asarray(a, np.int32 if a.dtype == jnp.int64 else jnp.result_type(float))
-    return jax.tree.map(to, folds)
+    to = lambda a: jnp.asarray(a, jnp.result_type(float))
+    rows = [np.flatnonzero(mask) for mask in masks]
+    factor = lambda points: np.linalg.cholesky(measured.covariance[np.ix_(points, points)])
+    return tuple(ens.Fold(jnp.asarray(i, jnp.int32), to(measured.values[i]), to(factor(i))) for i in rows)
 
 
 _predict = eqx.filter_jit(predict)

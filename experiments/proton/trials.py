@@ -15,7 +15,7 @@ import hypergrad as hg
 from ..common.report import as_json
 from .search import Asked, Search, Told
 from .space import Choices, Unit, named
-from .statistics import fold_statistics
+from .statistics import Judge, fold_statistics
 from .training import Fit
 
 Estimator = Callable[[hg.JaxoptSolver], hg.AbstractEstimator]
@@ -29,6 +29,7 @@ class Trials:
 
     def __init__(self, fit: Fit, estimator: Estimator, unseen: tuple[str, ...], folder: Path):
         self.fit, self.estimator, self.unseen, self.folder = fit, estimator, unseen, folder
+        self.judge = Judge(fit.measured, fit.held_out)
         folder.mkdir(parents=True, exist_ok=True)
 
     def follow(
@@ -83,7 +84,7 @@ class Trials:
         row = {"gradients": int(estimate.stats.counts.gradients), "status": status.name or "OK", "hypergradient": None}
         predictions = fit.predictions(estimate.params, unit, problem)
         try:
-            found = fold_statistics(fit.measured, predictions, fit.sizes.best)
+            found = fold_statistics(self.judge, predictions, fit.sizes.best)
         except FloatingPointError:
             found = dict.fromkeys(NOTHING)
         lowest = min((trial["L1"] for trial in before if trial["L1"] is not None), default=np.inf)
