@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from ..common.figures import COLOURS, figure
 from .data import Measurements, ProtonTables
@@ -80,6 +81,8 @@ def data_over_theory(path: Path, measured: Measurements, predictions: np.ndarray
             bottom.scatter(x[points], (measured.values[points] - mean[points]) / errors[points], s=3, color="black")
             bottom.axhline(0, color=COLOURS[0], lw=0.8)
             bottom.set(xscale="log", ylim=(-4, 4), xlabel="x")
+            for ax in (top, bottom):
+                ax.xaxis.set_minor_formatter(NullFormatter())
             if place % 3 == 0:
                 top.set_ylabel("data / theory")
                 bottom.set_ylabel("residual, σ")
@@ -150,6 +153,6 @@ def search_curves(path: Path, trials: Sequence[Mapping[str, Any]], summary: Mapp
                 ax.plot(grid, np.median(lines, 0), color=colour, label=method)
                 ax.fill_between(grid, np.min(lines, 0), np.max(lines, 0), color=colour, alpha=0.15, lw=0)
         best = min(t["L1"] for t in trials if t["L1"] is not None)
-        ax.set(xlabel="gradients of every replica", ylabel="lowest $L_1$ so far", ylim=(0.98 * best, 1.5 * best))
+        ax.set(xlabel="gradients of every replica", ylabel="lowest $L_1$ so far", ylim=(0.98 * best, 1.25 * best))
         ax.legend()
         ax.grid(alpha=0.3)

@@ -76,7 +76,11 @@ def coupling() -> Callable[[float, int], float]:
         hqm_scheme=theory.heavy.masses_scheme,
         thresholds_ratios=[1.0, 1.0, 1.0],
     )
-    return lambda Q2, flavours: float(np.real(running.a_s(Q2, nf_to=flavours)))
+
+    def a(Q2: float, flavours: int) -> float:
+        return float(np.real(running.a_s(Q2, nf_to=flavours)))
+
+    return a
 
 
 def nodes(flavours: int) -> tuple[np.ndarray, list[float]]:
@@ -111,7 +115,8 @@ def evolution(work: Path) -> None:
         solve(theory, operator, path)
         with eko.EKO.read(path) as file:
             found = {point[0]: one.operator.copy() for point, one in file.items()}
-        nearest = [found[min(found, key=lambda Q2, Q=Q: abs(Q2 - Q**2))] for Q in scales[1:]]
+        known = np.array(list(found))
+        nearest = [found[known[np.argmin(np.abs(known - Q**2))]] for Q in scales[1:]]
         np.savez(work / f"evolution{flavours}.npz", s=s, Q=np.array(scales), operators=np.array(nearest))
 
 

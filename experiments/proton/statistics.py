@@ -26,9 +26,10 @@ class Judge:
 
     def score(self, index: int, predictions: np.ndarray, keep: np.ndarray, best: float = 1.0) -> dict[str, np.ndarray]:
         """Of replicas `keep`, from predictions of shape (R, N), on one selection."""
+        clean = np.where(keep[:, None], predictions, 0).astype(np.float64)
         with jax.enable_x64(True):
-            T = jnp.asarray(np.where(keep[:, None], predictions, 0), jnp.float64)
-            found = _score(T, self.data, self.factors[index], self.masks[index], keep, best)
+            T, D, factor = (jnp.asarray(array) for array in (clean, self.data, self.factors[index]))
+            found = _score(T, D, factor, jnp.asarray(self.masks[index]), jnp.asarray(keep), best)
             return {name: np.asarray(value) for name, value in found.items()}
 
 
@@ -37,11 +38,14 @@ def _score(T: Array, D: Array, factor: Array, mask: Array, keep: Array, best: fl
     scored = (T, D, factor, mask, keep)
     mean = jnp.sum(jnp.where(keep[:, None], T, 0), axis=0) / jnp.sum(keep)
     replicas = ens.chi2(T, D, factor, mask)
+    rank = jnp.argsort(jnp.argsort(jnp.where(keep, replicas, jnp.inf)))
+    of_best = rank < jnp.ceil(jnp.round(best * jnp.sum(keep), 6))
     return {
         "chi2_mean_replica": ens.mean_of_best(replicas, 1.0, keep),
         "chi2_best": ens.mean_of_best(replicas, best, keep),
         "chi2_of_mean": ens.chi2(mean, D, factor, mask),
         "phi2": ens.phi2(T, factor, mask, keep),
+        "phi2_best": ens.phi2(T, factor, mask, of_best),
         "chi2_full_covariance": ens.ensemble_chi2(*scored),
         "negative_log_probability": ens.negative_log_probability(*scored, D),
         "replica_chi2": replicas,
@@ -50,8 +54,11 @@ def _score(T: Array, D: Array, factor: Array, mask: Array, keep: Array, best: fl
 
 def fold_statistics(judge: Judge, predictions: np.ndarray, best: float) -> dict[str, Any]:
     """Of replicas that did not see fold k, on fold k, from predictions of shape (K, R, N); replicas whose predictions
-    are not finite do not count. `L1` is the mean over folds of `chi2_best`, the mean over the `best` share of the
-    replicas; `replica_L1`, of shape (R,), is that of every replica over the folds, NaN where it failed in one.
+    are not finite do not count.
+
+    `L1` is the mean over folds of `chi2_best`, the mean over the `best` share of the replicas; `phi2` and `L3` are of
+    the same replicas, for a failed one would pass for spread. `replica_L1`, of shape (R,), is the mean over folds of
+    every replica, NaN where it failed in one.
 
     **Raises** `FloatingPointError` where a fold has no replica left.
     """
@@ -64,8 +71,8 @@ def fold_statistics(judge: Judge, predictions: np.ndarray, best: float) -> dict[
     return {
         "L1": float(np.mean(rows["chi2_best"])),
         "L2": float(np.max(rows["chi2_best"])),
-        "L3": float(1 / np.mean(rows["phi2"])),
-        "phi2": float(np.mean(rows["phi2"])),
+        "L3": float(1 / np.mean(rows["phi2_best"])),
+        "phi2": float(np.mean(rows["phi2_best"])),
         "chi2_full_covariance": float(np.mean(rows["chi2_full_covariance"])),
         "negative_log_probability": float(np.mean(rows["negative_log_probability"])),
         "failed": int(np.sum(~keep)),
@@ -93,7 +100,7 @@ def final_statistics(measured: Measurements, predictions: np.ndarray) -> dict[st
             keep = ~ens.outliers(np.where(healthy, chi2, np.nan))
         score = judge.score(0, predictions, keep)
         spread = float(np.std(score.pop("replica_chi2")[keep]))
-        row = {statistic: float(value) for statistic, value in score.items() if statistic != "chi2_best"}
+        row = {statistic: float(value) for statistic, value in score.items() if "best" not in statistic}
         more = {"phi": float(np.sqrt(row["phi2"])), "chi2_spread": spread}
         rows[name] = {"points": int(mask.sum()), **row, **more}
     return {"kept": keep.tolist(), "num_kept": int(keep.sum()), **rows.pop("all"), "sets": rows}
