@@ -97,8 +97,8 @@ class GradientSearch:
     """The best of the first `starts` trials of another search, then Adam on [-1, 1] along hypergradients from there, at
     the choices of that trial.
 
-    A step that fails, or ends more than the share `tolerance` above the best value, is taken back and the rate halved,
-    down to an eighth: moments start anew at the best point.
+    A step that fails, or ends more than the share `tolerance` above the best value, is taken back and the rate halved:
+    moments start anew at the best point.
     """
 
     def __init__(self, first: Search, starts: int, rate: float, tolerance: float = 0.02):
@@ -107,7 +107,6 @@ class GradientSearch:
         self.asked: Asked | None = None
         self.best_point: Asked | None = None
         self.best_gradient: Unit | None = None
-        self.least_rate = rate / 8
         self.state: Any = None
 
     def ask(self) -> Asked:
@@ -134,7 +133,7 @@ class GradientSearch:
         worse = told.value is None or told.gradient is None or told.value > self.best * (1 + self.tolerance)
         point, gradient = (self.best_point, self.best_gradient) if worse else (asked, told.gradient)
         if worse:
-            self.rate, self.state = max(self.rate / 2, self.least_rate), None
+            self.rate, self.state = self.rate / 2, None
         assert point is not None
         self.asked = point._replace(unit=self._moved(point.unit, gradient), gradient=True)
 
