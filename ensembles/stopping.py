@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import concrete, num_members
+from .checks import concrete, num_members, positive
 from .replicas import healthy
 
 
@@ -29,7 +29,10 @@ class StoppingState(NamedTuple):
 
 
 def early_stopping(
-    optimiser: optax.GradientTransformation, valid_losses: Callable[[PyTree], Array], patience: ArrayLike
+    optimiser: optax.GradientTransformation,
+    valid_losses: Callable[[PyTree], Array],
+    patience: ArrayLike,
+    max_updates: int | None = None,
 ) -> optax.GradientTransformation:
     """Let a member train until its own validation loss has not fallen for `patience` updates, then put it back to its
     best weights and leave it there.
@@ -43,6 +46,7 @@ def early_stopping(
     - `valid_losses`: a function from the stacked members' parameters to one loss per member, evaluated at every update.
       An optimiser sees the floating arrays alone; `eqx.combine` them with the rest of the models.
     - `patience`: in updates; one for all or one per member, may be traced.
+    - `max_updates`: the update that puts back all who still train, so that the weights after it are everybody's best.
 
     The state, a `StoppingState`, tells who stopped and failed, and holds the best weights of those still training, see
     `best_members`. Members that stop are a constant pattern to the gradient: its discontinuity is not differentiated.
@@ -52,6 +56,8 @@ def early_stopping(
     """
     if concrete(patience) and not jnp.all(jnp.asarray(patience) >= 1):
         raise ValueError(f"patience must be at least 1 update, got {patience}")
+    if max_updates is not None:
+        positive(max_updates, "max_updates")
 
     def init(params):
         num = num_members(params, "params")
@@ -74,6 +80,8 @@ def early_stopping(
         best = where_members(better, params, state.best)
         best_step = jnp.where(better, state.step, state.best_step)
         stopped = state.stopped | failed | (state.step - best_step >= patience)
+        if max_updates is not None:
+            stopped = stopped | (state.step + 1 >= max_updates)
         back = jax.tree.map(jnp.subtract, best, params)
         after = StoppingState(
             inner=where_members(stopped, state.inner, inner),

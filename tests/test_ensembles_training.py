@@ -46,6 +46,20 @@ def path(steps=60, targets=(1.0, 2.0, 3.0)):
     return np.array(all_weights)
 
 
+def test_at_the_last_update_all_are_put_back_to_their_best():
+    valid = lambda w: (w - 1.5) ** 2  # never reached by the first member, passed by the others
+    plain = ens.replicate_optimiser(optax.sgd(RATE, 0.5))
+    inner = hg.OptaxSolver(ens.early_stopping(plain, valid, 100, max_updates=20), 20)
+    problem, hparams = parabolas([1.0, 2.0, 3.0]), jnp.asarray(1.0)
+    end, _ = inner.solve(problem, hparams, inner.init(problem, jnp.zeros(3), hparams), KEY)
+    seen = path()[:20]
+    best = np.abs(seen - 1.5).argmin(0)
+    assert relative_error(end.params, seen[best, range(3)]) < 1e-12
+    assert np.all(best < 19)
+    with pytest.raises(ValueError, match="max_updates"):
+        ens.early_stopping(plain, valid, 3, max_updates=0)
+
+
 def test_each_member_stops_on_its_own_and_returns_to_its_best():
     ideal = jnp.array([0.4, 1.5, 2.9])  # on the way to the targets
     valid = lambda w: (w - ideal) ** 2
