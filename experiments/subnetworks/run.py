@@ -13,7 +13,7 @@ import hypergrad as hg
 
 from ..common.command import require_positive, require_some, save
 from ..common.report import mean_and_spread, write_csv
-from .branches import HYPER_STEPS, Task, Training, aerosol, branch_space, halves
+from .branches import HYPER_STEPS, Task, Training, aerosol, branch_space, everything, halves
 from .functions import WEIGHTS
 from .parts import Done, efficiency, networks, synthetic, told
 from .plots import draw
@@ -124,7 +124,8 @@ def synthetic_seeds(config: Config, base: BaseName) -> int:
 
 
 def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
-    """Random search with every strategy, on digits with a branch of noise."""
+    """Random search with every strategy, on digits with a branch of noise; the best network of each search trained once
+    more, on the training and the validation rows."""
     lines: list[dict[str, Any]] = []
     training = None
     for seed in range(config.network_seeds):
@@ -132,7 +133,10 @@ def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
         training = training or Training(task.spec, config.digits_steps, 64, cosine=True)
         for strategy in config.strategies:
             method = searcher("random", strategy, max(8, config.digits_trials // 3), hg.RidgeImportance())
-            lines.append(one(config, done, "digits", task, training, method, strategy, seed, config.digits_trials))
+            line = one(config, done, "digits", task, training, method, strategy, seed, config.digits_trials)
+            method = hg.Listed(((line["params"], None),))
+            final = one(config, done, "final", everything(task), training, method, strategy, seed, 1, size=1)
+            lines.append(line | {"final_test": final["test"], "final_size": final["size"]})
             bar.update()
     return lines
 
