@@ -71,17 +71,23 @@ def squared(outputs: Array, targets: Array) -> Array:
     return jnp.mean((jax.nn.sigmoid(outputs) - targets) ** 2)
 
 
-def halves(seed: int, num_train: int, num_valid: int) -> Task:
-    """Handwritten digits: the left half, the right half, and 32 inputs of pure noise."""
+def halves(seed: int, num_train: int, num_valid: int, num_noise: int) -> Task:
+    """Handwritten digits: 32 pixels of the left half, 32 of the right half, and inputs of pure noise."""
     rows, random = digits(), np.random.default_rng(seed)
     images = rows.x.reshape(-1, 8, 8)
-    noise = random.normal(0.0, images.std(), (len(images), 32)).astype(np.float32)
+    noise = random.normal(0.0, images.std(), (len(images), num_noise)).astype(np.float32)
     parts = [images[:, :, :4].reshape(-1, 32), images[:, :, 4:].reshape(-1, 32), noise]
     x = np.concatenate([part - part.mean() for part in parts], 1)
     order = random.permutation(len(x))
     ends = [0, num_train, num_train + num_valid, len(x)]
     train, valid, test = (Rows(x[order[a:b]], rows.y[order[a:b]]) for a, b in pairwise(ends))
-    return Task(train, valid, test, Spec((("left", 32), ("right", 32), ("noise", 32)), 10, cross_entropy, wrong))
+    return Task(train, valid, test, Spec((("left", 32), ("right", 32), ("noise", num_noise)), 10, cross_entropy, wrong))
+
+
+def everything(task: Task) -> Task:
+    """The same with the validation rows among the training rows."""
+    rows = Rows(*(np.concatenate(parts) for parts in zip(task.train, task.valid, strict=True)))
+    return Task(rows, task.valid, task.test, task.spec)
 
 
 def aerosol() -> Task:

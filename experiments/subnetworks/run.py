@@ -13,7 +13,7 @@ import hypergrad as hg
 
 from ..common.command import require_positive, require_some, save
 from ..common.report import mean_and_spread, write_csv
-from .branches import HYPER_STEPS, Task, Training, aerosol, branch_space, halves
+from .branches import HYPER_STEPS, Task, Training, aerosol, branch_space, everything, halves
 from .functions import WEIGHTS
 from .parts import Done, efficiency, networks, synthetic, told
 from .plots import draw
@@ -69,6 +69,8 @@ class Config:
     """Trials of a search on the parcel model."""
     digits_steps: Positive = 1000
     """Updates per trial on digits."""
+    num_noise: Positive = 4
+    """Inputs of noise on digits. With many the branch learns the training images by heart, and its size matters."""
     inside_steps: Positive = 400
     """Updates per trial of inside."""
     parcel_steps: Positive = 1000
@@ -85,7 +87,14 @@ class Config:
     def __post_init__(self):
         require_positive(self, "seeds", "network_seeds", "parcel_seeds", "random_trials", "tpe_trials", "batch")
         require_positive(
-            self, "digits_trials", "parcel_trials", "digits_steps", "inside_steps", "parcel_steps", "final_steps"
+            self,
+            "digits_trials",
+            "parcel_trials",
+            "digits_steps",
+            "num_noise",
+            "inside_steps",
+            "parcel_steps",
+            "final_steps",
         )
         require_some(self, "parts", "bases", "strategies")
         if "base" not in self.strategies:
@@ -115,15 +124,19 @@ def synthetic_seeds(config: Config, base: BaseName) -> int:
 
 
 def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
-    """Random search with every strategy, on digits with a branch of noise."""
+    """Random search with every strategy, on digits with a branch of noise; the best network of each search trained once
+    more, on the training and the validation rows."""
     lines: list[dict[str, Any]] = []
     training = None
     for seed in range(config.network_seeds):
-        task = halves(seed, 1000, 397)
+        task = halves(seed, 1100, 347, config.num_noise)
         training = training or Training(task.spec, config.digits_steps, 64, cosine=True)
         for strategy in config.strategies:
             method = searcher("random", strategy, max(8, config.digits_trials // 3), hg.RidgeImportance())
-            lines.append(one(config, done, "digits", task, training, method, strategy, seed, config.digits_trials))
+            line = one(config, done, "digits", task, training, method, strategy, seed, config.digits_trials)
+            method = hg.Listed(((line["params"], None),))
+            final = one(config, done, "final", everything(task), training, method, strategy, seed, 1, size=1)
+            lines.append(line | {"final_test": final["test"], "final_size": final["size"]})
             bar.update()
     return lines
 
@@ -151,7 +164,7 @@ def run_inside(config: Config, done: Done, bar) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     training: dict[str, Training] = {}
     for seed in range(config.network_seeds):
-        task = halves(seed, 300, 397)
+        task = halves(seed, 300, 397, 32)
         space = branch_space(task.spec.names)
         if not training:
             training = {
@@ -189,8 +202,9 @@ def one(
     """One search of networks, from the file if it is there."""
     base = "tpe" if part == "parcel" else "random"
     cell: dict[str, Any] = {"part": part, "task": part, "base": base, "strategy": strategy}
-    cell |= {"seed": seed, "trials": trials, "steps": training.steps}
-    journal = config.out / f"{part}_{strategy}_{seed}_{training.steps}.jsonl"
+    inputs = [number for _, number in task.spec.blocks]
+    cell |= {"seed": seed, "trials": trials, "steps": training.steps, "inputs": inputs}
+    journal = config.out / f"{part}_{strategy}_{seed}_{training.steps}_{inputs}.jsonl"
     return done.get(cell, lambda: told(networks(task, training, method, seed, trials, size or config.batch, journal)))
 
 

@@ -1,6 +1,7 @@
 """Plots of the two-step search."""
 
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 import hypergrad as hg
 
@@ -25,6 +26,7 @@ def scatter(config, states: dict) -> None:
             axis.plot(first, last, ".", color=COLOURS[0])
             axis.plot(first[chosen], last[chosen], "o", mfc="none", color=COLOURS[1], label=f"best {config.top}")
             axis.set(xscale="log", yscale="log", title=f"{fraction:.4g} of the data", xlabel="validation loss there")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
         axes[0, 0].set_ylabel("validation loss with all data")
         axes[0, 0].legend(fontsize=8)
@@ -43,6 +45,7 @@ def quality(config, runs: list[dict], growth: list[dict]) -> None:
         for axis, name, label in zip(axes[0], names, labels, strict=False):
             band(axis, fractions, per_seed(name), "without compilation" if name == "speed_up" else label, COLOURS[0])
             axis.set(xscale="log", xlabel="fraction of the data", ylabel=label)
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
         band(axes[0, 2], fractions, per_seed("speed_up_compiled"), "with compilation", COLOURS[1], "--")
         axes[0, 2].set_ylim(bottom=0)
@@ -52,7 +55,8 @@ def quality(config, runs: list[dict], growth: list[dict]) -> None:
             axes[0, 3].plot(rows, [line["speed_up"] for line in growth], "o-", color=COLOURS[0])
             axes[0, 3].plot(rows, [line["speed_up_compiled"] for line in growth], "s--", color=COLOURS[1])
             axes[0, 3].axhline(config.num_trials / config.top, color="0.5", lw=0.8)
-            axes[0, 3].set(xscale="log", xlabel="rows of data", ylabel="speed-up, first step the same")
+            axes[0, 3].set(xscale="log", xlabel="rows of data", ylabel="speed-up, first step the same", ylim=(0, None))
+            axes[0, 3].xaxis.set_minor_formatter(NullFormatter())
             axes[0, 3].grid(alpha=0.3)
 
 
