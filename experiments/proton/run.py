@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 import ensembles as ens
 import hypergrad as hg
 
-from ..common.command import require_positive, require_some
+from ..common.command import Positive, require_positive, require_some
 from ..common.report import as_json, environment, mean_and_spread, text_table, write_csv, write_json
 from . import plots
 from .data import Measurements, Name, Partition, ProtonTables, load
@@ -27,7 +27,6 @@ from .statistics import Judge, final_statistics, fold_statistics
 from .training import Fit, Sizes
 from .trials import Trials, as_rows, point
 
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 Method = Literal["gradient", "random", "tpe"]
 QUICK = {"replicas": 4, "steps": 150, "trials": 8, "starts": 3, "final_replicas": 20, "final_steps": 600}
 FULL = {"replicas": 100, "steps": 4000, "trials": 250, "final_replicas": 100, "final_steps": 10000, "own_splits": True}
