@@ -73,7 +73,10 @@ def main(config: Config) -> dict[str, Any]:
         *(("periods", period, config.study(*climbing)) for period in config.periods),
     ]
     runs, claims = [], []
-    with tqdm(total=sum(len(study.methods) for *_, study in sweeps) * config.seeds, unit=" cells") as bar:
+    total = sum(len(study.methods) for *_, study in sweeps) * config.seeds
+    form = "{l_bar}{bar}| {n:.1f}/{total} cells [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=total, bar_format=form) as bar:
+        advance = lambda share: bar.update(min(share, total - bar.n))
         for sweep, value, study in sweeps:
             bar.set_postfix_str(f"{sweep}, {value}")
             period = value if sweep == "periods" else None
@@ -81,7 +84,7 @@ def main(config: Config) -> dict[str, Any]:
             inside = folder / f"{sweep}-{value}"
             inside.mkdir(exist_ok=True)
             groups = GROUPS[value if sweep == "groups" else "weights"]
-            mine = run.Table(study, config.data, config.criterion, chosen, inside, bar.update, groups=groups)
+            mine = run.Table(study, config.data, config.criterion, chosen, inside, advance, groups=groups)
             cells = mine.run()
             count = len(cells[0]["chosen"])
             runs += [{"sweep": sweep, "value": value, "hyperparameters": count} | cell["run"] for cell in cells]
