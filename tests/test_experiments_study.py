@@ -1,7 +1,12 @@
 """The comparison study: its data, its closed forms, its criteria, and what it writes."""
 
+import gzip
+import http.server
 import io
 import json
+import tarfile
+import threading
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -11,7 +16,7 @@ import pytest
 
 import hypergrad as hg
 from ensembles import MeanField
-from experiments.study import polynomial, wisdm
+from experiments.study import activity, polynomial
 from experiments.study.cell import iterations_to_gain, make_problem
 from experiments.study.groups import GROUPS, per_weight
 from experiments.study.report import compare
@@ -85,15 +90,15 @@ def test_cross_validation_scores_every_row_by_the_member_that_has_not_seen_it():
 
 
 def test_wisdm_features_keep_users_apart():
-    x, y, users = wisdm.read_features(wisdm.HERE / wisdm.FEATURES_FILE)
+    x, y, users = activity.read_features(activity.HERE / activity.FEATURES_FILE)
     assert x.shape == (5418, 41) and len(set(users)) == 36
     assert np.isnan(x).sum(0).max() == 381  # XPEAK
     assert np.bincount(y).tolist() == [2081, 1625, 632, 528, 306, 246]
     for seed in range(10):
-        train, test = wisdm.split_users(users, seed)
+        train, test = activity.split_users(users, seed)
         assert (len(set(train)), len(set(test))) == (3000, 1500)
         assert not set(users[train]) & set(users[test])
-    sample, inputs, classes = wisdm.features(None)
+    sample, inputs, classes = activity.features(None)
     rows, _ = sample(0)
     assert (inputs, classes) == (41, 6)
     np.testing.assert_allclose(rows.x.mean(0), 0, atol=1e-4)
@@ -102,14 +107,44 @@ def test_wisdm_features_keep_users_apart():
 def test_the_raw_series_is_read_in_spite_of_its_malformed_lines():
     good = "".join(f"7,Walking,{i},{i % 5}.0,3.0,4.0;\n" for i in range(401))
     bad = "33,Jogging,1,1.0,2.0,3.0;33,Jogging,2,1.0,2.0,3.0;\n11,Sitting,3,1.0,2.0,;\n;\n17,Walking,0,0,0,0,;\n"
-    values, labels = wisdm.read_series(io.StringIO(good + bad))
+    values, labels = activity.read_series(io.StringIO(good + bad))
     assert len(values) == 401 + 3 and labels[-1] == (17, "Walking")
-    x, y, users = wisdm.windows(values, labels)
+    x, y, users = activity.windows(values, labels)
     assert x.shape == (2, 199) and users.tolist() == [7, 7]
     np.testing.assert_allclose(x[0], [np.sqrt((i % 5) ** 2 + 25) for i in range(199)], rtol=1e-6)
     np.testing.assert_allclose(y, [np.sqrt((i % 5) ** 2 + 25) for i in (199, 399)], rtol=1e-6)
     with pytest.raises(ValueError, match="records per class"):
-        wisdm.check_counts(labels)
+        activity.check_counts(labels)
+
+
+def test_the_raw_series_is_downloaded_and_known_by_what_else_the_archive_holds(tmp_path, monkeypatch):
+    server = http.server.HTTPServer(("127.0.0.1", 0), partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with gzip.open(activity.HERE / activity.FEATURES_FILE) as file:
+        known = file.read()
+
+    def serve(name, arff):
+        with tarfile.open(tmp_path / name, "w:gz") as archive:
+            for member, content in ((activity.RAW_FILE, b"7,Walking,0,1,2,3;"), (activity.ARFF_FILE, arff)):
+                info = tarfile.TarInfo("WISDM_ar_v1.1/" + member)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        monkeypatch.setattr(activity, "ARCHIVE", f"http://127.0.0.1:{server.server_port}/{name}")
+
+    serve("right.tar.gz", known.replace(b"\r", b""))
+    assert activity.raw_file(None).read_text() == "7,Walking,0,1,2,3;"
+    (tmp_path / activity.RAW_FILE).write_text("mine")
+    assert activity.raw_file(tmp_path).read_text() == "mine"
+    serve("wrong.tar.gz", known.replace(b"Walking", b"Running"))
+    with pytest.raises(ValueError, match="not the archive"):
+        activity.raw_file(None)
+    serve("missing.tar.gz", known)
+    (tmp_path / "missing.tar.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="--data-dir"):
+        activity.raw_file(None)
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.mark.parametrize("name", GROUPS)

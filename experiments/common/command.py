@@ -28,10 +28,10 @@ class Config(Protocol):
 C = TypeVar("C", bound=Config)
 
 
-def command(main: Callable[[C], Any], config: type[C], quick: dict[str, Any], name: str) -> None:
-    """Run `main` with what the command line says; `--quick` replaces the default sizes by those of `quick`."""
-    changes: Row = {"quick": True} | quick if "--quick" in sys.argv[1:] else {}
-    default = dataclasses.replace(config(), **changes)
+def command(main: Callable[[C], Any], config: type[C], quick: dict[str, Any], name: str, **usual: Any) -> None:
+    """Run `main` with what the command line says; `usual` replaces defaults, and with `--quick` so does `quick`."""
+    changes: dict[str, Any] = {"quick": True} | quick if "--quick" in sys.argv[1:] else {}
+    default = dataclasses.replace(config(), **(usual | changes))
     try:
         main(tyro.cli(config, default=default, prog=f"python -m experiments.{name}"))
     except KeyboardInterrupt:

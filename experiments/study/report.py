@@ -7,12 +7,17 @@ import numpy as np
 
 from ..common.command import save
 from ..common.report import spread_table, text_table, write_csv
+from . import polynomial
+from .methods import METHODS
 from .plots import draw
 from .published import published
+from .settings import setting
 
 MEASURED = ("Q", "its", "E", "E_0.25", "E_0.5", "test_loglik")
 COSTS = ("iterations", "gradients", "hvps", "hyper_updates", "seconds")
 KEYS = ("data", "criterion", "budget", "method")
+OPTIMUM = "exact optimum"
+RIVALS = ("random", "tpe", OPTIMUM)
 GRADIENT = ("greedy", "drmad", "hoag", "reverse", "drmad_knots", "random_greedy")
 Runs = Sequence[dict[str, Any]]
 
@@ -21,11 +26,12 @@ def report(config: Any, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """summary.json, history.csv, table.md, table.csv, table.tex, report.md and the plots."""
     runs = [cell["run"] for cell in cells]
     noise = [line for cell in cells for line in cell["noise"]]
+    everything = [run for group in groups(runs) for run in (*group, *exact(group))]
     table = [
-        line | published(line["data"], line["criterion"], line["method"])
-        for line in spread_table(runs, KEYS, (*MEASURED, *COSTS))
+        line | median_error(everything, line) | published(line["data"], line["criterion"], line["method"])
+        for line in spread_table(everything, KEYS, (*MEASURED, *COSTS))
     ]
-    claims = [claim for group in groups(runs) for claim in compare(group)]
+    claims = [claim for group in groups(everything) for claim in compare(group)]
     history = [line for cell in cells for line in cell["history"]]
     title = f"{config.seeds} seeds, mean ± standard deviation; Q in nats, higher is better; its in published iterations"
     summary = save(config, runs, table, history, title, claims=claims, noise=noise)
@@ -42,8 +48,32 @@ def groups(runs: Runs) -> list[Runs]:
     return [[run for run in runs if tuple(run[name] for name in KEYS[:3]) == key] for key in keys]
 
 
+def exact(runs: Runs) -> list[dict[str, Any]]:
+    """What is known of the evidence bound on the synthetic data in closed form, as runs.
+
+    Its optimum, and the best of as many random draws as iterations, each trained to the end.
+    """
+    if (runs[0]["data"], runs[0]["criterion"]) != ("synthetic", "elbo"):
+        return []
+    known, lines = setting("synthetic", None), []
+    blank = dict.fromkeys((*MEASURED, *COSTS, "Q_start")) | {key: runs[0][key] for key in KEYS[:3]}
+    for seed in dict.fromkeys(run["seed"] for run in runs):
+        rows, _ = known.sample(seed)
+        best = polynomial.best_mean_field(rows, known.box)[0]
+        drawn = polynomial.best_of_draws(rows, known.prior, known.outer_steps)
+        lines += [blank | {"method": OPTIMUM, "seed": seed, "Q": best}]
+        lines += [blank | {"method": "random, each exact", "seed": seed, "Q": drawn}]
+    return lines
+
+
+def median_error(runs: Runs, line: dict[str, Any]) -> dict[str, Any]:
+    """The median of the test error over the seeds of one line of the table."""
+    found = [run["E"] for run in runs if all(run[key] == line[key] for key in KEYS) and run["E"] is not None]
+    return {"E_median": f"{np.median(found):.4g}" if found else "-"}
+
+
 def compare(runs: Runs) -> list[dict[str, Any]]:
-    """Every method against random search and TPE, seed by seed, and its gain as a share of greedy's.
+    """Every method against random search, TPE and the exact optimum, seed by seed, and its gain as a share of greedy's.
 
     `beyond` says whether the mean difference is larger than twice its standard error over seeds.
     """
@@ -53,10 +83,10 @@ def compare(runs: Runs) -> list[dict[str, Any]]:
     claims = []
     for name, own in by_method.items():
         claim = {key: runs[0][key] for key in KEYS[:3]} | {"method": name}
-        for rival in ("random", "tpe"):
+        for rival in RIVALS:
             if rival in by_method and rival != name:
                 claim |= difference(own, by_method[rival], rival)
-        if "greedy" in by_method:
+        if "greedy" in by_method and name in METHODS:
             claim["share_of_greedy"] = share(own, by_method["greedy"])
         claims.append(claim)
     return claims
@@ -110,7 +140,9 @@ def sentences(claims: Runs) -> list[str]:
     """One line per data set, criterion and budget: which gradient methods are above the searches, and by how much."""
     lines = []
     for group in groups(claims):
-        parts = [winners(group, rival) for rival in ("random", "tpe") if any(f"above_{rival}" in c for c in group)]
+        parts = [winners(group, rival) for rival in RIVALS[:2] if any(f"above_{rival}" in c for c in group)]
+        below = [f"{c['method']} {-c[f'above_{OPTIMUM}']:.2f}" for c in group if f"above_{OPTIMUM}" in c]
+        parts += [f"nats below the exact optimum: {', '.join(below)}"] if below else []
         shares = [f"{c['method']} {100 * c['share_of_greedy']:.1f} %" for c in group if c.get("share_of_greedy")]
         parts.append(f"gain as a share of greedy's: {', '.join(shares) or '-'}")
         lines.append(f"- **{' · '.join(str(group[0][key]) for key in KEYS[:3])}**: " + "; ".join(parts) + ".")

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import Positive, cells_folder, require_positive, require_some
+from ..common.command import Positive, cells_folder, command, require_positive, require_some
 from ..common.contest import Method, compile_method
 from ..common.data import default_data_dir
 from ..common.report import write_json
@@ -54,7 +54,7 @@ class Config:
     """
 
     data: tuple[DataName, ...] = ("synthetic", "digits", "wisdm")
-    """mnist is the published size, for a GPU or a night; wisdm-raw needs the raw series in --data-dir."""
+    """mnist is the published size, for a GPU or a night; wisdm-raw is downloaded where --data-dir lacks it."""
     criteria: tuple[CriterionName, ...] = ("elbo", "cv")
     """elbo: evidence bound of a mean-field posterior. cv: log-likelihood of held-out rows, four folds."""
     methods: tuple[MethodName, ...] = METHODS
@@ -176,3 +176,9 @@ def main(config: Config) -> dict[str, Any]:
             eqx.clear_caches()
             jax.clear_caches()
     return report(config, found)
+
+
+def only(data: DataName, quick: DataName | None = None, **usual: Any) -> None:
+    """The command of one data set; `usual` are its options where they differ."""
+    out = Path(f"results/study-{data}")
+    command(main, Config, QUICK | {"data": (quick or data,)}, f"study.{data}", data=(data,), out=out, **usual)

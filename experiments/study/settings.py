@@ -14,7 +14,7 @@ from jaxtyping import Array
 from ensembles import MeanField
 
 from ..common.data import Rows
-from . import images, polynomial, wisdm
+from . import activity, images, polynomial
 
 DataName = Literal["synthetic", "digits", "wisdm", "wisdm-raw", "mnist", "mnist-small"]
 
@@ -90,10 +90,10 @@ def setting(name: DataName, data_dir: Path | None, scale: float = 1.0, period: i
         return make(expected=polynomial.expected_log_likelihood, offset=polynomial.OFFSET)
     make = partial(make, batch=100, outer_batch=500, inner_lr=0.01, **WIDE)
     if name == "wisdm":
-        sample, inputs, classes = wisdm.features(data_dir)
+        sample, inputs, classes = activity.features(data_dir)
         return make(sample, network(inputs, classes, 10), **IMAGES, outer_steps=50, inner_steps=steps(100))
     if name == "wisdm-raw":
-        sample, inputs = wisdm.series(data_dir)
+        sample, inputs = activity.series(data_dir)
         return make(sample, network(inputs, "scalar", 10), **SERIES, outer_steps=50, inner_steps=steps(100))
     sample, inputs, hidden = images.samples(name, data_dir)
     outer, inner = (25, 600) if name == "mnist" else (50, 100)

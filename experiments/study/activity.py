@@ -1,0 +1,163 @@
+"""WISDM activity prediction 1.1: the transformed features, which ship with the study, and the raw series."""
+
+import gzip
+import io
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ..common.data import Rows
+
+HERE = Path(__file__).parent / "data"
+ARFF_FILE = "WISDM_ar_v1.1_transformed.arff"
+FEATURES_FILE = ARFF_FILE + ".gz"
+FEATURES_SHA256 = "fb8f3158216bff7efda89e257a4b85d9d57afa540d07692ee46072f2344efc3f"
+RAW_FILE = "WISDM_ar_v1.1_raw.txt"
+ARCHIVE = "https://www.cis.fordham.edu/wisdm/includes/datasets/latest/WISDM_ar_latest.tar.gz"
+RAW_COUNTS = {  # as its about file has them
+    "Walking": 424_400,
+    "Jogging": 342_177,
+    "Upstairs": 122_869,
+    "Downstairs": 100_427,
+    "Sitting": 59_939,
+    "Standing": 48_395,
+}
+ACTIVITIES = tuple(RAW_COUNTS)
+USELESS = ("UNIQUE_ID", "user", "XAVG", "ZSTANDDEV", "class")  # XAVG is 0, ZSTANDDEV repeats XSTANDDEV
+NUM_TRAIN, NUM_TEST = 3000, 1500  # rows of the features: the same for every seed
+TEST_USERS = 1 / 3  # of the raw series
+WINDOW = 199
+
+
+def read_features(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (5418, 41), activities and users of the ARFF file; NaN is missing.
+
+    **Raises** `ValueError` where the file is not the known one.
+    """
+    import pooch
+
+    if pooch.file_hash(str(path)) != FEATURES_SHA256:
+        raise ValueError(f"{path} is not the known file: its SHA-256 does not match")
+    with gzip.open(path, "rt") as file:
+        head, _, body = file.read().partition("@data")
+    names = [line.split()[1].strip('"') for line in head.splitlines() if line.startswith("@attribute")]
+    names[-1] = "class"  # its values follow without a space
+    table = [line.split(",") for line in body.split()]
+    columns = dict(zip(names, zip(*table, strict=True), strict=True))
+    used = [name for name in names if name not in USELESS]
+    x = np.array([[np.nan if value == "?" else float(value) for value in columns[name]] for name in used]).T
+    y = np.array([ACTIVITIES.index(value.strip('"')) for value in columns["class"]], np.int32)
+    return x, y, np.array([int(value.strip('"')) for value in columns["user"]])
+
+
+def features(data_dir: Path | None) -> tuple[Callable, int, int]:
+    """Draws rows by seed, the number of features and of classes. No user is in the training and the test rows both."""
+    given = data_dir / "wisdm" / FEATURES_FILE if data_dir else HERE
+    x, y, users = read_features(given if given.is_file() else HERE / FEATURES_FILE)
+
+    return lambda seed: _standardised(x, y, *split_users(users, seed)), x.shape[1], len(ACTIVITIES)
+
+
+def split_users(users: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """3,000 training and 1,500 test rows, no user in both."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(np.unique(users))
+    counts = np.cumsum([np.sum(users == user) for user in order])
+    training = np.isin(users, order[: int(np.searchsorted(counts, NUM_TRAIN)) + 1])
+    train, test = (random.permutation(np.flatnonzero(mask)) for mask in (training, ~training))
+    return train[:NUM_TRAIN], test[:NUM_TEST]
+
+
+def _standardised(x: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[Rows, Rows]:
+    """By the training rows; what is missing becomes their mean."""
+    mean, deviation = np.nanmean(x[train], 0), np.nanstd(x[train], 0) + 1e-9
+    scaled = np.nan_to_num((x - mean) / deviation).astype(np.float32)
+    return Rows(scaled[train], y[train]), Rows(scaled[test], y[test])
+
+
+def read_series(source: io.TextIOBase) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    """Accelerations (records, 3) of the raw file and (user, activity) of every record.
+
+    A record is `user,activity,timestamp,x,y,z;`. In places several stand in one line, the last comma is doubled, or a
+    number is missing: what does not have three numbers is left out.
+    """
+    values, labels = [], []
+    for record in source.read().replace("\n", ";").split(";"):
+        fields = [field.strip() for field in record.split(",")]
+        try:
+            user, activity, acceleration = int(fields[0]), fields[1], [float(field) for field in fields[3:6]]
+        except (IndexError, ValueError):
+            continue
+        if activity in RAW_COUNTS and len(acceleration) == 3:
+            values.append(acceleration)
+            labels.append((user, activity))
+    return np.array(values, np.float32), labels
+
+
+def check_counts(labels: list[tuple[int, str]], slack: int = 20) -> None:
+    """**Raises** `ValueError` where a class has not as many records as the data's description says, but for a few
+    malformed ones."""
+    found = Counter(activity for _, activity in labels)
+    wrong = {name: found[name] for name, known in RAW_COUNTS.items() if abs(found[name] - known) > slack}
+    if wrong:
+        raise ValueError(f"{RAW_FILE}: records per class {wrong} do not match {RAW_COUNTS}")
+
+
+def windows(values: np.ndarray, labels: list[tuple[int, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """199 consecutive norms and the 200th, for every stretch of one user and activity, no overlap; and the user."""
+    norms = np.linalg.norm(values, axis=1)
+    changes = [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]]
+    x, y, users = [], [], []
+    for start, end in zip([0, *changes], [*changes, len(labels)], strict=True):
+        for first in range(start, end - WINDOW, WINDOW + 1):
+            x.append(norms[first : first + WINDOW])
+            y.append(norms[first + WINDOW])
+            users.append(labels[start][0])
+    return np.array(x), np.array(y), np.array(users)
+
+
+def raw_file(data_dir: Path | None) -> Path:
+    """The raw series in `data_dir` or `data_dir/wisdm`, or downloaded to the user's cache.
+
+    No checksum of the archive is published. It is known by the transformed features in it: word for word the file that
+    ships with the study, whose SHA-256 is known. **Raises** `ValueError` where they are not, `FileNotFoundError` where
+    the download fails.
+    """
+    import pooch
+
+    for folder in [data_dir / "wisdm", data_dir] if data_dir else []:
+        if (folder / RAW_FILE).is_file():
+            return folder / RAW_FILE
+    cache = pooch.os_cache("hypergrad-jax")
+    try:
+        found = pooch.retrieve(ARCHIVE, None, ARCHIVE.rpartition("/")[2], cache, processor=pooch.Untar())
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{RAW_FILE} is neither in {data_dir} nor could it be downloaded from {ARCHIVE}; "
+            "unpack it from there into a folder and name it with --data-dir"
+        ) from error
+    files = {path.name: path for path in map(Path, found)}
+    known = gzip.decompress((HERE / FEATURES_FILE).read_bytes())
+    if not {RAW_FILE, ARFF_FILE} <= set(files) or files[ARFF_FILE].read_bytes().split() != known.split():
+        raise ValueError(f"{cache} holds from {ARCHIVE} what is not the archive of version 1.1; delete it there")
+    return files[RAW_FILE]
+
+
+def series(data_dir: Path | None) -> tuple[Callable, int]:
+    """Draws rows by seed, and the number of inputs."""
+    with open(raw_file(data_dir)) as source:
+        values, labels = read_series(source)
+    check_counts(labels)
+    x, y, users = windows(values, labels)
+
+    def sample(seed: int) -> tuple[Rows, Rows]:
+        names = np.random.default_rng(seed).permutation(np.unique(users))
+        held_out = np.isin(users, names[: round(TEST_USERS * len(names))])
+        mean, deviation = x[~held_out].mean(), x[~held_out].std()
+        scaled, target = (x - mean) / deviation, (y - mean) / deviation
+        rows = lambda mask: Rows(scaled[mask].astype(np.float32), target[mask].astype(np.float32))
+        return rows(~held_out), rows(held_out)
+
+    return sample, WINDOW

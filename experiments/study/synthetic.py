@@ -1,0 +1,6 @@
+"""`python -m experiments.study.synthetic`: the study on 40 rows of a polynomial model, beside the exact optimum."""
+
+from .run import only
+
+if __name__ == "__main__":
+    only("synthetic")
