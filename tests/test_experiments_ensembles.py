@@ -13,7 +13,7 @@ import pytest
 
 import ensembles as ens
 from experiments.benchmarks import ensembles as benchmark
-from experiments.benchmarks.ensembles import ALL, ONE, Config, main
+from experiments.benchmarks.ensembles import ALL, ONE, SPREAD, Config, main
 from hypergrad.testing.tolerances import relative_error
 
 SMALL = {"sizes": (6,), "steps": 10, "rounds": 2, "alone": 2}
@@ -29,15 +29,16 @@ def as_users_run_it():
 def test_what_is_written(tmp_path, capsys):
     summary = main(Config(out=tmp_path, **SMALL))
     assert {(run["members"], run["how"], run["round"]) for run in summary["runs"]} == {
-        (num, how, index) for num, how in ((2, ONE), (6, ALL)) for index in (0, 1)
+        (num, how, index) for num, how in ((2, ONE), (6, ALL), (6, SPREAD)) for index in (0, 1)
     }
     written = json.loads((tmp_path / "summary.json").read_text())
     assert set(written) == {"config", "environment", "runs", "table"}
     with open(tmp_path / "history.csv") as file:
-        assert len(list(csv.DictReader(file))) == len(written["runs"]) == 4
+        assert len(list(csv.DictReader(file))) == len(written["runs"]) == 6
     assert (tmp_path / "ensembles.png").stat().st_size > 5000
     held = {(run["members"], run["how"]): run["bytes"] for run in written["runs"]}
     assert 0 < held[6, ALL] < 6 * held[2, ONE]  # what is shared is held once
+    assert held[6, ALL] < held[6, SPREAD]  # once per device
     assert all(run["wall_ms"] > 0 for run in written["runs"])
     printed = capsys.readouterr().out
     assert "6, together" in printed and "2, one by one" in printed

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,8 @@ class Config:
 
     The model is of the size of a fit of proton structure: a network 2-25-20-8 on a grid of 36 points, and a linear map
     from its 288 outputs to 288 whitened data, each replica with its own; all rows at every step, Nadam with the
-    gradient clipped per replica. Both programs are compiled before anything is timed.
+    gradient clipped per replica. All programs are compiled before anything is timed. With several devices the ensemble
+    is also spread over them; on a CPU every core is one.
     """
 
     sizes: tuple[int, ...] = (1, 3, 10, 30, 100, 300, 1000)
@@ -71,7 +73,7 @@ def loss(model, hparams, data, key):
 
 
 LIFTED = ens.replicate_loss(loss, (None, None, 0))
-ONE, ALL = "one by one", "together"
+ONE, ALL, SPREAD = "one by one", "together", "over devices"
 
 
 def programs(config: Config) -> dict[str, hg.JaxoptSolver]:
@@ -155,6 +157,13 @@ def run(config: Config) -> list[dict]:
         args = (some, (grid, linear, own))
         train, memory[num, ALL] = trainer(inner[ALL], LIFTED, *args)
         calls[num, ALL] = lambda train=train, args=args: train(*args)
+        if 1 < jax.device_count() <= num:
+            mesh = ens.member_mesh()
+            some, own = ens.shard_members((some, own), mesh)
+            args = (some, (*ens.share((grid, linear), mesh), own))
+            train, per_device = trainer(inner[ALL], LIFTED, *args)
+            memory[num, SPREAD] = mesh.size * per_device
+            calls[num, SPREAD] = lambda train=train, args=args: train(*args)
     with tqdm(total=(config.rounds + 1) * len(calls), desc="timings") as bar:
         for index in range(-1, config.rounds):  # the first round warms up
             for (num, how), call in calls.items():
@@ -196,18 +205,21 @@ def _range(values: list[float]) -> str:
 def draw(path: Path, rows: list[dict]) -> None:
     """Time and memory per replica against the size of the ensemble."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    sizes = sorted({row["members"] for row in rows if row["how"] == ALL})
-    pick = lambda num, name: [row[name] for row in rows if (row["members"], row["how"]) == (num, ALL)]
+    sizes = {how: sorted({row["members"] for row in rows if row["how"] == how}) for how in (ALL, SPREAD)}
+    pick = lambda num, how, name: [row[name] for row in rows if (row["members"], row["how"]) == (num, how)]
     alone = [row for row in rows if row["how"] == ONE]
     for name, label, colour in (("wall_ms", "wall time", "#0072B2"), ("cpu_ms", "CPU time", "#D55E00")):
-        times = 1e3 * np.array([pick(num, name) for num in sizes])
-        left.plot(sizes, np.median(times, 1), "o-", color=colour, label=f"{label}, together")
-        left.fill_between(sizes, times.min(1), times.max(1), color=colour, alpha=0.15, lw=0)
+        for how, style in ((ALL, "o-"), (SPREAD, "s--")):
+            if sizes[how]:
+                times = 1e3 * np.array([pick(num, how, name) for num in sizes[how]])
+                left.plot(sizes[how], np.median(times, 1), style, color=colour, label=f"{label}, {how}")
+                left.fill_between(sizes[how], times.min(1), times.max(1), color=colour, alpha=0.15, lw=0)
         one = 1e3 * np.median([row[name] for row in alone])
-        left.axhline(one, color=colour, ls=":", label=f"{label}, one by one")
+        left.axhline(one, color=colour, ls=":", label=f"{label}, {ONE}")
     left.set(xscale="log", yscale="log", xlabel="replicas", ylabel="µs per replica and step")
-    right.plot(sizes, [pick(num, "bytes")[0] / 1e3 / num for num in sizes], "o-", color="black", label="together")
-    right.axhline(alone[0]["bytes"] / 1e3, color="black", ls=":", label="one by one")
+    memory = [pick(num, ALL, "bytes")[0] / 1e3 / num for num in sizes[ALL]]
+    right.plot(sizes[ALL], memory, "o-", color="black", label=ALL)
+    right.axhline(alone[0]["bytes"] / 1e3, color="black", ls=":", label=ONE)
     right.set(xscale="log", yscale="log", xlabel="replicas", ylabel="kB per replica, data included")
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both")
@@ -238,4 +250,5 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
     main(tyro.cli(Config))
