@@ -19,6 +19,7 @@ from ensembles import MeanField
 from experiments.study import activity, polynomial
 from experiments.study.cell import iterations_to_gain, make_problem
 from experiments.study.groups import GROUPS, per_weight
+from experiments.study.published import agreement
 from experiments.study.report import compare
 from experiments.study.run import Config, main
 from experiments.study.settings import setting
@@ -169,6 +170,21 @@ def test_shares_and_differences():
     assert all(claim["share_of_greedy"] is None for claim in compare(stuck))
     history = [{"best": best, "iterations": i} for i, best in enumerate([10.0, 5.0, 0.05, 0.0])]
     assert iterations_to_gain(history, 10.0) == 2 and iterations_to_gain(history, 1000.0) == 0
+
+
+def test_what_agrees_with_the_publication():
+    key = {"data": "wisdm", "criterion": "elbo", "budget": "iterations"}
+    run = lambda method, seed, Q: {
+        **(key | {"method": method, "seed": seed, "Q": Q, "Q_start": -9.0}),
+        **{"hyper_updates": 50, "test_loglik": Q / 10},
+    }
+    runs = [run(*it) for it in (("random", 0, -5.0), ("random", 1, -5.0), ("greedy", 0, -4.0), ("greedy", 1, -2.0))]
+    runs += [run("drmad", 0, -6.0), run("drmad", 1, -8.0), run("reverse", 0, 0.0)]
+    (line,) = agreement(runs, compare(runs))
+    good, bad = line.split("; not as published: ")
+    assert "greedy +2 ± 1 (+3.187e+04)" in good and "drmad" not in good
+    assert bad == "drmad -2 ± 1 (+9329) [50 hyper-updates, test rows -0.2 nats each]."
+    assert agreement([run | {"data": "digits"} for run in runs], compare(runs)) == []
 
 
 def test_a_study_can_be_stopped_and_spends_what_it_may(tmp_path):

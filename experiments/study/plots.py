@@ -57,8 +57,10 @@ def convergence(path: Path, history: Lines, key: tuple[str, str, str]) -> None:
             axes.plot(grid, np.median(values, 0), color=COLOURS[name], label=name, lw=1.8)
             axes.fill_between(grid, values.min(0), values.max(0), color=COLOURS[name], alpha=0.12, lw=0)
         axes.set(xlabel=f"{unit} (weights)", ylabel="best Q so far, nats", title=" · ".join(key[:2]))
-        axes.set_yscale("symlog")
-        axes.grid(alpha=0.3)
+        axes.set_yscale("symlog", subs=(2, 5))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8, ncols=2)
 
 

@@ -5,6 +5,11 @@ with weight noise 0.25 and 0.5. WISDM there is the raw series and MNIST the whol
 the synthetic data; orderings compare everywhere.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
 COLUMNS = ("Q", "its", "E", "E_0.25", "E_0.5")
 TABLE = {
     ("synthetic", "cv"): {
@@ -51,3 +56,40 @@ def published(data: str, criterion: str, method: str) -> dict[str, float | str]:
     family = data.split("-")[0]
     found: tuple[float | str, ...] = TABLE.get((family, criterion), {}).get(method, ("-",) * len(COLUMNS))
     return {f"published_{name}": value for name, value in zip(COLUMNS, found, strict=True)}
+
+
+def agreement(runs: Sequence[dict[str, Any]], claims: Sequence[dict[str, Any]]) -> list[str]:
+    """One line per data set and criterion, of its runs and claims at equal iterations: which methods stand on the same
+    side of random search as in the publication; which do not, with what may tell why."""
+    lines = []
+    for key in dict.fromkeys((run["data"], run["criterion"]) for run in runs):
+        there = TABLE.get((key[0].split("-")[0], key[1]), {})
+        at = lambda line, key=key: (line["data"], line["criterion"], line["budget"]) == (*key, "iterations")
+        means = _means([run for run in runs if at(run)])
+        mine = [c for c in claims if at(c) and c["method"] in there and "above_random" in c]
+        gap = lambda claim, there=there: there[claim["method"]][0] - there["random"][0]
+        agree = [claim for claim in mine if gap(claim) * claim["above_random"] > 0]
+        parts = []
+        for title, some in (("as published", agree), ("not as published", [c for c in mine if c not in agree])):
+            words = [_beside(claim, gap(claim), means, some is not agree) for claim in some]
+            parts += [f"{title}: {', '.join(words)}"] if words else []
+        lines += [f"- **{' · '.join(key)}** {'; '.join(parts)}."] if parts else []
+    return lines
+
+
+def _means(runs: Sequence[dict[str, Any]]) -> dict[tuple[str, str], float]:
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        for name in ("hyper_updates", "test_loglik"):
+            if run[name] is not None:
+                found.setdefault((run["method"], name), []).append(run[name])
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def _beside(claim: dict[str, Any], gap: float, means: dict[tuple[str, str], float], why: bool) -> str:
+    name = claim["method"]
+    words = f"{name} {claim['above_random']:+.3g} ± {claim['above_random_error']:.2g} ({gap:+.4g})"
+    if why and (name, "test_loglik") in means:
+        own, random = (means[each, "test_loglik"] for each in (name, "random"))
+        words += f" [{means[name, 'hyper_updates']:.0f} hyper-updates, test rows {own - random:+.3g} nats each]"
+    return words
