@@ -196,7 +196,7 @@ def test_a_study_can_be_stopped_and_spends_what_it_may(tmp_path):
         scale=0.01,
         out=tmp_path,
         data_dir=None,
-        tune=False,
+        tuning_seeds=0,
     )
     summary = main(config)
     assert len(summary["runs"]) == 2 * 2 * 2

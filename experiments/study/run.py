@@ -35,7 +35,7 @@ QUICK: dict[str, Any] = {
     "budgets": ("iterations",),
     "seeds": 2,
     "scale": 0.2,
-    "tune": False,
+    "tuning_seeds": 0,
 }
 
 
@@ -47,7 +47,7 @@ class Config:
     many gradient equivalents. random draws every log-variance from the published range; tpe (Optuna) searches one per
     layer; greedy, drmad, hoag, reverse and drmad_knots follow hypergradients with Adam from the first random draw; em
     sets the closed-form best prior of the evidence bound; random_greedy searches with a fifth of the budget and goes on
-    with greedy. Every method has one setting that is tuned: four values on a seed of its own, by the criterion alone.
+    with greedy. Every method has one setting that is tuned: four values on seeds of their own, by the criterion alone.
 
     The output folder holds summary.json, table.csv, table.tex, history.csv, report.md and the plots. A study that was
     stopped goes on where it was when started again with the same options.
@@ -67,8 +67,8 @@ class Config:
     """Factor on the updates of the weights per published iteration."""
     period: int | None = None
     """Updates of the weights per hyper-update of drmad, hoag and reverse; ten by default, greedy has one."""
-    tune: bool = True
-    """Whether to try four values of every method's setting first."""
+    tuning_seeds: int = 3
+    """Seeds, others than are reported, on which four values of every method's setting are tried first; 0: no tuning."""
     image_noise: bool = False
     """Train again with noise on the training inputs, with the hyperparameters that were found."""
     data_dir: Path | None = field(default_factory=default_data_dir)
@@ -83,6 +83,8 @@ class Config:
         require_some(self, "data", "criteria", "methods", "budgets")
         if self.period is not None and self.period < 1:
             raise ValueError(f"period must be positive, got {self.period}")
+        if self.tuning_seeds < 0:
+            raise ValueError(f"tuning_seeds must not be negative, got {self.tuning_seeds}")
 
 
 @dataclass
@@ -114,7 +116,7 @@ class Table:
 
     def cells(self, name: MethodName, contestant: Contestant) -> list[dict[str, Any]]:
         """The cells of one method."""
-        value = self.tuned(name, contestant) if self.config.tune else contestant.usual
+        value = self.tuned(name, contestant) if self.config.tuning_seeds else contestant.usual
         method, compiled, found = contestant.make(value), False, []
         for unit in self.config.budgets:
             for seed in range(self.config.seeds):
@@ -148,16 +150,21 @@ class Table:
         return {"image_noise": deviation, "E": errors(self.setting, noisy, (trained, hparams), problem.test)["E"]}
 
     def tuned(self, name: MethodName, contestant: Contestant) -> float:
-        """The best of the four values on a seed of its own, by the criterion."""
+        """The best of the four values on seeds of their own, by the mean of the criterion."""
         path = self.folder / f"{self.data}-{self.criterion}-tuning-{name}.json"
         if not path.exists():
-            problem, tried = self.problem(TUNING_SEED, "iterations"), {}
+            seeds = range(TUNING_SEED, TUNING_SEED + self.config.tuning_seeds)
+            problems, tried = [self.problem(seed, "iterations") for seed in seeds], {}
             for value in contestant.values:
-                row, _, _ = run_cell(self.setting, problem, contestant.make(value), lambda share: None)
-                tried[value] = row["Q"]
-            best = max(tried, key=lambda value: tried[value] if np.isfinite(tried[value]) else -np.inf)
-            write_json(path, {"best": best, "Q": tried})
+                method = contestant.make(value)
+                tried[value] = [run_cell(self.setting, problem, method, ignore)[0]["Q"] for problem in problems]
+            mean = {value: np.mean(found) if np.isfinite(found).all() else -np.inf for value, found in tried.items()}
+            write_json(path, {"best": max(mean, key=mean.__getitem__), "Q": tried})
         return json.loads(path.read_text())["best"]
+
+
+def ignore(share: float) -> None:
+    """No progress is shown."""
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from .report import compare
 from .settings import DataName, setting
 
 GroupName = Literal["one", "layers", "inputs", "weights"]
-QUICK: dict[str, Any] = {"seeds": 2, "scale": 0.2, "periods": (10, 100)}
+QUICK: dict[str, Any] = {"seeds": 2, "scale": 0.2, "periods": (10, 100), "tuning_seeds": 0}
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,14 @@ class Config:
     """Number of repetitions."""
     scale: float = 1.0
     """Factor on the updates of the weights per published iteration."""
+    tuning_seeds: int = 1
+    """As in experiments.study, in every place of a sweep."""
     data_dir: Path | None = field(default_factory=default_data_dir)
     """As in experiments.study."""
     out: Path = Path("results/study-sweeps")
     """Output folder."""
     quick: bool = False
-    """Two seeds, a fifth of the updates, two periods."""
+    """Two seeds, a fifth of the updates, two periods, no tuning."""
 
     def __post_init__(self):
         require_positive(self, "seeds", "scale")
@@ -61,7 +63,7 @@ class Config:
     def study(self, *methods: MethodName) -> run.Config:
         """The study with these methods."""
         chosen: dict[str, Any] = {"data": (self.data,), "criteria": (self.criterion,), "budgets": ("iterations",)}
-        return run.Config(**chosen, methods=methods, seeds=self.seeds, scale=self.scale, tune=False)
+        return run.Config(**chosen, methods=methods, seeds=self.seeds, scale=self.scale, tuning_seeds=self.tuning_seeds)
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -107,9 +109,11 @@ def draw(config: Config, runs: list[dict], claims: list[dict]) -> None:
         values, errors = ([claim[name] for claim in gains] for name in ("above_random", "above_random_error"))
         axes.errorbar(counts, values, np.nan_to_num(errors, posinf=0), capsize=3, marker="o", color=COLOURS[0])
         for claim in gains:
-            axes.annotate(claim["value"], (claim["hyperparameters"], claim["above_random"]))
+            place = (claim["hyperparameters"], claim["above_random"])
+            axes.annotate(claim["value"], place, (-6, 6), textcoords="offset points", ha="right")
         axes.axhline(0, color="grey", lw=0.8)
         axes.set(xscale="log", xlabel="hyperparameters", ylabel=f"Q of {config.climber} less Q of random, nats")
+        axes.set_xlim(left=0.4)
         axes.grid(alpha=0.3)
     with figure(config.out / "periods.png", size=(6, 4)) as axes:
         mine = [claim for claim in claims if claim["sweep"] == "periods" and claim.get("share_of_greedy")]
