@@ -78,10 +78,14 @@ def errors(path: Path, runs: Lines, key: tuple[str, str, str]) -> None:
             values = np.array([[run["E"], run["E_0.25"], run["E_0.5"]] for run in runs if run["method"] == name], float)
             spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(3)
             axes.errorbar(noises, values.mean(0), spread, color=COLOURS[name], label=name, capsize=2)
-        measure = "RMSE" if key[0] in ("synthetic", "wisdm-raw") else "accuracy"
-        axes.set(xlabel="noise on the weights, standard deviation", ylabel=f"test {measure}", title=" · ".join(key))
+        axes.set(xlabel="noise on the weights, standard deviation", ylabel=measure(key[0]), title=" · ".join(key))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, ncols=2)
+
+
+def measure(data: str) -> str:
+    """What the error of a data set is."""
+    return "test RMSE" if data in ("synthetic", "wisdm-raw") else "test accuracy"
 
 
 def image_noise(path: Path, noise: Lines, key: tuple[str, str, str]) -> None:
@@ -92,6 +96,6 @@ def image_noise(path: Path, noise: Lines, key: tuple[str, str, str]) -> None:
             levels = sorted({line["image_noise"] for line in lines})
             values = [np.mean([line["E"] for line in lines if line["image_noise"] == level]) for level in levels]
             axes.plot(levels, values, color=COLOURS[name], label=name)
-        axes.set(xlabel="noise on the training inputs", ylabel="test error measure", title=" · ".join(key))
+        axes.set(xlabel="noise on the training inputs", ylabel=measure(key[0]), title=" · ".join(key))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, ncols=2)
