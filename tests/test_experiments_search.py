@@ -4,6 +4,7 @@ import csv
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -11,6 +12,7 @@ from scipy.stats import spearmanr
 from experiments.aerosol.arg2000 import Modes, activated
 from experiments.aerosol.data import four_modes, parcel
 from experiments.subnetworks import run as subnetworks
+from experiments.subnetworks.convolution import MaskedCNN
 from experiments.subnetworks.parts import efficiency
 from experiments.two_step import run as two_step
 
@@ -65,6 +67,28 @@ def test_two_step_says_what_its_trials_say(tmp_path, capsys):
     journals = {path: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
     again = two_step.main(config)
     assert again["runs"] == summary["runs"] and journals == {path: path.read_bytes() for path in journals}
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_masked_convolutions_are_those_of_the_smaller_network(depth):
+    net = MaskedCNN((8, 4), 3, 6, widths=np.array([4, 2]), depth=depth, key=jax.random.key(0))
+    slopes = jax.grad(lambda net, x: jnp.sum(net(x) ** 2), allow_int=True)(
+        net, x := jax.random.normal(jax.random.key(1), (32,))
+    )
+    width, count = (4, 2)[depth - 1], 0
+    kernels = [net.first[:, :4].reshape(3, 3, 1, 4), net.second.reshape(3, 3, 6, 6)[:, :, :4, :2]][:depth]
+    h = x.reshape(1, 8, 4, 1)
+    for kernel, bias in zip(kernels, net.biases, strict=False):
+        h = jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        h = jax.nn.silu(h + bias[: kernel.shape[-1]])
+        h = h.reshape(1, 4, 2, 2, 2, 4).mean((2, 4)) if count == 0 else h
+        count += kernel.size + kernel.shape[-1]
+    expected = jnp.einsum("opc,pc->o", net.last[..., :width], h.reshape(8, width)) + net.last_bias
+    np.testing.assert_allclose(net(x), expected, rtol=2e-5)
+    assert net.num_params == count + 3 * (8 * width + 1)
+    active = lambda leaves: sum(int(np.count_nonzero(leaf)) for leaf in leaves)
+    floats = [(w, s) for w, s in zip(*map(jax.tree.leaves, (net, slopes)), strict=True) if s.dtype == jnp.float32]
+    assert active(w for w, _ in floats) == active(s for _, s in floats) == net.num_params
 
 
 def test_efficiency_is_the_ratio_of_trials_needed():

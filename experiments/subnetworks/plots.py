@@ -4,6 +4,8 @@ import numpy as np
 
 from ..common.figures import COLOURS, figure
 
+MEASURES = {"ridge": "ridge regression", "ped_anova": "PED-ANOVA"}
+
 
 def draw(config, lines: list[dict]) -> None:
     """The best value against trials; the importance of the branches; penalties inside and outside."""
@@ -38,16 +40,17 @@ def courses(config, lines: list[dict], panels: list[tuple]) -> None:
 
 
 def importances(config, lines: list[dict]) -> None:
-    """The shares of the branches by two measures."""
+    """The shares of the branches by two measures, for dense branches and for convolutions."""
     if not lines:
         return
-    with figure(config.out / "importance.png", 1, 2, (7, 3.2), sharey=True) as axes:
-        for axis, measure in zip(axes, ("ped_anova", "ridge"), strict=True):
-            names = list(lines[0][measure])
-            shares = np.array([[line[measure][name] for name in names] for line in lines])
+    panels = [(task, measure) for task in dict.fromkeys(line["task"] for line in lines) for measure in MEASURES]
+    with figure(config.out / "importance.png", 1, len(panels), (3 * len(panels) + 0.5, 3.2), sharey=True) as axes:
+        for axis, (task, measure) in zip(axes, panels, strict=True):
+            here = [line[measure] for line in lines if line["task"] == task]
+            shares = np.array([list(weights.values()) for weights in here])
             shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-12)
-            axis.boxplot(shares, tick_labels=names)
-            axis.set_title(measure)
+            axis.boxplot(shares, tick_labels=list(here[0]))
+            axis.set_title(f"{task}: {MEASURES[measure]}")
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("share of the importance")
 

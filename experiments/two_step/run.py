@@ -2,23 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
-import tyro
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 import hypergrad as hg
 
 from ..aerosol.data import Splits, four_modes, parcel
-from ..common.command import require_positive, require_some, save
+from ..common.command import Positive, require_positive, require_some, save
 from ..common.report import mean_and_spread, write_csv
 from .model import Schedule, architectures, objective
 from .plots import draw
 
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 QUICK: dict[str, Any] = {
     "num_trials": 15,
     "fractions": (0.01, 0.04, 1.0),
