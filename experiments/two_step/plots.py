@@ -7,6 +7,8 @@ import hypergrad as hg
 
 from ..common.figures import COLOURS, band, figure
 
+PUBLISHED = 135  # the largest speed-up of Yu et al. (2023)
+
 
 def draw(config, found: list[dict], runs: list[dict], growth: list[dict]) -> None:
     """Ranks at a small fraction against ranks with all data; quality and speed-up; size against loss."""
@@ -51,13 +53,21 @@ def quality(config, runs: list[dict], growth: list[dict]) -> None:
         axes[0, 2].set_ylim(bottom=0)
         axes[0, 2].legend(fontsize=8)
         if growth:
-            rows = [line["rows"] for line in growth]
-            axes[0, 3].plot(rows, [line["speed_up"] for line in growth], "o-", color=COLOURS[0])
-            axes[0, 3].plot(rows, [line["speed_up_compiled"] for line in growth], "s--", color=COLOURS[1])
-            axes[0, 3].axhline(config.num_trials / config.top, color="0.5", lw=0.8)
-            axes[0, 3].set(xscale="log", xlabel="rows of data", ylabel="speed-up, first step the same", ylim=(0, None))
-            axes[0, 3].xaxis.set_minor_formatter(NullFormatter())
-            axes[0, 3].grid(alpha=0.3)
+            grown(config, axes[0, 3], growth)
+
+
+def grown(config, axis, growth: list[dict]) -> None:
+    """Speed-up against rows, for each number of trials, and its limit."""
+    for trials, colour in zip(config.growth_trials, COLOURS, strict=False):
+        lines = [line for line in growth if line["trials"] == trials]
+        rows = [line["rows"] for line in lines]
+        axis.plot(rows, [line["speed_up"] for line in lines], "o-", color=colour, label=f"{trials} trials")
+        axis.plot(rows, [line["speed_up_compiled"] for line in lines], "s--", color=colour)
+        axis.axhline(trials / config.top, color=colour, lw=0.8, ls=":")
+    axis.axhline(PUBLISHED, color="0.5", lw=0.8)
+    axis.set(xscale="log", yscale="log", xlabel="rows of data", ylabel="speed-up, first step the same")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
 
 
 def front(config, states: dict) -> None:
