@@ -75,7 +75,7 @@ def test_two_step_says_what_its_trials_say(tmp_path, capsys):
     chosen = np.argsort(values[0.2])[:2]
     assert run["excess"] == pytest.approx(values[1.0][chosen].min() / values[1.0].min() - 1)
     assert list(np.argsort(values[0.2])).index(values[1.0].argmin()) + 1 == run["place_of_best"]
-    for name in ("ranks", "quality", "front"):
+    for name in ("ranks", "quality", "front", "growth"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
     for line, limit in zip(summary["growth"], (3, 30), strict=True):
         every = line["trials"] * line["seconds_per_trial"]
@@ -132,8 +132,8 @@ def test_efficiency_is_the_ratio_of_trials_needed():
 
 def test_subnetworks_writes_and_goes_on(tmp_path, capsys):
     config = subnetworks.Config(
-        parts=("synthetic", "inside", "digits"), bases=("random",), branches=("dense",), strategies=("base", "adaptive"),
-        seeds=2, network_seeds=1, random_trials=30, digits_trials=12, digits_steps=20, digits_final_steps=20,
+        parts=("synthetic", "inside", "digits"), bases=("random",), branches=("dense",),
+        strategies=("base", "adaptive"), seeds=2, network_seeds=1, random_trials=30, digits_trials=12, digits_steps=20, digits_final_steps=20,
         inside_steps=40, out=tmp_path,
     )  # fmt: skip
     summary = subnetworks.main(config)

@@ -65,8 +65,8 @@ class Config:
     """Most units in a layer."""
     shapes: int = 12
     """Trials to train once more with one program per architecture, to see what compiling each costs; 0: none."""
-    growth: tuple[int, ...] = (32_000, 128_000, 512_000, 2_000_000, 8_000_000)
-    """Numbers of rows of arg4 at which training on all of them is timed, updates in proportion; an hour's quarter."""
+    growth: tuple[int, ...] = (32_000, 128_000, 512_000, 2_000_000, 6_000_000)
+    """Numbers of rows of arg4 at which training on all of them is timed, updates in proportion."""
     growth_trials: tuple[int, ...] = (100, 1000)
     """Numbers of architectures for which these times are a speed-up."""
     out: Path = Path("results/two_step")
