@@ -133,8 +133,8 @@ def test_efficiency_is_the_ratio_of_trials_needed():
 def test_subnetworks_writes_and_goes_on(tmp_path, capsys):
     config = subnetworks.Config(
         parts=("synthetic", "inside", "digits"), bases=("random",), branches=("dense",),
-        strategies=("base", "adaptive"), seeds=2, network_seeds=1, random_trials=30, digits_trials=12, digits_steps=20, digits_final_steps=20,
-        inside_steps=40, out=tmp_path,
+        strategies=("base", "adaptive"), seeds=2, network_seeds=1, random_trials=30, digits_trials=12,
+        digits_steps=20, digits_final_steps=20, inside_steps=40, out=tmp_path,
     )  # fmt: skip
     summary = subnetworks.main(config)
     with open(tmp_path / "trials.csv") as file:
