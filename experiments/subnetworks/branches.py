@@ -98,16 +98,15 @@ def halves(seed: int, num_train: int, num_valid: int, num_noise: int, images: bo
 
 def with_noise(images: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """The left halves, the right halves and the noise, side by side."""
-    return np.concatenate(
-        [np.reshape(part, (len(images), -1)) for part in (*np.split(images, 2, 2), noise)], 1, dtype=np.float32
-    )
+    parts = [np.reshape(part, (len(images), -1)) for part in (*np.split(images, 2, 2), noise)]
+    return np.concatenate(parts, 1, dtype=np.float32)
 
 
 def moved(task: Task, seed: int) -> Task:
     """Seven times the training digits: as they are, turned by ten degrees to either side, shifted by half a pixel to
     each of four sides; with noise of their own."""
-    halves = np.split(task.train.x[:, :64].reshape(-1, 16, 4), 2, 1)
-    images, random = np.concatenate(halves, 2), np.random.default_rng([seed, 1])
+    sides = np.split(task.train.x[:, :64].reshape(-1, 16, 4), 2, 1)
+    images, random = np.concatenate(sides, 2), np.random.default_rng([seed, 1])
     options: dict[str, Any] = {"order": 1, "cval": images.min()}
     copies = [images, *(rotate(images, angle, axes=(1, 2), reshape=False, **options) for angle in (-10, 10))]
     copies += [shift(images, (0, *by), **options) for by in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]

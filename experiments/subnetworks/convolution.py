@@ -67,10 +67,8 @@ class MaskedCNN(eqx.Module):
         rows, columns = self.shape
         h = jnp.mean(jnp.reshape(h, (rows // 2, 2, columns // 2, 2, -1)), (1, 3))
         after = jax.nn.silu(patches(h) @ self.second + self.biases[1]) * masks[1]
-        return (
-            jnp.tensordot(self.last, jnp.reshape(jnp.where(self.depth > 1, after, h), self.last.shape[1:]), 2)
-            + self.last_bias
-        )
+        h = jnp.reshape(jnp.where(self.depth > 1, after, h), self.last.shape[1:])
+        return jnp.tensordot(self.last, h, 2) + self.last_bias
 
     @property
     def num_params(self) -> Array:

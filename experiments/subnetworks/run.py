@@ -36,14 +36,14 @@ class Config:
 
     divide: divide and conquer, the best subnetworks of the best trials combined. adaptive: trials are spent on one
     subnetwork at a time, drawn by its importance (PED-ANOVA, for networks the ridge regression, which needs fewer
-    trials). both: the second around the first. Both are after
-    arXiv:2202.11841, reconstructed from its abstract. They stand around random search and Optuna's TPE.
+    trials). both: the second around the first. Both are after arXiv:2202.11841, reconstructed from its abstract. They
+    stand around random search and Optuna's TPE.
 
     synthetic: sums of functions of three blocks, with equal and with skewed weights. digits: a network of two branches
-    for the halves of handwritten digits and one for noise; which is the least important? parcel: an emulator of aerosol
-    activation with a branch for the particles and one for the air. inside: digits with few training images; the
-    branches' penalties follow their hypergradients within each trial, or are searched like everything else, at equal
-    numbers of gradients.
+    for the halves of handwritten digits, dense or convolutional, and one for noise; which is the least important?
+    Training digits are also turned and shifted a little. parcel: an emulator of aerosol activation with a branch for
+    the particles and one for the air. inside: digits with few training images; the branches' penalties follow their
+    hypergradients within each trial, or are searched like everything else, at equal numbers of gradients.
     """
 
     parts: tuple[PartName, ...] = get_args(PartName)

@@ -53,9 +53,9 @@ class OptunaSearcher(AbstractSearcher):
         """What the sampler suggests, the fixed leaves kept from it."""
         optuna = _optuna()
         with _quiet(self.warn):
-            study = _rebuilt(state) if self.storage is None else _opened(self.storage, self.study)
             sampler = self.sampler(int(random.integers(2**31)))
             _check_package(sampler)
+            study = _rebuilt(state) if self.storage is None else _opened(self.storage, self.study)
             study.sampler = optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
             trial = study.ask()
             params: dict[str, Any] = {}
