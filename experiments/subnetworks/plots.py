@@ -25,8 +25,12 @@ def quartiles(axis, x, curves, label: str, colour: str) -> None:
 
 def courses(config, lines: list[dict], panels: list[tuple]) -> None:
     """One panel per task and base searcher."""
-    with figure(config.out / "courses.png", 1, len(panels), (3.3 * len(panels) + 0.5, 3.4), squeeze=False) as axes:
-        for axis, (task, base) in zip(axes[0], panels, strict=True):
+    columns, rows = min(3, len(panels)), -(-len(panels) // 3)
+    size = (3.3 * columns + 0.5, 3.2 * rows + 0.2)
+    with figure(config.out / "courses.png", rows, columns, size, squeeze=False) as axes:
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (task, base) in zip(axes.flat, panels, strict=False):
             for strategy, colour in zip(config.strategies, COLOURS, strict=False):
                 here = [
                     line for line in lines if (line["task"], line["base"], line["strategy"]) == (task, base, strategy)
@@ -35,7 +39,8 @@ def courses(config, lines: list[dict], panels: list[tuple]) -> None:
                 quartiles(axis, np.arange(1, len(curves[0]) + 1), curves, strategy, colour)
             axis.set(xlabel="trials", yscale="log", title=f"{task}, {base}")
             axis.grid(alpha=0.3)
-        axes[0, 0].set_ylabel("lowest validation value")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("lowest validation value")
         axes[0, 0].legend(fontsize=8)
 
 
