@@ -23,6 +23,10 @@ def tpe(seed):
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)
 
 
+def cma_es(seed):
+    return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=3, warn_independent_sampling=False)
+
+
 TPE = hg.OptunaSearcher(tpe)
 NESTED = hg.SubnetworkAdaptive(
     hg.DivideAndConquer(TPE, top=3, warmup=3, probability=0.7), hg.PedAnova(), warmup=4, probability=0.7
@@ -32,6 +36,7 @@ SEARCHERS = {
     "sobol": hg.SobolSearcher(),
     "grid": hg.Grid(3),
     "tpe": TPE,
+    "cma-es": hg.OptunaSearcher(cma_es),
     "nested": NESTED,
     "other way round": hg.DivideAndConquer(
         hg.SubnetworkAdaptive(hg.RandomSearcher(), hg.RidgeImportance(), warmup=3), warmup=3

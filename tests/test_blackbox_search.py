@@ -215,3 +215,13 @@ def test_without_optuna(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ImportError, match=r"hypergrad-jax\[optuna\]"):
         TPE.ask(TPE.init(SPACE, KEY))
+
+
+@pytest.mark.parametrize(
+    ("package", "sampler"), [("cmaes", optuna.samplers.CmaEsSampler), ("torch", optuna.samplers.GPSampler)]
+)
+def test_without_what_a_sampler_needs(monkeypatch, package, sampler):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    searcher = hg.OptunaSearcher(lambda seed: sampler(seed=seed))
+    with pytest.raises(ImportError, match=f"{sampler.__name__} needs {package}"):
+        searcher.ask(searcher.init(SPACE, KEY))

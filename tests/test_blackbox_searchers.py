@@ -74,6 +74,12 @@ def uneven(params):
     return sum((params[f"{b}{i}"] - 0.3) ** 2 * w for b, w in {"a": 1.0, "b": 0.01, "c": 0.0}.items() for i in (0, 1))
 
 
+def test_cma_es_learns_from_what_it_is_told():
+    bowl = lambda params: sum((value - 0.3) ** 2 for value in params.values())
+    best = lambda searcher: told(searcher, THREE, 100, bowl).best.result.value
+    assert best(SEARCHERS["cma-es"]) < best(hg.RandomSearcher()) / 4
+
+
 @pytest.mark.parametrize("importance", [hg.PedAnova(), hg.RidgeImportance()])
 def test_trials_go_to_the_block_that_matters(importance):
     searcher = hg.SubnetworkAdaptive(hg.RandomSearcher(), importance, warmup=30, probability=0.8)

@@ -4,13 +4,17 @@ import csv
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from experiments.aerosol import rebuild
 from experiments.aerosol.arg2000 import Modes, activated
-from experiments.aerosol.data import four_modes, parcel
+from experiments.aerosol.data import PARCEL, four_modes, parcel
 from experiments.subnetworks import run as subnetworks
+from experiments.subnetworks.branches import everything, halves, moved
+from experiments.subnetworks.convolution import MaskedCNN
 from experiments.subnetworks.parts import efficiency
 from experiments.two_step import run as two_step
 
@@ -44,10 +48,21 @@ def test_data_sets():
     assert 4e-3 < scheme < 6e-3  # the scheme is no match for the parcel model
 
 
+def test_rebuilt_rows_are_laid_out_as_those_that_ship(tmp_path):
+    with np.load(PARCEL) as file:
+        columns = *file["outputs"][:50, :2].T, file["t_smax"][:50], file["status"][:50], *file["outputs"][:50, 2:].T
+        np.save(tmp_path / "000.npy", np.stack(columns, 1))
+        made, names, split = rebuild.packed([tmp_path / "000.npy"]), file.files, file["split"]
+    assert list(made) == names and all(line["largest"] == "0.0e+00" for line in rebuild.compare(made))
+    made["outputs"][7, 1] += 0.5
+    assert [line[""] for line in rebuild.compare(made) if line["largest"] == "5.0e-01"] == ["actfrac_parcel"]
+    np.testing.assert_array_equal(rebuild.packed([tmp_path / "000.npy"] * 480)["split"], split)
+
+
 def test_two_step_says_what_its_trials_say(tmp_path, capsys):
     config = two_step.Config(
         num_train=600, fractions=(0.2, 1.0), num_trials=6, top=2, seeds=1, steps=25, batch=64, max_depth=2, max_width=8,
-        shapes=0, growth=(), out=tmp_path,
+        shapes=0, growth=(900,), growth_trials=(6, 60), out=tmp_path,
     )  # fmt: skip
     summary = two_step.main(config)
     with open(tmp_path / "trials.csv") as file:
@@ -60,11 +75,52 @@ def test_two_step_says_what_its_trials_say(tmp_path, capsys):
     chosen = np.argsort(values[0.2])[:2]
     assert run["excess"] == pytest.approx(values[1.0][chosen].min() / values[1.0].min() - 1)
     assert list(np.argsort(values[0.2])).index(values[1.0].argmin()) + 1 == run["place_of_best"]
-    for name in ("ranks", "quality", "front"):
+    for name in ("ranks", "quality", "front", "growth"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    for line, limit in zip(summary["growth"], (3, 30), strict=True):
+        every = line["trials"] * line["seconds_per_trial"]
+        steps = line["trials"] * line["seconds_per_first_trial"] + 2 * line["seconds_per_trial"]
+        assert line["speed_up"] == pytest.approx(every / steps) and line["speed_up"] < limit and line["rows"] == 900
     journals = {path: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
     again = two_step.main(config)
     assert again["runs"] == summary["runs"] and journals == {path: path.read_bytes() for path in journals}
+
+
+def test_moved_digits():
+    task = halves(0, 20, 10, 4, images=True)
+    rows = moved(everything(task), 0).train
+    assert rows.x.shape == (7 * 30, 68) and rows.y.tolist() == 7 * [*task.train.y, *task.valid.y]
+    image = lambda x: np.concatenate(np.split(x[:, :64].reshape(-1, 16, 4), 2, 1), 2)
+    plain, copies = image(task.train.x), [image(part)[:20] for part in np.split(rows.x, 7)]
+    np.testing.assert_array_equal(copies[0], plain)
+    for number, axis in ((3, 1), (5, 2)):  # half a pixel to either side
+        inner = np.take(plain, range(2, 6), axis)
+        beside = np.take(plain, range(1, 5), axis) + np.take(plain, range(3, 7), axis)
+        mean = np.take(copies[number] + copies[number + 1], range(2, 6), axis) / 2
+        np.testing.assert_allclose(mean, (2 * inner + beside) / 4, atol=1e-6)
+    assert len(np.unique(rows.x[:, 64])) == 210
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_masked_convolutions_are_those_of_the_smaller_network(depth):
+    net = MaskedCNN((8, 4), 3, 6, widths=np.array([4, 2]), depth=depth, key=jax.random.key(0))
+    slopes = jax.grad(lambda net, x: jnp.sum(net(x) ** 2), allow_int=True)(
+        net, x := jax.random.normal(jax.random.key(1), (32,))
+    )
+    width, count = (4, 2)[depth - 1], 0
+    kernels = [net.first[:, :4].reshape(3, 3, 1, 4), net.second.reshape(3, 3, 6, 6)[:, :, :4, :2]][:depth]
+    h = x.reshape(1, 8, 4, 1)
+    for kernel, bias in zip(kernels, net.biases, strict=False):
+        h = jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        h = jax.nn.silu(h + bias[: kernel.shape[-1]])
+        h = h.reshape(1, 4, 2, 2, 2, 4).mean((2, 4)) if count == 0 else h
+        count += kernel.size + kernel.shape[-1]
+    expected = jnp.einsum("opc,pc->o", net.last[..., :width], h.reshape(8, width)) + net.last_bias
+    np.testing.assert_allclose(net(x), expected, rtol=2e-5)
+    assert net.num_params == count + 3 * (8 * width + 1)
+    active = lambda leaves: sum(int(np.count_nonzero(leaf)) for leaf in leaves)
+    floats = [(w, s) for w, s in zip(*map(jax.tree.leaves, (net, slopes)), strict=True) if s.dtype == jnp.float32]
+    assert active(w for w, _ in floats) == active(s for _, s in floats) == net.num_params
 
 
 def test_efficiency_is_the_ratio_of_trials_needed():
@@ -76,8 +132,9 @@ def test_efficiency_is_the_ratio_of_trials_needed():
 
 def test_subnetworks_writes_and_goes_on(tmp_path, capsys):
     config = subnetworks.Config(
-        parts=("synthetic", "inside"), bases=("random",), strategies=("base", "adaptive"), seeds=2,
-        network_seeds=1, random_trials=30, digits_trials=12, digits_steps=40, inside_steps=40, out=tmp_path,
+        parts=("synthetic", "inside", "digits"), bases=("random",), branches=("dense",),
+        strategies=("base", "adaptive"), seeds=2, network_seeds=1, random_trials=30, digits_trials=12,
+        digits_steps=20, digits_final_steps=20, inside_steps=40, out=tmp_path,
     )  # fmt: skip
     summary = subnetworks.main(config)
     with open(tmp_path / "trials.csv") as file:
@@ -94,7 +151,8 @@ def test_subnetworks_writes_and_goes_on(tmp_path, capsys):
     spent = [json.loads(line)[1]["gradients"][-1] for line in done.splitlines() if '"inside"' in line.split("]")[0]]
     assert subnetworks.main(config)["runs"] == summary["runs"] and (tmp_path / "searches.jsonl").read_text() == done
     assert len(spent) == 2 and spent[1] <= spent[0]
-    for name in ("courses", "inside"):
+    assert set(summary["least_important"]) >= {"digits, digits, base", "inside, digits, inside"}
+    for name in ("courses", "inside", "importance"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 

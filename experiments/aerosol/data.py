@@ -9,6 +9,7 @@ import numpy as np
 from .arg2000 import Modes, activated
 
 PARCEL = Path(__file__).parent / "aerosol_parcel.npz"
+BLOCK = 100_000  # rows
 NAMES = ("accumulation", "aitken", "coarse", "primary carbon")
 DEVIATIONS = np.array([1.8, 1.6, 1.8, 1.6])
 # log10 of updraft (m/s), temperature (K), pressure (Pa); then four times log10 number (cm⁻³), log10 radius (µm), kappa
@@ -37,17 +38,22 @@ def four_modes(num_train: int, num_valid: int = 16_000, num_test: int = 16_000, 
     The layout is that of Yu et al. (2023); the ranges are ours, after the modes of MAM4, and it is the scheme of
     Abdul-Razzak and Ghan (2000) that is emulated, not a parcel model. Inputs are scaled to [-1, 1].
     """
-    random = np.random.default_rng(seed)
-    # Test rows first, so that they are the same for every number of training rows.
-    places = random.random((num_test + num_valid + num_train, len(LOW)))
+    random, rows = np.random.default_rng(seed), num_test + num_valid + num_train
+    # Test rows first, so that they are the same for every number of training rows; in blocks, for memory.
+    sizes = [min(BLOCK, rows - start) for start in range(0, rows, BLOCK)]
+    blocks = [_four_modes(random.random((size, len(LOW)))) for size in sizes]
+    x, y = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    ends = np.cumsum([0, num_test, num_valid, num_train])
+    test, valid, train = (Regression(x[a:b], y[a:b]) for a, b in pairwise(ends))
+    return Splits(train, valid, test)
+
+
+def _four_modes(places: np.ndarray) -> Regression:
+    """Rows at these places of the unit cube."""
     x = LOW + (HIGH - LOW) * places
     modes = Modes(1e6 * 10 ** x[:, 3:7], 1e-6 * 10 ** x[:, 7:11], DEVIATIONS, x[:, 11:15])
-    rows = Regression(
-        (2 * places - 1).astype(np.float32), activated(10 ** x[:, 0], x[:, 1], x[:, 2], modes).astype(np.float32)
-    )
-    ends = np.cumsum([0, num_test, num_valid, num_train])
-    test, valid, train = (Regression(rows.x[a:b], rows.y[a:b]) for a, b in pairwise(ends))
-    return Splits(train, valid, test)
+    fractions = activated(10 ** x[:, 0], x[:, 1], x[:, 2], modes)
+    return Regression((2 * places - 1).astype(np.float32), fractions.astype(np.float32))
 
 
 def parcel() -> tuple[Splits, float]:

@@ -1,9 +1,10 @@
 """Networks of several branches, each on its own inputs, whose sizes and penalties are searched."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from math import prod
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,15 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array
+from scipy.ndimage import rotate, shift
 
 import hypergrad as hg
 
 from ..aerosol.data import parcel
 from ..common.data import digits
+from .convolution import MaskedCNN
 
-MAX_LAYERS, MAX_UNITS, MAX_HEAD, EMBEDDING = 2, 32, 32, 16
+MAX_LAYERS, MAX_UNITS, MAX_CHANNELS, MAX_HEAD, EMBEDDING = 2, 32, 8, 32, 16
 HYPER_STEPS = 20  # of a trial that tunes its penalties
 GAIN = 6**0.5  # of the initial weights
+OPTIONS: dict[str, Any] = {"activation": jax.nn.silu, "gain": GAIN}
 Loss = Callable[[Array, Array], Array]  # outputs, targets -> one number
 
 
@@ -35,7 +39,7 @@ class Rows(NamedTuple):
 class Spec:
     """Which inputs go to which branch, and the losses."""
 
-    blocks: tuple[tuple[str, int], ...]  # name and number of inputs
+    blocks: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of the inputs; of an image where there are two
     outputs: int
     loss: Loss
     error: Loss  # what is reported
@@ -45,11 +49,17 @@ class Spec:
         """Of the branches."""
         return tuple(name for name, _ in self.blocks)
 
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """Their numbers of inputs."""
+        return tuple(prod(shape) for _, shape in self.blocks)
+
 
 @dataclass(frozen=True)
 class Task:
     """Data, and what to do with them."""
 
+    name: str
     train: Rows
     valid: Rows
     test: Rows
@@ -71,72 +81,90 @@ def squared(outputs: Array, targets: Array) -> Array:
     return jnp.mean((jax.nn.sigmoid(outputs) - targets) ** 2)
 
 
-def halves(seed: int, num_train: int, num_valid: int, num_noise: int) -> Task:
-    """Handwritten digits: 32 pixels of the left half, 32 of the right half, and inputs of pure noise."""
+def halves(seed: int, num_train: int, num_valid: int, num_noise: int, images: bool = False) -> Task:
+    """Handwritten digits: 32 pixels of the left half, 32 of the right half, as images or as numbers, and inputs of
+    pure noise."""
     rows, random = digits(), np.random.default_rng(seed)
-    images = rows.x.reshape(-1, 8, 8)
-    noise = random.normal(0.0, images.std(), (len(images), num_noise)).astype(np.float32)
-    parts = [images[:, :, :4].reshape(-1, 32), images[:, :, 4:].reshape(-1, 32), noise]
-    x = np.concatenate([part - part.mean() for part in parts], 1)
+    noise = random.normal(0.0, rows.x.std(), (len(rows.x), num_noise))
+    x = with_noise(rows.x.reshape(-1, 8, 8) - rows.x.mean(), noise)
     order = random.permutation(len(x))
     ends = [0, num_train, num_train + num_valid, len(x)]
     train, valid, test = (Rows(x[order[a:b]], rows.y[order[a:b]]) for a, b in pairwise(ends))
-    return Task(train, valid, test, Spec((("left", 32), ("right", 32), ("noise", num_noise)), 10, cross_entropy, wrong))
+    half = (8, 4) if images else (32,)
+    blocks = (("left", half), ("right", half), ("noise", (num_noise,)))
+    name = "digits, cnn" if images else "digits"
+    return Task(name, train, valid, test, Spec(blocks, 10, cross_entropy, wrong))
+
+
+def with_noise(images: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """The left halves, the right halves and the noise, side by side."""
+    parts = [np.reshape(part, (len(images), -1)) for part in (*np.split(images, 2, 2), noise)]
+    return np.concatenate(parts, 1, dtype=np.float32)
+
+
+def moved(task: Task, seed: int) -> Task:
+    """Seven times the training digits: as they are, turned by ten degrees to either side, shifted by half a pixel to
+    each of four sides; with noise of their own."""
+    sides = np.split(task.train.x[:, :64].reshape(-1, 16, 4), 2, 1)
+    images, random = np.concatenate(sides, 2), np.random.default_rng([seed, 1])
+    options: dict[str, Any] = {"order": 1, "cval": images.min()}
+    copies = [images, *(rotate(images, angle, axes=(1, 2), reshape=False, **options) for angle in (-10, 10))]
+    copies += [shift(images, (0, *by), **options) for by in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
+    count, inputs = task.train.x.shape
+    x = [with_noise(copy, random.normal(0.0, task.train.x[:, 64:].std(), (count, inputs - 64))) for copy in copies]
+    return replace(task, train=Rows(np.concatenate(x), np.tile(task.train.y, len(copies))))
 
 
 def everything(task: Task) -> Task:
     """The same with the validation rows among the training rows."""
-    rows = Rows(*(np.concatenate(parts) for parts in zip(task.train, task.valid, strict=True)))
-    return Task(rows, task.valid, task.test, task.spec)
+    return replace(task, train=Rows(*(np.concatenate(parts) for parts in zip(task.train, task.valid, strict=True))))
 
 
 def aerosol() -> Task:
     """The parcel model: properties of the particles, and of the air."""
     order = [0, 1, 2, 3, 7, 4, 5, 6]
     train, valid, test = (Rows(part.x[:, order], part.y) for part in parcel()[0])
-    return Task(train, valid, test, Spec((("particles", 5), ("air", 3)), 1, squared, squared))
+    return Task("parcel", train, valid, test, Spec((("particles", (5,)), ("air", (3,))), 1, squared, squared))
 
 
-def branch_space(blocks: tuple[str, ...]) -> hg.Space:
-    """Layers, units and penalty of every branch; units of the head and learning rate are shared."""
+def branch_space(spec: Spec) -> hg.Space:
+    """Layers, units (channels, of images) and penalty of every branch; units of the head and learning rate shared."""
     leaves: dict[str, Any] = {}
-    for block in blocks:
-        leaves[f"layers_{block}"] = hg.Int(1, MAX_LAYERS, block=block)
-        leaves[f"units_{block}_1"] = hg.Int(2, MAX_UNITS, log=True, block=block)
+    for block, shape in spec.blocks:
+        most = MAX_CHANNELS if len(shape) == 2 else MAX_UNITS
         deeper = hg.When(f"layers_{block}", at_least=2)
-        leaves[f"units_{block}_2"] = hg.Int(2, MAX_UNITS, log=True, block=block, when=deeper)
+        leaves[f"layers_{block}"] = hg.Int(1, MAX_LAYERS, block=block)
+        leaves[f"units_{block}_1"] = hg.Int(2, most, log=True, block=block)
+        leaves[f"units_{block}_2"] = hg.Int(2, most, log=True, block=block, when=deeper)
         leaves[f"decay_{block}"] = hg.Float(1e-7, 1e-1, log=True, block=block)
     return hg.Space(leaves | {"head": hg.Int(4, MAX_HEAD, log=True), "lr": hg.Float(1e-3, 3e-2, log=True)})
+
+
+def make_branch(shape: tuple[int, ...], size: tuple[Array, Array], key: Array) -> hg.MaskedMLP | MaskedCNN:
+    """Sixteen numbers of some inputs: dense layers, or convolutions where the inputs are an image."""
+    options: dict[str, Any] = {"depth": size[0], "widths": size[1], "key": key}
+    if len(shape) == 2:
+        return MaskedCNN(shape, EMBEDDING, MAX_CHANNELS, gain=GAIN, **options)
+    return hg.MaskedMLP(shape[0], EMBEDDING, MAX_UNITS, MAX_LAYERS, **OPTIONS, **options)
 
 
 class Branched(eqx.Module):
     """Every branch makes sixteen numbers of its inputs, the head makes outputs of all of these."""
 
-    branches: tuple[hg.MaskedMLP, ...]  # in the order of the task's blocks
+    branches: tuple[hg.MaskedMLP | MaskedCNN, ...]  # in the order of the task's blocks
     head: hg.MaskedMLP
     inputs: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, spec: Spec, sizes: dict[str, Any], key: Array):
         keys = jax.random.split(key, len(spec.blocks) + 1)
-        options: dict[str, Any] = {"activation": jax.nn.silu, "gain": GAIN}
         self.branches = tuple(
-            hg.MaskedMLP(
-                inputs,
-                EMBEDDING,
-                MAX_UNITS,
-                MAX_LAYERS,
-                widths=sizes[block][1],
-                depth=sizes[block][0],
-                key=k,
-                **options,
-            )
-            for (block, inputs), k in zip(spec.blocks, keys, strict=False)
+            make_branch(shape, sizes[block], k) for (block, shape), k in zip(spec.blocks, keys, strict=False)
         )
         total = EMBEDDING * len(spec.blocks)
         self.head = hg.MaskedMLP(
-            total, spec.outputs, MAX_HEAD, 1, widths=sizes["head"], depth=np.int32(1), key=keys[-1], **options
+            total, spec.outputs, MAX_HEAD, 1, widths=sizes["head"], depth=np.int32(1), key=keys[-1], **OPTIONS
         )
-        self.inputs = tuple(inputs for _, inputs in spec.blocks)
+        self.inputs = spec.inputs
 
     def __call__(self, x: Array) -> Array:
         """The outputs for one row."""

@@ -59,7 +59,7 @@ def networks(
     """One search of a branched network."""
     return hg.search_trials(
         method,
-        branch_space(task.spec.names),
+        branch_space(task.spec),
         objective(training, task, size),
         key=jax.random.key(seed),
         num_trials=trials,

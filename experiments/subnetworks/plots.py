@@ -4,6 +4,8 @@ import numpy as np
 
 from ..common.figures import COLOURS, figure
 
+MEASURES = {"ridge": "ridge regression", "ped_anova": "PED-ANOVA"}
+
 
 def draw(config, lines: list[dict]) -> None:
     """The best value against trials; the importance of the branches; penalties inside and outside."""
@@ -23,8 +25,12 @@ def quartiles(axis, x, curves, label: str, colour: str) -> None:
 
 def courses(config, lines: list[dict], panels: list[tuple]) -> None:
     """One panel per task and base searcher."""
-    with figure(config.out / "courses.png", 1, len(panels), (3.3 * len(panels) + 0.5, 3.4), squeeze=False) as axes:
-        for axis, (task, base) in zip(axes[0], panels, strict=True):
+    columns, rows = min(3, len(panels)), -(-len(panels) // 3)
+    size = (3.3 * columns + 0.5, 3.2 * rows + 0.2)
+    with figure(config.out / "courses.png", rows, columns, size, squeeze=False) as axes:
+        for axis in axes.flat[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (task, base) in zip(axes.flat, panels, strict=False):
             for strategy, colour in zip(config.strategies, COLOURS, strict=False):
                 here = [
                     line for line in lines if (line["task"], line["base"], line["strategy"]) == (task, base, strategy)
@@ -33,21 +39,23 @@ def courses(config, lines: list[dict], panels: list[tuple]) -> None:
                 quartiles(axis, np.arange(1, len(curves[0]) + 1), curves, strategy, colour)
             axis.set(xlabel="trials", yscale="log", title=f"{task}, {base}")
             axis.grid(alpha=0.3)
-        axes[0, 0].set_ylabel("lowest validation value")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("lowest validation value")
         axes[0, 0].legend(fontsize=8)
 
 
 def importances(config, lines: list[dict]) -> None:
-    """The shares of the branches by two measures."""
+    """The shares of the branches by two measures, for dense branches and for convolutions."""
     if not lines:
         return
-    with figure(config.out / "importance.png", 1, 2, (7, 3.2), sharey=True) as axes:
-        for axis, measure in zip(axes, ("ped_anova", "ridge"), strict=True):
-            names = list(lines[0][measure])
-            shares = np.array([[line[measure][name] for name in names] for line in lines])
+    panels = [(task, measure) for task in dict.fromkeys(line["task"] for line in lines) for measure in MEASURES]
+    with figure(config.out / "importance.png", 1, len(panels), (3 * len(panels) + 0.5, 3.2), sharey=True) as axes:
+        for axis, (task, measure) in zip(axes, panels, strict=True):
+            here = [line[measure] for line in lines if line["task"] == task]
+            shares = np.array([list(weights.values()) for weights in here])
             shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-12)
-            axis.boxplot(shares, tick_labels=names)
-            axis.set_title(measure)
+            axis.boxplot(shares, tick_labels=list(here[0]))
+            axis.set_title(f"{task}: {MEASURES[measure]}")
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("share of the importance")
 

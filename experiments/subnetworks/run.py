@@ -3,23 +3,21 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-import numpy as np
-import tyro
 from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import require_positive, require_some, save
-from ..common.report import mean_and_spread, write_csv
-from .branches import HYPER_STEPS, Task, Training, aerosol, branch_space, everything, halves
+from ..common.command import Positive, require_positive, require_some, save
+from ..common.report import write_csv
+from .branches import HYPER_STEPS, Task, Training, aerosol, branch_space, everything, halves, moved
 from .functions import WEIGHTS
-from .parts import Done, efficiency, networks, synthetic, told
+from .parts import Done, networks, synthetic, told
 from .plots import draw
 from .strategies import STRATEGIES, BaseName, StrategyName, searcher
+from .tables import curves_of, least_important, summarise
 
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
 PartName = Literal["synthetic", "digits", "parcel", "inside"]
 QUICK: dict[str, Any] = {
     "parts": ("synthetic", "digits"),
@@ -28,6 +26,7 @@ QUICK: dict[str, Any] = {
     "network_seeds": 2,
     "digits_trials": 24,
     "digits_steps": 150,
+    "digits_final_steps": 500,
 }
 
 
@@ -37,27 +36,31 @@ class Config:
 
     divide: divide and conquer, the best subnetworks of the best trials combined. adaptive: trials are spent on one
     subnetwork at a time, drawn by its importance (PED-ANOVA, for networks the ridge regression, which needs fewer
-    trials). both: the second around the first. Both are after
-    arXiv:2202.11841, reconstructed from its abstract. They stand around random search and Optuna's TPE.
+    trials). both: the second around the first. Both are after arXiv:2202.11841, reconstructed from its abstract. They
+    stand around random search and Optuna's TPE.
 
     synthetic: sums of functions of three blocks, with equal and with skewed weights. digits: a network of two branches
-    for the halves of handwritten digits and one for noise; which is the least important? parcel: an emulator of aerosol
-    activation with a branch for the particles and one for the air. inside: digits with few training images; the
-    branches' penalties follow their hypergradients within each trial, or are searched like everything else, at equal
-    numbers of gradients.
+    for the halves of handwritten digits, dense or convolutional, and one for noise; which is the least important?
+    Training digits are also turned and shifted a little. parcel: an emulator of aerosol activation with a branch for
+    the particles and one for the air. inside: digits with few training images; the branches' penalties follow their
+    hypergradients within each trial, or are searched like everything else, at equal numbers of gradients.
     """
 
     parts: tuple[PartName, ...] = get_args(PartName)
     """Which parts to run."""
     bases: tuple[BaseName, ...] = get_args(BaseName)
     """Base searchers of the synthetic part."""
+    branches: tuple[Literal["dense", "cnn"], ...] = ("dense", "cnn")
+    """Branches for the halves of digits."""
     strategies: tuple[StrategyName, ...] = STRATEGIES
     """What to put around them."""
+    first_seed: int = 1000
+    """The first seed of every part. Settings were chosen on seeds below 1000."""
     seeds: Positive = 20
-    """Repetitions of the synthetic part around random search; half as many around TPE, which is slow."""
+    """Repetitions of the synthetic part."""
     network_seeds: Positive = 10
     """Repetitions of digits and inside."""
-    parcel_seeds: Positive = 3
+    parcel_seeds: Positive = 10
     """Repetitions of parcel."""
     random_trials: Positive = 200
     """Trials of a synthetic search around random search."""
@@ -75,8 +78,10 @@ class Config:
     """Updates per trial of inside."""
     parcel_steps: Positive = 1000
     """Updates per trial on the parcel model."""
-    final_steps: Positive = 10_000
-    """Updates of the best networks of parcel, trained once more."""
+    digits_final_steps: Positive = 5000
+    """Updates of the best networks on digits, trained once more."""
+    parcel_final_steps: Positive = 10_000
+    """Updates of the best networks on the parcel model, trained once more."""
     batch: Positive = 4
     """Trials asked for and trained at once."""
     out: Path = Path("results/subnetworks")
@@ -94,13 +99,19 @@ class Config:
             "num_noise",
             "inside_steps",
             "parcel_steps",
-            "final_steps",
+            "digits_final_steps",
+            "parcel_final_steps",
         )
-        require_some(self, "parts", "bases", "strategies")
+        require_some(self, "parts", "bases", "branches", "strategies")
         if "base" not in self.strategies:
             raise ValueError(f"strategies must hold base, to compare with, got {self.strategies}")
         if self.inside_steps < HYPER_STEPS:
             raise ValueError(f"inside_steps must be at least {HYPER_STEPS}, got {self.inside_steps}")
+
+
+def seeds(config: Config, number: int) -> range:
+    """So many seeds, from the first."""
+    return range(config.first_seed, config.first_seed + number)
 
 
 def run_synthetic(config: Config, done: Done, bar) -> list[dict[str, Any]]:
@@ -111,61 +122,72 @@ def run_synthetic(config: Config, done: Done, bar) -> list[dict[str, Any]]:
             trials = config.random_trials if base == "random" else config.tpe_trials
             for strategy in config.strategies:
                 make = partial(synthetic, weights, base, strategy, trials=trials, warmup=20)
-                for seed in range(synthetic_seeds(config, base)):
+                for seed in seeds(config, config.seeds):
                     cell = {"part": "synthetic", "task": weights, "base": base, "strategy": strategy, "seed": seed}
                     lines.append(done.get(cell | {"trials": trials}, partial(make, seed=seed)))
                     bar.update()
     return lines
 
 
-def synthetic_seeds(config: Config, base: BaseName) -> int:
-    """Half as many around TPE, at least one."""
-    return config.seeds if base == "random" else max(1, config.seeds // 2)
-
-
 def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
-    """Random search with every strategy, on digits with a branch of noise; the best network of each search trained once
-    more, on the training and the validation rows."""
+    """Random search with every strategy, on digits with a branch of noise; dense branches, and convolutions."""
     lines: list[dict[str, Any]] = []
-    training = None
-    for seed in range(config.network_seeds):
-        task = halves(seed, 1100, 347, config.num_noise)
-        training = training or Training(task.spec, config.digits_steps, 64, cosine=True)
-        for strategy in config.strategies:
-            method = searcher("random", strategy, max(8, config.digits_trials // 3), hg.RidgeImportance())
-            line = one(config, done, "digits", task, training, method, strategy, seed, config.digits_trials)
-            method = hg.Listed(((line["params"], None),))
-            final = one(config, done, "final", everything(task), training, method, strategy, seed, 1, size=1)
-            lines.append(line | {"final_test": final["test"], "final_size": final["size"]})
-            bar.update()
+    for kind in config.branches:
+        training: tuple[Training, ...] = ()
+        for seed in seeds(config, config.network_seeds):
+            task = halves(seed, 1100, 347, config.num_noise, kind == "cnn")
+            all_rows, task = moved(everything(task), seed), moved(task, seed)
+            training = training or short_and_long(task, config.digits_steps, config.digits_final_steps, 64)
+            for strategy in config.strategies:
+                method = searcher("random", strategy, max(8, config.digits_trials // 3), hg.RidgeImportance())
+                cell = (strategy, seed, config.digits_trials)
+                lines.append(found_and_trained(config, done, "digits", (task, all_rows), training, method, cell))
+                bar.update()
     return lines
 
 
 def run_parcel(config: Config, done: Done, bar) -> list[dict[str, Any]]:
-    """TPE with every strategy, on the parcel model; the best network of each search trained for longer."""
+    """TPE with every strategy, on the parcel model."""
     task = aerosol()
-    training, longer = (
-        Training(task.spec, steps, 256, cosine=True) for steps in (config.parcel_steps, config.final_steps)
-    )
+    training = short_and_long(task, config.parcel_steps, config.parcel_final_steps, 256)
     lines = []
-    for seed in range(config.parcel_seeds):
+    for seed in seeds(config, config.parcel_seeds):
         for strategy in config.strategies:
             method = searcher("tpe", strategy, max(8, config.parcel_trials // 3), hg.RidgeImportance())
-            line = one(config, done, "parcel", task, training, method, strategy, seed, config.parcel_trials)
-            method = hg.Listed(((line["params"], None),))
-            final = one(config, done, "final", task, longer, method, strategy, seed, 1, size=1)
-            lines.append(line | {"final_test": final["test"], "final_size": final["size"]})
+            cell = (strategy, seed, config.parcel_trials)
+            lines.append(found_and_trained(config, done, "parcel", (task, task), training, method, cell))
             bar.update()
     return lines
+
+
+def short_and_long(task: Task, steps: int, final_steps: int, batch: int) -> tuple[Training, ...]:
+    """How trials are trained, and how the best network is."""
+    return tuple(Training(task.spec, number, batch, cosine=True) for number in (steps, final_steps))
+
+
+def found_and_trained(
+    config: Config,
+    done: Done,
+    part: str,
+    tasks: tuple[Task, Task],
+    training: tuple[Training, ...],
+    method: hg.AbstractSearcher,
+    cell: tuple[str, int, int],
+) -> dict[str, Any]:
+    """A search on the first task with the first training, its best network once more on the second with the second."""
+    line = one(config, done, part, tasks[0], training[0], method, *cell)
+    best = hg.Listed(((line["params"], None),))
+    final = one(config, done, "final", tasks[1], training[1], best, *cell[:2], trials=1, size=1)
+    return line | {"final_test": final["test"], "final_size": final["size"]}
 
 
 def run_inside(config: Config, done: Done, bar) -> list[dict[str, Any]]:
     """Penalties by hypergradient within random search's trials, against as many gradients without."""
     lines: list[dict[str, Any]] = []
     training: dict[str, Training] = {}
-    for seed in range(config.network_seeds):
+    for seed in seeds(config, config.network_seeds):
         task = halves(seed, 300, 397, 32)
-        space = branch_space(task.spec.names)
+        space = branch_space(task.spec)
         if not training:
             training = {
                 "outside": Training(task.spec, config.inside_steps, 64, cosine=False),
@@ -200,11 +222,12 @@ def one(
     size: int | None = None,
 ) -> dict[str, Any]:
     """One search of networks, from the file if it is there."""
-    base = "tpe" if part == "parcel" else "random"
-    cell: dict[str, Any] = {"part": part, "task": part, "base": base, "strategy": strategy}
-    inputs = [number for _, number in task.spec.blocks]
+    base = "tpe" if task.name == "parcel" else "random"
+    cell: dict[str, Any] = {"part": part, "task": task.name, "base": base, "strategy": strategy}
+    inputs = list(task.spec.inputs)
     cell |= {"seed": seed, "trials": trials, "steps": training.steps, "inputs": inputs}
-    journal = config.out / f"{part}_{strategy}_{seed}_{training.steps}_{inputs}.jsonl"
+    name = f"{part}_{task.name}_{strategy}_{seed}_{training.steps}_{inputs}".replace(", ", "_")
+    journal = config.out / f"{name}.jsonl"
     return done.get(cell, lambda: told(networks(task, training, method, seed, trials, size or config.batch, journal)))
 
 
@@ -216,8 +239,8 @@ def main(config: Config) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     done, count = Done(config.out / "searches.jsonl"), len(config.strategies)
     totals = {
-        "synthetic": 2 * count * sum(synthetic_seeds(config, base) for base in config.bases),
-        "digits": count * config.network_seeds,
+        "synthetic": len(WEIGHTS) * len(config.bases) * count * config.seeds,
+        "digits": len(config.branches) * count * config.network_seeds,
         "parcel": count * config.parcel_seeds,
         "inside": 2 * config.network_seeds,
     }
@@ -233,53 +256,3 @@ def main(config: Config) -> dict[str, Any]:
         "needs\nto its own final median over trials the method needs to it; test: mean ± standard deviation."
     )
     return save(config, runs, table, history, title, least_important=least_important(lines))
-
-
-def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per part, task, base and strategy."""
-    groups: dict[tuple, list] = {}
-    for line in lines:
-        groups.setdefault((line["part"], line["task"], line["base"], line["strategy"]), []).append(line)
-    table = []
-    for (part, task, base, strategy), members in groups.items():
-        reference = groups.get((part, task, base, "outside" if part == "inside" else "base"), members)
-        curves, plain = ([one["curve"] for one in group] for group in (members, reference))
-        final, against = (float(np.median([c[-1] for c in group])) for group in (curves, plain))
-        worth = None if part == "inside" else efficiency(plain, curves)
-        table.append(
-            {
-                "part": part,
-                "task": task,
-                "base": base,
-                "strategy": strategy,
-                "seeds": len(members),
-                "final": f"{final:.4g}",
-                "ratio": f"{final / against:.2f}",
-                "wins": sum(a[-1] < b[-1] for a, b in zip(curves, plain, strict=True)),
-                "efficiency": "-" if worth is None else f"{worth:.2f}",
-                "test": mean_and_spread(one.get("final_test", one.get("test")) for one in members),
-            }
-        )
-    return table
-
-
-def least_important(lines: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """For each part and strategy, in how many searches each measure finds the branch of noise the least important."""
-    counts: dict[str, dict[str, int]] = {}
-    for line in lines:
-        if line["part"] in ("digits", "inside"):
-            count = counts.setdefault(f"{line['part']}, {line['strategy']}", {})
-            for measure in ("ped_anova", "ridge", "hypergradient"):
-                weights = line[measure]
-                lowest = weights["noise"] < min(weight for block, weight in weights.items() if block != "noise")
-                count[measure] = count.get(measure, 0) + lowest
-    return counts
-
-
-def curves_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every trial of every search as a line."""
-    return [
-        {name: line[name] for name in ("part", "task", "base", "strategy", "seed")} | {"trial": k, "best": value}
-        for line in lines
-        for k, value in enumerate(line["curve"])
-    ]

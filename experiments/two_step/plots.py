@@ -7,12 +7,15 @@ import hypergrad as hg
 
 from ..common.figures import COLOURS, band, figure
 
+PUBLISHED = 135  # the largest speed-up of Yu et al. (2023)
+
 
 def draw(config, found: list[dict], runs: list[dict], growth: list[dict]) -> None:
-    """Ranks at a small fraction against ranks with all data; quality and speed-up; size against loss."""
+    """Ranks at a small fraction against ranks with all data; quality and speed-up; size against loss; growth."""
     scatter(config, found[0])
-    quality(config, runs, growth)
+    quality(config, runs)
     front(config, found[0])
+    grown(config, growth)
 
 
 def scatter(config, states: dict) -> None:
@@ -32,32 +35,41 @@ def scatter(config, states: dict) -> None:
         axes[0, 0].legend(fontsize=8)
 
 
-def quality(config, runs: list[dict], growth: list[dict]) -> None:
-    """Rank correlation, excess loss and speed-up against the fraction; speed-up against the size of the data."""
+def quality(config, runs: list[dict]) -> None:
+    """Rank correlation, excess loss and speed-up against the fraction."""
     fractions = config.fractions[:-1]
     per_seed = lambda name: [
         [run[name] for run in runs if run["seed"] == seed] for seed in sorted({run["seed"] for run in runs})
     ]
-    panels = 4 if growth else 3
-    with figure(config.out / "quality.png", 1, panels, (3.3 * panels, 3.4), squeeze=False) as axes:
+    with figure(config.out / "quality.png", 1, 3, (9.9, 3.4)) as axes:
         names = ("spearman", "excess", "speed_up")
         labels = ("rank correlation", "excess loss of the two steps", "speed-up")
-        for axis, name, label in zip(axes[0], names, labels, strict=False):
+        for axis, name, label in zip(axes, names, labels, strict=True):
             band(axis, fractions, per_seed(name), "without compilation" if name == "speed_up" else label, COLOURS[0])
             axis.set(xscale="log", xlabel="fraction of the data", ylabel=label)
             axis.xaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
-        band(axes[0, 2], fractions, per_seed("speed_up_compiled"), "with compilation", COLOURS[1], "--")
-        axes[0, 2].set_ylim(bottom=0)
-        axes[0, 2].legend(fontsize=8)
-        if growth:
-            rows = [line["rows"] for line in growth]
-            axes[0, 3].plot(rows, [line["speed_up"] for line in growth], "o-", color=COLOURS[0])
-            axes[0, 3].plot(rows, [line["speed_up_compiled"] for line in growth], "s--", color=COLOURS[1])
-            axes[0, 3].axhline(config.num_trials / config.top, color="0.5", lw=0.8)
-            axes[0, 3].set(xscale="log", xlabel="rows of data", ylabel="speed-up, first step the same", ylim=(0, None))
-            axes[0, 3].xaxis.set_minor_formatter(NullFormatter())
-            axes[0, 3].grid(alpha=0.3)
+        band(axes[2], fractions, per_seed("speed_up_compiled"), "with compilation", COLOURS[1], "--")
+        axes[2].set_ylim(bottom=0)
+        axes[2].legend(fontsize=8)
+
+
+def grown(config, growth: list[dict]) -> None:
+    """Speed-up against the rows of data for each number of trials, with and without compilation, and its limit."""
+    if not growth:
+        return
+    with figure(config.out / "growth.png", size=(6, 4)) as axis:
+        for trials, colour in zip(config.growth_trials, COLOURS, strict=False):
+            lines = [line for line in growth if line["trials"] == trials]
+            rows = [line["rows"] for line in lines]
+            axis.plot(rows, [line["speed_up"] for line in lines], "o-", color=colour, label=f"{trials} trials")
+            axis.plot(rows, [line["speed_up_compiled"] for line in lines], "s--", mfc="none", color=colour)
+            axis.axhline(trials / config.top, color=colour, lw=0.8, ls=":")
+        axis.axhline(PUBLISHED, color="0.5", lw=0.8)
+        axis.annotate("135", (growth[0]["rows"], PUBLISHED), va="bottom", fontsize=8)
+        axis.set(xscale="log", yscale="log", xlabel="rows of data", ylabel="speed-up, first step the same")
+        axis.legend(title="dashed: with compilation; dotted: limit", fontsize=8, title_fontsize=8)
+        axis.grid(alpha=0.3)
 
 
 def front(config, states: dict) -> None:

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,11 @@ class OptunaSearcher(AbstractSearcher):
       0.06 ms per told trial.
     - `warn`: let Optuna's warnings about experimental features through.
 
-    Foreign trials are added to the study. Samplers that keep more than trials in a study (QMC) need `storage`.
+    Foreign trials are added to the study. Samplers that keep more than trials in a study (QMC) need `storage`. CMA-ES
+    and GP draw leaves at random that were not active in every trial, CMA-ES choices too; they log it, unless made with
+    `warn_independent_sampling=False`.
 
-    **Raises** `ImportError` without optuna.
+    **Raises** `ImportError` without optuna, and at the first ask where CMA-ES lacks cmaes or GP lacks torch.
     """
 
     sampler: Callable[[int], Any]
@@ -50,8 +53,9 @@ class OptunaSearcher(AbstractSearcher):
         """What the sampler suggests, the fixed leaves kept from it."""
         optuna = _optuna()
         with _quiet(self.warn):
-            study = _rebuilt(state) if self.storage is None else _opened(self.storage, self.study)
             sampler = self.sampler(int(random.integers(2**31)))
+            _check_package(sampler)
+            study = _rebuilt(state) if self.storage is None else _opened(self.storage, self.study)
             study.sampler = optuna.samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
             trial = study.ask()
             params: dict[str, Any] = {}
@@ -78,6 +82,14 @@ class OptunaSearcher(AbstractSearcher):
                 study.tell(number, state=states.FAIL)
             if not result.failed:
                 study.add_trial(_frozen(state.space, Told(trial, result)))
+
+
+def _check_package(sampler: Any) -> None:
+    """Optuna itself would find out only when its random startup trials are done."""
+    samplers = _optuna().samplers
+    for kind, package in {samplers.CmaEsSampler: "cmaes", samplers.GPSampler: "torch"}.items():
+        if isinstance(sampler, kind) and find_spec(package) is None:
+            raise ImportError(f"{kind.__name__} needs {package}: pip install {package}")
 
 
 def _opened(storage: str | os.PathLike, study: str) -> Any:
