@@ -16,7 +16,7 @@ import pytest
 
 import hypergrad as hg
 from ensembles import MeanField
-from experiments.study import activity, polynomial
+from experiments.study import activity, polynomial, sweeps
 from experiments.study.cell import iterations_to_gain, make_problem
 from experiments.study.groups import GROUPS, per_weight
 from experiments.study.published import agreement
@@ -212,3 +212,14 @@ def test_a_study_can_be_stopped_and_spends_what_it_may(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["claims"] == again["claims"]
     with pytest.raises(ValueError, match="methods is empty"):
         Config(methods=())
+
+
+def test_sweeps_write_their_claims_and_plots(tmp_path):
+    small = {"seeds": 2, "scale": 0.01, "tuning_seeds": 0, "groups": ("one", "weights"), "periods": (10,)}
+    summary = sweeps.main(sweeps.Config(data="synthetic", out=tmp_path, data_dir=None, **small))
+    counts = {(run["sweep"], run["value"]): run["hyperparameters"] for run in summary["runs"]}
+    assert counts == {("groups", "one"): 1, ("groups", "weights"): 12, ("periods", 10): 12}
+    updates = {run["method"]: run["hyper_updates"] for run in summary["runs"] if run["sweep"] == "periods"}
+    assert updates["greedy"] == 10 * updates["drmad"] == 10 * updates["hoag"] == 10 * updates["reverse"]
+    assert sum("above_random" in claim for claim in summary["claims"]) == 2
+    assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("groups", "periods"))

@@ -102,7 +102,7 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def draw(config: Config, runs: list[dict], claims: list[dict]) -> None:
-    """Gain over random search against the number of hyperparameters; share of greedy's gain against hyper-updates."""
+    """Gain over random search against the number of hyperparameters; Q against the number of hyper-updates."""
     gains = [claim for claim in claims if claim["sweep"] == "groups" and "above_random" in claim]
     with figure(config.out / "groups.png", size=(6, 4)) as axes:
         counts = [claim["hyperparameters"] for claim in gains]
@@ -116,20 +116,18 @@ def draw(config: Config, runs: list[dict], claims: list[dict]) -> None:
         axes.set_xlim(left=0.4)
         axes.grid(alpha=0.3)
     with figure(config.out / "periods.png", size=(6, 4)) as axes:
-        mine = [claim for claim in claims if claim["sweep"] == "periods" and claim.get("share_of_greedy")]
-        for name, colour in zip(dict.fromkeys(claim["method"] for claim in mine), COLOURS, strict=False):
-            lines = [claim for claim in mine if claim["method"] == name]
-            places = [updates(runs, claim) for claim in lines]
-            axes.plot(places, [claim["share_of_greedy"] for claim in lines], "o-", color=colour, label=name)
-        axes.set(xscale="log", xlabel="hyper-updates", ylabel="gain as a share of greedy's")
+        mine = [run for run in runs if run["sweep"] == "periods" and run["Q"] is not None]
+        for name, colour in zip(dict.fromkeys(run["method"] for run in mine), COLOURS, strict=False):
+            places = [[r for r in mine if (r["method"], r["value"]) == (name, period)] for period in config.periods]
+            updates, values = (
+                [np.array([run[key] for run in some]) for some in places] for key in ("hyper_updates", "Q")
+            )
+            means, spread = zip(*((value.mean(), value.std() / np.sqrt(len(value))) for value in values), strict=True)
+            where = [update.mean() for update in updates]
+            axes.errorbar(where, means, spread, capsize=3, marker="o", color=colour, label=name)
+        axes.set(xscale="log", xlabel="hyper-updates", ylabel="Q, nats (mean and its error)")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-
-
-def updates(runs: list[dict], claim: dict) -> float:
-    """The hyper-updates of the runs behind a claim."""
-    same = ("sweep", "value", "method")
-    return float(np.mean([run["hyper_updates"] for run in runs if all(run[name] == claim[name] for name in same)]))
 
 
 if __name__ == "__main__":
