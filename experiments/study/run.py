@@ -188,4 +188,5 @@ def main(config: Config) -> dict[str, Any]:
 def only(data: DataName, quick: DataName | None = None, **usual: Any) -> None:
     """The command of one data set; `usual` are its options where they differ."""
     out = Path(f"results/study-{data}")
-    command(main, Config, QUICK | {"data": (quick or data,)}, f"study.{data}", data=(data,), out=out, **usual)
+    small = QUICK | {"data": (quick or data,), "image_noise": False}
+    command(main, Config, small, f"study.{data}", data=(data,), out=out, **usual)
