@@ -1,7 +1,8 @@
 """The study: configuration, loop over cells, report."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ QUICK: dict[str, Any] = {
     "seeds": 2,
     "scale": 0.2,
     "tuning_seeds": 0,
+    "image_noise": False,
 }
 
 
@@ -163,6 +165,14 @@ class Table:
         return json.loads(path.read_text())["best"]
 
 
+@contextmanager
+def progress(cells: int) -> Iterator[tuple[tqdm, Callable[[float], Any]]]:
+    """A bar of so many cells, and what moves it on by shares of one, never past its end."""
+    form = "{l_bar}{bar}| {n:.1f}/{total} cells [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=cells, bar_format=form) as bar:
+        yield bar, lambda share: bar.update(min(share, bar.total - bar.n))
+
+
 def ignore(share: float) -> None:
     """No progress is shown."""
 
@@ -173,9 +183,7 @@ def main(config: Config) -> dict[str, Any]:
     found = []
     tables = [(data, criterion) for data in config.data for criterion in config.criteria]
     per_table = len(config.methods) * len(config.budgets) * config.seeds
-    form = "{l_bar}{bar}| {n:.1f}/{total} cells [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=len(tables) * per_table, bar_format=form) as bar:
-        advance = lambda share: bar.update(min(share, bar.total - bar.n))
+    with progress(len(tables) * per_table) as (bar, advance):
         for data, criterion in tables:
             bar.set_postfix_str(f"{data}, {criterion}")
             chosen = setting(data, config.data_dir, config.scale, config.period)
@@ -188,5 +196,5 @@ def main(config: Config) -> dict[str, Any]:
 def only(data: DataName, quick: DataName | None = None, **usual: Any) -> None:
     """The command of one data set; `usual` are its options where they differ."""
     out = Path(f"results/study-{data}")
-    small = QUICK | {"data": (quick or data,), "image_noise": False}
+    small = QUICK | {"data": (quick or data,)}
     command(main, Config, small, f"study.{data}", data=(data,), out=out, **usual)

@@ -30,7 +30,6 @@ class Setting:
     model: Callable[[Array], Any]  # key -> model with `layers`
     log_likelihood: Callable[[Any, Rows], Array]  # nats of every row
     error: Callable[[Any, Rows], Array]  # RMSE or accuracy
-    error_name: str
     box: tuple[float, float]  # log-variances are kept here
     prior: tuple[float, float]  # and searched here, as the published random search does
     outer_steps: int  # the published number of iterations, `l`
@@ -74,8 +73,8 @@ def network(inputs: int, outputs: int | Literal["scalar"], hidden: int) -> Calla
     return lambda key: eqx.nn.MLP(inputs, outputs, hidden, 1, key=key)
 
 
-IMAGES: dict[str, Any] = {"log_likelihood": classify, "error": accuracy, "error_name": "accuracy"}
-SERIES: dict[str, Any] = {"log_likelihood": regress, "error": rmse, "error_name": "RMSE"}
+IMAGES: dict[str, Any] = {"log_likelihood": classify, "error": accuracy}
+SERIES: dict[str, Any] = {"log_likelihood": regress, "error": rmse}
 WIDE: dict[str, Any] = {"box": (-11.0, 5.0), "prior": (-10.0, 4.0)}  # of log-precisions [-5, 11] and [-4, 10]
 
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..common.command import Positive, cells_folder, command, require_positive, require_some, save
 from ..common.data import default_data_dir
@@ -76,9 +75,7 @@ def main(config: Config) -> dict[str, Any]:
     ]
     runs, claims = [], []
     total = sum(len(study.methods) for *_, study in sweeps) * config.seeds
-    form = "{l_bar}{bar}| {n:.1f}/{total} cells [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=total, bar_format=form) as bar:
-        advance = lambda share: bar.update(min(share, total - bar.n))
+    with run.progress(total) as (bar, advance):
         for sweep, value, study in sweeps:
             bar.set_postfix_str(f"{sweep}, {value}")
             period = value if sweep == "periods" else None
