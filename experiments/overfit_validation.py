@@ -134,7 +134,7 @@ def run_cell(config: Config, data: Splits, name: str, search, seed: int, advance
         steps=config.hyper_steps,
         inner_steps=config.inner_steps,
         looks=LOOKS,
-        measure=lambda state: {part: 100 * accuracy(state.estimator.params, getattr(data, part)) for part in PARTS},
+        measure=lambda state: {part: 100 * accuracy(state.model, getattr(data, part)) for part in PARTS},
         advance=advance,
     )
     history = [labels | line for line in history]

@@ -178,7 +178,7 @@ def diagnose(
     return Diagnosis(tuple(findings))
 
 
-def enough_knots(
+def fewest_knots(
     problem: BilevelProblem,
     estimator: DrMAD,
     params: PyTree,
@@ -234,12 +234,12 @@ def _reference(problem, inner, params, hparams, key) -> tuple[np.ndarray, float,
     exact = _flat(estimator.step(problem, hparams, state, key)[0].hypergradient)
     if not np.all(np.isfinite(exact)) or not np.any(exact):
         raise ValueError("the exact hypergradient is zero or not finite: there is nothing to compare with")
-    flat, unravel = ravel_pytree(state.split.params)
+    flat, unravel = ravel_pytree(state.partitioned.arrays)
     noise = jax.random.normal(jax.random.fold_in(key, 2**30), flat.shape, flat.dtype)
     moved = unravel(flat * (1 + DISTURBANCE * noise))
-    elsewhere = eqx.tree_at(lambda s: s.split, state, state.split.with_params(moved))
+    elsewhere = eqx.tree_at(lambda s: s.partitioned, state, state.partitioned.with_arrays(moved))
     stability = _cosine(_flat(estimator.step(problem, hparams, elsewhere, key)[0].hypergradient), exact)
-    seconds, _, _ = _timed(lambda *args: inner.solve(*args)[0].split.params, problem, hparams, state, key)
+    seconds, _, _ = _timed(lambda *args: inner.solve(*args)[0].partitioned.arrays, problem, hparams, state, key)
     return exact, stability, seconds
 
 

@@ -19,20 +19,20 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import jaxopt
 
+from .ground.tree import PartitionedModel, describe, named_leaves, norm, strong
 from .problem import BilevelProblem, check, inner_objective
-from .tree import Split, describe, named_leaves, norm, strong
 
 
 class InnerState(eqx.Module):
     """The state (w, s) of training: the model and the solver's own state (moments, counters, history)."""
 
-    split: Split
+    partitioned: PartitionedModel
     solver: PyTree
 
     @property
     def params(self) -> PyTree:
         """The model, whole."""
-        return self.split.model
+        return self.partitioned.model
 
 
 class SolveStats(eqx.Module):
@@ -83,8 +83,8 @@ class JaxoptSolver(eqx.Module):
         **Raises** `TypeError` or `ValueError` where the arguments do not fit each other, or one update would change the
         type or shape of a parameter.
         """
-        split, hparams = check(problem, params, hparams)
-        return self.restart(problem, split.model, hparams)
+        partitioned, hparams = check(problem, params, hparams)
+        return self.restart(problem, partitioned.model, hparams)
 
     @eqx.filter_jit
     def restart(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
@@ -92,15 +92,16 @@ class JaxoptSolver(eqx.Module):
 
         Types are made a fixed point of `step`, so that a loop over it compiles once.
         """
-        split = Split(params)
+        partitioned = PartitionedModel(params)
         # Solvers that evaluate the loss at the start (LBFGS) do so with one fixed key.
-        solver, args = self._solver(problem, split, hparams, jax.random.key(0))
-        state = InnerState(split, solver.init_state(split.params, *args))
+        solver, args = self._solver(problem, partitioned, hparams, jax.random.key(0))
+        state = InnerState(partitioned, solver.init_state(partitioned.arrays, *args))
         after = jax.eval_shape(lambda s: self.step(problem, hparams, s, jax.random.key(0)), state)
-        if describe(state.split) != describe(after.split):
+        if describe(state.partitioned) != describe(after.partitioned):
             raise TypeError(
                 "one inner step changes the types of the parameters: "
-                f"{describe(state.split.params)} -> {describe(after.split.params)}; do data and params agree in dtype?"
+                f"{describe(state.partitioned.arrays)} -> {describe(after.partitioned.arrays)}; "
+                "do data and params agree in dtype?"
             )
         return strong(jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state, after))
 
@@ -111,7 +112,7 @@ class JaxoptSolver(eqx.Module):
             return state
         fresh = self.restart(problem, state.params, hparams).solver._asdict()
         outdated = {name: fresh[name] for name in ("value", "grad", "error", "aux") if name in fresh}
-        return InnerState(state.split, state.solver._replace(**outdated))
+        return InnerState(state.partitioned, state.solver._replace(**outdated))
 
     def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> InnerState:
         """Φ: one update of the solver. Differentiable in `state` and `hparams`."""
@@ -151,16 +152,16 @@ class JaxoptSolver(eqx.Module):
         return self._gradients(start, end, jnp.int32(self.num_steps))
 
     def _update(self, problem, hparams, state, key, *, differentiable: bool) -> InnerState:
-        solver, args = self._solver(problem, state.split, hparams, key, differentiable)
-        params, solver_state = solver.update(state.split.params, state.solver, *args)
+        solver, args = self._solver(problem, state.partitioned, hparams, key, differentiable)
+        params, solver_state = solver.update(state.partitioned.arrays, state.solver, *args)
         if differentiable:
             # What is only reported stays as it was: not computed at every step, nor its derivative (NaN at zero error).
             now, before = solver_state._asdict(), state.solver._asdict()
             stale = {name: jnp.asarray(before[name], now[name].dtype) for name in self._reported}
             solver_state = solver_state._replace(**stale)
-        return strong(InnerState(state.split.with_params(params), solver_state))
+        return strong(InnerState(state.partitioned.with_arrays(params), solver_state))
 
-    def _solver(self, problem, split, hparams, key, differentiable=True):
+    def _solver(self, problem, partitioned, hparams, key, differentiable=True):
         options = dict(self.options)
         if callable(options.get("opt")):
             options["opt"] = options["opt"](hparams)
@@ -168,7 +169,7 @@ class JaxoptSolver(eqx.Module):
             options["implicit_diff"] = not differentiable  # jaxopt unrolls its line search only without it
 
         def loss(params, hparams, key):
-            return inner_objective(problem, split, key)(params, hparams)
+            return inner_objective(problem, partitioned, key)(params, hparams)
 
         takes_hparams = {"hyperparams_prox", "hyperparams_proj"} & set(
             inspect.signature(self.solver_class.update).parameters
@@ -211,9 +212,9 @@ def OptaxSolver(  # noqa: N802 - reads as a class, returns a JaxoptSolver
     return JaxoptSolver(jaxopt.OptaxSolver, opt=optimiser, maxiter=num_steps)
 
 
-def inner_gradient_norm(problem: BilevelProblem, split: Split, hparams: PyTree, key: Array) -> Array:
-    """‖∇_w L‖ at the weights of `split`."""
-    return norm(jax.grad(inner_objective(problem, split, key))(split.params, hparams))
+def inner_gradient_norm(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree, key: Array) -> Array:
+    """‖∇_w L‖ at the weights of `partitioned`."""
+    return norm(jax.grad(inner_objective(problem, partitioned, key))(partitioned.arrays, hparams))
 
 
 def as_inner_solver(inner: JaxoptSolver) -> JaxoptSolver:

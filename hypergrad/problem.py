@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .tree import Split, describe, named_leaves, strong
+from .ground.tree import PartitionedModel, describe, named_leaves, strong, strong_arrays
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
 Objective = Callable[[PyTree, PyTree], Array]  # (params, hparams) -> scalar
@@ -43,14 +43,18 @@ class BilevelProblem(eqx.Module):
         self.train, self.valid = _check_data(train, "train"), _check_data(valid, "valid")
 
 
-def inner_objective(problem: BilevelProblem, split: Split, key: Array) -> Objective:
+def inner_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
     """The inner loss as a function `(params, hparams) -> scalar` of the arrays that are trained."""
-    return lambda params, hparams: problem.inner_loss(split.with_params(params).model, hparams, problem.train, key)
+    return lambda params, hparams: problem.inner_loss(
+        partitioned.with_arrays(params).model, hparams, problem.train, key
+    )
 
 
-def outer_objective(problem: BilevelProblem, split: Split, key: Array) -> Objective:
+def outer_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
     """The outer loss as a function `(params, hparams) -> scalar` of the arrays that are trained."""
-    return lambda params, hparams: problem.outer_loss(split.with_params(params).model, hparams, problem.valid, key)
+    return lambda params, hparams: problem.outer_loss(
+        partitioned.with_arrays(params).model, hparams, problem.valid, key
+    )
 
 
 def _check_data(data: PyTree, name: str) -> PyTree:
@@ -103,17 +107,17 @@ def as_hparams(hparams: PyTree) -> PyTree:
     return strong(jax.tree.map(jnp.asarray, hparams))
 
 
-def check(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> tuple[Split, PyTree]:
-    """Check that the parts fit each other, by abstract evaluation, and return `(split model, hparams)`.
+def check(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> tuple[PartitionedModel, PyTree]:
+    """Check that the parts fit each other, by abstract evaluation, and return `(partitioned model, hparams)`.
 
     **Raises** `TypeError` or `ValueError` naming the argument at fault, with all shapes.
     """
     hparams = as_hparams(hparams)
     _refuse_stateful(params)
-    split = Split(strong_arrays(params))
-    if not jax.tree.leaves(split.params):
+    partitioned = PartitionedModel(strong_arrays(params))
+    if not jax.tree.leaves(partitioned.arrays):
         raise ValueError(f"params has no floating-point array to train: {describe(params)}")
-    for path, leaf in named_leaves(split.params, "params"):
+    for path, leaf in named_leaves(partitioned.arrays, "params"):
         if not isinstance(leaf, jax.core.Tracer) and num_not_finite(leaf):
             raise ValueError(f"{path} holds values that are NaN or infinite")
     for name, loss, data in (
@@ -121,16 +125,17 @@ def check(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> tuple[Spl
         ("outer_loss", problem.outer_loss, problem.valid),
     ):
         try:
-            value = eqx.filter_eval_shape(loss, split.model, hparams, data, jax.random.key(0))
+            value = eqx.filter_eval_shape(loss, partitioned.model, hparams, data, jax.random.key(0))
         except Exception as error:
             raise ValueError(
                 f"{name}(model, hparams, data, key) failed on these arguments: {error}\n"
-                f"  params:  {describe(split.params)}\n  hparams: {describe(hparams)}\n  data:    {describe(data)}"
+                f"  params:  {describe(partitioned.arrays)}\n"
+                f"  hparams: {describe(hparams)}\n  data:    {describe(data)}"
             ) from error
         shape = getattr(value, "shape", None)
         if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(f"{name} must return a floating scalar, it returned {describe(value)}")
-    return split, hparams
+    return partitioned, hparams
 
 
 def _refuse_stateful(params: PyTree) -> None:
@@ -143,50 +148,3 @@ def _refuse_stateful(params: PyTree) -> None:
                 f"params{jax.tree_util.keystr(path)} is a {type(part).__name__}, which has a state of its own that "
                 "training here cannot carry; use a layer without one, such as LayerNorm or GroupNorm"
             )
-
-
-def strong_arrays(tree: PyTree) -> PyTree:
-    """`strong` on the array leaves; other leaves pass."""
-    arrays, rest = eqx.partition(tree, lambda leaf: isinstance(leaf, np.ndarray | jax.Array))
-    return eqx.combine(strong(arrays), rest)
-
-
-def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
-    """`size` rows drawn independently and uniformly, with replacement: one gather, whatever the size of the data.
-
-    The mean of a loss over the batch is an unbiased estimate of its mean over `data`. Every array of `data`
-    has the same leading axis.
-
-    **Raises** `ValueError` where `size` is not positive or the leading axes differ.
-    """
-    rows = _num_rows(data, size)
-    index = jax.random.randint(key, (size,), 0, rows)
-    return jax.tree.map(lambda leaf: leaf[index], data)
-
-
-def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
-    """Rows `t * size ... (t + 1) * size - 1` of an endless stream in which every row comes once per epoch.
-
-    Epoch e is the permutation of all rows drawn from `fold_in(key, e)`; a batch may straddle two epochs. `key`
-    is the same for all `t`. *Cost*: two permutations of all rows per call.
-
-    **Raises** `ValueError` where `size` is not positive or larger than the data, or the leading axes differ.
-    """
-    rows = _num_rows(data, size)
-    if size > rows:
-        raise ValueError(f"size is {size} but the data have {rows} rows: an epoch cannot fill a batch")
-    turns, t = jnp.divmod(jnp.asarray(t, jnp.int32), rows)  # t * size would overflow int32 on a long run
-    position = t * size + jnp.arange(size, dtype=jnp.int32)
-    epoch, place = position // rows, position % rows
-    orders = [jax.random.permutation(jax.random.fold_in(key, turns * size + e), rows) for e in (epoch[0], epoch[-1])]
-    index = jnp.where(epoch == epoch[0], orders[0][place], orders[1][place])
-    return jax.tree.map(lambda leaf: leaf[index], data)
-
-
-def _num_rows(data: PyTree, size: int) -> int:
-    if size < 1:
-        raise ValueError(f"size must be positive, got {size}")
-    rows = {path: jnp.shape(leaf)[:1] for path, leaf in named_leaves(data, "data")}
-    if len(set(rows.values())) != 1 or () in rows.values():
-        raise ValueError(f"all arrays of data must have the same leading axis, got {rows}")
-    return next(iter(rows.values()))[0]

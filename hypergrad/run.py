@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .checkpoint import Identity, digest, load_checkpoint, program_digest, save_checkpoint, without_addresses
+from .ground.checkpoint import Identity, digest, load_checkpoint, program_digest, save_checkpoint, without_addresses
+from .ground.tree import describe
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
 from .stats import Status
-from .tree import describe
 
 
 class Budget(eqx.Module):
@@ -77,7 +77,8 @@ def run(
 ) -> tuple[SearchState, Record]:
     """Repeat `search.step` until the budget is spent.
 
-    Step k uses `fold_in(key, k)` with k = `state.step`: neither chunking nor stopping and resuming changes the result.
+    Step k uses `fold_in(key, k)` with k = `state.num_steps`: neither chunking nor stopping and
+    resuming changes the result.
 
     **Arguments**
 
@@ -117,19 +118,19 @@ def run(
     with _bar(progress, budget) as bar:
         try:
             while not _spent(state, budget, started):
-                before = int(state.step)
+                before = int(state.num_steps)
                 state, records, worst = _advance(
                     search, problem, state, key, limit, jnp.int32(before + chunk), budget.unit, keep, chunk
                 )
-                taken = int(state.step) - before
+                taken = int(state.num_steps) - before
                 records = jax.tree.map(lambda leaf: np.asarray(leaf)[:taken], records)  # noqa: B023
                 history.append(records)
                 if bar is not None:
-                    bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.step), refresh=False)
+                    bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.num_steps), refresh=False)
                     bar.update(min(_used(state, budget, started), budget.amount) - bar.n)
                 if throw and int(worst) & Status.NONFINITE:
                     raise FloatingPointError(
-                        f"a value that is not finite by step {int(state.step)}: {Status(int(worst))!r}"
+                        f"a value that is not finite by step {int(state.num_steps)}: {Status(int(worst))!r}"
                     )
                 if callback is not None and callback(state, records):
                     break
@@ -168,13 +169,13 @@ def _advance(search, problem, state, key, limit, until, unit: str, keep, chunk: 
     for `chunk`), all statuses at once."""
 
     def step(state):
-        state, record = search.step(problem, state, jax.random.fold_in(key, state.step))
+        state, record = search.step(problem, state, jax.random.fold_in(key, state.num_steps))
         return state, keep(record), record.stats.status
 
     def unfinished(carry):
         state, *_ = carry
         left = True if unit == "seconds" else getattr(state.spent, unit) < limit
-        return left & (state.step < until)
+        return left & (state.num_steps < until)
 
     def body(carry):
         state, records, worst, place = carry

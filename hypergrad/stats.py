@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .tree import Split, all_finite
+from .ground.tree import PartitionedModel, all_finite
 
 
 class Status(enum.IntFlag):
@@ -101,7 +101,7 @@ class Estimate(eqx.Module):
 
     hypergradient: PyTree
     value: Array
-    split: Split
+    partitioned: PartitionedModel
     stats: Stats
 
     def __init__(self, hypergradient: PyTree, value: Array, params: PyTree, stats: Stats):
@@ -109,13 +109,13 @@ class Estimate(eqx.Module):
         status = stats.status | jnp.where(finite, Status.OK, Status.NONFINITE).astype(jnp.int32)
         self.hypergradient = hypergradient
         self.value = value
-        self.split = Split(params)
+        self.partitioned = PartitionedModel(params)
         self.stats = eqx.tree_at(lambda s: s.status, stats, status)
 
     @property
     def params(self) -> PyTree:
         """The trained model, whole."""
-        return self.split.model
+        return self.partitioned.model
 
 
 def flag(condition: Array, status: Status) -> Array:

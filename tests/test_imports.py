@@ -4,16 +4,16 @@ import ast
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad import compatibility
+from hypergrad.ground import compatibility
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 SOURCES = sorted(
     path for top in ("hypergrad", "ensembles", "experiments", "tests") for path in (ROOT / top).rglob("*.py")
 )
@@ -31,24 +31,53 @@ def imports(path):
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+# What each room of the library may import, from the ground up.
+FLOORS = [
+    {"ground"},
+    {"stats", "problem", "data"},
+    {"linear", "inner"},
+    {"estimators"},
+    {"value_and_hypergrad", "diagnose", "search"},
+    {"run"},
+    {"trials"},
+    {"testing"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room(name):
+    return name.split(".")[1] if name.startswith("hypergrad.") else None
+
+
 def test_imports_go_down():
+    """No module imports from its own floor, but from its own room, or from a floor above."""
     for path in SOURCES:
         parts, names = path.relative_to(ROOT).parts, list(imports(path))
         tops = {name.split(".")[0] for name in names}
-        if parts[0] == "hypergrad":
-            assert not tops & {"ensembles", "experiments", "tests"}, path
         if parts[0] == "ensembles":
             assert not tops & {"hypergrad", "experiments", "tests"}, path
-        if parts[:2] == ("hypergrad", "estimators"):
-            assert not [n for n in names if n.startswith("hypergrad.estimators.") and ".base." not in n], path
-            assert not [n for n in names if n.startswith("hypergrad.search")], path
+        if parts[0] == "hypergrad":
+            assert not tops & {"ensembles", "experiments", "tests"}, path
+            here = parts[1].removesuffix(".py")
+            if here == "__init__":
+                continue
+            for there in {room(name) for name in names} - {None, here}:
+                assert there in FLOOR, (path, there)
+                assert FLOOR[there] < FLOOR[here], f"{path} imports {there}"
+
+
+def test_estimators_do_not_import_each_other():
+    base = {"common", "base"}
+    for path in SOURCES:
+        parts = path.relative_to(ROOT).parts
+        if parts[:2] == ("hypergrad", "estimators") and parts[2] not in base:
+            others = {name.split(".")[2] for name in imports(path) if name.startswith("hypergrad.estimators.")}
+            assert others <= base | {parts[2].removesuffix(".py")}, path
 
 
 def test_jaxopt_has_one_door():
-    users = [
-        path for path in SOURCES if path.parts[-2] != "tests" and "jaxopt" in {n.split(".")[0] for n in imports(path)}
-    ]
-    library = [path.relative_to(ROOT).as_posix() for path in users if "experiments" not in path.parts]
+    users = [path.relative_to(ROOT) for path in SOURCES if "jaxopt" in {n.split(".")[0] for n in imports(path)}]
+    library = [path.as_posix() for path in users if path.parts[0] not in ("experiments", "tests")]
     assert library == ["hypergrad/inner.py"]
 
 

@@ -114,11 +114,11 @@ def by_search(search: hg.AbstractSearch, steps_per_look: int, current: bool, rat
         state = search.init(task.problem, task.params, task.start)
         state = eqx.tree_at(lambda state: state.spent, state, task.spent)
         if rate is not None:
-            place = lambda state: state.optimiser.hyperparams["learning_rate"]
+            place = lambda state: state.opt_state.hyperparams["learning_rate"]
             state = eqx.tree_at(place, state, jnp.full_like(place(state), rate))
 
         def look(state, statuses):
-            found = (state.estimator.params, state.hparams) if current else (state.best.params, state.best.hparams)
+            found = (state.model, state.hparams) if current else (state.best.params, state.best.hparams)
             tracker.look(*found, state.spent, statuses)
 
         hg.run(

@@ -30,7 +30,7 @@ def follow(
     started = time.monotonic()
 
     def look(state, values):
-        line = {"hyper_steps": int(state.step), "outer_loss": float(values[-1]), **measure(state)}
+        line = {"hyper_steps": int(state.num_steps), "outer_loss": float(values[-1]), **measure(state)}
         history.append(line | {"seconds": round(time.monotonic() - started, 2)})
         advance(len(values))
 

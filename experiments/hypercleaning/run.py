@@ -154,12 +154,12 @@ def run_cell(config: Config, cell: Cell, name: str, search, losses, advance: Cal
         steps=config.hyper_steps,
         inner_steps=config.inner_steps,
         looks=LOOKS,
-        measure=lambda state: {"valid_accuracy": 100 * accuracy(state.estimator.params, cell.valid)},
+        measure=lambda state: {"valid_accuracy": 100 * accuracy(state.model, cell.valid)},
         advance=advance,
     )
     weights = np.asarray(jax.nn.sigmoid(state.hparams))
     row = labels | {
-        "test_accuracy": 100 * accuracy(state.estimator.params, cell.test),
+        "test_accuracy": 100 * accuracy(state.model, cell.test),
         "auc": float(roc_auc_score(cell.wrong, -weights)),
         "f1": float(f1_score(cell.wrong, weights < 0.5)),
         "gradients": int(state.spent.gradients),

@@ -20,7 +20,7 @@ class Asked(NamedTuple):
     gradient: bool
 
 
-class Told(NamedTuple):
+class FinishedTrial(NamedTuple):
     """What it gave: None where it failed."""
 
     value: float | None
@@ -28,13 +28,13 @@ class Told(NamedTuple):
 
 
 class Search(Protocol):
-    """Told results of what it asked, in order: the same results lead to the same questions, so that a search that was
-    interrupted is resumed by telling it again what is known."""
+    """Is told results of what it asked, in order: the same results lead to the same questions, so that a search that
+    was interrupted is resumed by telling it again what is known."""
 
     def ask(self) -> Asked:
         """The next trial."""
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: FinishedTrial) -> None:
         """Its result."""
 
 
@@ -61,7 +61,7 @@ class OptunaSearch:
         }
         return Asked(unit, self.ranges.suggest(self.trial), gradient=False)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: FinishedTrial) -> None:
         """A trial that failed is told as one."""
         failed = optuna.trial.TrialState.FAIL if told.value is None else None
         assert self.trial is not None
@@ -118,7 +118,7 @@ class GradientSearch:
         assert self.asked is not None
         return self.asked
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: FinishedTrial) -> None:
         """Move."""
         asked, started = self.asked, self.count >= self.starts
         assert asked is not None

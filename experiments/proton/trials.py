@@ -13,7 +13,7 @@ import numpy as np
 import hypergrad as hg
 
 from ..common.report import as_json
-from .search import Asked, Search, Told
+from .search import Asked, FinishedTrial, Search
 from .space import Choices, Unit, named
 from .statistics import Judge, fold_statistics
 from .training import Fit
@@ -62,7 +62,7 @@ class Trials:
             spent += cost
             trials.append(trial | {"gradients_so_far": spent})
             gradient = trial["hypergradient"]
-            search.tell(Told(trial["L1"], None if gradient is None else _unit(gradient)))
+            search.tell(FinishedTrial(trial["L1"], None if gradient is None else _unit(gradient)))
         advance(budget - min(spent, budget))
         return trials
 

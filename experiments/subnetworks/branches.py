@@ -127,32 +127,34 @@ def aerosol() -> Task:
     return Task("parcel", train, valid, test, Spec((("particles", (5,)), ("air", (3,))), 1, squared, squared))
 
 
-def branch_space(spec: Spec) -> hg.Space:
+def branch_space(spec: Spec) -> hg.trials.Space:
     """Layers, units (channels, of images) and penalty of every branch; units of the head and learning rate shared."""
     leaves: dict[str, Any] = {}
     for block, shape in spec.blocks:
         most = MAX_CHANNELS if len(shape) == 2 else MAX_UNITS
-        deeper = hg.When(f"layers_{block}", at_least=2)
-        leaves[f"layers_{block}"] = hg.Int(1, MAX_LAYERS, block=block)
-        leaves[f"units_{block}_1"] = hg.Int(2, most, log=True, block=block)
-        leaves[f"units_{block}_2"] = hg.Int(2, most, log=True, block=block, when=deeper)
-        leaves[f"decay_{block}"] = hg.Float(1e-7, 1e-1, log=True, block=block)
-    return hg.Space(leaves | {"head": hg.Int(4, MAX_HEAD, log=True), "lr": hg.Float(1e-3, 3e-2, log=True)})
+        deeper = hg.trials.When(f"layers_{block}", at_least=2)
+        leaves[f"layers_{block}"] = hg.trials.Int(1, MAX_LAYERS, block=block)
+        leaves[f"units_{block}_1"] = hg.trials.Int(2, most, log=True, block=block)
+        leaves[f"units_{block}_2"] = hg.trials.Int(2, most, log=True, block=block, when=deeper)
+        leaves[f"decay_{block}"] = hg.trials.Float(1e-7, 1e-1, log=True, block=block)
+    return hg.trials.Space(
+        leaves | {"head": hg.trials.Int(4, MAX_HEAD, log=True), "lr": hg.trials.Float(1e-3, 3e-2, log=True)}
+    )
 
 
-def make_branch(shape: tuple[int, ...], size: tuple[Array, Array], key: Array) -> hg.MaskedMLP | MaskedCNN:
+def make_branch(shape: tuple[int, ...], size: tuple[Array, Array], key: Array) -> hg.trials.MaskedMLP | MaskedCNN:
     """Sixteen numbers of some inputs: dense layers, or convolutions where the inputs are an image."""
     options: dict[str, Any] = {"depth": size[0], "widths": size[1], "key": key}
     if len(shape) == 2:
         return MaskedCNN(shape, EMBEDDING, MAX_CHANNELS, gain=GAIN, **options)
-    return hg.MaskedMLP(shape[0], EMBEDDING, MAX_UNITS, MAX_LAYERS, **OPTIONS, **options)
+    return hg.trials.MaskedMLP(shape[0], EMBEDDING, MAX_UNITS, MAX_LAYERS, **OPTIONS, **options)
 
 
 class Branched(eqx.Module):
     """Every branch makes sixteen numbers of its inputs, the head makes outputs of all of these."""
 
-    branches: tuple[hg.MaskedMLP | MaskedCNN, ...]  # in the order of the task's blocks
-    head: hg.MaskedMLP
+    branches: tuple[hg.trials.MaskedMLP | MaskedCNN, ...]  # in the order of the task's blocks
+    head: hg.trials.MaskedMLP
     inputs: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, spec: Spec, sizes: dict[str, Any], key: Array):
@@ -161,7 +163,7 @@ class Branched(eqx.Module):
             make_branch(shape, sizes[block], k) for (block, shape), k in zip(spec.blocks, keys, strict=False)
         )
         total = EMBEDDING * len(spec.blocks)
-        self.head = hg.MaskedMLP(
+        self.head = hg.trials.MaskedMLP(
             total, spec.outputs, MAX_HEAD, 1, widths=sizes["head"], depth=np.int32(1), key=keys[-1], **OPTIONS
         )
         self.inputs = spec.inputs
@@ -187,10 +189,10 @@ class Training(eqx.Module):
     spec: Spec = eqx.field(static=True)
     steps: int
     batch: int
-    inside: hg.TuneInside | None
+    inside: hg.trials.GradientTuner | None
     solver: hg.JaxoptSolver
 
-    def __init__(self, spec: Spec, steps: int, batch: int, cosine: bool, space: hg.Space | None = None):
+    def __init__(self, spec: Spec, steps: int, batch: int, cosine: bool, space: hg.trials.Space | None = None):
         self.spec, self.steps, self.batch = spec, steps, batch
         # Weights that are not active have no gradient, and the root in Adam no derivative at 0.
         adam = lambda hparams: optax.adam(jnp.exp(hparams["lr"]), eps_root=1e-12)
@@ -203,7 +205,7 @@ class Training(eqx.Module):
             estimator = hg.Reverse(inner, warm_start=True, horizon=min(5, steps // HYPER_STEPS))
             labels = dict.fromkeys(names, "move") | {"lr": "stay"}
             outer = optax.multi_transform({"move": optax.adam(0.5), "stay": optax.set_to_zero()}, labels)
-            self.inside = hg.TuneInside(space, [*names, "lr"], estimator, outer)
+            self.inside = hg.trials.GradientTuner(space, [*names, "lr"], estimator, outer)
 
     def inner(self, model: Branched, hparams: dict[str, Array], data: Rows, key: Array) -> Array:
         """The loss of a minibatch and the penalties."""
@@ -235,7 +237,7 @@ class Training(eqx.Module):
         return found | {"size": model.num_params, "metrics": {"test": error, "gradients": gradients}}
 
 
-def prepare(blocks: tuple[str, ...], trial: hg.Trial) -> tuple[tuple, Any]:
+def prepare(blocks: tuple[str, ...], trial: hg.trials.Trial) -> tuple[tuple, Any]:
     """All trials have one shape: sizes and penalties are data."""
     params = trial.params
     sizes: dict[str, Any] = {"head": np.int32(params["head"])}
@@ -246,6 +248,6 @@ def prepare(blocks: tuple[str, ...], trial: hg.Trial) -> tuple[tuple, Any]:
     return (), (sizes, {name: np.float32(np.log(params[name])) for name in names})
 
 
-def objective(training: Training, task: Task, size: int) -> hg.Vmapped:
+def objective(training: Training, task: Task, size: int) -> hg.trials.Vmapped:
     """Trials on the task's data, `size` at once."""
-    return hg.Vmapped(training, partial(prepare, task.spec.names), (task.train, task.valid, task.test), size)
+    return hg.trials.Vmapped(training, partial(prepare, task.spec.names), (task.train, task.valid, task.test), size)

@@ -12,7 +12,7 @@ class MaskedCNN(eqx.Module):
         h_0 = m_0 pool(act(W_0 * x + b_0)),   h_1 = m_1 act(W_1 * h_0 + b_1)  if depth is 2, else h_0,   y = V h_1 + c
 
     with zeros around the image, and for pool the mean of 2 x 2 pixels. `widths` of shape (2,) and `depth` are traced;
-    inactive weights are zero, and initial weights are drawn, as in `hg.MaskedMLP`.
+    inactive weights are zero, and initial weights are drawn, as in `hg.trials.MaskedMLP`.
     """
 
     first: Array  # (9, max_width)

@@ -9,9 +9,11 @@ BLOCKS, SIZE = 3, 3
 WEIGHTS = {"equal": (1.0, 1.0, 1.0), "skewed": (1.0, 0.1, 0.01)}
 
 
-def block_space() -> hg.Space:
+def block_space() -> hg.trials.Space:
     """Nine numbers in [0, 1] in three blocks."""
-    return hg.Space({f"{block}{i}": hg.Float(0.0, 1.0, block=block) for block in "abc" for i in range(SIZE)})
+    return hg.trials.Space(
+        {f"{block}{i}": hg.trials.Float(0.0, 1.0, block=block) for block in "abc" for i in range(SIZE)}
+    )
 
 
 def block_function(seed: int, weights: tuple[float, ...]):
@@ -22,7 +24,7 @@ def block_function(seed: int, weights: tuple[float, ...]):
     random = np.random.default_rng(seed)
     centre, curvature = random.uniform(0.2, 0.8, (BLOCKS, SIZE)), random.uniform(0.5, 2.0, (BLOCKS, SIZE))
 
-    def value(trial: hg.Trial, key: jax.Array) -> float:
+    def value(trial: hg.trials.Trial, key: jax.Array) -> float:
         away = np.reshape(list(trial.params.values()), (BLOCKS, SIZE)) - centre
         terms = curvature * away**2 + 0.05 * (1 - np.cos(6 * np.pi * away))
         return float(np.asarray(weights) @ terms.sum(1))

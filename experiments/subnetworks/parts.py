@@ -33,7 +33,7 @@ class Done:
         return self._found[name]
 
 
-def curve(state: hg.SearcherState) -> list[float]:
+def curve(state: hg.trials.SearcherState) -> list[float]:
     """The lowest value after each trial."""
     values = [np.inf if told.result.failed else told.result.value for told in state.history]
     return [float(value) for value in np.minimum.accumulate(values)]
@@ -43,10 +43,10 @@ def synthetic(
     weights: str, base: BaseName, strategy: StrategyName, seed: int, trials: int, warmup: int
 ) -> dict[str, Any]:
     """One search of a block function."""
-    state = hg.search_trials(
-        searcher(base, strategy, warmup, hg.PedAnova()),
+    state = hg.trials.search_trials(
+        searcher(base, strategy, warmup, hg.trials.PedAnova()),
         block_space(),
-        hg.PerTrial(block_function(seed, WEIGHTS[weights])),
+        hg.trials.PerTrial(block_function(seed, WEIGHTS[weights])),
         key=jax.random.key(seed),
         num_trials=trials,
     )
@@ -54,10 +54,10 @@ def synthetic(
 
 
 def networks(
-    task: Task, training: Training, method: hg.AbstractSearcher, seed: int, trials: int, size: int, journal: Path
-) -> hg.SearcherState:
+    task: Task, training: Training, method: hg.trials.AbstractSearcher, seed: int, trials: int, size: int, journal: Path
+) -> hg.trials.SearcherState:
     """One search of a branched network."""
-    return hg.search_trials(
+    return hg.trials.search_trials(
         method,
         branch_space(task.spec),
         objective(training, task, size),
@@ -68,7 +68,7 @@ def networks(
     )
 
 
-def told(state: hg.SearcherState) -> dict[str, Any]:
+def told(state: hg.trials.SearcherState) -> dict[str, Any]:
     """What the report needs of a search of networks."""
     best = state.best
     assert best is not None
@@ -86,9 +86,9 @@ def told(state: hg.SearcherState) -> dict[str, Any]:
         "gradients": np.cumsum([one.result.metrics.get("gradients", 0.0) for one in state.history]).tolist(),
         "failed": len(state.failures),
         "moved": counts,
-        "ped_anova": hg.PedAnova()(state),
-        "ridge": hg.RidgeImportance()(state),
-        "hypergradient": hg.HypergradientImportance()(state),
+        "ped_anova": hg.trials.PedAnova()(state),
+        "ridge": hg.trials.RidgeImportance()(state),
+        "hypergradient": hg.trials.HypergradientImportance()(state),
     }
 
 

@@ -139,7 +139,7 @@ def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
             all_rows, task = moved(everything(task), seed), moved(task, seed)
             training = training or short_and_long(task, config.digits_steps, config.digits_final_steps, 64)
             for strategy in config.strategies:
-                method = searcher("random", strategy, max(8, config.digits_trials // 3), hg.RidgeImportance())
+                method = searcher("random", strategy, max(8, config.digits_trials // 3), hg.trials.RidgeImportance())
                 cell = (strategy, seed, config.digits_trials)
                 lines.append(found_and_trained(config, done, "digits", (task, all_rows), training, method, cell))
                 bar.update()
@@ -153,7 +153,7 @@ def run_parcel(config: Config, done: Done, bar) -> list[dict[str, Any]]:
     lines = []
     for seed in seeds(config, config.parcel_seeds):
         for strategy in config.strategies:
-            method = searcher("tpe", strategy, max(8, config.parcel_trials // 3), hg.RidgeImportance())
+            method = searcher("tpe", strategy, max(8, config.parcel_trials // 3), hg.trials.RidgeImportance())
             cell = (strategy, seed, config.parcel_trials)
             lines.append(found_and_trained(config, done, "parcel", (task, task), training, method, cell))
             bar.update()
@@ -171,12 +171,12 @@ def found_and_trained(
     part: str,
     tasks: tuple[Task, Task],
     training: tuple[Training, ...],
-    method: hg.AbstractSearcher,
+    method: hg.trials.AbstractSearcher,
     cell: tuple[str, int, int],
 ) -> dict[str, Any]:
     """A search on the first task with the first training, its best network once more on the second with the second."""
     line = one(config, done, part, tasks[0], training[0], method, *cell)
-    best = hg.Listed(((line["params"], None),))
+    best = hg.trials.FixedList(((line["params"], None),))
     final = one(config, done, "final", tasks[1], training[1], best, *cell[:2], trials=1, size=1)
     return line | {"final_test": final["test"], "final_size": final["size"]}
 
@@ -197,7 +197,7 @@ def run_inside(config: Config, done: Done, bar) -> list[dict[str, Any]]:
             trials = config.digits_trials
             if name == "inside":  # as many gradients as the other
                 trials = max(1, trials * config.inside_steps // inside_gradients(config))
-            lines.append(one(config, done, "inside", task, method, hg.RandomSearcher(), name, seed, trials))
+            lines.append(one(config, done, "inside", task, method, hg.trials.Random(), name, seed, trials))
             bar.update()
     return lines
 

@@ -17,14 +17,14 @@ def tree_parzen(seed: int):
 
 
 def searcher(
-    base: BaseName, strategy: StrategyName, warmup: int, importance: hg.AbstractImportance
-) -> hg.AbstractSearcher:
+    base: BaseName, strategy: StrategyName, warmup: int, importance: hg.trials.AbstractImportance
+) -> hg.trials.AbstractSearcher:
     """A base searcher alone, with divide and conquer, subnetwork-adaptive, or the second around the first."""
-    alone = hg.RandomSearcher() if base == "random" else hg.OptunaSearcher(tree_parzen)
-    divided = hg.DivideAndConquer(alone, warmup=warmup)
+    alone = hg.trials.Random() if base == "random" else hg.trials.Optuna(tree_parzen)
+    divided = hg.trials.DivideAndConquer(alone, warmup=warmup)
     return {
         "base": alone,
         "divide": divided,
-        "adaptive": hg.SubnetworkAdaptive(alone, importance, warmup=warmup),
-        "both": hg.SubnetworkAdaptive(divided, importance, warmup=warmup),
+        "adaptive": hg.trials.SubnetworkAdaptive(alone, importance, warmup=warmup),
+        "both": hg.trials.SubnetworkAdaptive(divided, importance, warmup=warmup),
     }[strategy]

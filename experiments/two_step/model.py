@@ -19,15 +19,18 @@ ADAM = optax.adam(3e-3)  # one for all, or each objective would be compiled anew
 GAIN = 6**0.5  # with 1 deep networks learn nothing for hundreds of updates
 
 
-def architectures(max_depth: int, max_width: int) -> hg.Space:
+def architectures(max_depth: int, max_width: int) -> hg.trials.Space:
     """Depth, and the units of every layer there is."""
     layers = {
-        f"units_{i}": hg.Int(4, max_width, log=True, when=hg.When("depth", at_least=i)) for i in range(2, max_depth + 1)
+        f"units_{i}": hg.trials.Int(4, max_width, log=True, when=hg.trials.When("depth", at_least=i))
+        for i in range(2, max_depth + 1)
     }
-    return hg.Space({"depth": hg.Int(1, max_depth), "units_1": hg.Int(4, max_width, log=True), **layers})
+    return hg.trials.Space(
+        {"depth": hg.trials.Int(1, max_depth), "units_1": hg.trials.Int(4, max_width, log=True), **layers}
+    )
 
 
-def sizes(trial: hg.Trial, max_depth: int) -> tuple[int, tuple[int, ...]]:
+def sizes(trial: hg.trials.Trial, max_depth: int) -> tuple[int, tuple[int, ...]]:
     """Depth and widths, 1 for layers that are not there."""
     widths = [trial.params.get(f"units_{i}", 1) for i in range(1, max_depth + 1)]
     return trial.params["depth"], tuple(widths)
@@ -55,7 +58,7 @@ def objective(
 ):
     """Trials of one fraction in one program, or, not `padded`, each architecture in its own."""
     rows = len(splits.train.y)
-    shuffled = hg.prefix(splits.train, 1.0, shuffle)  # prefixes of one shuffle
+    shuffled = hg.trials.nested_subset(splits.train, 1.0, shuffle)  # prefixes of one shuffle
 
     def prepare(trial):
         depth, widths = sizes(trial, max_depth)
@@ -64,7 +67,7 @@ def objective(
             return (amount, max_depth, max_width), (np.int32(depth), np.array(widths, np.int32))
         return (amount, depth, max(widths[:depth])), (np.int32(depth), np.array(widths[:depth], np.int32))
 
-    return hg.Vmapped(partial(train, adam=ADAM), prepare, (shuffled, splits.valid, splits.test), size=size)
+    return hg.trials.Vmapped(partial(train, adam=ADAM), prepare, (shuffled, splits.valid, splits.test), size=size)
 
 
 def loss(model: Any, rows: Regression) -> Array:
@@ -80,7 +83,7 @@ def train(shape, arrays, data, key: Array, adam: optax.GradientTransformation) -
     here = jax.tree.map(lambda leaf: leaf[:rows], shuffled)
     make_key, batch_key = jax.random.split(key)
     outputs = shuffled.y.shape[1]
-    model = hg.MaskedMLP(
+    model = hg.trials.MaskedMLP(
         shuffled.x.shape[1],
         outputs,
         max_width,

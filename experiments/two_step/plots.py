@@ -77,7 +77,7 @@ def front(config, states: dict) -> None:
     every = states[1.0].complete
     with figure(config.out / "front.png", size=(6, 4)) as axis:
         axis.plot([told.result.size for told in every], [told.result.value for told in every], ".", color="0.6")
-        best = hg.pareto_front(every)
+        best = hg.trials.pareto_front(every)
         sizes, values = [told.result.size for told in best], [told.result.value for told in best]
         axis.plot(sizes, values, "o-", color=COLOURS[0], label="Pareto front")
         axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel="validation loss with all data")

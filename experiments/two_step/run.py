@@ -100,7 +100,7 @@ def seeds_of(config: Config) -> range:
     return range(config.first_seed, config.first_seed + config.seeds)
 
 
-def run_seed(config: Config, splits: Splits, seed: int, bar) -> dict[float, hg.SearcherState]:
+def run_seed(config: Config, splits: Splits, seed: int, bar) -> dict[float, hg.trials.SearcherState]:
     """All trials at all fractions; trial k is the same architecture at each."""
     found = {}
     space = architectures(config.max_depth, config.max_width)
@@ -112,8 +112,8 @@ def run_seed(config: Config, splits: Splits, seed: int, bar) -> dict[float, hg.S
             bar.update(len(state.history) - done[0])
             done[0] = len(state.history)
 
-        found[fraction] = hg.search_trials(
-            hg.RandomSearcher(),
+        found[fraction] = hg.trials.search_trials(
+            hg.trials.Random(),
             space,
             train,
             key=jax.random.key(seed),
@@ -127,13 +127,15 @@ def run_seed(config: Config, splits: Splits, seed: int, bar) -> dict[float, hg.S
     return found
 
 
-def costs(state: hg.SearcherState) -> tuple[float, float]:
+def costs(state: hg.trials.SearcherState) -> tuple[float, float]:
     """Seconds of training, seconds of compilation."""
     compiling = sum(told.result.compile_seconds for told in state.history)
     return sum(told.result.cost for told in state.history) - compiling, compiling
 
 
-def judge(config: Config, seed: int, fraction: float, few: hg.SearcherState, full: hg.SearcherState) -> dict[str, Any]:
+def judge(
+    config: Config, seed: int, fraction: float, few: hg.trials.SearcherState, full: hg.trials.SearcherState
+) -> dict[str, Any]:
     """What a two-step search from this fraction gives, against training all trials on all data."""
     usable = [
         k for k in range(config.num_trials) if not (few.history[k].result.failed or full.history[k].result.failed)
@@ -179,8 +181,8 @@ def main(config: Config) -> dict[str, Any]:
         | {name: mean_and_spread(run[name] for run in runs if run["fraction"] == fraction) for name in columns}
         for fraction in config.fractions[:-1]
     ]
-    fronts = [hg.pareto_front(states[1.0].complete) for states in found]
-    small = [hg.smallest_within(states[1.0].complete, 0.05) for states in found]
+    fronts = [hg.trials.pareto_front(states[1.0].complete) for states in found]
+    small = [hg.trials.smallest_within_tolerance(states[1.0].complete, 0.05) for states in found]
     grown = growth(config)
     more = {
         "front": [[{"size": one.result.size, "value": one.result.value} for one in front] for front in fronts],
@@ -203,7 +205,7 @@ def main(config: Config) -> dict[str, Any]:
     return save(config, runs, table, history, title, **more)
 
 
-def row(config: Config, seed: int, told: hg.Told, fraction: float) -> dict[str, Any]:
+def row(config: Config, seed: int, told: hg.trials.FinishedTrial, fraction: float) -> dict[str, Any]:
     """One trial as a line."""
     result, units = told.result, [told.trial.params.get(f"units_{i}") for i in range(1, config.max_depth + 1)]
     return {
@@ -220,14 +222,14 @@ def row(config: Config, seed: int, told: hg.Told, fraction: float) -> dict[str, 
     }
 
 
-def per_shape(config: Config, splits: Splits, states: dict[float, hg.SearcherState]) -> dict[str, float] | None:
+def per_shape(config: Config, splits: Splits, states: dict[float, hg.trials.SearcherState]) -> dict[str, float] | None:
     """Some trials once more, each in a program of its own size, against the same in one program for all."""
     if not config.shapes:
         return None
     fraction = config.fractions[min(2, len(config.fractions) - 1)]
     number = min(config.shapes, config.num_trials)
-    state = hg.search_trials(
-        hg.RandomSearcher(),
+    state = hg.trials.search_trials(
+        hg.trials.Random(),
         architectures(config.max_depth, config.max_width),
         make_objective(config, splits, config.first_seed, padded=False),
         key=jax.random.key(config.first_seed),
@@ -270,8 +272,8 @@ def growth(config: Config) -> list[dict[str, float]]:
 def timed(config: Config, rows: int, fraction: float, number: int) -> tuple[float, float]:
     """Seconds per trial of a few trials, and seconds of compilation, at so many rows, updates in proportion."""
     steps = max(1, round(config.steps * rows / config.num_train))
-    state = hg.search_trials(
-        hg.RandomSearcher(),
+    state = hg.trials.search_trials(
+        hg.trials.Random(),
         architectures(config.max_depth, config.max_width),
         make_objective(config, four_modes(rows), config.first_seed, steps=steps),
         key=jax.random.key(config.first_seed),

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
-from ..adjoint import back_to_start, start_adjoint, step_back
 from ..inner import InnerState, JaxoptSolver, as_inner_solver
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats, Status, flag
-from ..trajectory import advance, begin, check_storage, interpolate, interpolate_cubic, restored, stored
 from .base import AbstractEstimator
+from .common.adjoint import back_to_start, start_adjoint, step_back
+from .common.trajectory import advance, begin, check_storage, interpolate, interpolate_cubic, restored, stored
 
 
 class DrMAD(AbstractEstimator):

@@ -7,12 +7,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ..adjoint import outer_value_and_grads, step_map
+from ..ground.tree import differentiable, vdot
 from ..inner import InnerState, JaxoptSolver, as_inner_solver
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
-from ..tree import differentiable, vdot
 from .base import AbstractEstimator
+from .common.adjoint import outer_value_and_grads, step_map
 
 
 class ForwardState(eqx.Module):
@@ -81,9 +81,11 @@ class Forward(AbstractEstimator):
             return eqx.combine(new, rest), jax.vmap(push)(tangents, directions)
 
         end, tangents = jax.lax.fori_loop(0, total, body, (start, tangents))
-        value, by_params, direct = outer_value_and_grads(problem, hparams, end.split, jax.random.fold_in(key, total))
+        value, by_params, direct = outer_value_and_grads(
+            problem, hparams, end.partitioned, jax.random.fold_in(key, total)
+        )
         flat, unravel = ravel_pytree(hparams)
-        through_training = jax.vmap(lambda z: vdot(by_params, z))(tangents.split.params)
+        through_training = jax.vmap(lambda z: vdot(by_params, z))(tangents.partitioned.arrays)
         hypergradient = optax.tree.add(direct, unravel(through_training.astype(flat.dtype)))
         counts = Counts(
             iterations=total,

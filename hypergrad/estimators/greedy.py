@@ -5,12 +5,12 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from ..adjoint import cotangent_of, outer_value_and_grads, step_and_vjp
 from ..inner import InnerState, JaxoptSolver, as_inner_solver
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
-from ..trajectory import advance, begin
 from .base import AbstractEstimator
+from .common.adjoint import cotangent_of, outer_value_and_grads, step_and_vjp
+from .common.trajectory import advance, begin
 
 
 class Greedy(AbstractEstimator):
@@ -61,7 +61,7 @@ class Greedy(AbstractEstimator):
         def look_ahead(state, t):
             """One training step; the value there, its direct term, and ∇_w F pulled back to λ."""
             new, pullback = step_and_vjp(inner, problem, hparams, state, jax.random.fold_in(key, t))
-            value, by_params, direct = outer_value_and_grads(problem, hparams, new.split, outer_key)
+            value, by_params, direct = outer_value_and_grads(problem, hparams, new.partitioned, outer_key)
             return new, value, direct, pullback(cotangent_of(new, by_params))[1]
 
         last_only = isinstance(self.decay, int | float) and self.decay == 0

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..adjoint import Preconditioner, implicit_hypergradient
-from ..curvature import Curvature, hessian
 from ..inner import InnerState, JaxoptSolver, as_inner_solver, inner_gradient_norm, refuse_unseen
 from ..linear.base import AbstractLinearSolver
 from ..linear.cg import CG
+from ..linear.curvature import Curvature, hessian
 from ..problem import BilevelProblem
 from ..stats import Estimate
 from .base import AbstractEstimator
+from .common.adjoint import Preconditioner, implicit_hypergradient
 
 Schedule = Callable[[Array], Array]  # hyper-step k = 0, 1, ... -> tolerance
 
@@ -83,7 +83,7 @@ class HOAG(AbstractEstimator):
         state = self.inner.init(problem, params, hparams)
         refuse_unseen(problem, self.inner, state, hparams)
         scale = jnp.zeros((), state.solver.error.dtype)
-        return HOAGState(state, optax.tree.zeros_like(state.split.params), jnp.zeros((), jnp.int32), scale)
+        return HOAGState(state, optax.tree.zeros_like(state.partitioned.arrays), jnp.zeros((), jnp.int32), scale)
 
     @eqx.filter_jit
     def step(
@@ -94,7 +94,7 @@ class HOAG(AbstractEstimator):
         inner_key = jax.random.fold_in(key, self.inner.num_steps + 1)
         scale = jax.lax.cond(
             state.index == 0,
-            lambda: inner_gradient_norm(problem, state.inner.split, hparams, inner_key),
+            lambda: inner_gradient_norm(problem, state.inner.partitioned, hparams, inner_key),
             lambda: state.scale,
         )
         floor = 50 * jnp.finfo(scale.dtype).eps
@@ -103,7 +103,7 @@ class HOAG(AbstractEstimator):
         start = self.inner.resume(problem, hparams, state.inner)
         end, solved = self.inner.solve(problem, hparams, start, key, tolerance * scale)
         found = implicit_hypergradient(
-            problem, hparams, end.split, outer_key, inner_key, *system, state.adjoint, tolerance
+            problem, hparams, end.partitioned, outer_key, inner_key, *system, state.adjoint, tolerance
         )
         stats = found.stats(solved, tolerance=tolerance)
         estimate = Estimate(found.hypergradient, found.value, end.params, stats)

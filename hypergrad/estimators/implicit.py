@@ -4,15 +4,15 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
-from ..adjoint import Preconditioner, implicit_hypergradient
-from ..curvature import Curvature, hessian
 from ..inner import InnerState, JaxoptSolver, as_inner_solver, refuse_unseen
 from ..linear.base import AbstractLinearSolver
 from ..linear.cg import CG
+from ..linear.curvature import Curvature, hessian
 from ..problem import BilevelProblem
 from ..stats import Estimate
-from ..trajectory import begin
 from .base import AbstractEstimator
+from .common.adjoint import Preconditioner, implicit_hypergradient
+from .common.trajectory import begin
 
 
 class Implicit(AbstractEstimator):
@@ -66,6 +66,6 @@ class Implicit(AbstractEstimator):
         outer_key = jax.random.fold_in(key, self.inner.num_steps)
         inner_key = jax.random.fold_in(key, self.inner.num_steps + 1)
         system = (self.linear_solver, self.curvature, self.preconditioner)
-        found = implicit_hypergradient(problem, hparams, end.split, outer_key, inner_key, *system)
+        found = implicit_hypergradient(problem, hparams, end.partitioned, outer_key, inner_key, *system)
         estimate = Estimate(found.hypergradient, found.value, end.params, found.stats(solved))
         return estimate, end if self.warm_start else state

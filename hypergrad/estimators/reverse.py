@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, PyTree
 
-from ..adjoint import Adjoint, back_to_start, start_adjoint
 from ..inner import InnerState, JaxoptSolver, as_inner_solver
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
-from ..trajectory import advance, begin, check_storage, record, sweep
 from .base import AbstractEstimator
+from .common.adjoint import Adjoint, back_to_start, start_adjoint
+from .common.trajectory import advance, begin, check_storage, record, sweep
 
 
 class Reverse(AbstractEstimator):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..tree import norm
+from ..ground.tree import norm
 
 MatVec = Callable[[PyTree], PyTree]
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..tree import vdot
+from ..ground.tree import vdot
 from .base import AbstractIterativeSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
 
 

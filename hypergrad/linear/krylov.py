@@ -6,7 +6,7 @@ import optax
 from jax.scipy.sparse.linalg import gmres
 from jaxtyping import Array, PyTree
 
-from ..tree import norm, vdot
+from ..ground.tree import norm, vdot
 from .base import AbstractIterativeSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
 
 

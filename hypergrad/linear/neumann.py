@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..tree import norm, vdot
+from ..ground.tree import norm, vdot
 from .base import AbstractLinearSolver, LinearSolution, MatVec, check_options, damped, first_iterate, last_iterate
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ..ground.tree import PartitionedModel
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
-from ..tree import Split
 
 
 class Best(eqx.Module):
@@ -18,12 +18,12 @@ class Best(eqx.Module):
 
     hparams: PyTree
     value: Array  # infinity before the first finite value
-    split: Split
+    partitioned: PartitionedModel
 
     @property
     def params(self) -> PyTree:
         """The trained model, whole."""
-        return self.split.model
+        return self.partitioned.model
 
 
 class SearchState(eqx.Module):
@@ -31,10 +31,15 @@ class SearchState(eqx.Module):
 
     hparams: PyTree
     best: Best
-    estimator: Any
-    optimiser: Any
-    step: Array  # steps done, int32
+    inner_state: Any  # of the estimator, or of what else trains
+    opt_state: Any  # of the optimiser of the hyperparameters
+    num_steps: Array  # steps done, int32
     spent: Counts
+
+    @property
+    def model(self) -> PyTree:
+        """The model as it is trained now, whole; `best.params` is that of the best step."""
+        return self.inner_state.params
 
 
 class Record(eqx.Module):
@@ -57,13 +62,15 @@ class AbstractSearch(eqx.Module):
         """One step of the search."""
 
 
-def first_state(hparams: PyTree, split: Split, value_like: Array, estimator: Any, optimiser: Any) -> SearchState:
+def first_state(
+    hparams: PyTree, partitioned: PartitionedModel, value_like: Array, inner_state: Any, opt_state: Any
+) -> SearchState:
     """A `SearchState` with nothing found and nothing spent."""
-    best = Best(hparams, jnp.full_like(value_like, jnp.inf), split)
-    return SearchState(hparams, best, estimator, optimiser, jnp.zeros((), jnp.int32), Counts())
+    best = Best(hparams, jnp.full_like(value_like, jnp.inf), partitioned)
+    return SearchState(hparams, best, inner_state, opt_state, jnp.zeros((), jnp.int32), Counts())
 
 
 def better(best: Best, hparams: PyTree, estimate: Estimate) -> Best:
     """The better of two by outer loss; a value that is not finite never wins."""
     wins = jnp.isfinite(estimate.value) & (estimate.value < best.value)
-    return optax.tree.where(wins, Best(hparams, estimate.value, estimate.split), best)
+    return optax.tree.where(wins, Best(hparams, estimate.value, estimate.partitioned), best)

@@ -9,9 +9,9 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..estimators.base import AbstractEstimator
+from ..ground.tree import all_finite
 from ..problem import BilevelProblem, check
 from ..stats import Counts, Status
-from ..tree import all_finite
 from .base import AbstractSearch, Record, SearchState, better, first_state
 
 
@@ -41,19 +41,19 @@ class GradientSearch(AbstractSearch):
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """The state before the first step."""
-        split, hparams = check(problem, params, hparams)
-        estimator_state = self.estimator.init(problem, split.model, hparams)
-        value = eqx.filter_eval_shape(problem.outer_loss, split.model, hparams, problem.valid, jax.random.key(0))
-        return first_state(hparams, split, value, estimator_state, self.optimiser.init(hparams))
+        partitioned, hparams = check(problem, params, hparams)
+        estimator_state = self.estimator.init(problem, partitioned.model, hparams)
+        value = eqx.filter_eval_shape(problem.outer_loss, partitioned.model, hparams, problem.valid, jax.random.key(0))
+        return first_state(hparams, partitioned, value, estimator_state, self.optimiser.init(hparams))
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Estimate, record, move."""
-        estimate, estimator_state = self.estimator.step(problem, state.hparams, state.estimator, key)
+        estimate, estimator_state = self.estimator.step(problem, state.hparams, state.inner_state, key)
         optimiser = optax.with_extra_args_support(self.optimiser)
         updates, optimiser_state = optimiser.update(
             estimate.hypergradient,
-            state.optimiser,
+            state.opt_state,
             state.hparams,
             value=estimate.value,
             **estimate.stats.diagnostics,
@@ -66,8 +66,8 @@ class GradientSearch(AbstractSearch):
         return SearchState(
             hparams=optax.tree.where(moved, hparams, state.hparams),
             best=better(state.best, state.hparams, estimate),
-            estimator=optax.tree.where(usable, estimator_state, state.estimator),
-            optimiser=optax.tree.where(moved, optimiser_state, state.optimiser),
-            step=state.step + jnp.int32(1),
+            inner_state=optax.tree.where(usable, estimator_state, state.inner_state),
+            opt_state=optax.tree.where(moved, optimiser_state, state.opt_state),
+            num_steps=state.num_steps + jnp.int32(1),
             spent=spent,
         ), record

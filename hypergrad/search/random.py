@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..ground.tree import describe, strong
 from ..inner import JaxoptSolver, as_inner_solver
 from ..problem import BilevelProblem, check
 from ..stats import Counts, Estimate, Stats
-from ..tree import describe, strong
 from .base import AbstractSearch, Record, SearchState, better, first_state
 
 
@@ -30,26 +30,26 @@ class RandomSearch(AbstractSearch):
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """The state before the first draw; `hparams` gives structure and shapes. Raises `ValueError` where the prior
         draws something else."""
-        split, hparams = check(problem, params, hparams)
+        partitioned, hparams = check(problem, params, hparams)
         drawn = eqx.filter_eval_shape(lambda key: strong(self.prior(key)), jax.random.key(0))
         if describe(drawn) != describe(hparams):
             raise ValueError(f"prior draws {describe(drawn)}, but hparams is {describe(hparams)}")
-        value = eqx.filter_eval_shape(problem.outer_loss, split.model, hparams, problem.valid, jax.random.key(0))
-        return first_state(hparams, split, value, self.inner.restart(problem, split.model, hparams), None)
+        value = eqx.filter_eval_shape(problem.outer_loss, partitioned.model, hparams, problem.valid, jax.random.key(0))
+        return first_state(hparams, partitioned, value, self.inner.restart(problem, partitioned.model, hparams), None)
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Draw, train, compare."""
         prior_key, key = jax.random.split(key)
         hparams = strong(self.prior(prior_key))
-        estimate = evaluate(self.inner, problem, state.estimator.params, hparams, key)
+        estimate = evaluate(self.inner, problem, state.model, hparams, key)
         record = Record(hparams, estimate.value, estimate.stats)
         return SearchState(
             hparams=hparams,
             best=better(state.best, hparams, estimate),
-            estimator=state.estimator,
-            optimiser=None,
-            step=state.step + jnp.int32(1),
+            inner_state=state.inner_state,
+            opt_state=None,
+            num_steps=state.num_steps + jnp.int32(1),
             spent=state.spent + estimate.stats.counts,
         ), record
 

@@ -1,0 +1,1 @@
+"""Training run backwards: the estimator, its optimiser and its arithmetic."""

@@ -1,0 +1,173 @@
+"""Training with momentum as a motion that can be followed both ways."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ...ground.tree import norm
+from ...inner import InnerState
+from ...problem import BilevelProblem, inner_objective
+from ..common.adjoint import Adjoint
+from . import integers as fixed_point
+from .momentum import MomentumSGD, MomentumState
+
+Position = tuple[PyTree, PyTree]  # weights and velocities
+
+
+def _moving(state: InnerState) -> tuple[PyTree, MomentumState]:
+    return state.partitioned, state.solver.internal_state
+
+
+class Training(eqx.Module):
+    """All that a step depends on but where it starts."""
+
+    optimiser: MomentumSGD
+    problem: BilevelProblem
+    hparams: PyTree
+    first: InnerState
+    key: Array
+
+    def state(self, position: Position, done: int) -> InnerState:
+        """The inner state after `done` steps."""
+        memory = MomentumState(self.first.solver.internal_state.steps + done, position[1])
+        return eqx.tree_at(_moving, self.first, (self.first.partitioned.with_arrays(position[0]), memory))
+
+    def rates(self, t: Array, like: PyTree) -> tuple[PyTree, PyTree]:
+        """Learning rate and momentum of step t."""
+        return self.optimiser.rates(self.hparams, self.first.solver.internal_state.steps + t, like)
+
+    def gradient(self, params: PyTree, hparams: PyTree, t: Array) -> PyTree:
+        """∇_w L at step t."""
+        objective = inner_objective(self.problem, self.first.partitioned, jax.random.fold_in(self.key, t))
+        return jax.grad(objective)(params, hparams)
+
+    def move(self, params: PyTree, velocity: PyTree, gradient: PyTree, hparams: PyTree, t: Array) -> Position:
+        """Step t from a gradient."""
+        memory = MomentumState(self.first.solver.internal_state.steps + t, velocity)
+        updates, memory = self.optimiser(hparams).update(gradient, memory, params)
+        return optax.apply_updates(params, updates), memory.velocity
+
+    def pull_back(self, before: Position, gradient: PyTree, pullback, adjoint: Adjoint, t: Array) -> Adjoint:
+        """One step of the recursion of `Reverse`, through a gradient that is there already."""
+        _, through_move = jax.vjp(lambda w, v, g, h: self.move(w, v, g, h, t), *before, gradient, self.hparams)
+        after = adjoint.cotangent
+        memory = after.solver.internal_state
+        by_params, by_velocity, by_gradient, by_hparams = through_move((after.partitioned.arrays, memory.velocity))
+        by_params, more = optax.tree.add((by_params, by_hparams), pullback(by_gradient))
+        cotangent = eqx.tree_at(
+            _moving, after, (after.partitioned.with_arrays(by_params), memory._replace(velocity=by_velocity))
+        )
+        total = optax.tree.add(adjoint.hypergradient, more)
+        return Adjoint(cotangent, total, adjoint.first, jnp.maximum(adjoint.largest, norm(by_params)))
+
+
+class FloatMotion(Training):
+    """In floating point, from stored position to stored position."""
+
+    def start(self) -> Position:
+        """Where training begins."""
+        return self.first.partitioned.arrays, self.first.solver.internal_state.velocity
+
+    def end(self, position: Position, done: int) -> InnerState:
+        """The inner state after `done` steps."""
+        return self.state(position, done)
+
+    def forwards(self, position: Position, stretch: Array) -> tuple[Position, Position]:
+        """Over a stretch of steps; what is kept is where it began."""
+
+        def body(position, t):
+            params, velocity = position
+            return self.move(params, velocity, self.gradient(params, self.hparams, t), self.hparams, t), None
+
+        return jax.lax.scan(body, position, stretch)[0], position
+
+    def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: Position):
+        """Back over a stretch, to the stored position; the relative error of the one that was recovered."""
+
+        def body(carry, t):
+            (params, velocity), adjoint = carry
+            rate, momentum = self.rates(t, params)
+            params = jax.tree.map(lambda w, a, v: w + a * v, params, rate, velocity)
+            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), params, self.hparams)
+            velocity = jax.tree.map(lambda v, g, m: (v - g) / m, velocity, gradient, momentum)
+            before = (params, velocity)
+            return (before, self.pull_back(before, gradient, pullback, adjoint, t)), None
+
+        (found, adjoint), _ = jax.lax.scan(body, (position, adjoint), stretch, reverse=True)
+        size = norm(kept)
+        return kept, adjoint, norm(optax.tree.sub(found, kept)) / jnp.where(size > 0, size, 1)
+
+
+class ExactMotion(Training):
+    """In whole numbers; what each stretch loses is kept as one word of bits per weight."""
+
+    def start(self) -> Position:
+        """Where training begins, in fixed point."""
+        begin = (self.first.partitioned.arrays, self.first.solver.internal_state.velocity)
+        return jax.tree.map(fixed_point.encode, begin)
+
+    def numbers(self, position: Position) -> Position:
+        """The weights and velocities as floats."""
+        params = self.first.partitioned.arrays
+        return jax.tree.map(lambda fixed, like: fixed_point.decode(fixed, like.dtype), position, (params, params))
+
+    def end(self, position: Position, done: int) -> InnerState:
+        """The inner state after `done` steps."""
+        return self.state(self.numbers(position), done)
+
+    def same_gradient(self, params: PyTree, t: Array) -> PyTree:
+        """The gradient in fixed point, the same bits wherever it is computed: the compiler may not mix it with what
+        stands around it."""
+        gradient = self.gradient(jax.lax.optimization_barrier(params), self.hparams, t)
+        return jax.tree.map(fixed_point.encode, jax.lax.optimization_barrier(gradient))
+
+    def shift(self, velocity: PyTree, t: Array) -> PyTree:
+        """learning_rate · v in fixed point."""
+        rate, _ = self.rates(t, self.first.partitioned.arrays)
+        exact = lambda a, v: fixed_point.encode(a.astype(jnp.float64) * fixed_point.decode(v, jnp.dtype("float64")))
+        return jax.tree.map(exact, rate, velocity)
+
+    def scaled(self, operation: Callable, velocity: PyTree, bits: PyTree, t: Array) -> tuple[PyTree, PyTree]:
+        """Velocity and bits after a multiplication by the momentum, or a division."""
+        momentum = self.optimiser.momentum
+        if callable(momentum):
+            _, tree = self.rates(t, self.first.partitioned.arrays)
+        else:
+            tree = jax.tree.broadcast(momentum, velocity)
+        pairs = jax.tree.map(lambda v, b, m: operation(v, b, *fixed_point.ratio(m)), velocity, bits, tree)
+        return jax.tree.transpose(jax.tree.structure(velocity), jax.tree.structure((0, 0)), pairs)
+
+    def forwards(self, position: Position, stretch: Array) -> tuple[Position, PyTree]:
+        """Over a stretch of steps; what is kept are the bits."""
+
+        def body(carry, t):
+            (fixed, velocity), bits = carry
+            gradient = self.same_gradient(self.numbers((fixed, velocity))[0], t)
+            velocity, bits = self.scaled(fixed_point.multiply, velocity, bits, t)
+            velocity = optax.tree.add(velocity, gradient)
+            return ((optax.tree.sub(fixed, self.shift(velocity, t)), velocity), bits), None
+
+        empty = optax.tree.zeros_like(position[0])
+        return jax.lax.scan(body, (position, empty), stretch)[0]
+
+    def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: PyTree):
+        """Back over a stretch; 1 where the bits are not used up, as they are if every step was the same, else 0."""
+
+        def body(carry, t):
+            (fixed, velocity), bits, adjoint = carry
+            fixed = optax.tree.add(fixed, self.shift(velocity, t))
+            params = self.numbers((fixed, velocity))[0]
+            velocity = optax.tree.sub(velocity, self.same_gradient(params, t))
+            velocity, bits = self.scaled(fixed_point.divide, velocity, bits, t)
+            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), params, self.hparams)
+            before = self.numbers((fixed, velocity))
+            return ((fixed, velocity), bits, self.pull_back(before, gradient, pullback, adjoint, t)), None
+
+        carry, _ = jax.lax.scan(body, (position, kept, adjoint), stretch, reverse=True)
+        position, bits, adjoint = carry
+        left = optax.tree.sum(jax.tree.map(lambda leaf: jnp.any(leaf != 0), bits))
+        return position, adjoint, jnp.asarray(left > 0, adjoint.first.dtype)

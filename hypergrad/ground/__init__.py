@@ -1,0 +1,1 @@
+"""What everything else stands on: pytrees, checkpoints, versions of JAX."""

@@ -1,1 +1,0 @@
-"""Black-box searches over mixed, conditional spaces: ask, train, tell."""

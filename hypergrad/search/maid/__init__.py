@@ -1,0 +1,1 @@
+"""MAID, with the error bounds it goes by."""

@@ -1,0 +1,147 @@
+"""How wrong an implicit hypergradient is, bounded from what was computed."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ...ground.tree import PartitionedModel, norm, vdot
+from ...linear.base import AbstractLinearSolver
+from ...problem import BilevelProblem, inner_objective, outer_objective
+from ...stats import Counts
+
+StrongConvexity = float | Callable[[PyTree], Array] | None
+
+
+class Probes(eqx.Module):
+    """Unit vectors like the parameters, near the directions that the norms are reached in; better at every use."""
+
+    lipschitz: PyTree
+    mixed: PyTree
+    weakest: PyTree
+
+    def __init__(self, params: PyTree):
+        # Random, because a symmetric model keeps a symmetric vector among the symmetric ones.
+        draw = optax.tree.random_like(jax.random.key(0), params, jax.random.normal)
+        self.lipschitz = self.mixed = self.weakest = _unit(draw, draw)
+
+
+class ErrorBound(eqx.Module):
+    """The bounds, the numbers they are made of, and the work that took."""
+
+    inner_part: Array  # what training to the end would remove of ω
+    linear_part: Array  # what solving to the end would
+    value: Array  # F - vᵀ∇L, closer to F(w*(λ)) than F
+    value_error: Array
+    strong_convexity: Array
+    probes: Probes
+    counts: Counts
+
+    @property
+    def hypergradient(self) -> Array:
+        """ω >= ‖p - dF/dλ‖."""
+        return self.inner_part + self.linear_part
+
+
+def error_bound(
+    problem: BilevelProblem,
+    hparams: PyTree,
+    partitioned: PartitionedModel,
+    outer_key: Array,
+    inner_key: Array,
+    v: PyTree,
+    linear_solver: AbstractLinearSolver,
+    strong_convexity: StrongConvexity,
+    probes: Probes,
+    power_steps: int,
+) -> ErrorBound:
+    """A posteriori bounds on the error of the hypergradient p = ∂_λF - Bᵀv and of the value.
+
+    With ψ(w, λ) = F - vᵀ∇_w L for the v at hand, p = ∂_λ ψ, r = ∂_w ψ is the residual of the linear system, and the
+    hypergradient at w* is ∂_λψ - BᵀH⁻¹ ∂_wψ. Hence, with e = ‖∇_w L‖/μ >= ‖w - w*‖, K the Lipschitz constant of ∇ψ in w
+    and κ = ‖B‖/μ, B = ∂²L/∂w∂λ,
+
+        ‖p - dF/dλ‖ <= κ ‖r‖ + √(1 + κ²) K e,    |ψ(w) - F(w*)| <= ‖r‖ e + ½ K e² + rounding.
+
+    μ is `strong_convexity`, or if that is `None` the Rayleigh quotient of an inverse iteration. K = ‖∂∇ψ/∂w‖ and ‖B‖
+    are measured at w by power iterations. All three are approached from the side that makes the bound too small, and
+    K and ‖B‖ may be larger between w and w*: then the bound is right only to first order in e.
+    """
+    value, residual, change, gradient, products = _linearised(problem, hparams, partitioned, outer_key, inner_key, v)
+    lipschitz, lipschitz_probe = _largest(change, probes.lipschitz, power_steps)
+    mixed, mixed_probe = _largest(lambda u: products(u)[1], probes.mixed, power_steps)
+    mu, weakest, hvps = _curvature(lambda u: products(u)[0], hparams, linear_solver, strong_convexity, probes.weakest)
+    convex, mu = mu > 0, jnp.where(mu > 0, mu, 1)
+    error, kappa, size = norm(gradient) / mu, mixed / mu, norm(residual)
+    rounding = 10 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+    unless = lambda bound: jnp.where(convex, bound, jnp.inf)
+    # A product of the third derivative costs two of the second.
+    counts = Counts(inner_gradients=2, outer_gradients=1, hvps=2 + 6 * power_steps + hvps)
+    return ErrorBound(
+        inner_part=unless(jnp.sqrt(1 + kappa**2) * lipschitz * error),
+        linear_part=unless(kappa * size),
+        value=value,
+        value_error=unless(size * error + lipschitz * error**2 / 2 + rounding),
+        strong_convexity=jnp.where(convex, mu, 0),
+        probes=eqx.tree_at(
+            lambda p: (p.lipschitz, p.mixed, p.weakest), probes, (lipschitz_probe, mixed_probe, weakest)
+        ),
+        counts=counts,
+    )
+
+
+def _linearised(problem, hparams, partitioned, outer_key, inner_key, v):
+    """ψ, its gradient in w and the derivative in w of its whole gradient; the last two for L."""
+    inner, outer = inner_objective(problem, partitioned, inner_key), outer_objective(problem, partitioned, outer_key)
+
+    def psi(params, hparams):
+        return outer(params, hparams) - jax.jvp(lambda params: inner(params, hparams), (params,), (v,))[1]
+
+    def gradients_and_psi(params):
+        value, gradients = jax.value_and_grad(psi, argnums=(0, 1))(params, hparams)
+        return gradients, value
+
+    inner_gradients = lambda params: jax.grad(inner, argnums=(0, 1))(params, hparams)
+    (residual, _), change, value = jax.linearize(gradients_and_psi, partitioned.arrays, has_aux=True)
+    (gradient, _), products = jax.linearize(inner_gradients, partitioned.arrays)
+    return value, residual, change, gradient, products
+
+
+def _unit(vector: PyTree, otherwise: PyTree) -> PyTree:
+    size = norm(vector)
+    usable = jnp.isfinite(size) & (size > 0)
+    return optax.tree.where(usable, optax.tree.scale(1 / jnp.where(usable, size, 1), vector), otherwise)
+
+
+def _largest(push: Callable[[PyTree], PyTree], probe: PyTree, steps: int) -> tuple[Array, PyTree]:
+    """The largest singular value of a linear map, from below, and the vector it is reached in."""
+    pull = jax.linear_transpose(push, probe)
+
+    def power(_, carry):
+        u, _ = carry
+        image = push(u)
+        return _unit(pull(image)[0], u), norm(image)
+
+    probe, value = jax.lax.fori_loop(0, steps, power, (probe, 0 * norm(probe)))
+    return value, probe
+
+
+def _curvature(
+    hvp: Callable[[PyTree], PyTree],
+    hparams: PyTree,
+    linear_solver: AbstractLinearSolver,
+    given: StrongConvexity,
+    probe: PyTree,
+) -> tuple[Array, PyTree, Array | int]:
+    """μ, the vector it was measured along, and the products spent."""
+    if given is not None:
+        number = given(hparams) if callable(given) else given
+        return jnp.asarray(number, norm(probe).dtype), probe, 0
+    quotient = vdot(probe, hvp(probe))
+    start = optax.tree.scale(1 / jnp.where(quotient == 0, 1, quotient), probe)
+    solution = linear_solver.solve(hvp, probe, start, 0.1)
+    probe = _unit(solution.value, probe)
+    return vdot(probe, hvp(probe)), probe, solution.steps + 2

@@ -1,0 +1,1 @@
+"""Searches that move weights, auxiliary variable and hyperparameters at once."""

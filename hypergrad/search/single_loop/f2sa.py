@@ -1,0 +1,83 @@
+"""F2SA: bilevel search with first derivatives alone."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ...estimators.common.adjoint import outer_value_and_grads
+from ...problem import BilevelProblem
+from ...stats import Counts
+from ..base import AbstractSearch, Record, SearchState
+from ..gradient import identity
+from .common import Variables, check_optimisers, inner_gradients, move, start
+
+
+class F2SA(AbstractSearch):
+    """Two copies of the model, one of them pulled towards a small outer loss; their difference is the hypergradient.
+
+        w <- w - ρ ∇_w L(w),    y <- y - ρ (∇_w L(y) + ∇_w F(y)/σ),    λ <- λ - γ (∂_λ F(y) + σ (∂_λ L(y) - ∂_λ L(w)))
+
+    all at the old (w, y, λ), with the multiplier σ = σ_k. Both copies start at `params`. They see the same draw of the
+    inner loss at every step, or its noise would enter the hypergradient σ times.
+
+    **Arguments**
+
+    - `inner_optimiser`: an optax optimiser, for w and y alike. `outer_optimiser`: one for λ.
+    - `multiplier`: σ, a positive number or a schedule k -> σ_k (k = 0, 1, ...), growing for convergence.
+    - `projection`: applied to λ after every step.
+
+    A step whose result is not finite moves nothing. `value` is the outer loss at w, which has not seen the outer loss.
+
+    *Cost*: two inner gradients and one outer gradient a step, and one evaluation of the outer loss, not counted; two
+    iterations, one a copy. No second derivatives. *Memory*: two models. *Bias*: of order 1/σ, and that of being behind
+    as in `SOBA`: with `optax.sgd`, σ(w - y) moves as v there, so that γ need not fall as σ grows; an optimiser that
+    rescales each copy by itself breaks this. *When not to use it*: where Hessian-vector products are to be had, for
+    `SOBA` has no bias of 1/σ; where σ is so large that the two copies agree to rounding; learning rates leave no trace.
+
+    **Source**: Kwon, Kwon, Wright, Nowak (2023); there y descends on F + σL, with steps smaller by σ.
+    """
+
+    inner_optimiser: optax.GradientTransformation
+    outer_optimiser: optax.GradientTransformation
+    multiplier: float | Callable[[Array], Array]
+    projection: Callable[[PyTree], PyTree] = identity
+
+    def __check_init__(self):
+        check_optimisers(self, "inner_optimiser", "outer_optimiser")
+        if isinstance(self.multiplier, int | float):
+            if not self.multiplier > 0:
+                raise ValueError(f"multiplier must be positive, got {self.multiplier}")
+        elif not eqx.is_array(self.multiplier) and not callable(self.multiplier):
+            raise TypeError(f"multiplier must be a number or a schedule k -> number, got {self.multiplier!r}")
+
+    @property
+    def _optimisers(self) -> Variables:
+        return Variables(self.inner_optimiser, self.inner_optimiser, self.outer_optimiser)
+
+    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
+        """The state before the first step."""
+        return start(problem, params, hparams, self._optimisers, lambda params: params)
+
+    @eqx.filter_jit
+    def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
+        """One step of everything."""
+        loop, hparams = state.inner_state, state.hparams
+        inner_key, outer_key = jax.random.split(key)
+        pulled = loop.partitioned.with_arrays(loop.auxiliary)
+        gradient, slope = inner_gradients(problem, hparams, loop.partitioned, inner_key)
+        pulled_gradient, pulled_slope = inner_gradients(problem, hparams, pulled, inner_key)
+        _, by_params, direct = outer_value_and_grads(problem, hparams, pulled, outer_key)
+        value = problem.outer_loss(loop.params, hparams, problem.valid, outer_key)
+        sigma = self.multiplier(state.num_steps) if callable(self.multiplier) else self.multiplier
+        sigma = jnp.asarray(sigma, value.dtype)
+        directions = Variables(
+            gradient,
+            optax.tree.add_scale(pulled_gradient, 1 / sigma, by_params),
+            optax.tree.add_scale(direct, sigma, optax.tree.sub(pulled_slope, slope)),
+        )
+        counts = Counts(iterations=2, inner_gradients=2, outer_gradients=1)
+        return move(state, directions, self._optimisers, self.projection, value, counts)

@@ -1,0 +1,138 @@
+"""SABA: SOBA with remembered gradients in place of falling steps."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ...estimators.common.adjoint import outer_value_and_grads
+from ...ground.tree import named_leaves
+from ...problem import BilevelProblem
+from ...stats import Counts, Status
+from ..base import AbstractSearch, Record, SearchState
+from ..gradient import identity
+from .common import Variables, check_optimisers, inner_products, move, start
+
+
+class Memory(eqx.Module):
+    """The last term seen of every batch, and their mean."""
+
+    rows: PyTree  # leading axis: batches
+    mean: PyTree
+
+
+class SABA(AbstractSearch):
+    """`SOBA` on fixed minibatches with the memory of SAGA: constant steps converge.
+
+    With i a batch of the training data and j one of the validation data, drawn uniformly at every step, each of the
+    terms g = ∇_w L, H v, (∂²L/∂w∂λ)ᵀ v on i and ∇_w F, ∂_λ F on j is replaced by
+
+        g <- g_i - m_i + mean(m),    then    m_i <- g_i
+
+    where m_i is the term when i was last drawn, 0 before. All are unbiased, and their noise vanishes at the solution.
+
+    **Arguments**
+
+    - `inner_optimiser`, `linear_optimiser`, `outer_optimiser`, `projection`: as for `SOBA`, with constant steps.
+    - `num_batches`: batches of the training data. Batch i is rows i, i + num_batches, ... of every array of `train`,
+      whose leading axes must be equal and divisible; arrays without axes belong to every batch. The losses are called
+      on a batch and must be means over its rows.
+    - `num_valid_batches`: the same for `valid`.
+
+    *Cost*: that of `SOBA` on a batch. *Memory*: 2 `num_batches` + `num_valid_batches` vectors like the parameters,
+    `num_batches` + `num_valid_batches` like the hyperparameters. *Bias*: as `SOBA`, without the noise floor. *When not
+    to use it*: where that memory is too much; where the losses draw noise from their keys beside the batch, for that
+    noise stays.
+
+    **Raises** `ValueError` from `init` where the data cannot be cut, naming the array.
+
+    **Source**: Dagréou, Ablin, Vaiter, Moreau (2022); Defazio, Bach, Lacoste-Julien (2014) for SAGA.
+    """
+
+    inner_optimiser: optax.GradientTransformation
+    linear_optimiser: optax.GradientTransformation
+    outer_optimiser: optax.GradientTransformation
+    num_batches: int
+    num_valid_batches: int = 1
+    projection: Callable[[PyTree], PyTree] = identity
+
+    def __check_init__(self):
+        check_optimisers(self, "inner_optimiser", "linear_optimiser", "outer_optimiser")
+        for name in ("num_batches", "num_valid_batches"):
+            if not isinstance(number := getattr(self, name), int) or number < 1:
+                raise ValueError(f"{name} must be a positive integer, got {number!r}")
+
+    @property
+    def _optimisers(self) -> Variables:
+        return Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser)
+
+    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
+        """The state before the first step. Raises `ValueError` where the data cannot be cut into batches."""
+        _check_cut(problem.train, "train", "num_batches", self.num_batches)
+        _check_cut(problem.valid, "valid", "num_valid_batches", self.num_valid_batches)
+        state = start(problem, params, hparams, self._optimisers, optax.tree.zeros_like)
+        w, h = state.inner_state.partitioned.arrays, state.hparams
+        memory = _forget((w, w, h), self.num_batches), _forget((w, h), self.num_valid_batches)
+        return eqx.tree_at(lambda s: s.inner_state.memory, state, memory, is_leaf=lambda leaf: leaf is None)
+
+    @eqx.filter_jit
+    def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
+        """One step of everything, on one batch of each data set."""
+        loop, hparams = state.inner_state, state.hparams
+        i_key, j_key, inner_key, outer_key = jax.random.split(key, 4)
+        i = jax.random.randint(i_key, (), 0, self.num_batches)
+        j = jax.random.randint(j_key, (), 0, self.num_valid_batches)
+        cut = _batch(problem.train, i, self.num_batches), _batch(problem.valid, j, self.num_valid_batches)
+        problem = eqx.tree_at(lambda p: (p.train, p.valid), problem, cut)
+        inner_terms = inner_products(problem, hparams, loop.partitioned, loop.auxiliary, inner_key, inner_key)
+        value, *outer_terms = outer_value_and_grads(problem, hparams, loop.partitioned, outer_key)
+        inner_memory, outer_memory = loop.memory
+        gradient, hvp, mixed = _corrected(inner_memory, i, inner_terms)
+        by_params, direct = _corrected(outer_memory, j, tuple(outer_terms))
+        directions = Variables(gradient, optax.tree.sub(hvp, by_params), optax.tree.sub(direct, mixed))
+        counts = Counts(iterations=1, inner_gradients=1, hvps=2, outer_gradients=1)
+        state, record = move(state, directions, self._optimisers, self.projection, value, counts)
+        usable = (record.stats.status & Status.NONFINITE) == 0
+        memory = (
+            _remember(inner_memory, i, inner_terms, usable),
+            _remember(outer_memory, j, tuple(outer_terms), usable),
+        )
+        return eqx.tree_at(lambda s: s.inner_state.memory, state, memory), record
+
+
+def _check_cut(data: PyTree, name: str, option: str, number: int) -> None:
+    rows = {path: len(leaf) for path, leaf in named_leaves(data, name) if _has_rows(leaf)}
+    if len(set(rows.values())) != 1:
+        raise ValueError(f"all arrays of {name} must have the same leading axis to be cut into batches, got {rows}")
+    for path, size in rows.items():
+        if size % number:
+            raise ValueError(f"{option} is {number}, which does not divide the {size} rows of {path}")
+
+
+def _has_rows(leaf: PyTree) -> bool:
+    return eqx.is_array(leaf) and leaf.ndim > 0
+
+
+def _batch(data: PyTree, i: Array, number: int) -> PyTree:
+    # Strided, so that data sorted by class give balanced batches.
+    cut = lambda leaf: leaf.reshape(-1, number, *leaf.shape[1:])[:, i]
+    return jax.tree.map(lambda leaf: cut(leaf) if _has_rows(leaf) else leaf, data)
+
+
+def _forget(like: PyTree, number: int) -> Memory:
+    rows = jax.tree.map(lambda leaf: jnp.zeros((number, *leaf.shape), leaf.dtype), like)
+    return Memory(rows, optax.tree.zeros_like(like))
+
+
+def _corrected(memory: Memory, i: Array, terms: PyTree) -> PyTree:
+    return jax.tree.map(lambda new, rows, mean: new - rows[i] + mean, terms, memory.rows, memory.mean)
+
+
+def _remember(memory: Memory, i: Array, terms: PyTree, usable: Array) -> Memory:
+    """Row by row, so that the memory as a whole is never copied."""
+    terms = jax.tree.map(lambda new, rows: jnp.where(usable, new, rows[i]), terms, memory.rows)
+    mean = jax.tree.map(lambda mean, new, rows: mean + (new - rows[i]) / len(rows), memory.mean, terms, memory.rows)
+    return Memory(jax.tree.map(lambda rows, new: rows.at[i].set(new), memory.rows, terms), mean)

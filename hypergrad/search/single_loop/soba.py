@@ -1,0 +1,69 @@
+"""SOBA: the inner problem, the linear system and the hyperparameters, one stochastic step each at a time."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import optax
+from jaxtyping import Array, PyTree
+
+from ...estimators.common.adjoint import outer_value_and_grads
+from ...problem import BilevelProblem
+from ...stats import Counts
+from ..base import AbstractSearch, Record, SearchState
+from ..gradient import identity
+from .common import Variables, check_optimisers, inner_products, move, start
+
+
+class SOBA(AbstractSearch):
+    """Weights, linear system and hyperparameters move together, each by one stochastic step.
+
+        w <- w - ρ ∇_w L,    v <- v - ρ' (H v - ∇_w F),    λ <- λ - γ (∂_λ F - (∂²L/∂w∂λ)ᵀ v)
+
+    all right-hand sides at the old (w, v, λ). v starts at 0 and follows H⁻¹ ∇_w F. The losses draw their minibatches
+    from their keys: H v and (∂²L/∂w∂λ)ᵀ v get independent ones, ∇_w L that of H v.
+
+    **Arguments**
+
+    - `inner_optimiser`, `linear_optimiser`, `outer_optimiser`: optax optimisers of w, v and λ, e.g. `optax.sgd` with a
+      constant or a schedule. That of v must be stable for H: plain descent with ρ' < 2/λ_max(H).
+    - `projection`: applied to λ after every step.
+
+    A step whose result is not finite moves nothing. `value` is the outer loss as drawn, at weights on their way: with
+    minibatches in `outer_loss`, `best` is a lucky draw, and `state.hparams` is the result.
+
+    *Cost*: a step is one inner gradient, one Hessian-vector and one mixed product, and one outer gradient. *Memory*:
+    that of training and one vector. *Bias*: from w and v being behind their targets; it vanishes as steps fall like
+    k^-1/2. With constant steps and noise it stops at a noise floor: use `SABA` there. *When not to use it*: where L is
+    not strongly convex, for v may diverge; on small smooth problems, where `MAID` needs no step sizes; learning rates
+    leave no trace.
+
+    **Source**: Dagréou, Ablin, Vaiter, Moreau (2022); there v has the opposite sign and one step size with w.
+    """
+
+    inner_optimiser: optax.GradientTransformation
+    linear_optimiser: optax.GradientTransformation
+    outer_optimiser: optax.GradientTransformation
+    projection: Callable[[PyTree], PyTree] = identity
+
+    def __check_init__(self):
+        check_optimisers(self, "inner_optimiser", "linear_optimiser", "outer_optimiser")
+
+    @property
+    def _optimisers(self) -> Variables:
+        return Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser)
+
+    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
+        """The state before the first step."""
+        return start(problem, params, hparams, self._optimisers, optax.tree.zeros_like)
+
+    @eqx.filter_jit
+    def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
+        """One step of everything."""
+        loop, hparams = state.inner_state, state.hparams
+        inner_key, mixed_key, outer_key = jax.random.split(key, 3)
+        gradient, hvp, mixed = inner_products(problem, hparams, loop.partitioned, loop.auxiliary, inner_key, mixed_key)
+        value, by_params, direct = outer_value_and_grads(problem, hparams, loop.partitioned, outer_key)
+        directions = Variables(gradient, optax.tree.sub(hvp, by_params), optax.tree.sub(direct, mixed))
+        counts = Counts(iterations=1, inner_gradients=1, hvps=2, outer_gradients=1)
+        return move(state, directions, self._optimisers, self.projection, value, counts)

@@ -1,0 +1,42 @@
+"""Black-box searches: trials that are asked for, trained and told.
+
+A `Space` of continuous, integer and categorical leaves is searched by ask and tell (`Random`, `Sobol`, `Grid`,
+`Optuna`, and around them `DivideAndConquer` and `SubnetworkAdaptive`) in `search_trials` and `two_step`;
+`GradientTuner` moves continuous leaves by hypergradient within a trial.
+"""
+
+from .compilations import compilations as compilations
+from .gradient_tuning import GradientTuner as GradientTuner
+from .gradient_tuning import record_norms as record_norms
+from .importance import AbstractImportance as AbstractImportance
+from .importance import HypergradientImportance as HypergradientImportance
+from .importance import PedAnova as PedAnova
+from .importance import RidgeImportance as RidgeImportance
+from .masked import MaskedMLP as MaskedMLP
+from .masked import count_params as count_params
+from .objective import PerTrial as PerTrial
+from .objective import Vmapped as Vmapped
+from .optuna import Optuna as Optuna
+from .run import search_trials as search_trials
+from .samplers import Grid as Grid
+from .samplers import Random as Random
+from .samplers import Sobol as Sobol
+from .searcher import AbstractSearcher as AbstractSearcher
+from .space import Categorical as Categorical
+from .space import Float as Float
+from .space import Int as Int
+from .space import Space as Space
+from .space import When as When
+from .strategies import DivideAndConquer as DivideAndConquer
+from .strategies import SubnetworkAdaptive as SubnetworkAdaptive
+from .trial import FinishedTrial as FinishedTrial
+from .trial import Result as Result
+from .trial import SearcherState as SearcherState
+from .trial import Trial as Trial
+from .two_step import FixedList as FixedList
+from .two_step import TwoStepResult as TwoStepResult
+from .two_step import n_step as n_step
+from .two_step import nested_subset as nested_subset
+from .two_step import pareto_front as pareto_front
+from .two_step import smallest_within_tolerance as smallest_within_tolerance
+from .two_step import two_step as two_step

@@ -1,0 +1,144 @@
+"""Hypergradients inside a trial: its continuous hyperparameters move by gradient while it is trained."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+from ..estimators.base import AbstractEstimator
+from ..problem import BilevelProblem
+from ..run import Budget, run
+from ..search.base import Record
+from ..search.gradient import GradientSearch
+from .space import Float, Space
+from .trial import Result
+
+
+class NormsState(NamedTuple):
+    """Sums of the norms of what came through, leaf by leaf, and how many came."""
+
+    sums: PyTree
+    number: Array
+
+
+def record_norms() -> optax.GradientTransformation:
+    """Lets gradients through unchanged, and sums up the norm of each leaf."""
+
+    def init(params: PyTree) -> NormsState:
+        return NormsState(jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), params), jnp.zeros((), jnp.int32))
+
+    def update(updates: PyTree, state: NormsState, params: PyTree | None = None):
+        sums = jax.tree.map(lambda total, leaf: total + jnp.sqrt(jnp.sum(leaf**2)), state.sums, updates)
+        return updates, NormsState(sums, state.number + jnp.int32(1))
+
+    return optax.GradientTransformation(init, update)
+
+
+class Box(eqx.Module):
+    """Keeps each hyperparameter within the range of its leaf."""
+
+    leaves: tuple[tuple[str, Float], ...] = eqx.field(static=True)
+
+    def __call__(self, hparams: dict[str, Array]) -> dict[str, Array]:
+        """The nearest within the ranges."""
+        ends = {
+            name: np.log([leaf.low, leaf.high]) if leaf.log else (leaf.low, leaf.high) for name, leaf in self.leaves
+        }
+        return {name: jnp.clip(value, float(ends[name][0]), float(ends[name][1])) for name, value in hparams.items()}
+
+
+class GradientTuner(eqx.Module):
+    """Tunes some `Float` leaves of a space by hypergradient within each trial.
+
+        inside = GradientTuner(space, ["decay_a", "decay_b"], estimator, optax.adam(0.3))
+        inside.run(problem, model, trial.params, key=key, budget=3000)      # -> Result, in PerTrial
+        inside.scan(problem, model, inside.hparams(trial.params), key, 10)  # -> dictionary, in Vmapped
+
+    The losses of `problem` get hparams as a dictionary from names to scalars: logarithms where the leaf has `log`. They
+    start at the trial's values and are kept in the leaf's range. The result holds the lowest outer loss, the values
+    there as `tuned`, which is what the searcher is told, and for every block the mean over steps of the norm of its
+    hypergradient. A trial keeps its other values for all of its training.
+
+    Make one and use it for all trials: each new one is compiled anew. A trial none of whose hypergradients was finite
+    has failed. With `MaskedMLP` and Adam inside give Adam an `eps_root`: at weights that have no gradient its root has
+    no derivative.
+
+    **Raises** `ValueError` for names that are no unconditional `Float` leaves.
+    """
+
+    leaves: tuple[tuple[str, Float], ...] = eqx.field(static=True)
+    search: GradientSearch
+
+    def __init__(
+        self,
+        space: Space,
+        names: Sequence[str],
+        estimator: AbstractEstimator,
+        optimiser: optax.GradientTransformation,
+    ):
+        leaves = []
+        for name in names:
+            leaf = space.leaves.get(name)
+            if not isinstance(leaf, Float) or leaf.when is not None:
+                raise ValueError(f"names has {name!r}, which is not an unconditional Float leaf of the space")
+            leaves.append((name, leaf))
+        if not leaves:
+            raise ValueError("names is empty")
+        self.leaves = tuple(leaves)
+        self.search = GradientSearch(estimator, optax.chain(record_norms(), optimiser), Box(self.leaves))
+
+    def hparams(self, params: Mapping[str, Any]) -> dict[str, Array]:
+        """The values that move, as the losses get them."""
+        values = {name: np.log(params[name]) if leaf.log else params[name] for name, leaf in self.leaves}
+        return {name: jnp.asarray(np.asarray(value, float)) for name, value in values.items()}
+
+    def run(
+        self, problem: BilevelProblem, model: PyTree, params: Mapping[str, Any], *, key: Array, budget: Budget | int
+    ) -> Result:
+        """Train and tune by `hypergrad.run`; an interrupt, not a NaN, is the only thing that ends it early."""
+        state = self.search.init(problem, model, self.hparams(params))
+        state, _ = run(self.search, problem, state, key=key, budget=budget, chunk=10, keep=_nothing)
+        found = jax.tree.map(float, self._found(state))
+        if not np.isfinite(found["value"]):
+            return Result.failure("no hypergradient was finite")
+        tuned = {name: min(max(found["tuned"][name], leaf.low), leaf.high) for name, leaf in self.leaves}
+        return Result(found["value"], tuned=tuned, block_norms=found["block_norms"], metrics=found["metrics"])
+
+    def scan(
+        self, problem: BilevelProblem, model: PyTree, hparams: Mapping[str, Array], key: Array, steps: int
+    ) -> tuple[dict[str, Any], PyTree]:
+        """The same for `steps` hyper-steps as one pure function; the entries of a result, and the best model."""
+        state = self.search.init(problem, model, dict(hparams))
+
+        def body(state, place):
+            return self.search.step(problem, state, jax.random.fold_in(key, place))[0], None
+
+        state, _ = jax.lax.scan(body, state, jnp.arange(steps))
+        return self._found(state), state.best.params
+
+    def _found(self, state) -> dict[str, Any]:
+        norms: NormsState = state.opt_state[0]
+        mean = jax.tree.map(lambda total: total / jnp.maximum(norms.number, 1), norms.sums)
+        blocks: dict[str, Any] = {}
+        tuned: dict[str, Any] = {}
+        for name, leaf in self.leaves:
+            if (block := leaf.block) is not None:
+                blocks[block] = jnp.hypot(blocks[block], mean[name]) if block in blocks else mean[name]
+            place = state.best.hparams[name]
+            tuned[name] = jnp.clip(jnp.exp(place) if leaf.log else place, leaf.low, leaf.high)
+        moved = state.spent.hyper_updates > 0
+        return {
+            "value": jnp.where(moved, state.best.value, jnp.nan),
+            "tuned": tuned,
+            "block_norms": blocks,
+            "metrics": {"gradients": state.spent.gradients, "hyper_updates": state.spent.hyper_updates},
+        }
+
+
+def _nothing(record: Record) -> tuple:
+    return ()

@@ -1,0 +1,88 @@
+"""Searchers that learn nothing: random, quasi-random, grid."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .searcher import AbstractSearcher, Proposal
+from .space import Categorical, Int, Params, Space
+from .trial import Result, SearcherState, Trial
+
+
+class Random(AbstractSearcher):
+    """Every leaf drawn by itself, uniformly over its range (or its logarithm).
+
+    **Source**: Bergstra and Bengio (2012).
+    """
+
+    def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
+        """A random point of the unit cube."""
+        return state.space.decode(random.random(len(state.space.leaves)), fixed), {}
+
+    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Nothing."""
+
+
+class Sobol(AbstractSearcher):
+    """A scrambled Sobol sequence over the unit cube: more even than random. Needs scipy, which comes with jax.
+
+    Ask number n takes point n. Inside a strategy that asks it only now and then the points between are left out.
+
+    **Source**: Sobol (1967); Owen (1998) for the scrambling; Bergstra and Bengio (2012) for their use here.
+    """
+
+    def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
+        """Point number `state.asked` of the sequence."""
+        from scipy.stats import qmc
+
+        sequence = qmc.Sobol(len(state.space.leaves), rng=np.random.default_rng(state.seed))
+        if state.asked:
+            sequence.fast_forward(state.asked)
+        return state.space.decode(sequence.random(1)[0], fixed), {}
+
+    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Nothing."""
+
+
+class Grid(AbstractSearcher):
+    """Every combination of `points` values per leaf, for plots: the last leaf moves fastest.
+
+    Whole numbers and choices of which there are fewer than `points` take each value once. Once all combinations have
+    been asked for it begins again; `size(space)` says how many there are.
+    """
+
+    points: int
+
+    def __check_init__(self):
+        if not (isinstance(self.points, int) and self.points >= 1):
+            raise ValueError(f"points must be a positive integer, got {self.points!r}")
+
+    def combinations(self, space: Space, fixed: Mapping[str, Any]) -> list[Params]:
+        """All of them, each once: leaves that are not active do not count."""
+        values = [[fixed[name]] if name in fixed else self._values(leaf) for name, leaf in space.leaves.items()]
+        found: dict[tuple, Params] = {}
+        for chosen in itertools.product(*values):
+            params = space.decode(np.full(len(values), 0.5), dict(zip(space.leaves, chosen, strict=True)))
+            found.setdefault(tuple(params.items()), params)
+        return list(found.values())
+
+    def size(self, space: Space) -> int:
+        """The number of combinations."""
+        return len(self.combinations(space, {}))
+
+    def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
+        """The next combination in order."""
+        every = self.combinations(state.space, fixed)
+        return every[state.asked % len(every)], {}
+
+    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Nothing."""
+
+    def _values(self, leaf: Any) -> list:
+        if isinstance(leaf, Categorical):
+            return list(leaf.choices)
+        whole = isinstance(leaf, Int) and leaf.high - leaf.low < self.points
+        places = (np.arange(self.points) + 0.5) / self.points if self.points == 1 else np.linspace(0, 1, self.points)
+        return list(range(leaf.low, leaf.high + 1)) if whole else list(dict.fromkeys(map(leaf.decode, places)))

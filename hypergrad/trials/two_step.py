@@ -1,0 +1,189 @@
+"""Search on a little data, retrain the best on all of it."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .objective import Objective
+from .run import search_trials
+from .searcher import AbstractSearcher, Proposal
+from .space import Params, Space
+from .trial import FinishedTrial, Result, SearcherState, Trial
+
+
+@dataclass(frozen=True)
+class TwoStepResult:
+    """The states after every step: the first is the search's, the others are of what was retrained."""
+
+    states: tuple[SearcherState, ...]
+
+    @property
+    def best(self) -> FinishedTrial | None:
+        """The best after the last step; `meta["origin"]` is its number in the first."""
+        return self.states[-1].best
+
+    @property
+    def front(self) -> list[FinishedTrial]:
+        """The Pareto front of loss and size after the last step, smallest first."""
+        return pareto_front(self.states[-1].complete)
+
+    @property
+    def cost(self) -> float:
+        """Seconds of all trials of all steps."""
+        return sum(told.result.cost for state in self.states for told in state.history)
+
+
+def two_step(
+    searcher: AbstractSearcher,
+    space: Space,
+    objective: Objective,
+    *,
+    key: Array,
+    num_trials: int,
+    fraction: float = 0.04,
+    top: int = 5,
+    batch: int = 1,
+    journal: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> TwoStepResult:
+    """Search with a fraction of the training data, then train the `top` best anew on all of it.
+
+    The same as `n_step` with `fractions=(fraction, 1.0)`, `keep=(top,)`.
+
+    **Source**: after Yu et al. (2023), "Two-step hyperparameter optimization" (arXiv:2302.03845). There the validation
+    set shrinks with the training set; here it is the same in both steps.
+    """
+    return n_step(
+        searcher,
+        space,
+        objective,
+        key=key,
+        num_trials=num_trials,
+        fractions=(fraction, 1.0),
+        keep=(top,),
+        batch=batch,
+        journal=journal,
+        progress=progress,
+    )
+
+
+def n_step(
+    searcher: AbstractSearcher,
+    space: Space,
+    objective: Objective,
+    *,
+    key: Array,
+    num_trials: int,
+    fractions: Sequence[float],
+    keep: Sequence[int],
+    batch: int = 1,
+    journal: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> TwoStepResult:
+    """Search with `fractions[0]` of the data; then, for every further fraction, train the `keep[i]` best anew.
+
+    **Arguments**
+
+    - `objective`: reads `trial.fidelity`, trains on `nested_subset(train, trial.fidelity, shuffle_key)` and
+      measures on one validation set, the same for all.
+    - `fractions`, `keep`: rising fractions in (0, 1], and falling numbers, one fewer.
+    - `journal`: a folder, with one journal per step.
+
+    Only the first step's values are told to `searcher`: losses at different fractions cannot be compared. A trial that
+    tuned hyperparameters inside goes on from where they came to.
+
+    **Raises** `ValueError` before anything is trained for fractions or numbers that make no sense.
+    """
+    _check(num_trials, fractions, keep)
+    if journal is not None:
+        Path(journal).mkdir(parents=True, exist_ok=True)
+    file = lambda step: None if journal is None else Path(journal) / f"step_{step + 1}.jsonl"
+    states: list[SearcherState] = []
+    for step, fraction in enumerate(fractions):
+        if step > 0:
+            chosen = states[-1].complete[: keep[step - 1]]
+            if not chosen:
+                break
+            searcher = FixedList(tuple((told.trial.params, _origin(told.trial)) for told in chosen))
+            num_trials = len(chosen)
+        state = search_trials(
+            searcher,
+            space,
+            objective,
+            key=jax.random.fold_in(key, step),
+            num_trials=num_trials,
+            batch=batch,
+            fidelity=fraction,
+            journal=file(step),
+            progress=progress,
+        )
+        states.append(state)
+    return TwoStepResult(tuple(states))
+
+
+class FixedList(AbstractSearcher):
+    """Proposes given values, in order: pairs of params and the number of the trial they come from."""
+
+    listed: tuple[tuple[Params, int | None], ...]
+
+    def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
+        """The next of the list. **Raises** `ValueError` at its end."""
+        if state.asked >= len(self.listed):
+            raise ValueError(f"only {len(self.listed)} trials are listed")
+        params, origin = self.listed[state.asked]
+        return params | dict(fixed), {"origin": origin}
+
+    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Nothing."""
+
+
+def nested_subset(data: PyTree, fraction: float, key: Array) -> PyTree:
+    """The first `fraction` of the rows of `data`, at least one, in an order shuffled by `key`: prefixes are nested.
+
+    **Raises** `ValueError` for a fraction outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
+    rows = jax.tree.leaves(data)[0].shape[0]
+    chosen = jax.random.permutation(key, rows)[: max(1, round(fraction * rows))]
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], data)
+
+
+def pareto_front(told: Iterable[FinishedTrial]) -> list[FinishedTrial]:
+    """Those to which none is better in both value and size, smallest first. Results without a size are left out."""
+    front: list[FinishedTrial] = []
+    sized = [one for one in told if not one.result.failed and one.result.size is not None]
+    for one in sorted(sized, key=lambda one: (one.result.size, one.result.value)):
+        if not front or one.result.value < front[-1].result.value:
+            front.append(one)
+    return front
+
+
+def smallest_within_tolerance(told: Iterable[FinishedTrial], tolerance: float) -> FinishedTrial | None:
+    """The smallest model whose value is within `tolerance` (0.05: five percent) of the best."""
+    front = pareto_front(told)
+    limit = front[-1].result.value + tolerance * abs(front[-1].result.value) if front else 0.0
+    return next((one for one in front if one.result.value <= limit), None)
+
+
+def _origin(trial: Trial) -> int | None:
+    return trial.meta.get("origin", trial.number)
+
+
+def _check(num_trials: int, fractions: Sequence[float], keep: Sequence[int]) -> None:
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise ValueError(f"fractions must lie in (0, 1], got {fractions}")
+    if not all(a < b for a, b in pairwise(fractions)):
+        raise ValueError(f"fractions must rise, got {fractions}")
+    if len(keep) != len(fractions) - 1:
+        raise ValueError(f"keep must have one number fewer than the {len(fractions)} fractions, got {keep}")
+    if not all(isinstance(a, int) and isinstance(b, int) and a >= b >= 1 for a, b in pairwise([num_trials, *keep])):
+        raise ValueError(f"keep must be positive integers that fall from num_trials = {num_trials}, got {keep}")

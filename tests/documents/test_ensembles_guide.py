@@ -1,0 +1,29 @@
+"""The guide's code runs, as one program."""
+
+import re
+
+import numpy as np
+
+from tests.helpers import ROOT
+
+TEXT = (ROOT / "docs" / "ensembles.md").read_text()
+
+
+def test_the_guide(capsys):
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
+        exec(compile(block, "docs/ensembles.md", "exec"), names)
+    first, last = map(float, re.search(r"L1 (\S+) -> (\S+)", capsys.readouterr().out).groups())
+    assert last < first / 2
+    assert names["predictions"].shape == (80, 48)
+    np.testing.assert_allclose(names["again"].value, names["history"].value[:2], rtol=1e-9)
+
+
+def test_every_name_in_the_guide_exists():
+    import ensembles
+
+    named = set(re.findall(r"`(\w+)(?:\(|`)", TEXT)) - {"sh", "python"}
+    known = {name for name in named if hasattr(ensembles, name)}
+    foreign = {"NONFINITE", "MemoryError", "CUDA_VISIBLE_DEVICES", "eps_root"}
+    assert named - known <= foreign, named - known - foreign
+    assert len(known) > 15

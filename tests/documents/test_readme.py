@@ -1,0 +1,34 @@
+"""What the README says works."""
+
+import re
+import tomllib
+
+from tests.helpers import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_the_python_examples_run(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    assert blocks
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    for name in [name for name in names if name.startswith("test_")]:
+        names[name]()
+    first, last = map(float, re.search(r"loss (\S+) -> (\S+),", capsys.readouterr().out).groups())
+    assert last < first / 2
+
+
+def test_the_commands_name_what_exists():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(re.findall(r"\.\[(\w+)\]", TEXT))
+    assert extras and extras <= set(project["optional-dependencies"])
+    for module in set(re.findall(r"python -m (experiments[\w.]*)", TEXT)):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_linked_files_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (ROOT / target).exists(), target

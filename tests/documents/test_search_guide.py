@@ -1,0 +1,26 @@
+"""The guide to black-box search runs, as one program, and names what exists."""
+
+import re
+
+import hypergrad as hg
+
+from tests.helpers import ROOT
+
+TEXT = (ROOT / "docs" / "search.md").read_text()
+
+
+def test_the_guide(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
+        exec(compile(block, "docs/search.md", "exec"), names)
+    assert not names["state"].failures and len(names["state"].history) == 4
+    first = re.match(r"\{'layers': 2, .*\} (\S+) 0", capsys.readouterr().out)
+    assert float(first.group(1)) < 0.01
+
+
+def test_every_name_in_the_guide_exists():
+    named = set(re.findall(r"`hg\.(\w+)", TEXT)) | set(re.findall(r"`([A-Z]\w+)(?:\(|`)", TEXT))
+    foreign = {"NaN"}
+    assert {name for name in named if not hasattr(hg, name)} <= foreign
+    assert len(named) > 15

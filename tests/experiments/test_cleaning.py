@@ -1,0 +1,149 @@
+"""Hyper-cleaning, overfitting a validation set, distillation: what they write and which way their claims point."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import distillation, overfit_validation
+from experiments.common.data import MNIST, Rows, fashion_mnist
+from experiments.hypercleaning import run as hypercleaning
+from experiments.hypercleaning.model import Convolution, corrupt
+
+from tests.helpers import ROOT
+
+STUDIES = {
+    "hypercleaning": (hypercleaning.Config, {"noises": (1.5,)}),
+    "overfit_validation": (overfit_validation.Config, {"start": 9.0}),
+    "distillation": (distillation.Config, {"hidden": -1}),
+}
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Single precision and optax's own type promotion."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def patterns(rows, seed):
+    """Ten fixed random images under noise, easy to tell apart."""
+    random = np.random.default_rng(seed)
+    prototypes = np.random.default_rng(0).random((10, 784)) > 0.7
+    y = random.integers(0, 10, rows).astype(np.int32)
+    noise = 0.3 * random.standard_normal((rows, 784))
+    return Rows((prototypes[y] + noise).astype(np.float32), y)
+
+
+def check_files(folder, summary, plots):
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert set(summary) >= {"config", "environment", "runs", "table"}
+    assert (folder / "table.md").read_text().startswith("| ")
+    for name in plots:
+        assert (folder / f"{name}.png").stat().st_size > 5000
+    with open(folder / "history.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def small_images(monkeypatch):
+    monkeypatch.setattr(hypercleaning, "image_sets", lambda name, folder: (patterns(800, 1), patterns(300, 2)))
+
+
+CLEANING = {"noises": (0.5,), "seeds": 1, "num_train": 200, "num_valid": 400, "batch": 50, "inner_lr": 0.05}
+
+
+def test_hypercleaning_finds_the_wrong_labels(tmp_path, small_images, capsys):
+    config = hypercleaning.Config(out=tmp_path, methods=("none", "gg"), hyper_steps=50, protocol="split", **CLEANING)
+    summary = hypercleaning.main(config)
+    lines = check_files(tmp_path, summary, ("accuracy", "weights"))
+    runs = {run["method"]: run for run in summary["runs"]}
+    assert runs["none"]["auc"] == 0.5
+    assert runs["gg"]["auc"] > 0.8
+    assert runs["gg"]["test_accuracy"] > runs["none"]["test_accuracy"]
+    assert {line["hyper_steps"] for line in lines} == {str(step) for step in range(5, 51, 5)}
+    assert [line["published"] for line in summary["table"]] == [51.52, 77.73]
+    assert "51.52" in capsys.readouterr().out
+
+
+def test_hypercleaning_protocols(small_images):
+    config = hypercleaning.Config(**CLEANING)
+    images = hypercleaning.image_sets("mnist", None)
+    cell = hypercleaning.make_cell(config, images, 0.5, 0)
+    assert cell.valid is cell.test
+    config = hypercleaning.Config(protocol="split", **CLEANING)
+    cell = hypercleaning.make_cell(config, images, 0.5, 0)
+    seen = {tuple(row) for row in cell.train.x}
+    assert len(cell.valid.y) == 400 and not seen & {tuple(row) for row in cell.valid.x}
+
+
+@pytest.mark.parametrize("noise", [0.3, 0.5])
+def test_wrong_labels_are_those_of_other_classes(noise):
+    rows = patterns(4000, 3)
+    train, wrong = corrupt(rows, noise, seed=0)
+    np.testing.assert_array_equal(train.y != rows.y, wrong)
+    assert wrong.mean() == pytest.approx(noise)
+    assert not np.array_equal(corrupt(rows, noise, seed=1)[1], wrong)
+
+
+def test_convolution_is_a_convolution():
+    layer = Convolution(2, 3, jax.random.key(0))
+    for side in (7, 8):
+        x = jax.random.normal(jax.random.key(1), (side, side, 2))
+        kernel = layer.weight.reshape(3, 3, 2, 3)
+        form = ("NHWC", "HWIO", "NHWC")
+        right = jax.lax.conv_general_dilated(x[None], kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=form)[0]
+        np.testing.assert_allclose(layer(x), right + layer.bias, atol=1e-5)
+
+
+def test_fashion_mnist_is_looked_for_and_not_taken_for_mnist(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Fashion"):
+        fashion_mnist(tmp_path)
+    folder = os.environ.get("HYPERGRAD_DATA")
+    if folder and (Path(folder) / "mnist" / next(iter(MNIST))).exists():
+        with pytest.raises(ValueError, match="Fashion"):
+            fashion_mnist(Path(folder) / "mnist")
+
+
+def test_validation_set_is_overfitted(tmp_path):
+    config = overfit_validation.Config(
+        out=tmp_path, methods=("neumann5", "reverse"), seeds=1, hyper_steps=80, num_valid=30, hidden=16
+    )
+    summary = overfit_validation.main(config)
+    lines = check_files(tmp_path, summary, ("accuracy",))
+    assert len(lines) == 2 * 40
+    for run in summary["runs"]:
+        assert run["valid"] >= 95 and run["valid"] > run["valid_first"]
+        assert run["test"] < run["valid"]
+        assert run["num_hparams"] == 64 * 16 + 16 + 16 * 10 + 10
+
+
+def test_ten_learned_images_beat_ten_real_ones(tmp_path):
+    config = distillation.Config(out=tmp_path, methods=("reverse",), seeds=1, num_real=300)
+    summary = distillation.main(config)
+    lines = check_files(tmp_path, summary, ("loss", "images"))
+    assert len(lines) == 40 and float(lines[-1]["outer_loss"]) < float(lines[0]["outer_loss"]) / 2
+    runs = {run["method"]: run for run in summary["runs"]}
+    assert runs["reverse"]["test_accuracy"] > runs["random images"]["test_accuracy"] + 5
+    assert runs["reverse"]["images"] == 10 and runs["all images"]["images"] == 300
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_options(name):
+    config, bad = STUDIES[name]
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        config(**bad)
+    with pytest.raises(ValueError, match="seeds"):
+        config(seeds=0)
+    with pytest.raises(ValueError, match="methods"):
+        config(methods=())
+    command = [sys.executable, "-m", f"experiments.{name}", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "100"}).stdout
+    for option in ("--quick", "--seeds", "--out", "--data-dir", "--methods", "Published"):
+        assert option in text

@@ -1,0 +1,186 @@
+"""The harness: every law can be broken, what is said then, and what it does not need."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from hypothesis import given, settings
+
+import hypergrad as hg
+from hypergrad.testing import BrokenLawsError, Claim, check, check_estimator, laws, problems, strategies
+
+from tests.helpers import ROOT
+
+calls = itertools.count(1)
+
+
+class Spoilt(hg.AbstractEstimator):
+    """Reverse mode with one mistake: `spoil` maps (problem, hparams, estimate, state) to the last two."""
+
+    inner: hg.JaxoptSolver
+    spoil: Callable
+
+    def init(self, problem, params, hparams):
+        return hg.Reverse(self.inner).init(problem, params, hparams)
+
+    def step(self, problem, hparams, state, key):
+        estimate, state = hg.Reverse(self.inner).step(problem, hparams, state, key)
+        return self.spoil(problem, hparams, estimate, state)
+
+
+@jax.custom_batching.custom_vmap
+def unbatched(x):
+    return x
+
+
+@unbatched.def_vmap
+def _(size, batched, x):
+    return 2 * x, batched[0]
+
+
+def each(change):
+    """Spoil every leaf of the hypergradient."""
+
+    def spoil(problem, hparams, estimate, state):
+        changed = jax.tree.map(lambda g: change(g, problem), estimate.hypergradient)
+        return eqx.tree_at(lambda e: e.hypergradient, estimate, changed), state
+
+    return spoil
+
+
+def other(where, change):
+    """Spoil another part of the estimate."""
+    return lambda problem, hparams, estimate, state: (eqx.tree_at(where, estimate, replace_fn=change), state)
+
+
+def other_state(problem, hparams, estimate, state):
+    return estimate, optax.tree.cast(state, jnp.float32)
+
+
+TOO_LARGE = each(lambda g, problem: 1.5 * g)
+SPOILT = {
+    laws.finite_differences: TOO_LARGE,
+    laws.plain_scan: TOO_LARGE,
+    laws.is_reverse: TOO_LARGE,
+    laws.is_reverse_on_average: TOO_LARGE,
+    laws.closed_form: TOO_LARGE,
+    laws.scale_of_the_inner_loss: each(lambda g, problem: g * problem.train.get("scale", 1.0)),
+    laws.chain_rule: each(lambda g, problem: g * jnp.abs(g)),
+    laws.any_pytree: each(lambda g, problem: g / jnp.linalg.norm(g)),
+    laws.constants_and_scale: each(lambda g, problem: g + 1e-3),
+    laws.unused_is_zero: each(lambda g, problem: g + 1e-3),
+    laws.order_of_rows: each(lambda g, problem: g * problem.train["x"][0, 0]),
+    laws.order_of_weights: each(lambda g, problem: g * problem.train["x"][0, 0]),
+    laws.batched_is_one_by_one: each(lambda g, problem: unbatched(g)),
+    laws.compiled_is_not_compiled: each(lambda g, problem: g * (1 + isinstance(g, jax.core.Tracer))),
+    laws.float32_is_near_float64: each(lambda g, problem: g.astype(jnp.float64)),
+    laws.state_is_a_fixed_point: other_state,
+    laws.value_is_measured: other(lambda e: e.value, lambda value: value + 1e-3),
+    laws.steps_are_counted: other(lambda e: e.stats.counts, lambda counts: hg.Counts()),
+    laws.same_call_same_bits: each(lambda g, problem: g * (1 + 1e-12 * next(calls))),
+}
+
+
+def test_every_law_has_a_mistake():
+    assert {law.law for law in check.CONTRACT} == set(SPOILT)
+
+
+@pytest.mark.parametrize("law", check.CONTRACT, ids=str)
+def test_every_law_catches_its_mistake(law):
+    claim = next(claim for claim in Claim if claim in law.claims)
+    spoilt, few = lambda inner: Spoilt(inner, SPOILT[law.law]), {"examples": 2, "num_steps": 1, "optimisers": SGD}
+    with pytest.raises(BrokenLawsError) as info:
+        check_estimator(spoilt, claim=claim, only=[law.law], **few)
+    assert [broken.law for broken in info.value.broken] == [law]
+    assert isinstance(info.value.broken[0].error, AssertionError), info.value
+
+
+SGD = {"sgd": problems.OPTIMISERS["sgd"]}
+CHEAP = [laws.unused_is_zero, laws.steps_are_counted, laws.constants_and_scale]
+
+
+def test_what_a_broken_law_says():
+    def biased(inner):
+        return Spoilt(inner, SPOILT[laws.unused_is_zero])
+
+    with jax.enable_x64(False), pytest.raises(BrokenLawsError) as info:
+        check_estimator(biased, only=CHEAP)
+    message = str(info.value)
+    assert message.startswith("biased breaks 2 of 3 laws\n")
+    assert "law 10, unused_is_zero: A hyperparameter that enters nowhere" in message
+    assert " on ridge(0, 1, 4), sgd, T = 1\n" in message  # the smallest there is
+    assert "found 0.001" in message
+    assert "law 9, constants_and_scale" in message and " > 1e-09\n" in message
+    with pytest.raises(BrokenLawsError, match="breaks 1 of 2 laws"):
+        check_estimator(biased, only=CHEAP, without=[laws.constants_and_scale], optimisers=SGD, num_steps=1)
+    with pytest.raises(BrokenLawsError) as info:
+        check_estimator(biased, only=CHEAP, fail_fast=True, optimisers=SGD, num_steps=1)
+    assert len(info.value.broken) == 1
+
+
+def test_what_holds_is_returned_and_a_tolerance_can_be_loosened():
+    almost = each(lambda g, problem: g + 1e-10)
+    options = {"only": [laws.constants_and_scale], "optimisers": SGD, "num_steps": 1}
+    assert check_estimator(hg.Reverse, **options) == ("law 9, constants_and_scale",)
+    with pytest.raises(BrokenLawsError):
+        check_estimator(lambda inner: Spoilt(inner, almost), **options)
+    check_estimator(lambda inner: Spoilt(inner, almost), **options, loosened=1e8)
+
+
+def test_an_estimator_that_raises_is_reported():
+    def refuses(inner):
+        raise RuntimeError("no such solver")
+
+    with pytest.raises(BrokenLawsError, match=r"RuntimeError\('no such solver'\)") as info:
+        check_estimator(refuses, only=[laws.steps_are_counted])
+    assert isinstance(info.value.__cause__, RuntimeError)
+
+
+def test_optimisers_can_be_restricted():
+    seen = []
+
+    def picky(inner):
+        seen.append(inner.options["opt"])
+        return hg.Reverse(inner)
+
+    mine = optax.sgd(0.05, 0.5)
+    check_estimator(picky, claim=Claim.EXACT, optimisers={"mine": mine}, only=[laws.plain_scan, laws.unused_is_zero])
+    assert seen and all(optimiser is mine for optimiser in seen)
+
+
+def test_no_law_left():
+    with pytest.raises(ValueError, match=r"no law of Claim.APPROXIMATE is left.*only and without"):
+        check_estimator(hg.Reverse, only=[laws.finite_differences])
+
+
+@settings(max_examples=4)
+@given(layout=strategies.hyperparameters(4), optimiser=strategies.optimisers())
+def test_hyperparameters_are_pytrees_of_so_many_numbers(layout, optimiser):
+    assert sum(leaf.size for leaf in jax.tree.leaves(layout)) == 4
+    laws.any_pytree(hg.Reverse(hg.OptaxSolver(optimiser, 3)), problems.ridge(), layout)
+
+
+@settings(max_examples=4)
+@given(case=strategies.problems(), schedule=strategies.schedules())
+def test_problems_and_schedules(case, schedule):
+    laws.value_is_measured(hg.Reverse(hg.OptaxSolver(optax.sgd(schedule), 3)), case)
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_library_does_not_import_it():
+    code = "import sys, hypergrad; print({'hypothesis', 'hypergrad.testing'} & set(sys.modules))"
+    assert python(code).stdout.strip() == "set()"
+
+
+def test_missing_hypothesis_is_named():
+    found = python("import sys; sys.modules['hypothesis'] = None; import hypergrad.testing")
+    assert "ImportError: hypergrad.testing needs hypothesis: pip install hypergrad-jax[test]" in found.stderr

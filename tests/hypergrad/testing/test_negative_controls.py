@@ -1,0 +1,278 @@
+"""Law 16: planted mistakes, most of them from public implementations, are caught by the harness."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import hypergrad as hg
+import hypergrad.estimators.common.adjoint
+import hypergrad.estimators.greedy
+import hypergrad.estimators.implicit
+import hypergrad.estimators.reverse
+from hypergrad.testing import BrokenLawsError, Claim, assert_close, check_estimator, laws
+from hypergrad.testing.problems import OPTIMISERS
+
+MOMENTUM = {"momentum": OPTIMISERS["momentum"]}
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    """Replace `module.name` by `mutation(original)`; nothing compiled before or after is shared."""
+
+    def planted(module, name, mutation):
+        jax.clear_caches()
+        monkeypatch.setattr(module, name, mutation(getattr(module, name)))
+
+    yield planted
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+def caught(law, make, claim, **options):
+    with pytest.raises(BrokenLawsError, match=f"{law.__name__}.*\n.*\n.*error") as info:
+        check_estimator(make, claim=claim, only=[law], examples=2, optimisers=MOMENTUM, **options)
+    assert [broken.law.law for broken in info.value.broken] == [law]
+
+
+def test_wrong_sign_of_the_direct_term():
+    """The negative of the sum is kept where the mixed term alone is subtracted (ThrunGroup)."""
+
+    class Negated(hg.AbstractEstimator):
+        inner: hg.JaxoptSolver
+
+        def init(self, problem, params, hparams):
+            return hg.Implicit(self.inner).init(problem, params, hparams)
+
+        def step(self, problem, hparams, state, key):
+            estimate, state = hg.Implicit(self.inner, hg.CG(10, tol=1e-14)).step(problem, hparams, state, key)
+            direct = jax.grad(problem.outer_loss, argnums=1)(estimate.params, hparams, problem.valid, key)
+            flipped = optax.tree.add_scale(estimate.hypergradient, -2, direct)
+            return eqx.tree_at(lambda e: e.hypergradient, estimate, flipped), state
+
+    caught(laws.closed_form, Negated, Claim.STATIONARY)
+
+
+def test_wrong_sign_of_the_mixed_term(plant):
+    def mutation(right):
+        def wrong(problem, hparams, split, outer_key, *rest):
+            found = right(problem, hparams, split, outer_key, *rest)
+            direct = hypergrad.estimators.common.adjoint.outer_value_and_grads(problem, hparams, split, outer_key)[2]
+            flipped = jax.tree.map(lambda d, g: 2 * d - g, direct, found.hypergradient)
+            return eqx.tree_at(lambda f: f.hypergradient, found, flipped)
+
+        return wrong
+
+    plant(hypergrad.estimators.implicit, "implicit_hypergradient", mutation)
+    caught(laws.closed_form, lambda inner: hg.Implicit(inner, hg.CG(10, tol=1e-14)), Claim.STATIONARY)
+
+
+def test_dropped_direct_term(plant):
+    def mutation(right):
+        def wrong(*arguments):
+            value, adjoint = right(*arguments)
+            return value, eqx.tree_at(lambda a: a.hypergradient, adjoint, jax.tree.map(jnp.zeros_like, arguments[1]))
+
+        return wrong
+
+    plant(hypergrad.estimators.reverse, "start_adjoint", mutation)
+    caught(laws.finite_differences, hg.Reverse, Claim.EXACT)
+
+
+class Copy(hg.AbstractEstimator):
+    """Reverse mode written again, with room for a mistake in the path or in the step back."""
+
+    inner: hg.JaxoptSolver
+    path: Callable = lambda states, end: states
+    back: Callable = lambda right, *arguments: right(*arguments)
+
+    def init(self, problem, params, hparams):
+        return self.inner.init(problem, params, hparams)
+
+    def step(self, problem, hparams, state, key):
+        def train(state, t):
+            return self.inner.step(problem, hparams, state, jax.random.fold_in(key, t)), state
+
+        def back(carry, at):
+            (t, point), (cotangent, total) = at, carry
+            arguments = (self.inner, problem, hparams, point, jax.random.fold_in(key, t), cotangent)
+            cotangent, by_hparams = self.back(hg.step_vjp, *arguments)
+            return (cotangent, optax.tree.add(total, by_hparams)), None
+
+        steps = jnp.arange(self.inner.num_steps)
+        end, states = jax.lax.scan(train, state, steps)
+        outer = eqx.filter_value_and_grad(lambda both: problem.outer_loss(*both, problem.valid, key))
+        value, (by_params, direct) = outer((end.params, hparams))
+        zeros = eqx.filter(optax.tree.zeros_like(end), eqx.is_inexact_array)
+        cotangent = eqx.tree_at(lambda c: c.partitioned.arrays, zeros, by_params)
+        start = (cotangent, direct)
+        (_, found), _ = jax.lax.scan(back, start, (steps, self.path(states, end)), reverse=True)
+        counts = hg.Counts(iterations=self.inner.num_steps, step_vjps=self.inner.num_steps, outer_gradients=1)
+        return hg.Estimate(found, value, end.params, hg.Stats(counts)), state
+
+
+def test_the_copy_without_mistakes():
+    check_estimator(Copy, claim=Claim.EXACT, optimisers=MOMENTUM, only=[laws.finite_differences])
+
+
+def off_by_one(states, end):
+    """Step t is taken at the point after it."""
+    return jax.tree.map(lambda leaf, last: jnp.concatenate([leaf[1:], last[None]]), states, end)
+
+
+def without_the_start(states, end):
+    """The end point alone is scaled, as in a slide on DrMAD."""
+    share = lambda leaf: jnp.arange(len(leaf)).reshape(-1, *[1] * (leaf.ndim - 1)) / len(leaf)
+    return jax.tree.map(lambda leaf, last: (share(leaf) * last).astype(leaf.dtype), states, end)
+
+
+def wrapped_around(states, end):
+    """The point before the first is the last (drmad)."""
+    return jax.tree.map(lambda leaf, last: jnp.concatenate([last[None], leaf[1:]]), states, end)
+
+
+@pytest.mark.parametrize("mistake", [off_by_one, without_the_start, wrapped_around])
+def test_path(mistake):
+    caught(laws.finite_differences, lambda inner: Copy(inner, path=mistake), Claim.EXACT)
+
+
+def without_the_hessian(right, inner, problem, hparams, state, key, cotangent):
+    """The adjoint of the weights is passed on unchanged (hippotrainer)."""
+    return cotangent, right(inner, problem, hparams, state, key, cotangent)[1]
+
+
+def without_the_mixed_derivative(right, inner, problem, hparams, state, key, cotangent):
+    """∂²L/∂w∂λ is never taken (hippotrainer)."""
+    return right(inner, problem, hparams, state, key, cotangent)[0], jax.tree.map(jnp.zeros_like, hparams)
+
+
+def products_swapped(right, inner, problem, hparams, state, key, cotangent):
+    """The product with the Hessian stands where that with the mixed derivative should (HIPS)."""
+    found, by_hparams = right(inner, problem, hparams, state, key, cotangent)
+    return found, by_hparams | {"log_l2": cotangent.partitioned.arrays - found.partitioned.arrays}
+
+
+def with_another_rate(right, inner, *arguments):
+    """The learning rate of the hyperparameters is taken for that of the weights (hippotrainer)."""
+    return right(hg.OptaxSolver(optax.sgd(0.03, 0.9), inner.num_steps), *arguments)
+
+
+def without_one_minus_momentum(right, inner, *arguments):
+    """The velocity is an average going forwards, a sum going backwards."""
+    return right(hg.OptaxSolver(optax.sgd(0.1 / (1 - 0.9), 0.9), inner.num_steps), *arguments)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        without_the_hessian,
+        without_the_mixed_derivative,
+        products_swapped,
+        with_another_rate,
+        without_one_minus_momentum,
+    ],
+)
+def test_one_step_back(mistake):
+    caught(laws.finite_differences, lambda inner: Copy(inner, back=mistake), Claim.EXACT)
+
+
+def test_a_tenth_of_the_steps_back():
+    """The horizon is cut and nothing rescaled (drmad)."""
+    tenth = lambda inner: hg.Reverse(inner, horizon=-(-inner.num_steps // 10))
+    caught(laws.is_reverse, tenth, Claim.QUADRATIC, num_steps=10)
+
+
+def test_learning_rate_left_out_of_the_greedy_step(plant):
+    def mutation(right):
+        return lambda state, by_params: right(state, jax.tree.map(lambda g: g / 0.1, by_params))
+
+    plant(hypergrad.estimators.greedy, "cotangent_of", mutation)
+    caught(laws.finite_differences, hg.Greedy, Claim.EXACT, num_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("law", "claim"), [(laws.finite_differences, Claim.EXACT), (laws.chain_rule, Claim.APPROXIMATE)]
+)
+def test_one_number_for_a_whole_leaf(law, claim):
+    """A vector of hyperparameters moved as one, and every entry given the same derivative (hippotrainer)."""
+
+    class Broadcast(hg.AbstractEstimator):
+        inner: hg.JaxoptSolver
+
+        def init(self, problem, params, hparams):
+            return hg.Reverse(self.inner).init(problem, params, hparams)
+
+        def step(self, problem, hparams, state, key):
+            estimate, state = hg.Reverse(self.inner).step(problem, hparams, state, key)
+            same = jax.tree.map(lambda g: jnp.full_like(g, jnp.sum(g)), estimate.hypergradient)
+            return eqx.tree_at(lambda e: e.hypergradient, estimate, same), state
+
+    caught(law, Broadcast, claim)
+
+
+class Mistaken(hg.AbstractLinearSolver):
+    """Conjugate gradients or Neumann series as some codes have them."""
+
+    mistake: str
+
+    def solve(self, matvec, b, init=None, tol=0.0):
+        v, r, p = jnp.zeros_like(b), b, b
+        for step in range(len(b)):
+            if self.mistake == "aliased series":  # p and v are one array (ThrunGroup)
+                v = v + 0.1 * (b - matvec(v)) if step else b
+                v = v - 0.1 * matvec(v)
+                continue
+            image = matvec(p)
+            alpha = r @ r / (p @ image)
+            if self.mistake == "absolute tolerance":  # (hippotrainer)
+                alpha = jnp.where(r @ r < 1e-3, 0.0, alpha)
+            new = r - alpha * image
+            v = v + alpha * p / (0.1 if self.mistake == "scaled step" else 1)  # (moskomule)
+            beta = new @ new / (r @ r + (1e-8 if self.mistake == "guarded ratio" else 0))  # (hippotrainer)
+            p = new + (1.0 if self.mistake == "old residual" else beta) * p  # (moskomule)
+            r = new
+        if self.mistake == "swallowed error":  # given up too early, the error caught, zero returned (hippotrainer)
+            v = jnp.where(r @ r > 0, jnp.zeros_like(b), v)
+        residual = jnp.linalg.norm(b - matvec(v)) / jnp.linalg.norm(b)
+        return hg.LinearSolution(v, residual, jnp.int32(len(b)), jnp.bool_(False))
+
+
+@pytest.mark.parametrize(
+    "mistake", ["old residual", "scaled step", "aliased series", "absolute tolerance", "swallowed error"]
+)
+def test_mistakes_in_linear_solvers(mistake):
+    caught(laws.closed_form, lambda inner: hg.Implicit(inner, Mistaken(mistake)), Claim.STATIONARY)
+
+
+@pytest.mark.parametrize("mistake", ["absolute tolerance", "guarded ratio"])
+def test_absolute_numbers_in_linear_solvers(mistake):
+    """Caught even in an estimator that claims nothing: they break the linearity in the outer loss."""
+    caught(laws.constants_and_scale, lambda inner: hg.Implicit(inner, Mistaken(mistake)), Claim.APPROXIMATE)
+
+
+def test_the_linear_solver_without_mistakes():
+    right = lambda inner: hg.Implicit(inner, Mistaken("none"))
+    check_estimator(right, claim=Claim.STATIONARY, only=[laws.closed_form, laws.constants_and_scale])
+
+
+@pytest.mark.parametrize("make", [hg.DrMAD, hg.Greedy, hg.Implicit])
+def test_a_claim_too_many(make):
+    """Among them the implicit hypergradient of an inner problem that is not solved (hippotrainer)."""
+    caught(laws.finite_differences, make, Claim.EXACT)
+
+
+def first_update(step):
+    """The first update is -gradient / L with L the gradient's root mean square."""
+    params, gradient = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
+    updates, _ = step.update(gradient, step.init(params), params, value=jnp.asarray(1.0))
+    assert_close(updates, -gradient / jnp.sqrt(12.5))
+
+
+def test_an_accepted_step_taken_twice():
+    """An accepted step is applied a second time (hoag)."""
+    first_update(hg.adaptive_step())
+    with pytest.raises(AssertionError, match="relative error 1 "):
+        first_update(optax.chain(hg.adaptive_step(), optax.scale(2.0)))

@@ -1,0 +1,125 @@
+"""Spaces, searchers and strategies."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hypergrad as hg
+
+from tests.hypergrad.trials.examples import KEY, SEARCHERS, SPACE, loss, told
+
+every_searcher = pytest.mark.parametrize("searcher", SEARCHERS.values(), ids=SEARCHERS)
+
+
+@given(st.lists(st.floats(0, 1), min_size=6, max_size=6))
+def test_points_of_the_cube_are_params_and_back(point):
+    params = SPACE.decode(point)
+    assert SPACE.checked(params) == params
+    again = SPACE.decode(SPACE.encode(params))
+    assert {k: v for k, v in again.items() if k not in ("l2", "lr", "slope")} == {
+        k: v for k, v in params.items() if k not in ("l2", "lr", "slope")
+    }
+    np.testing.assert_allclose(again["l2"], params["l2"], rtol=1e-9)
+    assert ("units_3" in params) == (params["layers"] == 3) and ("slope" in params) == (params["act"] == "relu")
+    held = SPACE.restrict("a", at=params)
+    assert set(held) == set(params) - {"layers", "units_3"}
+    assert hg.trials.Space.from_json(json.loads(json.dumps(SPACE.to_json()))) == SPACE
+
+
+def test_whole_numbers_and_choices_are_equally_likely():
+    places = (np.arange(3000) + 0.5) / 3000
+    assert np.bincount([hg.trials.Int(2, 7).decode(u) for u in places])[2:].tolist() == [500] * 6
+    drawn = [SPACE.leaves["act"].decode(u) for u in places]
+    assert [drawn.count(choice) for choice in ("relu", "tanh", None)] == [1000] * 3
+
+
+@every_searcher
+def test_asks_keep_to_the_space_and_go_on_the_same_from_json(searcher):
+    foreign = hg.trials.Trial(None, {"layers": 3, "units_3": 9, "act": None, "l2": 0.05, "lr": 0.01})
+    state = searcher.tell(searcher.init(SPACE, KEY), foreign, hg.trials.Result(0.2))
+    for number in range(8):
+        fixed = {"layers": 3, "act": "tanh", "slope": 0.5} if number % 3 == 2 else {}
+        state, trial = searcher.ask(state, fixed=fixed)
+        assert SPACE.checked(trial.params) == trial.params
+        if fixed:
+            assert trial.params["layers"] == 3 and trial.params["act"] == "tanh" and "slope" not in trial.params
+        value = np.nan if number == 2 else loss(trial.params)
+        state = searcher.tell(state, trial, hg.trials.Result(value, metrics={"infinite": -np.inf}))
+    assert [one.trial.number for one in state.failures] == [2] and len(state.history) == 9
+    state, pending = searcher.ask(state)
+    again = hg.trials.SearcherState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)))
+    for _ in range(2):
+        state, here = searcher.ask(state)
+        again, there = searcher.ask(again)
+        assert here == there
+    assert len(again.pending) == 3
+    assert len(searcher.tell(again, pending, hg.trials.Result(1.0)).pending) == 2
+
+
+def test_grid_visits_every_combination_once():
+    state = told(hg.trials.Grid(2), SPACE, hg.trials.Grid(2).size(SPACE))
+    points = {tuple(one.trial.params.items()) for one in state.history}
+    # one or three layers, the second with two widths; relu with two slopes, tanh, None; two l2; two lr
+    assert len(points) == hg.trials.Grid(2).size(SPACE) == 3 * 4 * 2 * 2
+
+
+THREE = hg.trials.Space({f"{b}{i}": hg.trials.Float(0.0, 1.0, block=b) for b in "abc" for i in range(2)})
+
+
+def uneven(params):
+    return sum((params[f"{b}{i}"] - 0.3) ** 2 * w for b, w in {"a": 1.0, "b": 0.01, "c": 0.0}.items() for i in (0, 1))
+
+
+def test_cma_es_learns_from_what_it_is_told():
+    bowl = lambda params: sum((value - 0.3) ** 2 for value in params.values())
+    best = lambda searcher: told(searcher, THREE, 100, bowl).best.result.value
+    assert best(SEARCHERS["cma-es"]) < best(hg.trials.Random()) / 4
+
+
+@pytest.mark.parametrize("importance", [hg.trials.PedAnova(), hg.trials.RidgeImportance()])
+def test_trials_go_to_the_block_that_matters(importance):
+    searcher = hg.trials.SubnetworkAdaptive(hg.trials.Random(), importance, warmup=30, probability=0.8)
+    state = told(searcher, THREE, 130, uneven)
+    weights = importance(state)
+    assert max(weights, key=weights.get) == "a" and weights["a"] > 3 * max(weights["b"], weights["c"])
+    moved = [one.trial.meta["block"] for one in state.history if "block" in one.trial.meta]
+    assert 60 < len(moved) < 100 and moved.count("a") > 0.6 * len(moved)
+    assert "block" not in str([one.trial.meta for one in state.history[:30]])
+    last = next(one.trial for one in reversed(state.history) if one.trial.meta.get("block") == "b")
+    before = searcher.init(THREE, KEY)
+    before = replace(before, history=state.history[: last.number])
+    assert THREE.restrict("b", at=last.params) == THREE.restrict("b", at=before.best.trial.params)
+
+
+@pytest.mark.parametrize("score", [None, lambda block, one: one.result.block_scores[block]])
+def test_children_combine_the_blocks_of_top_trials(score):
+    searcher = hg.trials.DivideAndConquer(hg.trials.Random(), top=4, warmup=10, probability=1.0, block_score=score)
+    state = searcher.init(THREE, KEY)
+    scores = lambda params: {block: params[f"{block}0"] for block in "abc"}
+    children = 0
+    for number in range(25):
+        complete = state.complete
+        state, trial = searcher.ask(state)
+        if number >= 10 and "donors" in trial.meta:
+            children += 1
+            for block, donor in trial.meta["donors"].items():
+                ranked = complete if score is None else sorted(complete, key=lambda one: score(block, one))
+                own = lambda params, names=THREE.blocks[block]: tuple(params[name] for name in names)
+                top = list(dict.fromkeys(own(one.trial.params) for one in ranked))[:4]
+                assert own(state.history[donor].trial.params) == own(trial.params) and own(trial.params) in top
+            assert trial.params not in [one.trial.params for one in state.history]
+        state = searcher.tell(state, trial, hg.trials.Result(uneven(trial.params), block_scores=scores(trial.params)))
+    assert children > 10
+
+
+def test_hypergradient_importance_is_the_mean_norm():
+    state = hg.trials.Random().init(THREE, KEY)
+    assert hg.trials.HypergradientImportance()(state) == dict.fromkeys("abc", 0.0)
+    for norm in (1.0, 3.0):
+        state, trial = hg.trials.Random().ask(state)
+        state = hg.trials.Random().tell(state, trial, hg.trials.Result(0.0, block_norms={"b": norm}))
+    assert hg.trials.HypergradientImportance()(state) == {"a": 0.0, "b": 2.0, "c": 0.0}
