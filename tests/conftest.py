@@ -1,11 +1,19 @@
-"""float64, four CPU devices, reproducible examples.
+"""float64, four CPU devices, reproducible examples, one cache of compiled programs for all processes of a session.
 
 Strict promotion of types is not on: optax's Adam raises a Python float to the power of an integer counter.
 """
 
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# Set before JAX is imported, and inherited by the workers and by the programs that tests start.
+OWN_CACHE = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="hypergrad-tests-")
+if OWN_CACHE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = OWN_CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import equinox as eqx
 import hypothesis
@@ -23,6 +31,26 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("laws")
+
+
+def pytest_unconfigure():
+    """The process that made the cache removes it; workers inherit its name."""
+    if OWN_CACHE:
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)
+
+
+def pytest_addoption(parser):
+    """`--row 29` keeps the tests of that row of the reliability list; with `-m ""` the slow ones too."""
+    parser.addoption("--row", type=int, action="append", help="only tests of this row of tests/reliability.md")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselects what belongs to none of the rows asked for."""
+    wanted = set(config.getoption("row") or ())
+    if wanted:
+        others = [item for item in items if not wanted & {n for mark in item.iter_markers("row") for n in mark.args}]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -81,6 +81,7 @@ def test_jaxopt_has_one_door():
     assert library == ["hypergrad/inner.py"]
 
 
+@pytest.mark.row(35)
 def test_no_private_names_and_no_long_files():
     for path in SOURCES:
         text = path.read_text()
@@ -89,27 +90,31 @@ def test_no_private_names_and_no_long_files():
             assert not name.startswith(("jax._src", "equinox.internal", "pickle")), (path, name)
 
 
-def test_row_41_importing_warns_of_nothing_and_leaves_jax_as_it_is():
+@pytest.mark.row(41, 14)
+def test_importing_warns_of_nothing_and_leaves_jax_as_it_is():
     code = "import hypergrad, ensembles, jax.numpy; print(jax.numpy.ones(1).dtype)"
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (result.returncode, result.stdout.strip()) == (0, "float32"), result.stderr
 
 
+@pytest.mark.row(44)
 @pytest.mark.parametrize("version", ["0.10.2", "0.11.0", "0.11.1", "0.9.2", "0.10.0"])
-def test_row_44_wrong_versions_are_named(version):
+def test_wrong_jax_versions_are_named(version):
     with pytest.warns(RuntimeWarning, match=rf"jax {version}.*Install jax>=0.10.1"):
         compatibility.warn_if_wrong(version)
 
 
+@pytest.mark.row(44)
 @pytest.mark.parametrize("version", ["0.10.1", "0.12.0", "0.12.0.1", jax.__version__])
-def test_row_44_right_versions_are_not(version):
+def test_right_jax_versions_warn_of_nothing(version):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compatibility.warn_if_wrong(version)
 
 
+@pytest.mark.row(44)
 @pytest.mark.parametrize("rows", [16_385, 20_001, 32_769])
-def test_row_11_the_known_miscompilation_is_absent(rows):
+def test_the_known_miscompilation_is_absent(rows):
     assert not compatibility.miscompiles()
     matrix, data = np.arange(9.0, dtype=np.float32).reshape(3, 3), np.ones((rows, 3), np.float32)
     found = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.asarray(matrix) @ row) ** 2)))(data)

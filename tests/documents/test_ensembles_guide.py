@@ -9,7 +9,7 @@ from tests.helpers import ROOT
 TEXT = (ROOT / "docs" / "ensembles.md").read_text()
 
 
-def test_the_guide(capsys):
+def test_the_guide_runs(capsys):
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
         exec(compile(block, "docs/ensembles.md", "exec"), names)

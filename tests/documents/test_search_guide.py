@@ -9,7 +9,7 @@ from tests.helpers import ROOT
 TEXT = (ROOT / "docs" / "search.md").read_text()
 
 
-def test_the_guide(tmp_path, monkeypatch, capsys):
+def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):

@@ -108,7 +108,7 @@ def per_fold_by_hand(predictions, data, C, rows):
 
 
 @given(seed=st.integers(0, 2**16))
-def test_criteria_by_hand(seed):
+def test_criteria_are_their_formulas(seed):
     predictions, data, C, rows, folds = folded(seed)
     chi2, best, phi2, full, log = per_fold_by_hand(predictions, data, C, rows)
     found = {
@@ -129,7 +129,7 @@ CRITERIA = [ens.mean_loss, ens.worst_loss, ens.spread_loss, ens.full_covariance_
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_failed_members_of_a_fold_do_not_exist(criterion):
+def test_failed_replicas_of_a_fold_count_for_nothing(criterion):
     predictions, *_, folds = folded()
     broken = predictions.at[1, 2].set(jnp.nan).at[2, 0, 0].set(jnp.inf)
     keep = jnp.all(jnp.isfinite(broken), axis=-1)
@@ -162,8 +162,9 @@ def ridge_ensemble(criterion, num=None, drop_failed=False):
     return problem, {"l2": jnp.asarray(-2.0), "weights": jnp.zeros(POINTS)}
 
 
+@pytest.mark.row(1)
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_hypergradients_of_criteria_are_differences(criterion):
+def test_hypergradients_of_criteria_are_finite_differences(criterion):
     """13 hyperparameters, through 15 members."""
     problem, hparams = ridge_ensemble(criterion)
     inner = hg.OptaxSolver(ens.replicate_optimiser(optax.sgd(0.2, 0.5)), 15)
@@ -176,7 +177,8 @@ def test_hypergradients_of_criteria_are_differences(criterion):
     np.testing.assert_allclose(jax.flatten_util.ravel_pytree(found)[0], expected, rtol=1e-6, atol=1e-8)
 
 
-def test_padding_and_failed_members_do_not_count_in_the_outer_loss():
+@pytest.mark.row(13)
+def test_padding_and_failed_replicas_do_not_count_in_the_outer_loss():
     problem, hparams = ridge_ensemble(ens.mean_loss)
     members = jax.random.normal(KEY, (FOLDS * MEMBERS, 2))
     expected = problem.outer_loss(members, hparams, problem.valid, KEY)
@@ -207,7 +209,7 @@ LOSSES = np.array([1.5, 1.2, 1.25, 1.4, np.nan, 9.0, 1.3])
 RANKING = np.array([3.0, 9.0, 4.0, 1.0, 0.0, 0.0, 5.0])
 
 
-def test_one_sigma_over_trials():
+def test_one_sigma_over_trials_is_their_spread():
     found = ens.one_sigma(LOSSES, RANKING, 2, threshold=3.0)
     width = np.std([1.5, 1.2, 1.25, 1.4, 1.3])
     assert (found.lowest, found.sigma) == pytest.approx((1.2, width))
@@ -216,7 +218,7 @@ def test_one_sigma_over_trials():
     assert ens.one_sigma(LOSSES, RANKING).chosen.tolist() == [3, 0, 2, 6, 1]  # the failed trial widens the band
 
 
-def test_one_sigma_over_replicas():
+def test_one_sigma_over_replicas_is_theirs():
     replicas = np.tile(LOSSES[:, None], (1, 4)) + np.array([-0.11, 0.11, -0.11, 0.11])
     found = ens.one_sigma(LOSSES, RANKING, sigma="replicas", replica_losses=replicas, threshold=3.0)
     assert found.sigma == pytest.approx(0.11)
@@ -224,7 +226,7 @@ def test_one_sigma_over_replicas():
 
 
 @given(order=st.permutations(range(7)))
-def test_the_order_of_trials_does_not_matter(order):
+def test_trial_order_is_irrelevant(order):
     order = np.array(order)
     chosen = ens.one_sigma(LOSSES[order], RANKING[order], 2, threshold=3.0).chosen
     assert order[chosen].tolist() == [2, 6]
@@ -247,7 +249,7 @@ def test_outliers_are_removed_until_none_is_left():
     assert not ens.outliers(np.ones(5)).any()
 
 
-def test_bad_input():
+def test_data_and_selection_refuse_bad_input_by_name():
     predictions, data, C, _, folds = folded()
     masks = np.ones((2, POINTS), bool)
     refused = {

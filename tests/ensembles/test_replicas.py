@@ -54,6 +54,7 @@ def alone_after_training(members, hparams, data, key, r):
     return train(ALONE, own_key, ens.member(members, r), hparams, (x, y[r], mask[r]), key)
 
 
+@pytest.mark.row(10)
 @pytest.mark.parametrize(("dtype", "limit"), [(jnp.float64, 1e-12), (jnp.float32, 1e-6)])
 def test_trained_together_is_trained_alone(dtype, limit):
     members, hparams, data = setting(5, dtype)
@@ -65,7 +66,7 @@ def test_trained_together_is_trained_alone(dtype, limit):
         assert relative_error(arrays(ens.member(together, r)), arrays(one)) <= limit
 
 
-def test_negative_control_an_optimiser_that_couples_members():
+def test_an_optimiser_that_couples_replicas_is_caught():
     members, hparams, data = setting(3)
     key = jax.random.key(1)
     coupled = train(ALONE, LIFTED, members, hparams, data, key)
@@ -73,8 +74,9 @@ def test_negative_control_an_optimiser_that_couples_members():
     assert relative_error(arrays(ens.member(coupled, 0)), arrays(one)) > 1e-3
 
 
+@pytest.mark.row(8)
 @given(order=st.permutations(range(4)))
-def test_permuting_members_permutes_the_result(order):
+def test_permuting_replicas_permutes_the_result(order):
     members, hparams, (x, y, mask) = setting(4)
     order = np.array(order)
     quiet = ens.replicate_loss(lambda *args: loss(*args[:3], jax.random.key(0)), data_axes=(None, 0, 0))
@@ -122,7 +124,7 @@ def still(model, hparams, data, key):
     return misfit + jnp.exp(hparams["l2"]) * optax.tree.norm(eqx.filter(model, eqx.is_inexact_array), squared=True)
 
 
-def test_every_member_its_own_hyperparameters_and_optimiser():
+def test_every_replica_has_its_own_hyperparameters_and_optimiser():
     members, _, data = setting(3)
     hparams = {"l2": jnp.array([-6.0, -2.0, 0.0])}
     rates = jnp.array([0.01, 0.03, 0.1])
@@ -139,7 +141,7 @@ def test_every_member_its_own_hyperparameters_and_optimiser():
         assert relative_error(arrays(ens.member(together, r)), arrays(one)) <= 1e-12
 
 
-def test_members_do_not_depend_on_how_many_there_are():
+def test_replicas_do_not_depend_on_how_many_there_are():
     few, many = (ens.init_members(make, jax.random.key(0), num) for num in (2, 5))
     assert relative_error(arrays(few), arrays(jax.tree.map(lambda a: a[:2], arrays(many)))) == 0
     one = make(ens.member_keys(jax.random.key(0), 5)[3])
@@ -147,7 +149,8 @@ def test_members_do_not_depend_on_how_many_there_are():
     assert ens.member(many, 3)(jnp.ones(2)).shape == ()
 
 
-def test_one_trace_for_any_data():
+@pytest.mark.row(16)
+def test_one_trace_serves_any_data():
     members, hparams, (x, y, mask) = setting(3)
     traces = []
 
@@ -161,7 +164,8 @@ def test_one_trace_for_any_data():
     assert len(traces) == 1
 
 
-def test_failed_members_are_found_and_do_not_touch_others():
+@pytest.mark.row(20)
+def test_failed_replicas_are_found_and_do_not_touch_others():
     members, hparams, (x, y, mask) = setting(3)
     key = jax.random.key(1)
     clean = train(TOGETHER, LIFTED, members, hparams, (x, y, mask), key)
@@ -175,7 +179,7 @@ def test_failed_members_are_found_and_do_not_touch_others():
     assert ens.healthy(clean).all()
 
 
-def test_bad_input():
+def test_lifting_refuses_bad_input_by_name():
     _, hparams, data = setting(3)
     with pytest.raises(ValueError, match="num must be a whole number"):
         ens.init_members(make, jax.random.key(0), 0)

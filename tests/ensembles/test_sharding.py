@@ -33,13 +33,15 @@ def check(found, alone):
     assert np.ptp(alone["hparams"]) > 1e-4
 
 
-def test_members_over_four_devices(alone):
+@pytest.mark.row(12)
+def test_replicas_over_four_devices_are_those_on_one(alone):
     mesh = ens.member_mesh()
     assert mesh.size == 4 and mesh.axis_types == (AxisType.Auto,)
     check(training_process.train(mesh), alone)  # 5 members on 4 devices: padded
 
 
-def test_members_over_two_processes(alone, tmp_path):
+@pytest.mark.row(12)
+def test_replicas_over_two_processes_are_those_on_one(alone, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -103,21 +105,22 @@ def test_training_stays_spread():
     assert "all-gather" not in step.lower(spread).compile().as_text()
 
 
-def test_padding():
+@pytest.mark.row(13)
+def test_padded_ensembles_are_unpadded_ones():
     padded = ens.pad_members({"a": jnp.arange(3)}, 4)
     assert padded["a"].tolist() == [0, 1, 2, 2]
     assert ens.unpad(padded, 3)["a"].tolist() == [0, 1, 2]
     assert ens.pad_members({"a": jnp.arange(4)}, 4)["a"].tolist() == [0, 1, 2, 3]
 
 
-def test_chunks_of_spread_members():
+def test_chunks_of_spread_replicas_change_nothing():
     members = jnp.arange(8.0)
     expected = ens.chunked(jnp.sin, 8)(members)
     for chunk in (1, 3, "auto"):
         assert_close(ens.chunked(jnp.sin, chunk)(ens.shard_members(members, ens.member_mesh())), expected)
 
 
-def test_bad_input():
+def test_sharding_refuses_bad_input_by_name():
     with pytest.raises(ValueError, match="multiple must be"):
         ens.pad_members(jnp.ones(3), 0)
     with pytest.raises(ValueError, match="num must be from 1 to the 3 members"):

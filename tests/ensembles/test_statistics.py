@@ -36,7 +36,7 @@ seeds = given(seed=st.integers(0, 2**16), members=st.sampled_from([2, 7]))
 
 
 @seeds
-def test_covariance_entry_by_entry(seed, members):
+def test_the_covariance_is_its_formula_entry_by_entry(seed, members):
     random = np.random.default_rng(seed)
     u, A, M, t = random.uniform(1, 2, 4), random.normal(size=(4, 3)), random.normal(size=(4, 2)), random.normal(size=4)
     expected = [
@@ -65,7 +65,7 @@ def test_t0_removes_the_bias_towards_low_values():
 
 
 @seeds
-def test_chi2(seed, members):
+def test_chi2_is_its_formula(seed, members):
     T, D, C, L = case(seed, members)
     expected = [by_hand(t, D, C) for t in np.asarray(T)]
     np.testing.assert_allclose(ens.chi2(T, D, L), expected, rtol=LIMIT)
@@ -95,7 +95,7 @@ def test_phi2_is_a_difference_of_chi2_and_a_trace(seed, members):
 
 
 @given(seed=st.integers(0, 2**16), members=st.sampled_from([1, 2, 5, 30]))
-def test_the_spread_as_an_error(seed, members):
+def test_the_spread_counts_as_an_error(seed, members):
     """Fewer members than points and more."""
     T, D, C, L = case(seed, members)
     spread = np.cov(T, rowvar=False, ddof=1) if members > 1 else 0
@@ -110,7 +110,7 @@ def test_the_spread_as_an_error(seed, members):
 
 
 @given(seed=st.integers(0, 2**16), members=st.sampled_from([2, 7]), count=st.sampled_from([1, 5, 9]))
-def test_masked_points_do_not_exist(seed, members, count):
+def test_masked_points_count_for_nothing(seed, members, count):
     T, D, C, _ = case(seed, members)
     mask = np.random.default_rng(seed).permutation(9) < count
     masked = ens.cholesky(ens.mask_covariance(C, mask))
@@ -140,7 +140,7 @@ of_members = pytest.mark.parametrize("statistic", OF_MEMBERS.values(), ids=OF_ME
 
 @of_members
 @given(seed=st.integers(0, 2**16), keep=st.lists(st.booleans(), min_size=8, max_size=8).filter(lambda k: sum(k) > 1))
-def test_failed_members_do_not_exist(statistic, seed, keep):
+def test_failed_replicas_count_for_nothing(statistic, seed, keep):
     T, D, _, L = case(seed, 8)
     keep = np.array(keep)
     broken = T.at[~keep].set(jnp.nan)
@@ -151,9 +151,10 @@ def test_failed_members_do_not_exist(statistic, seed, keep):
     assert np.all(np.isfinite(through)) and np.all(through[~keep] == 0)
 
 
+@pytest.mark.row(8)
 @of_members
 @given(seed=st.integers(0, 2**16), order=st.permutations(range(6)))
-def test_the_order_of_members_does_not_matter(statistic, seed, order):
+def test_replica_order_is_irrelevant(statistic, seed, order):
     T, D, _, L = case(seed, 6)
     shuffled = T[np.array(order)]
     np.testing.assert_allclose(statistic(shuffled, D, L, None), statistic(T, D, L, None), rtol=LIMIT)
@@ -161,15 +162,16 @@ def test_the_order_of_members_does_not_matter(statistic, seed, order):
 
 @of_members
 @given(seed=st.integers(0, 2**16), order=st.permutations(range(9)))
-def test_nor_that_of_points(statistic, seed, order):
+def test_point_order_is_irrelevant(statistic, seed, order):
     T, D, C, L = case(seed, 6)
     order = np.array(order)
     other = ens.cholesky(np.asarray(C)[np.ix_(order, order)])
     np.testing.assert_allclose(statistic(T[:, order], D[order], other, None), statistic(T, D, L, None), rtol=LIMIT)
 
 
+@pytest.mark.row(3)
 @pytest.mark.parametrize("name", ["mean_chi2", "best", "phi2", "ensemble_chi2", "log_probability", "bias"])
-def test_gradients_are_differences(name):
+def test_gradients_are_finite_differences(name):
     T, D, _, L = case(3)
     check_grads(jax.jit(lambda T: OF_MEMBERS[name](T, D, L, None)), (T,), order=2, modes=["fwd", "rev"], rtol=1e-5)
 
@@ -185,7 +187,7 @@ def test_bias_and_variance_add_up(seed, members):
     np.testing.assert_allclose(squared.total, np.mean((T - D) ** 2), rtol=LIMIT)
 
 
-def test_coverage_by_hand_and_of_calibrated_ensembles():
+def test_coverage_is_its_formula_and_right_for_calibrated_ensembles():
     random = np.random.default_rng(0)
     truth, errors = random.normal(size=4000), random.uniform(0.5, 1.5, 4000)
     centre = truth + 0.8 * random.normal(size=4000)
@@ -199,7 +201,7 @@ def test_coverage_by_hand_and_of_calibrated_ensembles():
     np.testing.assert_allclose(ens.calibration_error(T, data, num_levels=1), abs(ens.coverage(T, data, 0.5) - 0.5))
 
 
-def test_the_bootstrap_error_of_a_mean():
+def test_the_bootstrap_error_of_a_mean_is_its_standard_error():
     T = jax.random.normal(jax.random.key(0), (400, 3)) * jnp.array([1.0, 2.0, 5.0])
     found = ens.bootstrap_error(jax.random.key(1), lambda T: jnp.mean(T, 0), T, num=2000)
     np.testing.assert_allclose(found, np.std(T, 0) / 20, rtol=0.06)
@@ -214,7 +216,8 @@ def test_whitened_residuals_of_the_right_covariance_have_unit_variance():
     np.testing.assert_allclose(np.cov(white, rowvar=False), np.eye(9), atol=0.04)
 
 
-def test_one_member():
+@pytest.mark.row(25)
+def test_one_replica_has_no_spread():
     T, D, _, L = case(1, members=1)
     assert ens.phi2(T, L) == 0
     np.testing.assert_allclose(ens.ensemble_chi2(T, D, L), ens.chi2(T[0], D, L), rtol=LIMIT)
@@ -224,7 +227,7 @@ def test_one_member():
         ens.bootstrap_error(jax.random.key(0), jnp.mean, T)
 
 
-def test_bad_input():
+def test_statistics_refuse_bad_input_by_name():
     T, D, C, L = case(1)
     refused = {
         "not symmetric": lambda: ens.cholesky(C.at[0, 1].add(1)),

@@ -60,7 +60,7 @@ def test_at_the_last_update_all_are_put_back_to_their_best():
         ens.early_stopping(plain, valid, 3, max_updates=0)
 
 
-def test_each_member_stops_on_its_own_and_returns_to_its_best():
+def test_each_replica_stops_on_its_own_and_returns_to_its_best():
     ideal = jnp.array([0.4, 1.5, 2.9])  # on the way to the targets
     valid = lambda w: (w - ideal) ** 2
     weights, state = stopped(valid, patience=3)
@@ -78,7 +78,7 @@ def test_each_member_stops_on_its_own_and_returns_to_its_best():
     assert len({int(t) for t in state.best_step}) > 1
 
 
-def test_members_that_improve_train_to_the_end():
+def test_replicas_that_improve_train_to_the_end():
     weights, state = stopped(lambda w: -w, patience=2, steps=5)
     np.testing.assert_allclose(weights, path()[5], rtol=1e-12)
     assert not state.stopped.any()
@@ -87,7 +87,8 @@ def test_members_that_improve_train_to_the_end():
     np.testing.assert_array_equal(ens.best_members(state, weights, lambda w: w), state.best)
 
 
-def test_a_patience_for_every_member_without_a_new_trace():
+@pytest.mark.row(16)
+def test_patience_per_replica_needs_no_new_trace():
     traces = []
 
     @jax.jit
@@ -100,7 +101,8 @@ def test_a_patience_for_every_member_without_a_new_trace():
     assert len(traces) == 1
 
 
-def test_a_member_that_fails_is_put_back_and_marked():
+@pytest.mark.row(20)
+def test_a_replica_that_fails_is_put_back_and_marked():
     def diverge(w):
         return jnp.where((jnp.arange(3) == 1) & (w > 1.0), jnp.nan, (w - 10) ** 2)
 
@@ -133,7 +135,7 @@ def test_hypergradients_pass_through_stopping():
         np.testing.assert_allclose(hypergradient, difference, rtol=1e-7)
 
 
-def test_models_stopped_on_rows_of_their_own_together_and_alone():
+def test_models_stopped_on_their_own_rows_are_those_trained_alone():
     """Equinox models, a split for every replica."""
     x = jnp.linspace(-1, 1, 24)
     targets = jnp.sin(3 * x) + 0.5 * jax.random.normal(KEY, (4, 24))
@@ -162,7 +164,7 @@ def test_models_stopped_on_rows_of_their_own_together_and_alone():
     assert relative_error(ens.member(together, 2), ens.member(alone, 0)) < 1e-12
 
 
-def test_bad_stopping():
+def test_early_stopping_refuses_bad_options_by_name():
     plain = ens.replicate_optimiser(optax.adam(0.1))
     with pytest.raises(ValueError, match="patience"):
         ens.early_stopping(plain, lambda w: w, 0)
@@ -187,7 +189,7 @@ def many(num=7):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100, None, "auto"])
-def test_in_any_chunks_the_same(chunk):
+def test_chunk_size_changes_nothing(chunk):
     stacked = many()
     alone = eqx.filter_jit(fit)
     expected = [alone(*(ens.member(each, r) for each in stacked)) for r in range(7)]
@@ -221,14 +223,14 @@ def test_what_does_not_fit_is_refused_or_divided():
         ens.chunked(fit, "auto", memory=10)(*stacked)
 
 
-def test_a_number_of_members_at_a_time_can_be_differentiated():
+def test_chunked_losses_can_be_differentiated():
     stacked = many()
     total = lambda x, chunk: jnp.sum(ens.chunked(fit, chunk)(stacked[0], x, stacked[2])[1])
     found = jax.jit(jax.grad(lambda x: total(x, 3)))(stacked[1])
     np.testing.assert_allclose(found, jax.jit(jax.grad(lambda x: total(x, 7)))(stacked[1]), rtol=1e-9, atol=1e-14)
 
 
-def test_bad_chunks():
+def test_chunks_refuse_bad_sizes_by_name():
     for chunk in (0, -1, 2.5, "many"):
         with pytest.raises(ValueError, match="chunk"):
             ens.chunked(fit, chunk)

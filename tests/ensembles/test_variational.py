@@ -57,8 +57,9 @@ def test_kl_is_the_textbook_formula(seed):
     np.testing.assert_allclose(gaussian_kl(posterior, h), by_trace, rtol=1e-12)
 
 
+@pytest.mark.row(17)
 @given(seed=st.integers(0, 2**16))
-def test_row_17_elbo_against_the_evidence(seed):
+def test_the_best_elbo_is_the_evidence(seed):
     """log p(y) - max ELBO = ½ [Σ log(α + b c) - log det(D + b XᵀX)] >= 0."""
     x, y, h = linear_model(seed)
     alpha, b = jnp.exp(-h), NOISE_PRECISION
@@ -73,8 +74,9 @@ def test_row_17_elbo_against_the_evidence(seed):
     assert gap >= 0
 
 
+@pytest.mark.row(17)
 @pytest.mark.parametrize("estimator", ["implicit", "reverse", "greedy", "drmad"])
-def test_row_17_elbo_hypergradient_is_the_envelope(estimator):
+def test_the_elbo_hypergradient_is_that_of_the_evidence(estimator):
     """At the optimum dELBO/dh_i = ½ [(m_i² + s_i²) exp(-h_i) - 1], for every estimator."""
     x, y, h = linear_model(3)
     loss = lambda posterior, h, data, key: -exact_elbo(posterior, h, *data)

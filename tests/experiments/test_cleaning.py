@@ -135,7 +135,7 @@ def test_ten_learned_images_beat_ten_real_ones(tmp_path):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_options(name):
+def test_impossible_options_are_named(name):
     config, bad = STUDIES[name]
     with pytest.raises(ValueError, match=next(iter(bad))):
         config(**bad)

@@ -67,14 +67,14 @@ def test_on_the_elbo_hypergradients_per_weight_beat_search(tmp_path, capsys):
     assert all(name in printed for name in (*methods, "test_nll"))
 
 
-def test_validation_criterion(tmp_path):
+def test_the_validation_criterion_writes_what_it_finds(tmp_path):
     methods = ("greedy", "random", "tpe", "best_scalar")
     config = Config(criterion="validation", methods=methods, out=tmp_path, **SMALL)
     check_output(tmp_path, main(config), methods, seeds=2)
 
 
 @pytest.mark.parametrize("unit", ["gradients", "seconds"])
-def test_other_budgets(tmp_path, unit):
+def test_budgets_in_other_units_are_kept(tmp_path, unit):
     budget = {"gradients": 200.0, "seconds": 0.5}[unit]
     config = Config(
         out=tmp_path, methods=("greedy", "random"), **(SMALL | {"seeds": 1, "budget": budget, "budget_unit": unit})
@@ -98,7 +98,7 @@ def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path):
         main(Config(out=tmp_path, methods=("greedy",), hyper_lr=0.2, **SMALL))
 
 
-def test_help_and_bad_options():
+def test_help_is_printed_and_bad_options_are_named():
     text = run_command("--help", COLUMNS="100").stdout
     for option in ("--criterion", "--data", "--data-dir", "--methods", "--budget", "--budget-unit", "--seeds", "--out"):
         assert option in text
@@ -121,20 +121,21 @@ def test_digits_are_split_without_overlap():
 
 
 @pytest.mark.skipif(datasets.default_data_dir() is None, reason="HYPERGRAD_DATA is not set")
-def test_mnist_files():
+def test_mnist_files_are_read():
     train, test = datasets.mnist(datasets.default_data_dir())
     assert train.x.shape == (60_000, 784) and test.x.shape == (10_000, 784)
     assert np.bincount(train.y).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert abs(train.x.mean() - 0.1307) < 1e-4
 
 
+@pytest.mark.row(37)
 def test_a_damaged_mnist_file_is_refused(tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"not the file")
     with pytest.raises(ValueError, match="SHA-256"):
         datasets.mnist(tmp_path)
 
 
-def test_tables():
+def test_tables_are_mean_and_spread():
     assert mean_and_spread([3, 3]) == "3"
     assert mean_and_spread([1.0, 2.0, None]) == "1.5 ± 0.71"
     assert mean_and_spread([None]) == "-"

@@ -72,13 +72,13 @@ def test_gains_are_ratios_within_a_round():
     assert table[1]["energy mJ"] == "not measurable here"
 
 
-def test_bad_options():
+def test_bad_options_are_named():
     for option, value in (("steps", 0), ("rounds", 0), ("alone", 0), ("sizes", ()), ("sizes", (0,))):
         with pytest.raises(ValueError, match=f"--{option}"):
             Config(**{option: value})
 
 
-def test_help():
+def test_help_is_printed():
     command = [sys.executable, "-m", "experiments.benchmarks.ensembles", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)
     assert shown.returncode == 0

@@ -53,7 +53,7 @@ def test_one_penalty_and_one_per_feature(tmp_path, capsys):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
-def test_the_exact_curve():
+def test_the_exact_curve_is_the_solved_problem():
     data = binary.thirds(binary.load(binary.Source("breast_cancer", None)), seed=0, most=300)
     with jax.enable_x64(True):
         problem, params = model.make_problem(data.train, data.valid)
@@ -97,7 +97,7 @@ def test_two_classes_in_three_parts(tmp_path):
         binary.load(binary.find("a9a", tmp_path))
 
 
-def test_help_and_bad_options(capsys, monkeypatch):
+def test_help_is_printed_and_bad_options_are_named(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     for arguments, status, words in (
         (["--help"], 0, ("--quick", "--seeds", "--out", "--methods", "--budget", "--data-dir")),
@@ -112,6 +112,6 @@ def test_help_and_bad_options(capsys, monkeypatch):
         assert ended.value.code == status and all(word in printed for word in words)
 
 
-def test_the_reference_cost():
+def test_the_budget_is_a_tenth_of_the_reference_cost():
     """36,593 gradients and 11,679 Hessian-vector products; the budget is a tenth."""
     assert run.Config().feature_budget == per_feature.REFERENCE_COST // 10 == 4827

@@ -235,7 +235,7 @@ def model_point(space):
     return Asked(space.centre(), Choices(np.array([3]), 2, False, False, False), False)
 
 
-def test_bad_options():
+def test_bad_options_are_named():
     for option, value in (("trials", 0), ("best", 1.5), ("train_fraction", 1.0), ("widths", (50,)), ("replicas", 1)):
         with pytest.raises(ValueError, match=option):
             Config(**{option: value})

@@ -142,7 +142,7 @@ def test_learned_schedules_beat_a_constant_rate_from_the_same_start(tmp_path):
         (schedules, ("--data-dir", "--evaluations"), ("--evaluations", "0")),
     ],
 )
-def test_help_and_bad_options(capsys, monkeypatch, module, options, bad):
+def test_help_is_printed_and_bad_options_are_named(capsys, monkeypatch, module, options, bad):
     status, text = says(capsys, monkeypatch, module, "--help")
     assert status == 0 and all(option in text for option in ("--quick", "--seeds", "--out", *options))
     status, text = says(capsys, monkeypatch, module, "--quick", *bad)

@@ -30,8 +30,9 @@ def problem(**changes):
 HPARAMS = {"log_l2": jnp.zeros(2)}
 
 
+@pytest.mark.row(19)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_row_19_data_that_are_not_finite(bad):
+def test_data_that_are_not_finite_are_refused(bad):
     x = np.ones((4, 2))
     x[1, 0] = bad
     with pytest.raises(ValueError, match=r"train\['x'\] holds 1 value"):
@@ -40,16 +41,18 @@ def test_row_19_data_that_are_not_finite(bad):
         hg.BilevelProblem(fit, fit, good(), good() | {"x": x})
 
 
+@pytest.mark.row(19)
 @every
-def test_row_19_parameters_and_hyperparameters_that_are_not_finite(estimator):
+def test_parameters_and_hyperparameters_that_are_not_finite_are_refused(estimator):
     with pytest.raises(ValueError, match=r"params\['w'\]"):
         estimator.init(problem(), {"w": jnp.array([1.0, jnp.nan])}, HPARAMS)
     with pytest.raises(ValueError, match=r"hparams\['log_l2'\]"):
         estimator.init(problem(), jnp.zeros(2), {"log_l2": jnp.array([0.0, jnp.inf])})
 
 
+@pytest.mark.row(22)
 @every
-def test_row_22_wrong_shapes(estimator):
+def test_wrong_shapes_are_named(estimator):
     with pytest.raises(ValueError, match="inner_loss.*failed") as error:
         estimator.init(problem(), jnp.zeros(3), HPARAMS)
     assert "f64[3]" in str(error.value) and "f64[4,2]" in str(error.value)
@@ -60,19 +63,22 @@ def test_row_22_wrong_shapes(estimator):
         estimator.init(wrong, jnp.zeros(2), HPARAMS)
 
 
-def test_row_22_a_loss_that_is_no_scalar():
+@pytest.mark.row(22)
+def test_a_loss_that_is_no_scalar_is_refused():
     rows = lambda w, h, data, key: (data["x"] @ w) * h["log_l2"][0]
     with pytest.raises(TypeError, match="inner_loss must return a floating scalar"):
         hg.Reverse(INNER).init(hg.BilevelProblem(rows, fit, good(), good()), jnp.zeros(2), HPARAMS)
 
 
-def test_row_22_a_prior_of_another_shape():
+@pytest.mark.row(22)
+def test_a_prior_of_another_shape_is_refused():
     search = hg.RandomSearch(INNER, lambda key: {"log_l2": jnp.zeros(5)})
     with pytest.raises(ValueError, match="prior draws"):
         search.init(problem(), jnp.zeros(2), HPARAMS)
 
 
-def test_row_23_wrong_types():
+@pytest.mark.row(23)
+def test_wrong_types_are_named():
     with pytest.raises(TypeError, match=r"train\['x'\] has dtype object"):
         problem(x=np.array([[1, None], [2, 3]], dtype=object))
     with pytest.raises(TypeError, match=r"train\['y'\] has dtype <U1"):
@@ -85,7 +91,8 @@ def test_row_23_wrong_types():
         hg.Reverse(INNER).init(problem(), jnp.zeros(2, jnp.int32), HPARAMS)
 
 
-def test_row_23_labels_of_the_wrong_type():
+@pytest.mark.row(23)
+def test_labels_of_the_wrong_type_are_named():
     def classify(w, hparams, data, key):
         logits = data["x"] @ w
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, data["y"])) + hparams
@@ -95,13 +102,15 @@ def test_row_23_labels_of_the_wrong_type():
         hg.Reverse(INNER).init(labelled, jnp.zeros((2, 4)), jnp.asarray(0.0))
 
 
-def test_row_24_an_empty_fold():
+@pytest.mark.row(24)
+def test_an_empty_fold_is_refused():
     with pytest.raises(ValueError, match=r"train\['x'\] is empty"):
         problem(x=np.zeros((0, 2)), y=np.zeros(0))
 
 
+@pytest.mark.row(26)
 @every
-def test_row_26_no_hyperparameters(estimator):
+def test_no_hyperparameters_are_refused(estimator):
     for nothing in ({}, None, ()):
         with pytest.raises(ValueError, match="hparams has no leaves"):
             estimator.init(problem(), jnp.zeros(2), nothing)
@@ -109,8 +118,9 @@ def test_row_26_no_hyperparameters(estimator):
         estimator.init(problem(), jnp.zeros(2), {"log_l2": jnp.zeros(0)})
 
 
+@pytest.mark.row(27)
 @every
-def test_row_27_one_example(estimator):
+def test_one_example_is_enough(estimator):
     one = {"x": np.ones((1, 2)), "y": np.ones(1)}
     value, found = hg.value_and_hypergrad(hg.BilevelProblem(fit, fit, one, one), estimator)(
         HPARAMS, jnp.zeros(2), laws.KEY
@@ -118,8 +128,9 @@ def test_row_27_one_example(estimator):
     assert jnp.isfinite(value) and jnp.all(jnp.isfinite(found["log_l2"]))
 
 
+@pytest.mark.row(28)
 @pytest.mark.parametrize("budget", [0, -5, {"iterations": 0}, {"seconds": -1.0}, {"gradients": 0}, {}])
-def test_row_28_no_budget(budget):
+def test_a_budget_that_is_not_positive_is_refused(budget):
     case = ridge()
     search = hg.GradientSearch(hg.Reverse(INNER), optax.sgd(0.1))
     state = search.init(case.problem, case.params, case.hparams)
@@ -146,7 +157,7 @@ def test_row_28_no_budget(budget):
         (lambda: hg.BilevelProblem(fit, 3.0, good(), good()), "outer_loss"),
     ],
 )
-def test_options_that_cannot_work(make, message):
+def test_options_that_cannot_work_are_named(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
 
@@ -167,7 +178,7 @@ def test_implicit_estimators_refuse_proximal_solvers():
         hg.Implicit(inner).init(problem(), jnp.zeros(2), HPARAMS)
 
 
-def test_minibatches_that_do_not_fit():
+def test_minibatches_that_do_not_fit_are_refused():
     data = {"x": jnp.ones((4, 2)), "y": jnp.ones(3)}
     with pytest.raises(ValueError, match="same leading axis"):
         hg.minibatch(laws.KEY, data, 2)
@@ -177,18 +188,21 @@ def test_minibatches_that_do_not_fit():
         hg.epoch_batch(laws.KEY, 0, good(), 5)
 
 
+@pytest.mark.row(19)
 @pytest.mark.parametrize("bad", [float("nan"), np.float64("inf")])
-def test_row_19_single_numbers_that_are_not_finite(bad):
+def test_single_numbers_that_are_not_finite_are_refused(bad):
     with pytest.raises(ValueError, match=r"train\['rate'\]"):
         problem(rate=bad)
 
 
-def test_row_23_text_among_the_data():
+@pytest.mark.row(23)
+def test_text_among_the_data_is_refused():
     with pytest.raises(TypeError, match=r"train\['name'\]"):
         problem(name="digits")
 
 
-def test_row_23_half_precision_arrays_are_numbers():
+@pytest.mark.row(23)
+def test_half_precision_arrays_are_numbers():
     assert problem(x=np.asarray(jnp.ones((4, 2), jnp.bfloat16))).train["x"].dtype == jnp.bfloat16
 
 
@@ -203,6 +217,6 @@ def test_row_23_half_precision_arrays_are_numbers():
         (lambda: hg.Reverse(optax.sgd(0.1)), "inner"),
     ],
 )
-def test_more_options_that_cannot_work(make, message):
+def test_more_options_that_cannot_work_are_named(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()

@@ -95,7 +95,7 @@ class Opposite(hg.AbstractEstimator):
         return eqx.tree_at(lambda e: e.hypergradient, estimate, turned), state
 
 
-def test_the_fewest_knots_that_are_enough():
+def test_the_fewest_knots_within_tolerance_are_found():
     case = net()
     for cubic, most in ((False, 8), (True, 4)):
         drmad = hg.DrMAD(solver(8, 0.3, 0.8), cubic=cubic)
@@ -104,13 +104,13 @@ def test_the_fewest_knots_that_are_enough():
         assert all(f.cosine < 1 - 1e-9 for f in result.findings[:-1])
 
 
-def test_a_shorter_horizon():
+def test_a_shorter_horizon_is_judged_on_its_own():
     case = ridge()
     short, direct = one(case, hg.Reverse(solver(50)), num_steps=5), one(case, hg.Reverse(solver(5)))
     assert short.steps == 5 and short.gradients == direct.gradients
 
 
-def test_rows_and_plot(tmp_path):
+def test_a_diagnosis_has_rows_and_a_plot(tmp_path):
     case, inner = ridge(), solver(6)
     estimators = [hg.Reverse(inner), hg.DrMAD(inner, knots=2), Opposite(inner)]
     result = hg.diagnose(case.problem, estimators, case.params, case.hparams, key=laws.KEY)
@@ -122,7 +122,7 @@ def test_rows_and_plot(tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 
-def test_bad_input():
+def test_diagnose_refuses_bad_input_by_name():
     case = ridge()
     with pytest.raises(ValueError, match="estimators is empty"):
         hg.diagnose(case.problem, [], case.params, case.hparams, key=laws.KEY)

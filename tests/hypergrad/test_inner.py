@@ -62,7 +62,8 @@ def test_implicit_with_jaxopt_solvers(solver):
         laws.closed_form(hg.Implicit(inner, hg.CG(10, tol=1e-14), tol=1e-12), ridge())
 
 
-def test_row_42_unrolling_past_convergence_is_flagged():
+@pytest.mark.row(42)
+def test_unrolling_past_convergence_is_flagged():
     estimator, case = hg.Reverse(hg.JaxoptSolver(jaxopt.LBFGS, maxiter=30, linesearch="backtracking")), ridge()
     state = estimator.init(case.problem, case.params, case.hparams)
     estimate, _ = estimator.step(case.problem, case.hparams, state, laws.KEY)
@@ -146,8 +147,9 @@ def test_dropout_is_replayed():
     assert one[0] != other[0]
 
 
+@pytest.mark.row(14)
 @pytest.mark.parametrize("make", [hg.Reverse, hg.DrMAD, hg.Greedy, hg.Implicit, hg.HOAG])
-def test_row_14_float32_is_near_float64(make):
+def test_float32_is_near_float64(make):
     case = ridge()
     estimator = make(hg.OptaxSolver(OPTIMISERS["momentum"], 5))
     expected = laws.answer(estimator, case)

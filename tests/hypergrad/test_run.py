@@ -43,8 +43,9 @@ def same(one, other):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.row(15)
 @every
-def test_row_15_and_law_14_equal_budgets(search):
+def test_equal_budgets_buy_every_search_the_same(search):
     state, history = go(search, ridge(), 22)
     assert 22 <= state.spent.iterations < 22 + 4
     assert np.sum(history.stats.counts.iterations) == state.spent.iterations
@@ -59,8 +60,9 @@ def test_a_budget_in_seconds():
     assert state.num_steps >= 5 and state.num_steps % 5 == 0
 
 
+@pytest.mark.row(9)
 @every
-def test_row_9_and_law_15_chunks_stops_and_repetitions_change_nothing(search, tmp_path):
+def test_chunks_stops_and_repetitions_change_nothing(search, tmp_path):
     case, file = ridge(), tmp_path / "run.ckpt"
     whole = go(search, case, 40, chunk=1)
     same(whole, go(search, case, 40, chunk=7))
@@ -71,6 +73,7 @@ def test_row_9_and_law_15_chunks_stops_and_repetitions_change_nothing(search, tm
     same(whole, (end, jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)))
 
 
+@pytest.mark.row(40)
 def test_an_interrupted_run_is_saved(tmp_path):
     case, file, search = ridge(), tmp_path / "run.ckpt", SEARCHES["drmad"]
 
@@ -84,7 +87,8 @@ def test_an_interrupted_run_is_saved(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_rows_31_to_33_and_35_damaged_and_foreign_checkpoints(tmp_path):
+@pytest.mark.row(31, 32, 33, 35)
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
     case, file, search = ridge(), tmp_path / "run.ckpt", SEARCHES["reverse"]
     go(search, case, 8, checkpoint=file)
     good = file.read_bytes()
@@ -107,7 +111,8 @@ def test_rows_31_to_33_and_35_damaged_and_foreign_checkpoints(tmp_path):
         go(search, ridge(num_features=4), 40, checkpoint=file)
 
 
-def test_row_34_a_folder_that_cannot_be_written(tmp_path):
+@pytest.mark.row(34)
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(FileNotFoundError):
         go(SEARCHES["reverse"], ridge(), 4, checkpoint=tmp_path / "missing" / "run.ckpt")
 
@@ -139,7 +144,8 @@ def test_progress_is_shown(capsys):
     assert "8/8" in capsys.readouterr().err
 
 
-def test_row_20_divergence_is_flagged_and_survived():
+@pytest.mark.row(20)
+def test_divergence_is_flagged_and_survived():
     case = ridge()
     wild = hg.OptaxSolver(lambda h: optax.sgd(jnp.exp(h["log_lr"])), 200)
     prior = lambda key: case.hparams | {"log_lr": jax.random.choice(key, jnp.array([-2.0, 5.0]))}
@@ -152,8 +158,9 @@ def test_row_20_divergence_is_flagged_and_survived():
     assert jnp.isfinite(state.best.value) and state.best.hparams["log_lr"] == -2
 
 
+@pytest.mark.row(20)
 @pytest.mark.parametrize("warm", [False, True])
-def test_row_20_a_gradient_search_keeps_its_place(warm):
+def test_a_gradient_search_keeps_its_place_after_divergence(warm):
     """From a rate that diverges nothing moves; nothing that was found before is lost."""
     case = ridge()
     wild = hg.OptaxSolver(lambda h: optax.sgd(jnp.exp(h["log_lr"])), 300)
@@ -188,7 +195,8 @@ def test_equinox_models_come_back_whole():
     assert state.best.params(x).shape == () and state.model.activation is case.params.activation
 
 
-def test_row_20_minus_infinity_is_not_the_best():
+@pytest.mark.row(20)
+def test_minus_infinity_is_not_the_best():
     loss = lambda w, h, data, key: jnp.sum((w - h) ** 2) * data["c"]
     value = lambda w, h, data, key: jnp.log(jnp.maximum(h, 0.0))
     data = {"c": np.ones(())}
@@ -200,7 +208,8 @@ def test_row_20_minus_infinity_is_not_the_best():
     assert jnp.isfinite(state.best.value)
 
 
-def test_row_20_a_clipped_infinity_moves_nothing():
+@pytest.mark.row(20)
+def test_a_clipped_infinity_moves_nothing():
     """The derivative of √h at 0 is infinite."""
     loss = lambda w, h, data, key: jnp.sum((w - h) ** 2) * data["c"]
     value = lambda w, h, data, key: jnp.sum(w**2) + jnp.sqrt(h)

@@ -31,14 +31,15 @@ def test_a_solved_problem_raises_no_flag(make):
     assert estimate.stats.residual <= 1e-3
 
 
+@pytest.mark.row(21)
 @pytest.mark.parametrize("solver", [hg.CG(1), hg.Neumann(1, step_size=0.1)])
-def test_an_unfinished_linear_solve(solver):
+def test_an_unfinished_linear_solve_is_flagged(solver):
     found, estimate = status(hg.Implicit(LONG, solver), ridge())
     assert found == hg.Status.LINEAR_UNCONVERGED
     assert estimate.stats.residual > 1e-2
 
 
-def test_unfinished_training():
+def test_unfinished_training_is_flagged():
     found, estimate = status(hg.Implicit(hg.OptaxSolver(optax.sgd(0.3), 1), hg.CG(10)), ridge())
     assert found == hg.Status.INNER_UNCONVERGED
     assert estimate.stats.diagnostics["inner_gradient_norm"] > 1e-2
@@ -54,7 +55,8 @@ def test_the_outer_gap_is_what_the_value_would_still_change():
     np.testing.assert_allclose(estimate.stats.diagnostics["outer_gap"], change, rtol=0.05)
 
 
-def test_row_21_a_saddle():
+@pytest.mark.row(21)
+def test_a_saddle_is_flagged():
     found, estimate = status(hg.Implicit(hg.OptaxSolver(optax.sgd(0.1), 3), hg.CG(10)), with_hessian([1.0, -0.5, 2, 1]))
     assert hg.Status.NEGATIVE_CURVATURE in found
     assert hg.Status.NONFINITE not in found and jnp.all(jnp.isfinite(estimate.hypergradient))

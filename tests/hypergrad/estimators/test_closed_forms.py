@@ -17,13 +17,15 @@ LONG = hg.OptaxSolver(optax.sgd(0.3), 3000)
 DENSE = hg.CG(30, tol=1e-14)
 
 
+@pytest.mark.row(2)
 @given(seed=seeds)
-def test_long_training_on_a_quadratic(seed):
+def test_long_training_on_a_quadratic_has_its_closed_form(seed):
     laws.closed_form(hg.Reverse(LONG), quadratic(seed))
 
 
+@pytest.mark.row(2)
 @pytest.mark.parametrize("steps", [1, 5, 20])
-def test_unrolled_gradient_descent_on_a_quadratic(steps):
+def test_unrolled_gradient_descent_on_a_quadratic_has_its_closed_form(steps):
     """dw_T/dh = (I - (I - aA)^T) A⁻¹ B and w_T = w* + (I - aA)^T (w_0 - w*)."""
     case, rate = quadratic(2), 0.3
     data, target = case.problem.train, case.problem.valid
@@ -43,8 +45,9 @@ def scalar_quadratic(curvature):
     return hg.BilevelProblem(loss, loss, data, data)
 
 
+@pytest.mark.row(2)
 @pytest.mark.parametrize("steps", [1, 4, 25])
-def test_learning_rate(steps):
+def test_the_hypergradient_of_a_learning_rate_has_its_closed_form(steps):
     """F = ½ c ((1 - ac)^T e)²  has  dF/da = -T c² (1 - ac)^{2T-1} e²."""
     c, a, e = 0.7, 0.2, 1.3
     inner = hg.OptaxSolver(lambda hparams: optax.sgd(hparams["lr"]), steps)
@@ -55,7 +58,8 @@ def test_learning_rate(steps):
         assert_close(found["lr"], -steps * c**2 * (1 - a * c) ** (2 * steps - 1) * e**2, "gradient")
 
 
-def test_learning_rate_schedule():
+@pytest.mark.row(2)
+def test_the_hypergradient_of_a_schedule_has_its_closed_form():
     """One rate per step: dF/da_t = -c² e_T² / (1 - a_t c)."""
     c, e, rates = 0.7, 1.3, jnp.array([0.1, 0.5, 0.3, 0.2])
     schedule = lambda hparams: optax.sgd(lambda count: hparams["rates"][count])
@@ -65,7 +69,8 @@ def test_learning_rate_schedule():
     assert_close(found, -(c**2) * end**2 / (1 - rates * c), "gradient")
 
 
-def test_momentum():
+@pytest.mark.row(2)
+def test_the_hypergradient_of_momentum_has_its_closed_form():
     """State (w, v): w_T is the first entry of M^T (w_0, 0) with M = [[1 - ac, -ag], [c, g]]; dM by both settings."""
     c, e, steps = 0.7, 1.3, 7
 
@@ -107,8 +112,9 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.row(2)
 @pytest.mark.parametrize("horizon", PUBLISHED)
-def test_published_hypergradients_of_logistic_regression(horizon):
+def test_hypergradients_of_logistic_regression_are_the_published_ones(horizon):
     problem, params, hparams = per_feature_penalties()
     inner = hg.OptaxSolver(optax.sgd(0.1), 100)
     solved = hg.Implicit(hg.OptaxSolver(optax.sgd(0.1), 5000), DENSE)
@@ -118,7 +124,7 @@ def test_published_hypergradients_of_logistic_regression(horizon):
     np.testing.assert_allclose(found, PUBLISHED[horizon], rtol=1e-5, atol=5.1e-9)
 
 
-def test_published_validation_losses_of_logistic_regression():
+def test_validation_losses_of_logistic_regression_are_the_published_ones():
     problem, params, hparams = per_feature_penalties()
     estimator = hg.Reverse(hg.OptaxSolver(optax.sgd(0.1), 100), horizon=10)
     clip = lambda h: jnp.maximum(h, 1e-8)
@@ -129,7 +135,8 @@ def test_published_validation_losses_of_logistic_regression():
     np.testing.assert_allclose(history.value[list(published)], list(published.values()), atol=1e-5)
 
 
-def test_published_hypergradient_of_ridge_on_diabetes():
+@pytest.mark.row(2)
+def test_the_hypergradient_of_ridge_on_diabetes_is_the_published_one():
     """The example of jaxopt: F(1) = 28571.122030, dF/dθ = 325.762573 with penalty exp(θ)."""
     from sklearn import model_selection, preprocessing
 

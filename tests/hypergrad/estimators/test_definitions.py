@@ -90,7 +90,7 @@ def test_the_line_is_as_fine_as_its_ends():
     assert_close(found, np.float64(1 / 3))
 
 
-def test_counters_on_a_long_line():
+def test_counters_stay_exact_on_a_long_line():
     found = interpolate(jnp.int32(0), jnp.int32(60_000), jnp.int32(50_000), jnp.int32(60_000))
     assert found == 50_000
 

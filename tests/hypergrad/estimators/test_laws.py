@@ -38,13 +38,15 @@ NUMBERS = (laws.plain_scan, laws.is_reverse, laws.closed_form)
 FORM = (laws.constants_and_scale, laws.batched_is_one_by_one, laws.state_is_a_fixed_point)
 
 
+@pytest.mark.row(1, 2, 5, 6, 7, 9, 10, 11, 14, 16, 18)
 @pytest.mark.parametrize(("make", "claim"), ESTIMATORS.values(), ids=ESTIMATORS)
-def test_contract(make, claim):
+def test_estimators_keep_the_laws_of_their_claim(make, claim):
     check_estimator(make, claim=claim, examples=8)
 
 
+@pytest.mark.row(1, 2, 7, 10, 16)
 @pytest.mark.parametrize(("make", "claim"), VARIANTS.values(), ids=VARIANTS)
-def test_contract_of_variants(make, claim):
+def test_variants_keep_the_laws_of_numbers_and_form(make, claim):
     """The same code with another setting: numbers and form, not all that they follow from."""
     check_estimator(make, claim=claim, only=NUMBERS + FORM)
 
@@ -56,34 +58,35 @@ REVERSIBLE = {
 }
 
 
+@pytest.mark.row(1, 7, 10, 16)
 @pytest.mark.parametrize("make", REVERSIBLE.values(), ids=REVERSIBLE)
-def test_contract_of_training_run_backwards(make):
+def test_training_run_backwards_keeps_the_laws(make):
     check_estimator(make, claim=Claim.EXACT, optimisers=MOMENTUM, only=(laws.finite_differences, *FORM))
 
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 @given(seed=seeds)
-def test_law_3_greedy_is_reverse_at_one_step(optimiser, decay, seed):
+def test_greedy_is_reverse_at_one_step(optimiser, decay, seed):
     inner = hg.OptaxSolver(OPTIMISERS[optimiser], 1)
     laws.agree(hg.Greedy(inner, decay), hg.Reverse(inner), ridge(seed))
 
 
-def test_law_4_drmad_is_not_exact_elsewhere():
+def test_drmad_is_not_exact_where_the_hessian_changes():
     with pytest.raises(AssertionError, match="relative error"):
         laws.agree(hg.DrMAD(INNER["momentum"]), hg.Reverse(INNER["momentum"]), ridge())
 
 
 @pytest.mark.parametrize("solver", [hg.CG(10, tol=1e-14), hg.Neumann(2000, step_size=0.3)])
 @given(seed=seeds)
-def test_law_5_implicit_is_the_limit_of_reverse(solver, seed):
+def test_implicit_is_the_limit_of_reverse(solver, seed):
     case = quadratic(seed)
     laws.agree(hg.Implicit(LONG, solver), hg.Reverse(LONG), case, "solved")
 
 
 @pytest.mark.parametrize("terms", [1, 7])
 @given(seed=seeds)
-def test_law_5_neumann_is_truncated_reverse_at_the_fixed_point(terms, seed):
+def test_neumann_is_truncated_reverse_at_the_fixed_point(terms, seed):
     neumann = hg.Implicit(LONG, hg.Neumann(terms, step_size=0.3))
     laws.agree(neumann, hg.Reverse(LONG, horizon=terms), ridge(seed), "solved")
 
@@ -92,8 +95,9 @@ TOLERANCES = (1e-1, 1e-3, 1e-5, 1e-7, 1e-9)
 TIGHTER = [hg.HOAG(LONG, hg.CG(20, tol=0.0), hg.exponential_tolerance(tolerance)) for tolerance in TOLERANCES]
 
 
+@pytest.mark.row(4)
 @given(seed=seeds)
-def test_law_6_the_error_of_hoag_falls_with_its_tolerance(seed):
+def test_the_error_of_hoag_falls_with_its_tolerance(seed):
     case, errors = ridge(seed), []
     for estimator in TIGHTER:
         found = laws.answer(estimator, case)[1]["log_l2"]
@@ -103,8 +107,9 @@ def test_law_6_the_error_of_hoag_falls_with_its_tolerance(seed):
         assert tighter <= 1e4 * tolerance, errors
 
 
+@pytest.mark.row(15)
 @pytest.mark.parametrize("make", [make for make, _ in ESTIMATORS.values()], ids=ESTIMATORS)
-def test_law_14_equal_steps_are_counted_equally(make):
+def test_equal_steps_are_counted_equally(make):
     counts = laws.first_step(make(INNER["momentum"]), ridge())[0].stats.counts
     assert counts.iterations == STEPS
     assert counts.inner_gradients >= STEPS

@@ -75,7 +75,7 @@ def test_a_thousand_steps_are_recovered_to_the_last_bit(make, momentum):
         assert np.any(after != before)
 
 
-def test_memory_of_the_exact_reversal():
+def test_the_exact_reversal_keeps_one_word_per_weight_and_61_steps():
     """One word of bits per weight and 61 steps; the stored path has a number per weight and step (no derivative needs
     the velocities of a constant momentum)."""
     case = ridge(num_features=500, num_rows=10)
@@ -119,7 +119,7 @@ def test_momentum_sgd_is_optax_sgd():
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("warm", [False, True])
-def test_learned_schedules_and_rates_per_part(exact, warm):
+def test_schedules_and_rates_per_part_can_be_learned(exact, warm):
     """Hypergradients of a learning rate per step and leaf and of a momentum, also when training goes on."""
     case = ridge()
     hparams = case.hparams | {"log_lr": jnp.linspace(-3.0, -2.0, 12), "momentum": jnp.asarray(0.8)}
@@ -151,12 +151,12 @@ def test_learned_schedules_and_rates_per_part(exact, warm):
         (lambda: hg.Reversible(hg.OptaxSolver(hg.MomentumSGD(0.1, lambda h, t: 0.9), 3)), "min_momentum"),
     ],
 )
-def test_options_that_cannot_work(make, message):
+def test_options_that_cannot_work_are_named(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
 
 
-def test_whole_numbers_need_64_bits():
+def test_integers_need_64_bits():
     case = ridge()
     with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
         hg.Reversible(solver(3), exact=True).init(case.problem, case.params, case.hparams)

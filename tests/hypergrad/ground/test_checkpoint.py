@@ -72,25 +72,29 @@ def test_what_is_saved_is_loaded(small):
     assert all(np.array_equal(found[name], ARRAYS[name]) for name in ARRAYS)
 
 
-def test_row_32_any_flipped_bit(small):
+@pytest.mark.row(32)
+def test_any_flipped_bit_is_refused(small):
     good = small.read_bytes()
     places = itertools.product(range(len(good)), (1, 32, 128))
     assert not not_refused(small, ((place, flipped(good, *place)) for place in places))
 
 
-def test_row_31_truncated_anywhere(small):
+@pytest.mark.row(31)
+def test_a_file_truncated_anywhere_is_refused(small):
     good = small.read_bytes()
     assert not not_refused(small, ((n, good[:n]) for n in range(len(good))))
 
 
-def test_row_33_another_version(saved):
+@pytest.mark.row(33)
+def test_a_checkpoint_of_another_version_is_refused(saved):
     good = saved.read_bytes()
     saved.write_bytes(good.replace(b"checkpoint 1", b"checkpoint 2", 1))
     with pytest.raises(hg.CheckpointError, match="version"):
         go(saved)
 
 
-def test_row_33_what_is_kept_belongs_to_the_configuration(saved):
+@pytest.mark.row(33)
+def test_what_is_kept_belongs_to_the_configuration(saved):
     with pytest.raises(hg.CheckpointError):
         go(saved, keep=lambda record: record.value)
 
@@ -108,8 +112,9 @@ OTHERS = {
 }
 
 
+@pytest.mark.row(33)
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
-def test_row_33_another_run_is_refused(saved, other):
+def test_a_checkpoint_of_another_run_is_refused(saved, other):
     """A run that goes on under other settings is not the run that the result would name."""
     with pytest.raises(hg.CheckpointError, match="another run; it differs in"):
         go(saved, budget=12, **other)
@@ -144,7 +149,8 @@ def go_net(file, steps):
     return go(file, 5 * steps, search, net())[0]
 
 
-def test_row_29_another_process_goes_on(tmp_path):
+@pytest.mark.row(29)
+def test_another_process_goes_on_with_the_same_bits(tmp_path):
     go_net(tmp_path / "run.ckpt", 2)
     script = RESUME.format(folder=str(ROOT), file=str(tmp_path / "run.ckpt"))
     environment = os.environ | {"PYTHONHASHSEED": "1"}

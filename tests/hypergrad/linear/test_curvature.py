@@ -45,7 +45,7 @@ def test_the_parts_make_the_loss():
     assert_close(problem.inner_loss(*args), logistic_inner(*args))
 
 
-def test_for_a_linear_model_it_is_the_hessian():
+def test_gauss_newton_is_the_hessian_of_a_linear_model():
     case, problem = in_parts(logits)
     for make in MAKE:
         estimator = make(LONG, hg.CG(5, tol=1e-14), curvature=hg.gauss_newton)
@@ -53,7 +53,7 @@ def test_for_a_linear_model_it_is_the_hessian():
         assert_close(value(case.hparams, case.params, laws.KEY)[1], case.exact(), "solved")
 
 
-def test_for_a_network_it_is_its_formula_and_positive():
+def test_gauss_newton_of_a_network_is_its_formula_and_positive():
     case, problem = in_parts(net_logits)
     w, v = jnp.array([0.3, -1.0, 0.5, -2.0]), jnp.array([1.0, 2.0, -1.0, 0.5])
     args = (case.hparams, problem.train, laws.KEY)
@@ -67,7 +67,7 @@ def test_for_a_network_it_is_its_formula_and_positive():
     assert jnp.linalg.norm(true(v) - matrix @ v) > 1e-2
 
 
-def test_a_loss_in_one_piece_has_none():
+def test_a_loss_in_one_piece_has_no_gauss_newton_matrix():
     case = ridge()
     estimator = hg.Implicit(LONG, curvature=hg.gauss_newton)
     with pytest.raises(TypeError, match="GaussNewton"):

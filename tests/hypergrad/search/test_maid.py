@@ -166,6 +166,7 @@ def test_a_candidate_that_is_not_finite_is_backed_off_from():
     assert distance(state, case) < 1e-4
 
 
+@pytest.mark.row(20)
 def test_a_start_that_is_not_finite_moves_nothing():
     case, problem = walled(-3.0)
     search = hg.MAID(INNER, CG, 0.3)
@@ -223,12 +224,12 @@ def test_equinox_models_run_whole():
         ({"power_steps": 0}, "power_steps"),
     ],
 )
-def test_options_that_cannot_work(options, message):
+def test_options_that_cannot_work_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         hg.MAID(INNER, CG, **options)
 
 
-def test_hyperparameters_that_it_cannot_see():
+def test_hyperparameters_that_it_cannot_see_are_refused():
     case = ridge()
     inner = hg.OptaxSolver(lambda h: optax.sgd(jnp.exp(h["log_lr"])), 3)
     with pytest.raises(ValueError, match=r"hparams\['log_lr'\] acts only through the optimiser"):

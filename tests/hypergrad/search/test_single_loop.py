@@ -213,6 +213,7 @@ LOOPS = {
 every = pytest.mark.parametrize("make", LOOPS.values(), ids=LOOPS)
 
 
+@pytest.mark.row(20)
 @every
 def test_a_step_that_is_not_finite_moves_nothing(make):
     case = quadratic()
@@ -259,12 +260,12 @@ def test_equinox_models_are_learned_whole(make):
         (lambda: hg.F2SA(SGD, 0.1, 1.0), "outer_optimiser"),
     ],
 )
-def test_options_that_cannot_work(make, message):
+def test_options_that_cannot_work_are_named(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
 
 
-def test_data_that_cannot_be_cut():
+def test_data_that_cannot_be_cut_into_batches_are_refused():
     case = ridge()  # 8 rows to train on, 6 to validate on
     init = lambda *numbers: hg.SABA(SGD, SGD, SGD, *numbers).init(case.problem, case.params, case.hparams)
     with pytest.raises(ValueError, match=r"num_batches is 3.*8 rows of train\['x'\]"):

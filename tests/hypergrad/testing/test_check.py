@@ -105,7 +105,7 @@ SGD = {"sgd": problems.OPTIMISERS["sgd"]}
 CHEAP = [laws.unused_is_zero, laws.steps_are_counted, laws.constants_and_scale]
 
 
-def test_what_a_broken_law_says():
+def test_a_broken_law_says_its_name_meaning_and_smallest_example():
     def biased(inner):
         return Spoilt(inner, SPOILT[laws.unused_is_zero])
 
@@ -113,10 +113,10 @@ def test_what_a_broken_law_says():
         check_estimator(biased, only=CHEAP)
     message = str(info.value)
     assert message.startswith("biased breaks 2 of 3 laws\n")
-    assert "law 10, unused_is_zero: A hyperparameter that enters nowhere" in message
+    assert "\nunused_is_zero: A hyperparameter that enters nowhere" in message
     assert " on ridge(0, 1, 4), sgd, T = 1\n" in message  # the smallest there is
     assert "found 0.001" in message
-    assert "law 9, constants_and_scale" in message and " > 1e-09\n" in message
+    assert "\nconstants_and_scale: " in message and " > 1e-09\n" in message
     with pytest.raises(BrokenLawsError, match="breaks 1 of 2 laws"):
         check_estimator(biased, only=CHEAP, without=[laws.constants_and_scale], optimisers=SGD, num_steps=1)
     with pytest.raises(BrokenLawsError) as info:
@@ -127,7 +127,7 @@ def test_what_a_broken_law_says():
 def test_what_holds_is_returned_and_a_tolerance_can_be_loosened():
     almost = each(lambda g, problem: g + 1e-10)
     options = {"only": [laws.constants_and_scale], "optimisers": SGD, "num_steps": 1}
-    assert check_estimator(hg.Reverse, **options) == ("law 9, constants_and_scale",)
+    assert check_estimator(hg.Reverse, **options) == ("constants_and_scale",)
     with pytest.raises(BrokenLawsError):
         check_estimator(lambda inner: Spoilt(inner, almost), **options)
     check_estimator(lambda inner: Spoilt(inner, almost), **options, loosened=1e8)
@@ -154,7 +154,7 @@ def test_optimisers_can_be_restricted():
     assert seen and all(optimiser is mine for optimiser in seen)
 
 
-def test_no_law_left():
+def test_a_check_without_laws_is_refused():
     with pytest.raises(ValueError, match=r"no law of Claim.APPROXIMATE is left.*only and without"):
         check_estimator(hg.Reverse, only=[laws.finite_differences])
 
@@ -168,7 +168,7 @@ def test_hyperparameters_are_pytrees_of_so_many_numbers(layout, optimiser):
 
 @settings(max_examples=4)
 @given(case=strategies.problems(), schedule=strategies.schedules())
-def test_problems_and_schedules(case, schedule):
+def test_values_are_measured_on_all_problems_and_schedules(case, schedule):
     laws.value_is_measured(hg.Reverse(hg.OptaxSolver(optax.sgd(schedule), 3)), case)
 
 

@@ -1,4 +1,4 @@
-"""Law 16: planted mistakes, most of them from public implementations, are caught by the harness."""
+"""Planted mistakes, most of them from public implementations, are caught by the harness."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ def caught(law, make, claim, **options):
     assert [broken.law.law for broken in info.value.broken] == [law]
 
 
-def test_wrong_sign_of_the_direct_term():
+def test_a_wrong_sign_of_the_direct_term_is_caught():
     """The negative of the sum is kept where the mixed term alone is subtracted (ThrunGroup)."""
 
     class Negated(hg.AbstractEstimator):
@@ -56,7 +56,7 @@ def test_wrong_sign_of_the_direct_term():
     caught(laws.closed_form, Negated, Claim.STATIONARY)
 
 
-def test_wrong_sign_of_the_mixed_term(plant):
+def test_a_wrong_sign_of_the_mixed_term_is_caught(plant):
     def mutation(right):
         def wrong(problem, hparams, split, outer_key, *rest):
             found = right(problem, hparams, split, outer_key, *rest)
@@ -70,7 +70,7 @@ def test_wrong_sign_of_the_mixed_term(plant):
     caught(laws.closed_form, lambda inner: hg.Implicit(inner, hg.CG(10, tol=1e-14)), Claim.STATIONARY)
 
 
-def test_dropped_direct_term(plant):
+def test_a_dropped_direct_term_is_caught(plant):
     def mutation(right):
         def wrong(*arguments):
             value, adjoint = right(*arguments)
@@ -114,7 +114,7 @@ class Copy(hg.AbstractEstimator):
         return hg.Estimate(found, value, end.params, hg.Stats(counts)), state
 
 
-def test_the_copy_without_mistakes():
+def test_the_copy_without_mistakes_passes():
     check_estimator(Copy, claim=Claim.EXACT, optimisers=MOMENTUM, only=[laws.finite_differences])
 
 
@@ -135,7 +135,7 @@ def wrapped_around(states, end):
 
 
 @pytest.mark.parametrize("mistake", [off_by_one, without_the_start, wrapped_around])
-def test_path(mistake):
+def test_a_wrong_path_is_caught(mistake):
     caught(laws.finite_differences, lambda inner: Copy(inner, path=mistake), Claim.EXACT)
 
 
@@ -175,17 +175,17 @@ def without_one_minus_momentum(right, inner, *arguments):
         without_one_minus_momentum,
     ],
 )
-def test_one_step_back(mistake):
+def test_a_wrong_step_back_is_caught(mistake):
     caught(laws.finite_differences, lambda inner: Copy(inner, back=mistake), Claim.EXACT)
 
 
-def test_a_tenth_of_the_steps_back():
+def test_a_tenth_of_the_steps_back_is_caught():
     """The horizon is cut and nothing rescaled (drmad)."""
     tenth = lambda inner: hg.Reverse(inner, horizon=-(-inner.num_steps // 10))
     caught(laws.is_reverse, tenth, Claim.QUADRATIC, num_steps=10)
 
 
-def test_learning_rate_left_out_of_the_greedy_step(plant):
+def test_a_learning_rate_left_out_of_the_greedy_step_is_caught(plant):
     def mutation(right):
         return lambda state, by_params: right(state, jax.tree.map(lambda g: g / 0.1, by_params))
 
@@ -196,7 +196,7 @@ def test_learning_rate_left_out_of_the_greedy_step(plant):
 @pytest.mark.parametrize(
     ("law", "claim"), [(laws.finite_differences, Claim.EXACT), (laws.chain_rule, Claim.APPROXIMATE)]
 )
-def test_one_number_for_a_whole_leaf(law, claim):
+def test_one_number_for_a_whole_leaf_is_caught(law, claim):
     """A vector of hyperparameters moved as one, and every entry given the same derivative (hippotrainer)."""
 
     class Broadcast(hg.AbstractEstimator):
@@ -243,23 +243,23 @@ class Mistaken(hg.AbstractLinearSolver):
 @pytest.mark.parametrize(
     "mistake", ["old residual", "scaled step", "aliased series", "absolute tolerance", "swallowed error"]
 )
-def test_mistakes_in_linear_solvers(mistake):
+def test_mistakes_in_linear_solvers_are_caught(mistake):
     caught(laws.closed_form, lambda inner: hg.Implicit(inner, Mistaken(mistake)), Claim.STATIONARY)
 
 
 @pytest.mark.parametrize("mistake", ["absolute tolerance", "guarded ratio"])
-def test_absolute_numbers_in_linear_solvers(mistake):
+def test_absolute_numbers_in_linear_solvers_are_caught(mistake):
     """Caught even in an estimator that claims nothing: they break the linearity in the outer loss."""
     caught(laws.constants_and_scale, lambda inner: hg.Implicit(inner, Mistaken(mistake)), Claim.APPROXIMATE)
 
 
-def test_the_linear_solver_without_mistakes():
+def test_the_linear_solver_without_mistakes_passes():
     right = lambda inner: hg.Implicit(inner, Mistaken("none"))
     check_estimator(right, claim=Claim.STATIONARY, only=[laws.closed_form, laws.constants_and_scale])
 
 
 @pytest.mark.parametrize("make", [hg.DrMAD, hg.Greedy, hg.Implicit])
-def test_a_claim_too_many(make):
+def test_a_claim_too_many_is_caught(make):
     """Among them the implicit hypergradient of an inner problem that is not solved (hippotrainer)."""
     caught(laws.finite_differences, make, Claim.EXACT)
 
@@ -271,7 +271,7 @@ def first_update(step):
     assert_close(updates, -gradient / jnp.sqrt(12.5))
 
 
-def test_an_accepted_step_taken_twice():
+def test_an_accepted_step_taken_twice_is_caught():
     """An accepted step is applied a second time (hoag)."""
     first_update(hg.adaptive_step())
     with pytest.raises(AssertionError, match="relative error 1 "):

@@ -18,6 +18,7 @@ def noisy(trial, key):
     return loss(trial.params) + float(jax.random.uniform(key)) if trial.number % 5 else float("nan")
 
 
+@pytest.mark.row(29)
 @pytest.mark.parametrize("searcher", [NESTED, hg.trials.Sobol()], ids=["nested", "sobol"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path, searcher, batch):
@@ -76,7 +77,7 @@ def test_workers_share_one_study(tmp_path):
     assert trials[-1].params["lr"] == 0.01
 
 
-def test_foreign_results_and_a_callback():
+def test_results_from_elsewhere_count_and_a_callback_stops():
     known = [hg.trials.FinishedTrial(hg.trials.Trial(None, SPACE.decode([0.1] * 6)), hg.trials.Result(-1.0))]
     state = hg.trials.search_trials(
         hg.trials.Random(),
@@ -134,7 +135,7 @@ def test_two_step_trains_the_best_again_on_more_of_the_same_rows(tmp_path):
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
 @settings(max_examples=50)
-def test_the_pareto_front(points):
+def test_the_pareto_front_is_what_nothing_dominates(points):
     every = [
         hg.trials.FinishedTrial(hg.trials.Trial(None, {}), hg.trials.Result(float(value), size=float(size)))
         for value, size in points
@@ -238,7 +239,7 @@ def test_bad_input_is_named(error, message, call):
         call()
 
 
-def test_without_optuna(monkeypatch):
+def test_optuna_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ImportError, match=r"hypergrad-jax\[optuna\]"):
         TPE.ask(TPE.init(SPACE, KEY))
@@ -247,7 +248,7 @@ def test_without_optuna(monkeypatch):
 @pytest.mark.parametrize(
     ("package", "sampler"), [("cmaes", optuna.samplers.CmaEsSampler), ("torch", optuna.samplers.GPSampler)]
 )
-def test_without_what_a_sampler_needs(monkeypatch, package, sampler):
+def test_a_package_that_a_sampler_needs_is_named(monkeypatch, package, sampler):
     monkeypatch.setitem(__import__("sys").modules, package, None)
     searcher = hg.trials.Optuna(lambda seed: sampler(seed=seed))
     with pytest.raises(ImportError, match=f"{sampler.__name__} needs {package}"):

@@ -30,7 +30,7 @@ def test_points_of_the_cube_are_params_and_back(point):
     assert hg.trials.Space.from_json(json.loads(json.dumps(SPACE.to_json()))) == SPACE
 
 
-def test_whole_numbers_and_choices_are_equally_likely():
+def test_integers_and_choices_are_equally_likely():
     places = (np.arange(3000) + 0.5) / 3000
     assert np.bincount([hg.trials.Int(2, 7).decode(u) for u in places])[2:].tolist() == [500] * 6
     drawn = [SPACE.leaves["act"].decode(u) for u in places]
