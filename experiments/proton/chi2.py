@@ -1,5 +1,7 @@
 """chi2 of many replicas at the price of few rows: linear points whitened once and reduced by QR."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import equinox as eqx
@@ -65,9 +67,11 @@ def make_misfit(measured: Measurements, masks: np.ndarray, data: np.ndarray) -> 
     is_rest[measured.tables.ratio_rows] = True
     if np.any(C[np.ix_(is_rest, ~is_rest)]):
         raise ValueError("covariance_t0 couples points that are linear in the PDFs to points that are not")
-    linear = [_reduce(measured.tables.map, D, C, mask & ~is_rest) for D, mask in zip(own, masks, strict=True)]
-    rows, targets, offsets = zip(*linear, strict=True)
-    whites = [_white(C[np.ix_(is_rest, is_rest)], mask[is_rest]) for mask in masks]
+    reduce = lambda D, mask: _reduce(measured.tables.map, D, C, mask & ~is_rest)
+    whiten = lambda mask: _white(C[np.ix_(is_rest, is_rest)], mask[is_rest])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hundreds of selections; LAPACK lets other threads run
+        rows, targets, offsets = zip(*pool.map(reduce, own, masks), strict=True)
+        whites = list(pool.map(whiten, masks))
     join = lambda parts: jnp.asarray(np.concatenate(parts), float_type)
     return Misfit(to(rows), join(targets), join(offsets), to(whites), to(data[:, is_rest]), num)
 
