@@ -1,0 +1,118 @@
+"""Options, sizes, and which processes a part has."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ...common.command import Positive, require_positive, require_some
+from ...common.data import default_data_dir
+
+Part = Literal["device", "ensembles", "cost", "study", "weights", "proton"]
+PARTS: tuple[Part, ...] = ("device", "ensembles", "cost", "study", "weights", "proton")
+SHARES: dict[Part, float] = {
+    "device": 0.08,
+    "ensembles": 0.14,
+    "cost": 0.22,
+    "study": 0.27,
+    "weights": 0.10,
+    "proton": 0.19,
+}
+VARIANTS: dict[Part, tuple[str, ...]] = {"weights": ("greedy", "unrolled")}  # processes of a part; one elsewhere
+QUICK: dict[str, Any] = {"replicas": (4,)}
+
+
+class Sizes(NamedTuple):
+    """What is measured, at one of two sizes."""
+
+    product: int  # rows of the square matrices
+    steps: int  # training steps of an ensemble in one timing
+    measured: float  # seconds of every energy measurement at least
+    rounds: int  # interleaved repetitions
+    hidden: tuple[int, int]  # of the network of the cost table
+    rows: int  # its training rows, all in every step
+    horizon: int  # its training steps
+    estimators: int  # rows of the cost table at most
+    wide: tuple[int, int]  # hidden layers of the network with one hyperparameter per weight
+    updates: int  # its training steps in one timing
+    unrolled: int  # and those that a hypergradient is taken through
+    images: Literal["mnist", "digits"]
+    scale: float  # of the updates in the study
+    methods: tuple[str, ...]  # of the study, in the order of their value
+    seeds: int
+    trials: int  # of the proton fit at most
+
+
+FULL_SIZES = Sizes(
+    product=4096,
+    steps=500,
+    measured=1.5,
+    rounds=5,
+    hidden=(2048, 2048),
+    rows=4096,
+    horizon=50,
+    estimators=100,
+    wide=(2600, 3050),
+    updates=100,
+    unrolled=20,
+    images="mnist",
+    scale=1.0,
+    methods=("greedy", "random", "drmad", "hoag", "tpe"),
+    seeds=2,
+    trials=30,
+)
+QUICK_SIZES = Sizes(
+    product=128,
+    steps=5,
+    measured=0.0,
+    rounds=2,
+    hidden=(16, 16),
+    rows=64,
+    horizon=20,  # as far as the longest truncated estimator looks back
+    estimators=2,
+    wide=(16, 16),
+    updates=4,
+    unrolled=3,
+    images="digits",
+    scale=0.001,
+    methods=("greedy",),
+    seeds=1,
+    trials=1,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Ensembles, cost of the estimators, the MNIST study, ten million hyperparameters and proton fits on one GPU.
+
+    The parts run in this order, each within its share of the time, with what earlier parts left. gpu.json holds device,
+    versions, precision and all rows; what did not fit is listed there. On a CPU, `--parts device ensembles` gives the
+    figures that --cpu-figures takes.
+    """
+
+    minutes: float = 8.0
+    """Time for everything."""
+    parts: tuple[Part, ...] = PARTS
+    """Which parts to run."""
+    replicas: tuple[Positive, ...] = (1000, 4000, 1, 100, 10, 300)
+    """Sizes of the ensembles, in the order in which they are measured."""
+    cpu_figures: Path | None = None
+    """gpu.json of a run on a CPU, which the ensembles are compared with; that run may still be going on."""
+    commit: str | None = None
+    """Commit to name in the results; by default git is asked."""
+    data_dir: Path | None = dataclasses.field(default_factory=default_data_dir)
+    """Folder with the folder mnist [environment: HYPERGRAD_DATA]."""
+    out: Path = Path("results/gpu")
+    """Output folder."""
+    seed: int = 0
+    """Seed of data and initial weights."""
+    quick: bool = False
+    """All parts at tiny sizes, for a CPU: shows that it runs, measures nothing."""
+
+    def __post_init__(self):
+        require_positive(self, "minutes")
+        require_some(self, "parts", "replicas")
+
+    @property
+    def sizes(self) -> Sizes:
+        """Full, or tiny."""
+        return QUICK_SIZES if self.quick else FULL_SIZES

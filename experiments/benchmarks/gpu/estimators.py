@@ -1,0 +1,120 @@
+"""Cost of all estimators on a network that fills the card, next to hand-written loops and to torch."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import bare
+from ..cost import Entry, entries
+from ..measure import agreement, arguments, exact, flat
+from ..problems import Case
+from . import torch_peers
+from .config import Config
+from .measure import compiled, compiled_estimator, interleaved, median_seconds
+from .networks import network, num_weights
+
+FIRST = ("Reverse", "DrMAD(knots=1)", "Greedy every step", "Implicit CG(20)")  # the rest follow after torch
+
+
+class Shared:
+    """What several rows need, made when the first of them does."""
+
+    def __init__(self, config: Config):
+        self.rounds = config.sizes.rounds
+        self.case = network(config.seed, config.sizes.hidden, config.sizes.rows, config.sizes.horizon)
+        self.right: np.ndarray | None = None
+        self._plain: Any = None
+
+    @property
+    def plain(self):
+        """Training alone."""
+        if self._plain is None:
+            self._plain = compiled(bare.plain(self.case), *arguments(self.case))
+        return self._plain
+
+
+def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Training alone, the first estimators, the reference in float64, torch, the other estimators."""
+    shared = Shared(config)
+    known = {entry.name: entry for entry in entries(shared.case)}
+    rows = {name: partial(estimator, shared, entry) for name, entry in known.items()}
+    found = {"plain": partial(plain, shared), "float64": partial(reference, shared)}
+    first = {name: rows.pop(name) for name in FIRST}
+    peers = {name: partial(peer, shared, known["Reverse"], make) for name, make in torch_peers.available().items()}
+    return found | dict(list((first | peers | rows).items())[: config.sizes.estimators])
+
+
+def plain(shared: Shared) -> dict[str, Any]:
+    """Training alone: the unit."""
+    program = shared.plain
+    return {
+        "case": shared.case.name,
+        "weights": num_weights(shared.case),
+        "seconds": median_seconds(program.call, shared.rounds),
+        "compile_s": program.compile_s,
+        "temp_bytes": program.temp_bytes,
+        "planned_bytes": program.planned_bytes,
+    }
+
+
+def reference(shared: Shared) -> dict[str, Any]:
+    """The unrolled hypergradient in float64, which cosines and errors refer to."""
+    started = time.perf_counter()
+    shared.right = exact(shared.case)
+    return {"seconds": time.perf_counter() - started, "norm": float(np.linalg.norm(shared.right))}
+
+
+def estimator(shared: Shared, entry: Entry) -> dict[str, Any]:
+    """One estimator and the first of its hand-written counterparts."""
+    case = shared.case
+    ours = compiled_estimator(case, entry.estimator)
+    by_hand = compiled(entry.bares[0], *arguments(case))
+    calls = {"plain": shared.plain.call, "ours": ours.call, "bare": by_hand.call}
+    times = interleaved(calls, shared.rounds)
+    ratio = lambda a, b: float(np.median(times[a] / times[b]))
+    estimate = ours.call()
+    return {
+        "seconds": float(np.median(times["ours"])),
+        "bare_seconds": float(np.median(times["bare"])),
+        "time_over_plain": ratio("ours", "plain"),
+        "bare_over_plain": ratio("bare", "plain"),
+        "time_over_bare": ratio("ours", "bare"),
+        "compile_s": ours.compile_s,
+        "bare_compile_s": by_hand.compile_s,
+        "temp_bytes": ours.temp_bytes,
+        "bare_temp_bytes": by_hand.temp_bytes,
+        "planned_bytes": ours.planned_bytes,
+        "memory_over_bare": ours.temp_bytes / max(1, by_hand.temp_bytes),
+        **compared(shared, flat(estimate.hypergradient)),
+    }
+
+
+def compared(shared: Shared, found: np.ndarray) -> dict[str, Any]:
+    """Cosine and error against float64, where that is known."""
+    return {} if shared.right is None else agreement(found, shared.right)
+
+
+def peer(shared: Shared, entry: Entry, make: Callable[[Case], torch_peers.Peer]) -> dict[str, Any]:
+    """A torch program, in rounds with training alone in both libraries and with our `Reverse`."""
+    made, ours = make(shared.case), compiled_estimator(shared.case, entry.estimator)
+    plain = torch_peers.plain(shared.case)
+    calls = {"plain": shared.plain.call, "ours": ours.call, "torch plain": plain.call, "torch": made.call}
+    times = interleaved(calls, shared.rounds)
+    ratio = lambda a, b: float(np.median(times[a] / times[b]))
+    held = torch_peers.peak(made.call)
+    return {
+        "seconds": float(np.median(times["torch"])),
+        "plain_seconds": float(np.median(times["torch plain"])),
+        "time_over_plain": ratio("torch", "torch plain"),
+        "time_over_jax_plain": ratio("torch", "plain"),
+        "time_over_our_reverse": ratio("torch", "ours"),
+        "torch_plain_over_jax_plain": ratio("torch plain", "plain"),
+        "temp_bytes": held,
+        "memory_over_our_reverse": None if held is None else held / ours.temp_bytes,
+        "torch": torch_peers.version(),
+        **compared(shared, flat(jax.tree.map(np.asarray, made.numpy(made.call())))),
+    }

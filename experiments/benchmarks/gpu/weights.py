@@ -1,0 +1,101 @@
+"""Ten million hyperparameters, one per weight: time of an update and memory in copies of the weights."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+
+import hypergrad as hg
+
+from .. import bare
+from ..cost import training
+from ..measure import arguments
+from ..problems import MOMENTUM, Case
+from .config import Config
+from .measure import compiled, compiled_estimator, interleaved, peak_bytes, planned
+from .networks import network, num_weights
+
+ROWS = 256
+
+
+def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Two processes, so that each has a peak of its own: `greedy`, one step at a time; `unrolled`, whole runs."""
+    steps = config.sizes.updates if variant == "greedy" else config.sizes.unrolled
+    case = network(config.seed, config.sizes.wide, ROWS, steps)
+    plain = compiled(bare.plain(case), *arguments(case))
+    rounds = config.sizes.rounds
+    found: dict[str, Callable[[], dict[str, Any]]] = {f"plain, T = {steps}": lambda: alone(case, plain, rounds)}
+    if variant == "greedy":
+        return found | {"Greedy, online": partial(greedy, case, plain, rounds)}
+    estimators = {"DrMAD": hg.DrMAD(training(case)), "Reverse": hg.Reverse(training(case))}
+    for name, estimator in estimators.items():
+        found[f"{name}, T = {steps}"] = partial(unrolled, case, plain, estimator, rounds)
+    return found
+
+
+def copies(case: Case, size: int | None) -> float | None:
+    """Bytes in copies of the weights."""
+    return None if size is None else size / (4 * num_weights(case))
+
+
+def alone(case: Case, plain, rounds: int) -> dict[str, Any]:
+    """Training alone."""
+    times = interleaved({"plain": plain.call}, rounds)["plain"]
+    return {
+        "hyperparameters": num_weights(case),
+        "update_us": 1e6 * float(np.median(times)) / case.num_steps,
+        "planned_copies": copies(case, plain.planned_bytes),
+        "peak_copies": copies(case, peak_bytes()),
+    }
+
+
+def value_of(record: hg.Record) -> jax.Array:
+    """What the history of a run keeps here."""
+    return record.value
+
+
+def greedy(case: Case, plain, rounds: int) -> dict[str, Any]:
+    """The online rule by `run`: one update of the weights and one of the hyperparameters a step."""
+    inner = hg.OptaxSolver(optax.sgd(case.learning_rate, MOMENTUM), 1)
+    search = hg.GradientSearch(hg.Greedy(inner), optax.adam(0.01))
+    state, spent, key = search.init(case.problem, case.params, case.hparams), 0, jax.random.key(0)
+    program = eqx.filter_jit(search.step).lower(case.problem, state, key).compile()
+    temp_bytes, planned_bytes = planned(program.compiled)
+
+    def updates():
+        nonlocal state, spent
+        spent += case.num_steps
+        options = {"key": key, "budget": spent, "chunk": case.num_steps, "keep": value_of}
+        state, _ = hg.run(search, case.problem, state, **options)
+        return state
+
+    times = interleaved({"plain": plain.call, "greedy": updates}, rounds)
+    return {
+        "hyperparameters": num_weights(case),
+        "update_us": 1e6 * float(np.median(times["greedy"])) / case.num_steps,
+        "time_over_plain": float(np.median(times["greedy"] / times["plain"])),
+        "temp_copies": copies(case, temp_bytes),
+        "planned_copies": copies(case, planned_bytes),
+        "peak_copies": copies(case, peak_bytes()),
+        "value": float(state.best.value),
+    }
+
+
+def unrolled(case: Case, plain, estimator: hg.AbstractEstimator, rounds: int) -> dict[str, Any]:
+    """A whole short run and its hypergradient."""
+    program = compiled_estimator(case, estimator)
+    times = interleaved({"plain": plain.call, "ours": program.call}, rounds)
+    return {
+        "hyperparameters": num_weights(case),
+        "seconds": float(np.median(times["ours"])),
+        "update_us": 1e6 * float(np.median(times["ours"])) / case.num_steps,
+        "time_over_plain": float(np.median(times["ours"] / times["plain"])),
+        "temp_copies": copies(case, program.temp_bytes),
+        "planned_copies": copies(case, program.planned_bytes),
+        "peak_copies": copies(case, peak_bytes()),
+        "compile_s": program.compile_s,
+    }
