@@ -78,14 +78,14 @@ def early_stopping(
         failed = ~(jnp.isfinite(losses) & healthy(updates)) & ~state.stopped
         better = (losses < state.best_loss) & ~state.stopped & ~failed
         best = where_members(better, params, state.best)
-        best_step = jnp.where(better, state.num_steps, state.best_step)
-        stopped = state.stopped | failed | (state.num_steps - best_step >= patience)
+        best_step = jnp.where(better, state.step, state.best_step)
+        stopped = state.stopped | failed | (state.step - best_step >= patience)
         if max_updates is not None:
-            stopped = stopped | (state.num_steps + 1 >= max_updates)
+            stopped = stopped | (state.step + 1 >= max_updates)
         back = jax.tree.map(jnp.subtract, best, params)
         after = StoppingState(
             inner=where_members(stopped, state.inner, inner),
-            step=state.num_steps + 1,
+            step=state.step + 1,
             best=best,
             best_loss=jnp.where(better, losses, state.best_loss),
             best_step=best_step,

@@ -1,13 +1,12 @@
 """One process of a part. Every task gives one row, written as soon as it is there.
 
-`python -m experiments.benchmarks.gpu.child PART VARIANT CONFIG ROWS UNTIL`: CONFIG is a pickled `Config`, ROWS a file
-of JSON lines, UNTIL the Unix time after which no task begins. A task that fails leaves its error as its row.
+`python -m experiments.benchmarks.gpu.child PART VARIANT CONFIG ROWS UNTIL`: CONFIG is a `Config` as JSON, ROWS a file of
+JSON lines, UNTIL the Unix time after which no task begins. A task that fails leaves its error as its row.
 """
 
 import importlib
 import json
 import os
-import pickle
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any
 import jax
 
 from ...common.report import as_json
-from .config import Config
+from .config import Config, from_json
 from .device import num_cores
 
 MODULES = {
@@ -65,4 +64,4 @@ def prepare(config: Config) -> None:
 
 if __name__ == "__main__":
     part, variant, config, path, until = sys.argv[1:]
-    main(part, variant, pickle.loads(Path(config).read_bytes()), Path(path), float(until))
+    main(part, variant, from_json(json.loads(Path(config).read_text())), Path(path), float(until))

@@ -116,3 +116,10 @@ class Config:
     def sizes(self) -> Sizes:
         """Full, or tiny."""
         return QUICK_SIZES if self.quick else FULL_SIZES
+
+
+def from_json(found: dict[str, Any]) -> Config:
+    """Returns the options that were written as JSON."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    paths = {name: Path(values[name]) for name in ("cpu_figures", "data_dir", "out") if values[name] is not None}
+    return Config(**values | paths)

@@ -15,7 +15,13 @@ from .config import Config
 
 CRITERION, UNIT = "elbo", "iterations"
 TRIAL = 5.0  # published iterations that a trial of random search and TPE trains for
-SETTINGS = {"greedy": 0.03, "drmad": 0.1, "hoag": 0.1, "random": TRIAL, "tpe": TRIAL}  # as for 4,000 images
+SETTINGS = {
+    "greedy": 0.03,
+    "drmad": 0.1,
+    "hoag": 0.1,
+    "random": TRIAL,
+    "tpe": TRIAL,
+}  # near those tuned for 4,000 images
 
 
 class OutOfTimeError(Exception):

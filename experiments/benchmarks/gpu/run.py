@@ -3,7 +3,6 @@
 import datetime
 import json
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ def main(config: Config) -> dict[str, Any]:
     """Run all parts, write gpu.json after every row, print a table."""
     started = time.time()
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.pkl").write_bytes(pickle.dumps(config))
+    write_json(config.out / "config.json", config)
     results: dict[str, Any] = {
         "config": config,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -41,7 +40,6 @@ def main(config: Config) -> dict[str, Any]:
             complete(config, results, time.time() - started)
             write_json(config.out / "gpu.json", results)
         print(f"{part}: {found['status']}, {len(found['rows'])} rows, {found['seconds']:.0f} s", flush=True)
-    (config.out / "config.pkl").unlink()
     print_table(results)
     print(f"\nwritten to {config.out / 'gpu.json'}")
     return results
@@ -87,7 +85,7 @@ def process(config: Config, part: Part, variant: str, path: Path, until: float) 
     if part == "proton":  # its preparation has threads of its own
         settings["OPENBLAS_NUM_THREADS"] = "1"
     module = f"{__package__}.child"
-    command = [sys.executable, "-m", module, part, variant, config.out / "config.pkl", path, str(until - GRACE)]
+    command = [sys.executable, "-m", module, part, variant, config.out / "config.json", path, str(until - GRACE)]
     with open(config.out / f"{part}-{variant}.log", "w") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | settings)
 
