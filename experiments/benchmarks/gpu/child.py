@@ -1,7 +1,7 @@
 """One process of a part. Every task gives one row, written as soon as it is there.
 
-`python -m experiments.benchmarks.gpu.child PART VARIANT CONFIG ROWS UNTIL`: CONFIG is a `Config` as JSON, ROWS a file of
-JSON lines, UNTIL the Unix time after which no task begins. A task that fails leaves its error as its row.
+`python -m experiments.benchmarks.gpu.child PART VARIANT CONFIG ROWS UNTIL`: CONFIG is a `Config` as JSON, ROWS a
+file of JSON lines, UNTIL the Unix time after which no task begins. A task that fails leaves its error as its row.
 """
 
 import importlib
