@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,12 @@ from tqdm.auto import tqdm
 import hypergrad as hg
 
 from .common.classifier import accuracy, cross_entropy
-from .common.command import Positive, command, require_positive, require_some, save
-from .common.data import Rows, Splits, default_data_dir, split
+from .common.command import command
+from .common.config import NonNegative, OnDigits, Out, Positive, PositiveFloat, Seeds, Some
+from .common.data import Rows, Splits, split
 from .common.figures import curves, figure
 from .common.follow import follow
-from .common.report import spread_table
+from .common.report import save, spread_table
 
 MethodName = Literal["reverse", "drmad", "greedy"]
 METHODS: tuple[MethodName, ...] = ("reverse", "drmad", "greedy")
@@ -33,7 +34,7 @@ QUICK: dict[str, Any] = {"seeds": 1, "num_real": 500}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OnDigits):
     """Learn ten images, one per class, such that a few training steps on them alone fit the real images.
 
     The images follow the hypergradient, through all of training, of the loss on real images. reverse: exact. drmad:
@@ -46,38 +47,24 @@ class Config:
     given. Ours: the digits by default, initial weights drawn once per seed, images that start as noise.
     """
 
-    data: Literal["digits", "mnist"] = "digits"
-    """digits: 8 x 8, ships with scikit-learn. mnist: 28 x 28, from --data-dir or downloaded."""
-    data_dir: Path | None = field(default_factory=default_data_dir)
-    """Folder with MNIST's four IDX files, or with a folder mnist that holds them [environment: HYPERGRAD_DATA]."""
-    methods: tuple[MethodName, ...] = METHODS
+    methods: Some[MethodName] = METHODS
     """Which methods to run; the baselines always run."""
-    seeds: Positive = 5
-    """Number of repetitions, each with its own split, initial weights and images."""
-    out: Path = Path("results/distillation")
-    """Output folder."""
+    seeds: Seeds = 5
+    out: Out = Path("results/distillation")
     hyper_steps: Positive = 40
     """Updates of the images."""
-    hyper_lr: float = 1.0
+    hyper_lr: PositiveFloat = 1.0
     """Learning rate of gradient descent on the images."""
     inner_steps: Positive = 20
     """Training steps, from the same initial weights for every hyper-step."""
-    inner_lr: float = 1.0
+    inner_lr: PositiveFloat = 1.0
     """Learning rate of training, with momentum 0.9."""
     num_real: Positive = 1000
     """Real images behind the outer loss."""
-    hidden: int = 0
+    hidden: NonNegative = 0
     """Hidden units; 0 is softmax regression."""
-    noise: float = 0.1
+    noise: PositiveFloat = 0.1
     """Standard deviation of the images at the start."""
-    quick: bool = False
-    """One seed and 500 real images."""
-
-    def __post_init__(self):
-        require_positive(self, "seeds", "hyper_steps", "hyper_lr", "inner_steps", "inner_lr", "num_real", "noise")
-        require_some(self, "methods")
-        if self.hidden < 0:
-            raise ValueError(f"hidden must not be negative, got {self.hidden}")
 
 
 def inner_loss(model, images, labels, key):
@@ -220,4 +207,4 @@ def draw(config: Config, history: list[dict], images: dict[str, Array]) -> None:
 
 
 if __name__ == "__main__":
-    command(main, Config, QUICK, "distillation")
+    command(main, Config(), "distillation", quick=QUICK)

@@ -7,7 +7,7 @@ strong enough to steer training, and that as many hyperparameters as weights mus
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,12 @@ from tqdm.auto import tqdm
 import hypergrad as hg
 
 from .common.classifier import accuracy, cross_entropy
-from .common.command import Positive, command, require_positive, require_some, save
-from .common.data import Splits, default_data_dir, split
+from .common.command import command
+from .common.config import NonNegativeFloat, OnSplits, Out, Positive, PositiveFloat, Some
+from .common.data import Splits, split
 from .common.figures import curves, figure
 from .common.follow import follow
-from .common.report import spread_table
+from .common.report import save, spread_table
 
 MethodName = Literal["neumann1", "neumann5", "neumann20", "cg20", "reverse"]
 METHODS: tuple[MethodName, ...] = ("neumann1", "neumann5", "neumann20", "cg20", "reverse")
@@ -35,7 +36,7 @@ QUICK: dict[str, Any] = {"hyper_steps": 100, "seeds": 1}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OnSplits):
     """Drive the accuracy on 50 validation images to 100 % by learning one weight decay per weight.
 
     A network with one hidden layer is trained on as few images, with penalty exp(h_i) w_i² / 2 on each weight; h
@@ -47,16 +48,9 @@ class Config:
     rates and the number of training images are ours.
     """
 
-    data: Literal["digits", "mnist"] = "digits"
-    """digits: 8 x 8, ships with scikit-learn. mnist: 28 x 28, from --data-dir or downloaded."""
-    data_dir: Path | None = field(default_factory=default_data_dir)
-    """Folder with MNIST's four IDX files, or with a folder mnist that holds them [environment: HYPERGRAD_DATA]."""
-    methods: tuple[MethodName, ...] = METHODS
+    methods: Some[MethodName] = METHODS
     """Which methods to run."""
-    seeds: Positive = 3
-    """Number of repetitions, each with its own split and initial weights."""
-    out: Path = Path("results/overfit_validation")
-    """Output folder."""
+    out: Out = Path("results/overfit_validation")
     hyper_steps: Positive = 400
     """Updates of the weight decays."""
     inner_steps: Positive = 20
@@ -67,25 +61,19 @@ class Config:
     """Validation images."""
     hidden: Positive = 32
     """Hidden units."""
-    inner_lr: float = 0.1
+    inner_lr: PositiveFloat = 0.1
     """Learning rate of SGD with momentum 0.9 on the weights."""
-    hyper_lr: float = 0.1
+    hyper_lr: PositiveFloat = 0.1
     """Learning rate of Adam on the log-penalties."""
     start: float = -5.0
     """Log-penalty of every weight at the start."""
-    damping: float = 0.01
+    damping: NonNegativeFloat = 0.01
     """Added to the Hessian by the implicit methods."""
-    quick: bool = False
-    """One seed and 100 hyper-steps."""
 
     def __post_init__(self):
-        positive = ("seeds", "hyper_steps", "inner_steps", "num_train", "num_valid", "hidden", "inner_lr", "hyper_lr")
-        require_positive(self, *positive)
-        require_some(self, "methods")
+        super().__post_init__()
         if not BOX[0] <= self.start <= BOX[1]:
             raise ValueError(f"start must be between {BOX[0]} and {BOX[1]}, got {self.start}")
-        if self.damping < 0:
-            raise ValueError(f"damping must not be negative, got {self.damping}")
 
 
 def inner_loss(model, hparams, rows, key):
@@ -177,4 +165,4 @@ def draw(config: Config, history: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    command(main, Config, QUICK, "overfit_validation")
+    command(main, Config(), "overfit_validation", quick=QUICK)

@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 from tqdm.auto import tqdm
 
-from ..common.command import Positive, require_positive
+from ..common.config import Checked, Positive
 from ..common.report import text_table
 from .data import PARCEL
 
@@ -38,7 +38,7 @@ LONGEST, TOLERANCE, MAX_STEPS = 600.0, 1e-4, 3000  # seconds; of the integrator
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Rebuild the parcel-model data, and compare them with the file that ships."""
 
     work: Path
@@ -49,7 +49,7 @@ class Config:
     """Processes to share the blocks, one thread each."""
 
     def __post_init__(self):
-        require_positive(self, "rows", "processes")
+        super().__post_init__()
         if self.rows > ROWS:
             raise ValueError(f"rows is {self.rows}, but there are {ROWS}")
 

@@ -1,79 +1,65 @@
-"""The command line that experiments share, and the folder they write."""
+"""The command line of every experiment."""
 
 import dataclasses
-import json
+import hashlib
+import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
+import jax
+import pooch
 import tyro
 
-from .report import as_json, environment, text_table, write_csv, write_json
+from .config import Common
 
-Row = Mapping[str, Any]
-Positive = Annotated[int, tyro.conf.arg(metavar="N")]
-
-
-class Config(Protocol):
-    """A dataclass with an output folder."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def out(self) -> Path:
-        """Output folder."""
+C = TypeVar("C", bound=Common)
 
 
-C = TypeVar("C", bound=Config)
+def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[str, Any]) -> None:
+    """Runs `main` with the options of the command line, and says what to do where it stops early.
 
+    **Arguments**
 
-def command(main: Callable[[C], Any], config: type[C], quick: dict[str, Any], name: str, **usual: Any) -> None:
-    """Run `main` with what the command line says; `usual` replaces defaults, and with `--quick` so does `quick`."""
-    changes: dict[str, Any] = {"quick": True} | quick if "--quick" in sys.argv[1:] else {}
-    default = dataclasses.replace(config(), **(usual | changes))
+    - `default`: the configuration without options.
+    - `name`: the module below `experiments` that is run.
+    - `presets`: changes of the defaults by the name of the flag that asks for them, such as `quick`.
+
+    Interrupted, the process ends with status 130.
+    """
+    chosen = [preset for preset in presets if f"--{preset}" in sys.argv[1:]]
+    if len(chosen) == 1:
+        changes: dict[str, Any] = {chosen[0]: True, **presets[chosen[0]]}
+        default = dataclasses.replace(default, **changes)
+    config = tyro.cli(type(default), default=default, prog=f"python -m experiments.{name}")
+    keep_programs(config.cache)
     try:
-        main(tyro.cli(config, default=default, prog=f"python -m experiments.{name}"))
+        main(config)
     except KeyboardInterrupt:
-        raise SystemExit("stopped") from None
+        print(f"\nstopped; what is finished is in {config.out}, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
 
 
-def require_positive(config: Any, *names: str) -> None:
-    """**Raises** `ValueError` naming the first option that is not positive."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
+def keep_programs(wanted: bool) -> None:
+    """Turns JAX's persistent cache of compiled programs on, unless the user has done so elsewhere, or off."""
+    if not wanted:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        folder = Path(pooch.os_cache("hypergrad-jax")) / "xla" / _processor()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def require_some(config: Any, *names: str) -> None:
-    """**Raises** `ValueError` naming the first option that is an empty list."""
-    for name in names:
-        if not getattr(config, name):
-            raise ValueError(f"{name} is empty")
-
-
-def save(config: Config, runs: Sequence[Row], table: Sequence[Row], history: Sequence[Row], title: str, **more: Any):
-    """Write summary.json, history.csv and table.md, print the table, return the summary."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    summary = as_json({"config": config, "environment": environment(), "runs": runs, "table": table, **more})
-    write_json(config.out / "summary.json", summary)
-    write_csv(config.out / "history.csv", history)
-    (config.out / "table.md").write_text(text_table(table) + "\n")
-    print(f"\n{title}\n\n{text_table(table)}\n\nwritten to {config.out}")
-    return summary
-
-
-def cells_folder(config: Config) -> Path:
-    """The folder of finished cells; refuses a folder that holds another configuration."""
-    cells = config.out / "cells"
-    cells.mkdir(parents=True, exist_ok=True)
-    path, wanted = config.out / "config.json", as_json(config)
-    if path.exists() and (found := json.loads(path.read_text())) != wanted:
-        differs = {key: (found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]}
-        raise SystemExit(
-            f"{config.out} holds another run; choose another --out or delete it. There and here: {differs}"
-        )
-    write_json(path, wanted)
-    return cells
+def _processor() -> str:
+    """Returns a name of the processor and what it can do: a program compiled for another one may not run."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    words = {line.strip() for line in lines if line.startswith(("model name", "flags", "Features"))}
+    known = [platform.machine(), platform.processor(), *sorted(words)]
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:12]

@@ -1,7 +1,6 @@
 """Data sets as NumPy arrays."""
 
 import gzip
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,12 +32,6 @@ class Splits(NamedTuple):
     train: Rows
     valid: Rows
     test: Rows
-
-
-def default_data_dir() -> Path | None:
-    """The folder named by the environment variable HYPERGRAD_DATA, if it is set."""
-    folder = os.environ.get("HYPERGRAD_DATA")
-    return Path(folder) if folder else None
 
 
 def digits() -> Rows:

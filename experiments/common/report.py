@@ -14,6 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from .config import Common
+
+Row = Mapping[str, Any]
+
 
 def environment() -> dict[str, Any]:
     """Device, versions and commit."""
@@ -52,8 +56,8 @@ def as_json(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_suffix(".tmp")
+    """Writes a file in one step: complete or not at all."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(as_json(value), indent=1, allow_nan=False) + "\n")
     os.replace(temporary, path)
 
@@ -98,3 +102,17 @@ def spread_table(runs: Sequence[Mapping[str, Any]], by: Sequence[str], columns: 
         dict(zip(by, group, strict=True)) | {name: mean_and_spread(run[name] for run in members) for name in columns}
         for group, members in groups.items()
     ]
+
+
+def save(config: Common, runs: Sequence[Row], table: Sequence[Row], history: Sequence[Row], title: str, **more: Any):
+    """Writes summary.json, history.csv and table.md, prints the table, and returns the summary.
+
+    `more` goes into the summary as well.
+    """
+    config.out.mkdir(parents=True, exist_ok=True)
+    summary = as_json({"config": config, "environment": environment(), "runs": runs, "table": table, **more})
+    write_json(config.out / "summary.json", summary)
+    write_csv(config.out / "history.csv", history)
+    (config.out / "table.md").write_text(text_table(table) + "\n")
+    print(f"\n{title}\n\n{text_table(table)}\n\nwritten to {config.out}")
+    return summary

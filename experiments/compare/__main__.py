@@ -1,6 +1,7 @@
 """`python -m experiments.compare`."""
 
-from .run import command
+from ..common.command import command
+from .run import QUICK, Config, main
 
 if __name__ == "__main__":
-    command()
+    command(main, Config(), "compare", quick=QUICK)

@@ -1,32 +1,32 @@
 """The comparison: configuration, loop over methods and seeds, tables and plots."""
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import numpy as np
-import tyro
 from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import Positive, cells_folder, require_positive, require_some, save
+from ..common.cells import Cells
+from ..common.config import OnSplits, Out, Positive, Some
 from ..common.contest import Task, Tracker, compile_method, full
-from ..common.data import Splits, default_data_dir, split
-from ..common.report import spread_table, write_json
+from ..common.data import Splits, split
+from ..common.report import save, spread_table
 from .methods import BOX, START, all_methods
 from .model import CRITERIA, network
 from .plots import draw
 
+QUICK = {"seeds": 1, "budget": 600.0}
 MethodName = Literal["greedy", "drmad", "hoag", "reverse", "random", "random_scalar", "tpe", "best_scalar"]
 ALL: tuple[MethodName, ...] = ("greedy", "drmad", "hoag", "reverse", "random", "random_scalar", "tpe", "best_scalar")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OnSplits):
     """Learn one prior variance per weight of a small network, by gradient and by search, at one budget.
 
     A network with one hidden layer is trained on handwritten digits. Every weight has a Gaussian prior of its own,
@@ -40,24 +40,13 @@ class Config:
 
     criterion: Literal["elbo", "validation"] = "elbo"
     """elbo: variational evidence bound on the training data. validation: cross-entropy on held-out data."""
-    data: Literal["digits", "mnist"] = "digits"
-    """digits: 8 x 8, ships with scikit-learn. mnist: 28 x 28, from --data-dir or downloaded."""
-    data_dir: Path | None = field(default_factory=default_data_dir)
-    """Folder with MNIST's four IDX files, or with a folder mnist that holds them [environment: HYPERGRAD_DATA]."""
-    methods: tuple[MethodName, ...] = ALL
+    methods: Some[MethodName] = ALL
     """Which methods to run."""
     budget: float = 3000
     """What every method may spend, per seed."""
     budget_unit: Literal["iterations", "gradients", "seconds"] = "iterations"
     """iterations: updates of the weights. gradients: gradient equivalents. seconds: wall time."""
-    seeds: Positive = 3
-    """Number of repetitions, each with its own split, initial weights and noise."""
-    out: Path = Path("results/compare")
-    """Output folder."""
-    num_train: Positive = 800
-    """Training rows."""
-    num_valid: Positive = 400
-    """Validation rows (the validation criterion only looks at these; elbo ignores them)."""
+    out: Out = Path("results/compare")
     hidden: Positive = 64
     """Hidden units."""
     batch: Positive = 100
@@ -80,9 +69,7 @@ class Config:
     """Training steps per trial of random, random_scalar and tpe."""
 
     def __post_init__(self):
-        names = ("seeds", "num_train", "num_valid", "hidden", "batch", "outer_batch", "period", "trial_steps")
-        require_positive(self, *names)
-        require_some(self, "methods")
+        super().__post_init__()
         if not 1 <= self.knots <= self.period:
             raise ValueError(f"knots must be between 1 and period ({self.period}), got {self.knots}")
         self.spendable()
@@ -142,14 +129,14 @@ def _predict(predict, params, x):
 
 def main(config: Config) -> dict[str, Any]:
     """Run what is missing, write everything, return the summary."""
-    folder = cells_folder(config)
-    paths = {(name, seed): folder / f"{name}-{seed}.json" for name in config.methods for seed in range(config.seeds)}
+    store = Cells(config)
+    cells = {(name, seed): {"method": name, "seed": seed} for name in config.methods for seed in config.seed_range()}
     criterion = CRITERIA[config.criterion](config.num_train, config.batch, config.outer_batch)
     form = "{l_bar}{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=len(paths), bar_format=form) as bar:
-        advance = lambda share: bar.update(min(share, len(paths) - bar.n))  # shares are rounded sums
+    with tqdm(total=len(cells), bar_format=form) as bar:
+        advance = lambda share: bar.update(min(share, len(cells) - bar.n))  # shares are rounded sums
         for name in config.methods:
-            missing = [seed for seed in range(config.seeds) if not paths[name, seed].exists()]
+            missing = [seed for seed in config.seed_range() if cells[name, seed] not in store]
             advance(config.seeds - len(missing))
             method = first_call = None
             for seed in missing:
@@ -161,8 +148,8 @@ def main(config: Config) -> dict[str, Any]:
                     first_call = compile_method(method, task)
                 row, history, chosen = run_cell(config, task, method, name, data, advance)
                 row["first_call_seconds"] = first_call
-                write_json(paths[name, seed], {"run": row, "history": history, "log_variances": chosen})
-    return report(config, [json.loads(path.read_text()) for path in paths.values()])
+                store.write(cells[name, seed], {"run": row, "history": history, "log_variances": chosen})
+    return report(config, [store.read(labels) for labels in cells.values()])
 
 
 def report(config: Config, cells: list[dict]) -> dict[str, Any]:
@@ -184,12 +171,3 @@ def report(config: Config, cells: list[dict]) -> dict[str, Any]:
     criterion = "negative ELBO per example" if config.criterion == "elbo" else "validation loss"
     title = f"{config.data}, {config.seeds} seeds, mean ± standard deviation; best_value is the {criterion}"
     return save(config, runs, table, [line for cell in cells for line in cell["history"]], title)
-
-
-def command() -> None:
-    """The command line."""
-    config = tyro.cli(Config, prog="python -m experiments.compare")
-    try:
-        main(config)
-    except KeyboardInterrupt:
-        raise SystemExit(f"stopped; finished runs are in {config.out}, the same command goes on from there") from None

@@ -4,4 +4,4 @@ from ..common.command import command
 from .run import QUICK, Config, main
 
 if __name__ == "__main__":
-    command(main, Config, QUICK, "hoag")
+    command(main, Config(), "hoag", quick=QUICK)

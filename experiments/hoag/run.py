@@ -1,6 +1,6 @@
 """The comparison on one penalty, and HOAG on one penalty per feature."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..common import binary
-from ..common.command import Positive, require_positive, save
-from ..common.data import default_data_dir
-from ..common.report import mean_and_spread, text_table
+from ..common.config import Out, Positive, Some, WithData
+from ..common.report import mean_and_spread, save, text_table
 from . import model, per_feature
 from .plots import draw
 from .search import METHODS, MethodName, Searches, cost_to, judged
@@ -21,7 +20,7 @@ LEVELS = (1e-2, 1e-4, 1e-6)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithData):
     """Find the l2 penalty of a logistic regression: HOAG against exact hypergradients, grid and random search.
 
     Inner training is L-BFGS, started warm by every method; HOAG's tolerances fall exponentially, quadratically,
@@ -37,14 +36,10 @@ class Config:
     the start at a strong penalty, and float64, without which 1e-6 could not be seen.
     """
 
-    quick: bool = False
-    """One small data set, fewer seeds, less budget: about a minute."""
-    data: tuple[binary.Name, ...] = ("breast_cancer", "ijcnn1", "a9a")
+    data: Some[binary.Name] = ("breast_cancer", "ijcnn1", "a9a")
     """Data sets. Those that are not found are left out, which is said."""
-    methods: tuple[MethodName, ...] = METHODS
+    methods: Some[MethodName] = METHODS
     """Which methods to run."""
-    data_dir: Path | None = field(default_factory=default_data_dir)
-    """Folder with ijcnn1/ijcnn1.npz and a9a/a9a.npz [environment: HYPERGRAD_DATA]."""
     rows: Positive = 6000
     """At most so many rows of each data set, a third for each part."""
     start: float = 8.0
@@ -55,16 +50,10 @@ class Config:
     """Gradient equivalents for one penalty per feature."""
     feature_seeds: Positive = 3
     """Repetitions of that part."""
-    seeds: Positive = 3
-    """Number of splits."""
-    out: Path = Path("results/hoag")
-    """Output folder."""
+    out: Out = Path("results/hoag")
 
     def __post_init__(self):
-        require_positive(self, "budget", "feature_budget", "feature_seeds", "seeds")
-        for name in ("data", "methods"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty")
+        super().__post_init__()
         if self.rows < 30:
             raise ValueError(f"rows must be at least 30, got {self.rows}")
         if not model.BOX[0] <= self.start <= model.BOX[1]:

@@ -1,7 +1,7 @@
 """Hyper-cleaning: configuration, loop over noise, methods and seeds, report."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 import hypergrad as hg
 
 from ..common.classifier import accuracy
-from ..common.command import Positive, require_positive, require_some, save
-from ..common.data import Rows, default_data_dir, image_sets
+from ..common.config import Out, Positive, PositiveFloat, Some, WithData
+from ..common.data import Rows, image_sets
 from ..common.follow import follow
-from ..common.report import spread_table
+from ..common.report import save, spread_table
 from .methods import METHODS, MethodName, searches
 from .model import ConvNet, Noisy, corrupt, make_losses
 from .plots import draw
@@ -43,7 +43,7 @@ QUICK: dict[str, Any] = {"noises": (0.5,), "hyper_steps": 40, "seeds": 1, "outer
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithData):
     """Learn one weight per training image, so that images with wrong labels are ignored.
 
     1,000 images, of which a fraction has the label of another class, train a small convolutional network; the weight
@@ -66,23 +66,18 @@ class Config:
     test set is looked at once, at the end."""
     data: Literal["mnist", "fashion"] = "mnist"
     """fashion: Fashion-MNIST's four IDX files, from --data-dir or its folder fashion-mnist."""
-    data_dir: Path | None = field(default_factory=default_data_dir)
-    """Folder with the four IDX files, or with a folder mnist that holds them [environment: HYPERGRAD_DATA]."""
-    methods: tuple[MethodName, ...] = METHODS
+    methods: Some[MethodName] = METHODS
     """Which methods to run."""
-    noises: tuple[float, ...] = (0.3, 0.5)
+    noises: Some[float] = (0.3, 0.5)
     """Fractions of wrong labels."""
-    seeds: Positive = 3
-    """Number of repetitions, each with its own images, labels, initial weights and batches."""
-    out: Path = Path("results/hypercleaning")
-    """Output folder."""
+    out: Out = Path("results/hypercleaning")
     hyper_steps: Positive = 200
     """Updates of λ."""
     inner_steps: Positive = 10
     """Training steps per hyper-step."""
-    inner_lr: float = 0.0125
+    inner_lr: PositiveFloat = 0.0125
     """Learning rate of SGD with momentum 0.9 as optax counts it."""
-    hyper_lr: float = 0.1
+    hyper_lr: PositiveFloat = 0.1
     """Learning rate of Adam on λ."""
     num_train: Positive = 1000
     """Training images."""
@@ -94,23 +89,9 @@ class Config:
     """Validation images per hyper-step."""
     channels: Positive = 8
     """Channels of the convolutions."""
-    quick: bool = False
-    """One noise level, one seed and 40 hyper-steps: shows that it runs."""
 
     def __post_init__(self):
-        positive = (
-            "seeds",
-            "hyper_steps",
-            "inner_steps",
-            "inner_lr",
-            "hyper_lr",
-            "num_train",
-            "num_valid",
-            "batch",
-            "outer_batch",
-        )
-        require_positive(self, *positive, "channels")
-        require_some(self, "methods", "noises")
+        super().__post_init__()
         for noise in self.noises:
             if not 0 < noise < 1:
                 raise ValueError(f"noises must lie between 0 and 1, got {noise}")

@@ -1,7 +1,7 @@
 """Learn one penalty per weight by reverse mode, against the best single penalty at equal cost."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import Positive, require_positive, save
-from ..common.data import Splits, default_data_dir, split
-from ..common.report import spread_table
+from ..common.config import NonNegativeFloat, OnSplits, Out, Positive, PositiveFloat
+from ..common.data import Splits, split
+from ..common.report import save, spread_table
 from . import model
 from .plots import draw
 
@@ -26,7 +26,7 @@ GRID = (-14.0, 0.0)  # range of the single log-penalty
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OnSplits):
     """Learn one L2 penalty per pixel and class of a softmax regression (7,840 on MNIST) through its training.
 
     The penalties follow exact hypergradients of the validation loss through all training steps; the best single
@@ -39,12 +39,8 @@ class Config:
     the map of penalties. Ours: batches are drawn with replacement, biases are not penalised, inputs are centred.
     """
 
-    quick: bool = False
-    """Digits instead of MNIST and fewer seeds: half a minute."""
     data: Literal["digits", "mnist"] = "mnist"
     """digits: 8 x 8, ships with scikit-learn. mnist: 28 x 28, from --data-dir or downloaded."""
-    data_dir: Path | None = field(default_factory=default_data_dir)
-    """Folder with MNIST's four IDX files, or with a folder mnist that holds them [environment: HYPERGRAD_DATA]."""
     num_train: Positive = 10_000
     """Training rows."""
     num_valid: Positive = 10_000
@@ -55,20 +51,11 @@ class Config:
     """Training steps."""
     hyper_steps: Positive = 50
     """Steps on the penalties."""
-    hyper_lr: float = 1000.0
+    hyper_lr: PositiveFloat = 1000.0
     """Step size of gradient descent on the log-penalties."""
-    hyper_prior: float = 0.01
+    hyper_prior: NonNegativeFloat = 0.01
     """Weight of the sum of squared penalties in the criterion."""
-    seeds: Positive = 3
-    """Repetitions, each with its own split, initial weights and batches."""
-    out: Path = Path("results/pixel_decay")
-    """Output folder."""
-
-    def __post_init__(self):
-        names = ("num_train", "num_valid", "batch", "num_steps", "hyper_steps", "hyper_lr", "seeds")
-        require_positive(self, *names)
-        if self.hyper_prior < 0:
-            raise ValueError(f"hyper_prior must not be negative, got {self.hyper_prior}")
+    out: Out = Path("results/pixel_decay")
 
 
 @dataclass(frozen=True)

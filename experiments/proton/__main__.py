@@ -1,6 +1,7 @@
 """`python -m experiments.proton`."""
 
-from .run import command
+from ..common.command import command
+from .run import FULL, QUICK, Config, main
 
 if __name__ == "__main__":
-    command()
+    command(main, Config(), "proton", quick=QUICK, full=FULL)

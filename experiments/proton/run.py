@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from tqdm.auto import tqdm
 
 import ensembles as ens
 import hypergrad as hg
 
-from ..common.command import Positive, require_positive, require_some
+from ..common.config import Common, Out, Positive, PositiveFloat, Seeds, Some
 from ..common.report import as_json, environment, mean_and_spread, text_table, write_csv, write_json
 from . import plots
 from .data import Measurements, Name, Partition, ProtonTables, load
@@ -33,7 +31,7 @@ FULL = {"replicas": 100, "steps": 4000, "trials": 250, "final_replicas": 100, "f
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Common):
     """The structure of the proton from 2054 measurements: an ensemble of networks and its hyperparameters.
 
     Every replica fits its own fluctuation of the data. A trial trains `replicas` of them without each of four folds of
@@ -48,17 +46,15 @@ class Config:
     and the ranges stated in docs/proton.md. Not for physics.
     """
 
-    quick: bool = False
-    """Few, small trials: shows that it runs."""
     full: bool = False
     """The size of the publication, for a GPU: 100 replicas, 4000 steps, 250 trials, a split for every replica."""
     data: Name = "proton"
     """proton: 11 sets of deep-inelastic scattering. diabetes: a regression that ships with scikit-learn."""
     partition: Partition = "balanced"
     """Which sets of the proton data make up the folds."""
-    methods: tuple[Method, ...] = ("gradient", "random", "tpe")
+    methods: Some[Method] = ("gradient", "random", "tpe")
     """Which searches to run."""
-    seeds: Positive = 1
+    seeds: Seeds = 1
     """Repetitions of all searches, each with its own replicas."""
     trials: Positive = 20
     """Budget of every search and seed, in trials without hypergradient."""
@@ -73,9 +69,9 @@ class Config:
     """Last training steps that reverse differentiates."""
     starts: Positive = 5
     """Random trials before the first hypergradient, the centre of the box among them."""
-    hyper_rate: float = 0.1
+    hyper_rate: PositiveFloat = 0.1
     """Adam's rate on hyperparameters scaled to [-1, 1]."""
-    widths: tuple[Positive, ...] = (25, 20)
+    widths: Some[Positive] = (25, 20)
     """Hidden units of the first trial."""
     least_width: Positive = 10
     """Fewest units that a search may choose."""
@@ -89,7 +85,7 @@ class Config:
     """Share of the replicas, those of lowest chi2, that L1 averages over."""
     sigma: Literal["trials", "replicas"] = "trials"
     """Which standard deviation selects."""
-    threshold: float = 3.0
+    threshold: PositiveFloat = 3.0
     """Trials of larger L1 have failed and do not count for sigma."""
     chosen: Positive = 10
     """Sets of hyperparameters in the final ensemble, at most."""
@@ -97,15 +93,10 @@ class Config:
     """Replicas fitted to all sets."""
     final_steps: Positive = 2000
     """Their training steps at most."""
-    seed: int = 0
-    """Of replicas, splits and searches."""
-    out: Path = Path("results/proton")
-    """Output folder."""
+    out: Out = Path("results/proton")
 
     def __post_init__(self):
-        require_positive(self, "seeds", "trials", "replicas", "steps", "horizon", "starts", "hyper_rate", "chosen")
-        require_positive(self, "final_replicas", "final_steps", "threshold", "least_width")
-        require_some(self, "methods", "widths")
+        super().__post_init__()
         if self.quick and self.full:
             raise ValueError("quick and full exclude each other")
         if not 0 < self.train_fraction < 1:
@@ -144,7 +135,7 @@ def search(config: Config, measured: Measurements) -> tuple[Fit, list[dict[str, 
     budget, trials = config.trials * config.steps, []
     form = "{l_bar}{bar}| {n:.0f}/{total} gradients [{elapsed}<{remaining}{postfix}]"
     with tqdm(total=budget * config.seeds * len(config.methods), bar_format=form) as bar:
-        for seed in range(config.seed, config.seed + config.seeds):
+        for seed in config.seed_range():
             fit = Fit(measured, config.sizes(final=False), seed, cross=True)
             maker = Trials(fit, lambda inner: make_estimator(config, inner), unseen, config.out / "trials")
             made = searches(fit.space, ranges, config.first(), config.starts, config.hyper_rate)
@@ -168,7 +159,7 @@ def select(config: Config, trials: list[dict[str, Any]]) -> dict[str, ens.Select
 def final_fit(config: Config, measured: Measurements, chosen: list[dict[str, Any]]) -> tuple[Fit, Any, Any, Any]:
     """The ensemble on all points, its replicas spread in turns over the sets chosen; patience is the same share of the
     steps as in the search. Returns the fit, its problem, the members and their hyperparameters."""
-    fit = Fit(measured, config.sizes(final=True), config.seed + 1000, cross=False)
+    fit = Fit(measured, config.sizes(final=True), config.first_seed + 1000, cross=False)
     sets = ens.spread_replicas(config.final_replicas, len(chosen))
     units, choices = zip(*(point(trial) for trial in chosen), strict=True)
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
@@ -182,7 +173,7 @@ def final_fit(config: Config, measured: Measurements, chosen: list[dict[str, Any
 def main(config: Config) -> dict[str, Any]:
     """Run what is missing, write everything, return the summary."""
     prepare(config)
-    measured = load(config.data, config.partition, config.seed)
+    measured = load(config.data, config.partition, config.first_seed)
     fit, trials = search(config, measured)
     selection = select(config, trials)
     chosen = [trials[i] for i in selection[config.sigma].chosen]
@@ -248,7 +239,9 @@ def prepare(config: Config) -> None:
     path, wanted = config.out / "config.json", as_json(dataclasses.replace(config, out=Path("")))
     if path.exists() and (found := json.loads(path.read_text())) != wanted:
         differs = {key: (found.get(key), wanted[key]) for key in wanted if found.get(key) != wanted[key]}
-        raise ValueError(f"{config.out} holds another run; choose another out or delete it. There and here: {differs}")
+        raise SystemExit(
+            f"{config.out} holds another run; choose another --out or delete it. There and here: {differs}"
+        )
     write_json(path, wanted)
 
 
@@ -280,20 +273,3 @@ def write(config: Config, fit: Fit, trials: list[dict[str, Any]], summary: dict[
         f"of a replica {final['chi2_mean_replica']:.3f}, phi {final['phi']:.3f}, written to {config.out}"
     )
     return summary
-
-
-def command() -> None:
-    """The command line; --quick and --full replace the default sizes."""
-    changes: dict[str, Any] = {}
-    for name, sizes in (("quick", QUICK), ("full", FULL)):
-        if f"--{name}" in sys.argv[1:]:
-            changes = changes | sizes
-    config = tyro.cli(Config, default=dataclasses.replace(Config(), **changes), prog="python -m experiments.proton")
-    try:
-        main(config)
-    except KeyboardInterrupt:
-        raise SystemExit(f"stopped; finished trials are in {config.out}, the same command goes on from there") from None
-    except ValueError as error:
-        if "holds another run" in str(error) or "holds other trials" in str(error):
-            raise SystemExit(str(error)) from None
-        raise

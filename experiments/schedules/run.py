@@ -1,7 +1,7 @@
 """Learn the schedules by reverse mode, against the best constant rate, momentum and scale at equal cost."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import Positive, require_positive, save
-from ..common.data import Splits, default_data_dir, split
-from ..common.report import spread_table
+from ..common.config import OnSplits, Out, Positive, PositiveFloat
+from ..common.data import Splits, split
+from ..common.report import save, spread_table
 from . import model
 from .plots import draw
 
@@ -31,7 +31,7 @@ METHODS = ("start", "best constant, start scale", "best constant", "learned", "l
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OnSplits):
     """Learn a learning rate and a momentum for every training step and layer of a network, and its initial scales.
 
     A tanh network with three hidden layers of 50 units is trained for 100 steps. Weights and biases of its four layers
@@ -47,12 +47,8 @@ class Config:
     plots, a learned scale of the first layer near 1/sqrt(784), and a best fixed rate of 2.4 by Bayesian optimisation.
     """
 
-    quick: bool = False
-    """Digits instead of MNIST and fewer seeds: about a minute."""
     data: Literal["digits", "mnist"] = "mnist"
     """digits: 8 x 8, ships with scikit-learn. mnist: 28 x 28, from --data-dir or downloaded."""
-    data_dir: Path | None = field(default_factory=default_data_dir)
-    """Folder with MNIST's four IDX files, or with a folder mnist that holds them [environment: HYPERGRAD_DATA]."""
     num_train: Positive = 10_000
     """Training rows."""
     num_valid: Positive = 10_000
@@ -63,18 +59,11 @@ class Config:
     """Training steps, and entries of every schedule."""
     hyper_steps: Positive = 50
     """Steps on the hyperparameters."""
-    hyper_lr: float = 0.04
+    hyper_lr: PositiveFloat = 0.04
     """Step size of Adam on the hyperparameters."""
     evaluations: Positive = 10
     """Fresh trainings per method and seed at the end."""
-    seeds: Positive = 3
-    """Repetitions, each with its own split, initial weights and batches."""
-    out: Path = Path("results/schedules")
-    """Output folder."""
-
-    def __post_init__(self):
-        names = ("num_train", "num_valid", "batch", "num_steps", "hyper_steps", "hyper_lr", "evaluations", "seeds")
-        require_positive(self, *names)
+    out: Out = Path("results/schedules")
 
 
 class Trainer:

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import Positive, require_positive, save
-from ..common.report import spread_table
+from ..common.config import Common, Out, Positive, PositiveFloat, Seeds
+from ..common.report import save, spread_table
 from . import model
 from .plots import draw
 
@@ -27,7 +27,7 @@ SOURCE = "values for the default curvatures and steps: independent float64 evalu
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Common):
     """Show the short-horizon bias: a learning-rate schedule chosen one step ahead is worse than one constant rate.
 
     On a noisy quadratic the expected loss after any schedule is known in closed form. The schedule that is best one
@@ -37,29 +37,25 @@ class Config:
     After Wu, Ren, Liao and Grosse (2018), section 2. Two dimensions instead of their many; numbers are our own.
     """
 
-    quick: bool = False
-    """Smaller sizes, a few seconds."""
     curvatures: tuple[float, ...] = (1.0, 0.1)
     """Curvature of each direction."""
     starts: tuple[float, ...] = (5.0, 50.0)
     """E[w²] of each direction at the start."""
-    noise: float = 1.0
+    noise: PositiveFloat = 1.0
     """Variance of the gradient noise, in units of the curvature squared."""
     num_steps: Positive = 50
     """Training steps, and learning rates to be learned."""
     hyper_steps: Positive = 1000
     """Steps of Adam on the log learning rates."""
-    hyper_lr: float = 0.03
+    hyper_lr: PositiveFloat = 0.03
     """Learning rate of that Adam."""
     particles: Positive = 1000
     """Independent weights in the simulation; the outer loss is their mean."""
-    seeds: Positive = 5
-    """Repetitions of the simulation."""
-    out: Path = Path("results/short_horizon")
-    """Output folder."""
+    seeds: Seeds = 5
+    out: Out = Path("results/short_horizon")
 
     def __post_init__(self):
-        require_positive(self, "noise", "num_steps", "hyper_steps", "hyper_lr", "particles", "seeds")
+        super().__post_init__()
         if not self.curvatures or len(self.curvatures) != len(self.starts):
             raise ValueError(f"starts must have one entry per curvature ({len(self.curvatures)}), got {self.starts}")
         for name in ("curvatures", "starts"):

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.command import save
-from ..common.report import spread_table, text_table, write_csv
+from ..common.report import save, spread_table, text_table, write_csv
 from . import polynomial
 from .methods import METHODS
 from .plots import draw

@@ -1,6 +1,5 @@
 """The study: configuration, loop over cells, report."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,10 +14,10 @@ from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import Positive, cells_folder, command, require_positive, require_some
+from ..common.cells import Cells, Labels
+from ..common.command import command
+from ..common.config import NonNegative, Out, PositiveFloat, Seeds, Some, WithData
 from ..common.contest import Method, compile_method
-from ..common.data import default_data_dir
-from ..common.report import write_json
 from .cell import errors, make_problem, run_cell, with_image_noise
 from .criteria import CriterionName
 from .groups import per_weight
@@ -42,7 +41,7 @@ QUICK: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithData):
     """Greedy, DrMAD, HOAG and others against random search: one prior variance per weight, two criteria, equal budgets.
 
     Every method spends the published number of iterations l times η updates of the weights, and in a second table as
@@ -55,38 +54,30 @@ class Config:
     stopped goes on where it was when started again with the same options.
     """
 
-    data: tuple[DataName, ...] = ("synthetic", "digits", "wisdm")
+    data: Some[DataName] = ("synthetic", "digits", "wisdm")
     """mnist is the published size, for a GPU or a night; wisdm-raw is downloaded where --data-dir lacks it."""
-    criteria: tuple[CriterionName, ...] = ("elbo", "cv")
+    criteria: Some[CriterionName] = ("elbo", "cv")
     """elbo: evidence bound of a mean-field posterior. cv: log-likelihood of held-out rows, four folds."""
-    methods: tuple[MethodName, ...] = METHODS
+    methods: Some[MethodName] = METHODS
     """Which methods to run."""
-    budgets: tuple[Unit, ...] = ("iterations", "gradients")
+    budgets: Some[Unit] = ("iterations", "gradients")
     """iterations: equal updates of the weights. gradients: equal gradient equivalents."""
-    seeds: Positive = 5
+    seeds: Seeds = 5
     """Number of repetitions, each with its own rows, folds, initial weights and initial hyperparameters."""
-    scale: float = 1.0
+    scale: PositiveFloat = 1.0
     """Factor on the updates of the weights per published iteration."""
     period: int | None = None
     """Updates of the weights per hyper-update of drmad, hoag and reverse; ten by default, greedy has one."""
-    tuning_seeds: int = 3
+    tuning_seeds: NonNegative = 3
     """Seeds, others than are reported, on which four values of every method's setting are tried first; 0: no tuning."""
     image_noise: bool = False
     """Train again with noise on the training inputs, with the hyperparameters that were found."""
-    data_dir: Path | None = field(default_factory=default_data_dir)
-    """Folder with the folders mnist and wisdm [environment: HYPERGRAD_DATA]."""
-    out: Path = Path("results/study")
-    """Output folder."""
-    quick: bool = False
-    """Two data sets, five methods, two seeds, a fifth of the updates, no tuning."""
+    out: Out = Path("results/study")
 
     def __post_init__(self):
-        require_positive(self, "seeds", "scale")
-        require_some(self, "data", "criteria", "methods", "budgets")
+        super().__post_init__()
         if self.period is not None and self.period < 1:
             raise ValueError(f"period must be positive, got {self.period}")
-        if self.tuning_seeds < 0:
-            raise ValueError(f"tuning_seeds must not be negative, got {self.tuning_seeds}")
 
 
 @dataclass
@@ -97,7 +88,8 @@ class Table:
     data: DataName
     criterion: CriterionName
     setting: Setting
-    folder: Path
+    store: Cells
+    labels: Labels
     advance: Callable[[float], Any]
     losses: dict = field(default_factory=dict)
     groups: Callable = per_weight
@@ -121,19 +113,26 @@ class Table:
         value = self.tuned(name, contestant) if self.config.tuning_seeds else contestant.usual
         method, compiled, found = contestant.make(value), False, []
         for unit in self.config.budgets:
-            for seed in range(self.config.seeds):
-                path = self.folder / f"{self.data}-{self.criterion}-{unit}-{name}-{seed}.json"
-                if not path.exists():
+            for seed in self.config.seed_range():
+                place = {
+                    **self.labels,
+                    "data": self.data,
+                    "criterion": self.criterion,
+                    "budget": unit,
+                    "method": name,
+                    "seed": seed,
+                }
+                if place not in self.store:
                     problem = self.problem(seed, unit)
                     if not compiled:
                         compile_method(method, problem.task)
                         compiled = True
                     labels: dict[str, Any] = {"data": self.data, "criterion": self.criterion, "budget": unit}
                     labels |= {"method": name, "seed": seed, "setting": value}
-                    write_json(path, self.cell(labels, problem, method))
+                    self.store.write(place, self.cell(labels, problem, method))
                 else:
                     self.advance(1)
-                found.append(json.loads(path.read_text()))
+                found.append(self.store.read(place))
         return found
 
     def cell(self, labels: dict[str, Any], problem, method: Method) -> dict[str, Any]:
@@ -153,16 +152,16 @@ class Table:
 
     def tuned(self, name: MethodName, contestant: Contestant) -> float:
         """The best of the four values on seeds of their own, by the mean of the criterion."""
-        path = self.folder / f"{self.data}-{self.criterion}-tuning-{name}.json"
-        if not path.exists():
+        place = {**self.labels, "data": self.data, "criterion": self.criterion, "method": name, "tuning": "tuning"}
+        if place not in self.store:
             seeds = range(TUNING_SEED, TUNING_SEED + self.config.tuning_seeds)
             problems, tried = [self.problem(seed, "iterations") for seed in seeds], {}
             for value in contestant.values:
                 method = contestant.make(value)
                 tried[value] = [run_cell(self.setting, problem, method, ignore)[0]["Q"] for problem in problems]
             mean = {value: np.mean(found) if np.isfinite(found).all() else -np.inf for value, found in tried.items()}
-            write_json(path, {"best": max(mean, key=mean.__getitem__), "Q": tried})
-        return json.loads(path.read_text())["best"]
+            self.store.write(place, {"best": max(mean, key=mean.__getitem__), "Q": tried})
+        return self.store.read(place)["best"]
 
 
 @contextmanager
@@ -179,7 +178,7 @@ def ignore(share: float) -> None:
 
 def main(config: Config) -> dict[str, Any]:
     """Run what is missing, write everything, return the summary."""
-    folder = cells_folder(config)
+    store = Cells(config)
     found = []
     tables = [(data, criterion) for data in config.data for criterion in config.criteria]
     per_table = len(config.methods) * len(config.budgets) * config.seeds
@@ -187,7 +186,7 @@ def main(config: Config) -> dict[str, Any]:
         for data, criterion in tables:
             bar.set_postfix_str(f"{data}, {criterion}")
             chosen = setting(data, config.data_dir, config.scale, config.period)
-            found += Table(config, data, criterion, chosen, folder, advance).run()
+            found += Table(config, data, criterion, chosen, store, {}, advance).run()
             eqx.clear_caches()
             jax.clear_caches()
     return report(config, found)
@@ -197,4 +196,4 @@ def only(data: DataName, quick: DataName | None = None, **usual: Any) -> None:
     """The command of one data set; `usual` are its options where they differ."""
     out = Path(f"results/study-{data}")
     small = QUICK | {"data": (quick or data,)}
-    command(main, Config, small, f"study.{data}", data=(data,), out=out, **usual)
+    command(main, Config(data=(data,), out=out, **usual), f"study.{data}", quick=small)

@@ -1,6 +1,6 @@
 """What decides: the number of hyperparameters, and the number of hyper-updates."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,10 +8,11 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from ..common.command import Positive, cells_folder, command, require_positive, require_some, save
-from ..common.data import default_data_dir
+from ..common.cells import Cells
+from ..common.command import command
+from ..common.config import NonNegative, Out, PositiveFloat, Seeds, Some, WithData
 from ..common.figures import COLOURS, figure
-from ..common.report import spread_table
+from ..common.report import save, spread_table
 from . import run
 from .criteria import CriterionName
 from .groups import GROUPS
@@ -24,7 +25,7 @@ QUICK: dict[str, Any] = {"seeds": 2, "scale": 0.2, "periods": (10, 100), "tuning
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(WithData):
     """Two sweeps on one data set and criterion, at equal updates of the weights.
 
     Groups: random search and a gradient method with one hyperparameter in all, one per array, per input of a layer and
@@ -36,38 +37,35 @@ class Config:
     """Data set."""
     criterion: CriterionName = "elbo"
     """elbo or cv."""
-    groups: tuple[GroupName, ...] = ("one", "layers", "inputs", "weights")
+    groups: Some[GroupName] = ("one", "layers", "inputs", "weights")
     """Sizes of the first sweep."""
     climber: MethodName = "greedy"
     """The gradient method of the first sweep."""
-    periods: tuple[int, ...] = (5, 10, 25, 100)
+    periods: Some[int] = (5, 10, 25, 100)
     """Periods of the second sweep."""
-    seeds: Positive = 5
-    """Number of repetitions."""
-    scale: float = 1.0
+    seeds: Seeds = 5
+    scale: PositiveFloat = 1.0
     """Factor on the updates of the weights per published iteration."""
-    tuning_seeds: int = 1
+    tuning_seeds: NonNegative = 1
     """As in experiments.study, in every place of a sweep."""
-    data_dir: Path | None = field(default_factory=default_data_dir)
-    """As in experiments.study."""
-    out: Path = Path("results/study-sweeps")
-    """Output folder."""
-    quick: bool = False
-    """Two seeds, a fifth of the updates, two periods, no tuning."""
-
-    def __post_init__(self):
-        require_positive(self, "seeds", "scale")
-        require_some(self, "groups", "periods")
+    out: Out = Path("results/study-sweeps")
 
     def study(self, *methods: MethodName) -> run.Config:
         """The study with these methods."""
         chosen: dict[str, Any] = {"data": (self.data,), "criteria": (self.criterion,), "budgets": ("iterations",)}
-        return run.Config(**chosen, methods=methods, seeds=self.seeds, scale=self.scale, tuning_seeds=self.tuning_seeds)
+        return run.Config(
+            **chosen,
+            methods=methods,
+            seeds=self.seeds,
+            first_seed=self.first_seed,
+            scale=self.scale,
+            tuning_seeds=self.tuning_seeds,
+        )
 
 
 def main(config: Config) -> dict[str, Any]:
     """Run what is missing, write everything, return the summary."""
-    folder = cells_folder(config)
+    store = Cells(config)
     climbing: tuple[MethodName, ...] = ("greedy", "drmad", "hoag", "reverse")
     sweeps: list[tuple[str, Any, run.Config]] = [
         *(("groups", name, config.study("random", config.climber)) for name in config.groups),
@@ -80,10 +78,17 @@ def main(config: Config) -> dict[str, Any]:
             bar.set_postfix_str(f"{sweep}, {value}")
             period = value if sweep == "periods" else None
             chosen = setting(config.data, config.data_dir, config.scale, period)
-            inside = folder / f"{sweep}-{value}"
-            inside.mkdir(exist_ok=True)
             groups = GROUPS[value if sweep == "groups" else "weights"]
-            mine = run.Table(study, config.data, config.criterion, chosen, inside, advance, groups=groups)
+            mine = run.Table(
+                study,
+                config.data,
+                config.criterion,
+                chosen,
+                store,
+                {"sweep": sweep, "value": value},
+                advance,
+                groups=groups,
+            )
             cells = mine.run()
             count = len(cells[0]["chosen"])
             runs += [{"sweep": sweep, "value": value, "hyperparameters": count} | cell["run"] for cell in cells]
@@ -128,4 +133,4 @@ def draw(config: Config, runs: list[dict], claims: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    command(main, Config, QUICK, "study.sweeps")
+    command(main, Config(), "study.sweeps", quick=QUICK)

@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.command import Positive, require_positive, require_some, save
-from ..common.report import write_csv
+from ..common.config import Common, NonNegative, Out, Positive, Seeds, Some
+from ..common.report import save, write_csv
 from .branches import HYPER_STEPS, Task, Training, aerosol, branch_space, everything, halves, moved
 from .functions import WEIGHTS
 from .parts import Done, networks, synthetic, told
@@ -19,6 +19,8 @@ from .strategies import STRATEGIES, BaseName, StrategyName, searcher
 from .tables import curves_of, least_important, summarise
 
 PartName = Literal["synthetic", "digits", "parcel", "inside"]
+PART_NAMES: tuple[PartName, ...] = get_args(PartName)
+BASES: tuple[BaseName, ...] = get_args(BaseName)
 QUICK: dict[str, Any] = {
     "parts": ("synthetic", "digits"),
     "bases": ("random",),
@@ -31,7 +33,7 @@ QUICK: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Common):
     """Does it pay to search a model of several subnetworks by its parts?
 
     divide: divide and conquer, the best subnetworks of the best trials combined. adaptive: trials are spent on one
@@ -46,17 +48,17 @@ class Config:
     hypergradients within each trial, or are searched like everything else, at equal numbers of gradients.
     """
 
-    parts: tuple[PartName, ...] = get_args(PartName)
+    parts: Some[PartName] = PART_NAMES
     """Which parts to run."""
-    bases: tuple[BaseName, ...] = get_args(BaseName)
+    bases: Some[BaseName] = BASES
     """Base searchers of the synthetic part."""
-    branches: tuple[Literal["dense", "cnn"], ...] = ("dense", "cnn")
+    branches: Some[Literal["dense", "cnn"]] = ("dense", "cnn")
     """Branches for the halves of digits."""
-    strategies: tuple[StrategyName, ...] = STRATEGIES
+    strategies: Some[StrategyName] = STRATEGIES
     """What to put around them."""
-    first_seed: int = 1000
+    first_seed: NonNegative = 1000
     """The first seed of every part. Settings were chosen on seeds below 1000."""
-    seeds: Positive = 20
+    seeds: Seeds = 20
     """Repetitions of the synthetic part."""
     network_seeds: Positive = 10
     """Repetitions of digits and inside."""
@@ -84,34 +86,14 @@ class Config:
     """Updates of the best networks on the parcel model, trained once more."""
     batch: Positive = 4
     """Trials asked for and trained at once."""
-    out: Path = Path("results/subnetworks")
-    """Output folder; journals in it, so that a run that was stopped goes on."""
-    quick: bool = False
-    """Three seeds of the synthetic part around random search, two short ones of digits: shows that it runs."""
+    out: Out = Path("results/subnetworks")
 
     def __post_init__(self):
-        require_positive(self, "seeds", "network_seeds", "parcel_seeds", "random_trials", "tpe_trials", "batch")
-        require_positive(
-            self,
-            "digits_trials",
-            "parcel_trials",
-            "digits_steps",
-            "num_noise",
-            "inside_steps",
-            "parcel_steps",
-            "digits_final_steps",
-            "parcel_final_steps",
-        )
-        require_some(self, "parts", "bases", "branches", "strategies")
+        super().__post_init__()
         if "base" not in self.strategies:
             raise ValueError(f"strategies must hold base, to compare with, got {self.strategies}")
         if self.inside_steps < HYPER_STEPS:
             raise ValueError(f"inside_steps must be at least {HYPER_STEPS}, got {self.inside_steps}")
-
-
-def seeds(config: Config, number: int) -> range:
-    """So many seeds, from the first."""
-    return range(config.first_seed, config.first_seed + number)
 
 
 def run_synthetic(config: Config, done: Done, bar) -> list[dict[str, Any]]:
@@ -122,7 +104,7 @@ def run_synthetic(config: Config, done: Done, bar) -> list[dict[str, Any]]:
             trials = config.random_trials if base == "random" else config.tpe_trials
             for strategy in config.strategies:
                 make = partial(synthetic, weights, base, strategy, trials=trials, warmup=20)
-                for seed in seeds(config, config.seeds):
+                for seed in config.seed_range():
                     cell = {"part": "synthetic", "task": weights, "base": base, "strategy": strategy, "seed": seed}
                     lines.append(done.get(cell | {"trials": trials}, partial(make, seed=seed)))
                     bar.update()
@@ -134,7 +116,7 @@ def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for kind in config.branches:
         training: tuple[Training, ...] = ()
-        for seed in seeds(config, config.network_seeds):
+        for seed in config.seed_range(config.network_seeds):
             task = halves(seed, 1100, 347, config.num_noise, kind == "cnn")
             all_rows, task = moved(everything(task), seed), moved(task, seed)
             training = training or short_and_long(task, config.digits_steps, config.digits_final_steps, 64)
@@ -151,7 +133,7 @@ def run_parcel(config: Config, done: Done, bar) -> list[dict[str, Any]]:
     task = aerosol()
     training = short_and_long(task, config.parcel_steps, config.parcel_final_steps, 256)
     lines = []
-    for seed in seeds(config, config.parcel_seeds):
+    for seed in config.seed_range(config.parcel_seeds):
         for strategy in config.strategies:
             method = searcher("tpe", strategy, max(8, config.parcel_trials // 3), hg.trials.RidgeImportance())
             cell = (strategy, seed, config.parcel_trials)
@@ -185,7 +167,7 @@ def run_inside(config: Config, done: Done, bar) -> list[dict[str, Any]]:
     """Penalties by hypergradient within random search's trials, against as many gradients without."""
     lines: list[dict[str, Any]] = []
     training: dict[str, Training] = {}
-    for seed in seeds(config, config.network_seeds):
+    for seed in config.seed_range(config.network_seeds):
         task = halves(seed, 300, 397, 32)
         space = branch_space(task.spec)
         if not training:

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 import hypergrad as hg
 
 from ..aerosol.data import Splits, four_modes, parcel
-from ..common.command import Positive, require_positive, require_some, save
-from ..common.report import mean_and_spread, write_csv
+from ..common.config import Common, NonNegative, Out, Positive, Some
+from ..common.report import mean_and_spread, save, write_csv
 from .model import Schedule, architectures, objective
 from .plots import draw
 
@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Common):
     """Does a search on a little data find the networks that are best with all of it, and what does it save?
 
     Random architectures (layers and units) of an emulator are trained at every fraction of the data, the same
@@ -45,13 +45,13 @@ class Config:
     """arg4: four modes, by the scheme, as many rows as wished. parcel: one mode, by a parcel model, 18,000 rows."""
     num_train: Positive = 128_000
     """Training rows of arg4."""
-    fractions: tuple[float, ...] = (0.0025, 0.01, 0.04, 0.16, 1.0)
+    fractions: Some[float] = (0.0025, 0.01, 0.04, 0.16, 1.0)
     """Fractions of the training rows; the last must be 1."""
     num_trials: Positive = 100
     """Architectures."""
     top: Positive = 5
     """How many are trained again on all data; also how many train at once."""
-    first_seed: int = 1
+    first_seed: NonNegative = 1
     """The first seed. Initial weights were chosen on seed 0, others given up on 0 to 2."""
     seeds: Positive = 3
     """Repetitions, each with other architectures, initial weights and shuffles."""
@@ -63,28 +63,24 @@ class Config:
     """Most hidden layers."""
     max_width: Positive = 64
     """Most units in a layer."""
-    shapes: int = 12
+    shapes: NonNegative = 12
     """Trials to train once more with one program per architecture, to see what compiling each costs; 0: none."""
     growth: tuple[int, ...] = (32_000, 128_000, 512_000, 2_000_000, 6_000_000)
     """Numbers of rows of arg4 at which training on all of them is timed, updates in proportion."""
     growth_trials: tuple[int, ...] = (100, 1000)
     """Numbers of architectures for which these times are a speed-up."""
-    out: Path = Path("results/two_step")
-    """Output folder; journals in it, so that a run that was stopped goes on."""
-    quick: bool = False
-    """15 small networks, one seed, three fractions: shows that it runs."""
+    out: Out = Path("results/two_step")
+    cache: bool = False
+    """Keep compiled programs for the next run, which then reports shorter times of compilation."""
 
     def __post_init__(self):
-        require_positive(self, "num_train", "num_trials", "top", "seeds", "steps", "batch", "max_depth", "max_width")
-        require_some(self, "fractions")
+        super().__post_init__()
         if self.fractions[-1] != 1.0 or not all(0 < f <= 1 for f in self.fractions):
             raise ValueError(f"fractions must lie in (0, 1] and end with 1, got {self.fractions}")
         if list(self.fractions) != sorted(set(self.fractions)):
             raise ValueError(f"fractions must rise, got {self.fractions}")
         if not self.top <= self.num_trials:
             raise ValueError(f"top is {self.top}, above num_trials = {self.num_trials}")
-        if self.shapes < 0:
-            raise ValueError(f"shapes must not be negative, got {self.shapes}")
 
 
 def make_objective(config: Config, splits: Splits, seed: int, padded: bool = True, steps: int | None = None):
@@ -93,11 +89,6 @@ def make_objective(config: Config, splits: Splits, seed: int, padded: bool = Tru
     shuffle = jax.random.key(1000 + seed)
     size = config.top if padded else 1
     return objective(splits, schedule, shuffle, config.max_depth, config.max_width, padded, size)
-
-
-def seeds_of(config: Config) -> range:
-    """The seeds, from the first."""
-    return range(config.first_seed, config.first_seed + config.seeds)
 
 
 def run_seed(config: Config, splits: Splits, seed: int, bar) -> dict[float, hg.trials.SearcherState]:
@@ -169,10 +160,10 @@ def main(config: Config) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     splits = four_modes(config.num_train) if config.data == "arg4" else parcel()[0]
     with tqdm(total=config.seeds * len(config.fractions) * config.num_trials, unit=" trials") as bar:
-        found = [run_seed(config, splits, seed, bar) for seed in seeds_of(config)]
+        found = [run_seed(config, splits, seed, bar) for seed in config.seed_range()]
     runs = [
         judge(config, seed, fraction, states[fraction], states[1.0])
-        for seed, states in zip(seeds_of(config), found, strict=True)
+        for seed, states in zip(config.seed_range(), found, strict=True)
         for fraction in config.fractions[:-1]
     ]
     columns = ("spearman", "place_of_best", "excess", "test", "speed_up", "speed_up_compiled")
@@ -192,7 +183,7 @@ def main(config: Config) -> dict[str, Any]:
     }
     history = [
         row(config, seed, told, f)
-        for seed, states in zip(seeds_of(config), found, strict=True)
+        for seed, states in zip(config.seed_range(), found, strict=True)
         for f in states
         for told in states[f].history
     ]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.common import data as datasets
+from experiments.common.config import default_data_dir
 from experiments.common.report import mean_and_spread, text_table
 from experiments.compare.run import ALL, Config, main
 
@@ -120,9 +121,9 @@ def test_digits_are_split_without_overlap():
         datasets.split("digits", None, seed=3, num_train=1500, num_valid=400)
 
 
-@pytest.mark.skipif(datasets.default_data_dir() is None, reason="HYPERGRAD_DATA is not set")
+@pytest.mark.skipif(default_data_dir() is None, reason="HYPERGRAD_DATA is not set")
 def test_mnist_files_are_read():
-    train, test = datasets.mnist(datasets.default_data_dir())
+    train, test = datasets.mnist(default_data_dir())
     assert train.x.shape == (60_000, 784) and test.x.shape == (10_000, 784)
     assert np.bincount(train.y).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert abs(train.x.mean() - 0.1307) < 1e-4

@@ -107,7 +107,7 @@ def test_help_is_printed_and_bad_options_are_named(capsys, monkeypatch):
     ):
         monkeypatch.setattr("sys.argv", ["hoag", *arguments])
         with pytest.raises(SystemExit) as ended:
-            command(run.main, run.Config, run.QUICK, "hoag")
+            command(run.main, run.Config(), "hoag", quick=run.QUICK)
         printed = "".join(capsys.readouterr())
         assert ended.value.code == status and all(word in printed for word in words)
 

@@ -37,7 +37,7 @@ def says(capsys, monkeypatch, module, *arguments):
     monkeypatch.setattr("sys.argv", ["experiment", *arguments])
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as ended:
-        command(module.main, module.Config, module.QUICK, "experiment")
+        command(module.main, module.Config(), "experiment", quick=module.QUICK)
     return ended.value.code, "".join(capsys.readouterr())
 
 

@@ -1,0 +1,97 @@
+"""Options that experiments share, and the rules that option types carry."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
+
+import tyro
+
+from .data import Splits, split
+
+T = TypeVar("T")
+
+
+class Rule(NamedTuple):
+    """A condition on the value of an option, and the complaint where it does not hold."""
+
+    holds: Callable[[Any], bool]
+    complaint: str
+
+
+ABOVE_ZERO = Rule(lambda value: value > 0, "must be positive, got {value}")
+NOT_NEGATIVE = Rule(lambda value: value >= 0, "must not be negative, got {value}")
+Positive = Annotated[int, tyro.conf.arg(metavar="N"), ABOVE_ZERO]
+PositiveFloat = Annotated[float, ABOVE_ZERO]
+NonNegative = Annotated[int, tyro.conf.arg(metavar="N"), NOT_NEGATIVE]
+NonNegativeFloat = Annotated[float, NOT_NEGATIVE]
+Some = Annotated[tuple[T, ...], Rule(lambda value: len(value) > 0, "is empty")]
+Out = Annotated[Path, tyro.conf.arg(help="Output folder. It also holds the finished cells of a run that was stopped.")]
+REPETITIONS = "Number of repetitions, each with its own split, initial weights and noise."
+Seeds = Annotated[int, tyro.conf.arg(metavar="N", help=REPETITIONS), ABOVE_ZERO]
+Quick = Annotated[bool, tyro.conf.arg(help="Smaller sizes, which show that it runs.")]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A configuration whose options keep the rules of their types.
+
+    **Raises** `ValueError` naming the first option that breaks the `Rule` of its type.
+    """
+
+    def __post_init__(self):
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for rule in getattr(hint, "__metadata__", ()):
+                if isinstance(rule, Rule) and not rule.holds(getattr(self, name)):
+                    raise ValueError(f"{name} {rule.complaint.format(value=getattr(self, name))}")
+
+
+@dataclass(frozen=True)
+class Common(Checked):
+    """Options of every experiment."""
+
+    out: Out = Path("results")
+    seeds: Seeds = 3
+    first_seed: NonNegative = 0  # The first of the seeds.
+    quick: Quick = False
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder for the next run. JAX_COMPILATION_CACHE_DIR names another."""
+
+    def seed_range(self, number: int | None = None) -> range:
+        """Returns the seeds of the experiment, or another number of them, from the first."""
+        return range(self.first_seed, self.first_seed + (self.seeds if number is None else number))
+
+
+def default_data_dir() -> Path | None:
+    """Returns the folder that the environment variable HYPERGRAD_DATA names, if it is set."""
+    folder = os.environ.get("HYPERGRAD_DATA")
+    return Path(folder) if folder else None
+
+
+@dataclass(frozen=True)
+class WithData(Common):
+    """Options of an experiment that reads data sets."""
+
+    data_dir: Path | None = field(default_factory=default_data_dir)
+    """Folder that holds the data sets, each in it or in a folder of its own name [environment: HYPERGRAD_DATA]."""
+
+
+@dataclass(frozen=True)
+class OnDigits(WithData):
+    """Options of an experiment on handwritten digits."""
+
+    data: Literal["digits", "mnist"] = "digits"
+    """digits: 8 x 8, ships with scikit-learn. mnist: 28 x 28, from --data-dir or downloaded."""
+
+
+@dataclass(frozen=True)
+class OnSplits(OnDigits):
+    """Options of an experiment on handwritten digits split in three."""
+
+    num_train: Positive = 800  # Training rows.
+    num_valid: Positive = 400  # Validation rows.
+
+    def splits(self, seed: int) -> Splits:
+        """Returns the training, validation and test rows of a seed."""
+        return split(self.data, self.data_dir, seed, self.num_train, self.num_valid)

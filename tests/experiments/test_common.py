@@ -1,0 +1,159 @@
+"""The frame of the experiments: options, finished cells, the command line, and the cache of compiled programs."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from experiments.common.cells import Cells, grid, rows, run_cells
+from experiments.common.command import command
+from experiments.common.config import Common, Positive, PositiveFloat, Some
+
+from tests.helpers import ROOT
+
+
+@dataclass(frozen=True)
+class Config(Common):
+    """An experiment."""
+
+    methods: Some[str] = ("a", "b")
+    rate: PositiveFloat = 0.1
+    steps: Positive = 5
+
+
+def double(advance, method, seed):
+    advance(0.5)
+    return {"runs": [{"value": 2.0 * seed}], "history": [], "array": np.full((2, 3), np.float32(0.1) * seed)}
+
+
+def cells_of(config):
+    return grid(method=config.methods, seed=config.seed_range())
+
+
+@pytest.mark.parametrize(("option", "value"), [("seeds", 0), ("steps", -1), ("rate", 0.0), ("methods", ())])
+def test_options_keep_the_rule_of_their_type(option, value):
+    with pytest.raises(ValueError, match=f"^{option} (must be positive, got {value}|is empty)$"):
+        Config(**{option: value})
+
+
+def test_seeds_count_from_the_first():
+    config = Config(seeds=2, first_seed=7)
+    assert list(config.seed_range()) == [7, 8] and list(config.seed_range(1)) == [7]
+
+
+def test_finished_cells_are_not_run_again(tmp_path, capsys):
+    config, ran = Config(out=tmp_path, seeds=2), []
+
+    def run(advance, method, seed):
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+        ran.append((method, seed))
+        return double(advance, method, seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(config, cells_of(config), run)
+    capsys.readouterr()
+    found = run_cells(config, cells_of(config), double)
+    assert f"3 of 4 cells are finished in {tmp_path / 'cells'}" in capsys.readouterr().err
+    assert ran == [("a", 0), ("a", 1), ("b", 0)]
+    assert rows(found, "runs") == [{"method": m, "seed": s, "value": 2.0 * s} for m in "ab" for s in (0, 1)]
+    assert np.array_equal(np.float32(found[1]["array"]), np.full((2, 3), np.float32(0.1)))
+    assert run_cells(config, cells_of(config), run) == found
+
+
+def test_the_folder_of_another_run_is_refused(tmp_path):
+    config = Config(out=tmp_path / "one", rate=0.2)
+    Cells(config)
+    with pytest.raises(SystemExit, match=r"one holds another run; .*\{'rate': \(0.2, 0.3\), 'seeds': \(3, 4\)\}"):
+        Cells(dataclasses.replace(config, rate=0.3, seeds=4))
+    (tmp_path / "one").rename(tmp_path / "moved")
+    Cells(dataclasses.replace(config, out=tmp_path / "moved", cache=False))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "other"])
+def test_a_damaged_cell_is_refused_by_name(tmp_path, damage):
+    config = Config(out=tmp_path, seeds=1)
+    run_cells(config, cells_of(config), double)
+    first, second = sorted((tmp_path / "cells").iterdir())
+    text = first.read_text()
+    first.write_text({"flip": text.replace("0.0", "0.5", 1), "cut": text[:-9], "other": second.read_text()}[damage])
+    with pytest.raises(SystemExit, match="a-0.json is damaged; delete it"):
+        run_cells(config, cells_of(config), double)
+    first.unlink()
+    assert len(run_cells(config, cells_of(config), double)) == 2
+
+
+def run_command(monkeypatch, main, *arguments):
+    monkeypatch.setattr("sys.argv", ["name", *arguments])
+    monkeypatch.setattr("experiments.common.command.keep_programs", lambda wanted: None)
+    command(main, Config(), "name", quick={"steps": 1, "seeds": 1})
+
+
+def test_presets_replace_defaults_and_options_replace_presets(monkeypatch):
+    seen = []
+    for arguments in ((), ("--quick",), ("--quick", "--steps", "3")):
+        run_command(monkeypatch, seen.append, *arguments)
+    assert [(config.quick, config.steps, config.seeds) for config in seen] == [(0, 5, 3), (1, 1, 1), (1, 3, 1)]
+
+
+def test_a_bad_option_is_named_without_a_traceback(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run_command(monkeypatch, print, "--quick", "--rate", "-1")
+    assert "rate must be positive" in capsys.readouterr().err
+
+
+STOPPED = """
+import time
+from experiments.common.cells import grid, run_cells
+from experiments.common.command import command
+from experiments.common.config import Common
+def cell(advance, seed):
+    if seed == 2:
+        print("ready", flush=True)
+        time.sleep(60)
+    return {"runs": [], "history": []}
+command(lambda config: run_cells(config, grid(seed=config.seed_range()), cell), Common(), "name")
+"""
+
+
+def test_an_interrupted_command_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, "--out", str(tmp_path)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    last = said.strip().splitlines()[-1]
+    assert process.returncode == 130 and "Traceback" not in said
+    assert last == f"stopped; what is finished is in {tmp_path}, the same command goes on from there"
+    assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == ["0.json", "1.json"]
+
+
+CACHED = """
+import jax
+from experiments.common.command import keep_programs
+keep_programs({wanted})
+jax.jit(lambda x: x * 2 + 1)(3.0)
+print(jax.config.jax_compilation_cache_dir)
+"""
+
+
+@pytest.mark.parametrize("place", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR", "off"])
+def test_compiled_programs_are_kept(tmp_path, place):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "user"), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    if place.startswith("JAX"):
+        environment |= {place: str(tmp_path / "mine"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        environment |= {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    code = CACHED.format(wanted=place != "off")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, cwd=ROOT, check=True)
+    kept = {name: any((tmp_path / name).rglob("jit_*")) for name in ("user", "mine")}
+    assert kept == {"user": place == "XDG_CACHE_HOME", "mine": place.startswith("JAX")}
