@@ -82,12 +82,12 @@ def classifier(config: Config, num_inputs: int, key: Array) -> eqx.nn.MLP:
     return eqx.nn.MLP(num_inputs, CLASSES, config.hidden, 1 if config.hidden else 0, key=key)
 
 
-def make_inner(config: Config) -> hg.JaxoptSolver:
+def make_inner(config: Config) -> hg.AbstractInnerSolver:
     """Momentum that averages gradients: v <- μ v + (1 - μ) g, w <- w - η v."""
     return hg.OptaxSolver(optax.sgd(config.inner_lr * (1 - 0.9), 0.9), config.inner_steps)
 
 
-def searches(config: Config, inner: hg.JaxoptSolver) -> dict[str, hg.GradientSearch]:
+def searches(config: Config, inner: hg.AbstractInnerSolver) -> dict[str, hg.GradientSearch]:
     """All methods by name."""
     estimators: dict[str, hg.AbstractEstimator] = {
         "reverse": hg.Reverse(inner),
@@ -107,7 +107,7 @@ def baselines(real: Rows, seed: int) -> dict[str, Rows]:
     return dict(zip(BASELINES, (real.take(np.array(drawn)), Rows(means, labels), real), strict=True))
 
 
-def trained_accuracy(inner: hg.JaxoptSolver, model: eqx.nn.MLP, images, labels, test: Rows) -> float:
+def trained_accuracy(inner: hg.AbstractInnerSolver, model: eqx.nn.MLP, images, labels, test: Rows) -> float:
     """Test accuracy in percent of `model` after training on some images."""
     problem = hg.BilevelProblem(inner_loss, outer_loss, train=jnp.asarray(labels), valid=tuple(test))
     end = hg.evaluate(inner, problem, model, jnp.asarray(images), jax.random.key(0))

@@ -96,14 +96,14 @@ def in_box(hparams):
 def searches(config: Config) -> dict[str, hg.GradientSearch]:
     """All methods by name."""
     inner = hg.OptaxSolver(optax.sgd(config.inner_lr, 0.9), config.inner_steps)
-    series = {f"neumann{terms}": hg.Neumann(terms, config.damping) for terms in (1, 5, 20)}
-    solvers: dict[str, hg.AbstractLinearSolver] = {**series, "cg20": hg.CG(20, config.damping)}
+    series = {f"neumann{terms}": hg.Neumann(terms, damping=config.damping) for terms in (1, 5, 20)}
+    solvers: dict[str, hg.AbstractLinearSolver] = {**series, "cg20": hg.CG(20, damping=config.damping)}
     estimators: dict[str, hg.AbstractEstimator] = {
         name: hg.Implicit(inner, solver, warm_start=True) for name, solver in solvers.items()
     }
     estimators["reverse"] = hg.Reverse(inner, warm_start=True)
     optimiser = optax.adam(config.hyper_lr)
-    return {name: hg.GradientSearch(estimator, optimiser, in_box) for name, estimator in estimators.items()}
+    return {name: hg.GradientSearch(estimator, optimiser, projection=in_box) for name, estimator in estimators.items()}
 
 
 def run_cell(config: Config, data: Splits, name: str, search, seed: int, advance: Callable) -> tuple[dict, list]:

@@ -14,7 +14,6 @@ from .diagnose import Diagnosis as Diagnosis
 from .diagnose import diagnose as diagnose
 from .diagnose import fewest_knots as fewest_knots
 from .estimators.base import AbstractEstimator as AbstractEstimator
-from .estimators.common.adjoint import step_vjp as step_vjp
 from .estimators.drmad import DrMAD as DrMAD
 from .estimators.forward import Forward as Forward
 from .estimators.greedy import Greedy as Greedy
@@ -29,6 +28,7 @@ from .estimators.reversible.estimator import Reversible as Reversible
 from .estimators.reversible.momentum import MomentumSGD as MomentumSGD
 from .ground.checkpoint import CheckpointError as CheckpointError
 from .ground.compatibility import warn_if_wrong as _warn_if_wrong
+from .inner import AbstractInnerSolver as AbstractInnerSolver
 from .inner import InnerState as InnerState
 from .inner import JaxoptSolver as JaxoptSolver
 from .inner import OptaxSolver as OptaxSolver
@@ -54,7 +54,6 @@ from .search.base import SearchState as SearchState
 from .search.gradient import GradientSearch as GradientSearch
 from .search.maid.search import MAID as MAID
 from .search.random import RandomSearch as RandomSearch
-from .search.random import evaluate as evaluate
 from .search.single_loop.f2sa import F2SA as F2SA
 from .search.single_loop.saba import SABA as SABA
 from .search.single_loop.soba import SOBA as SOBA
@@ -62,6 +61,8 @@ from .stats import Counts as Counts
 from .stats import Estimate as Estimate
 from .stats import Stats as Stats
 from .stats import Status as Status
+from .training import Training as Training
+from .training import evaluate as evaluate
 from .value_and_hypergrad import value_and_hypergrad as value_and_hypergrad
 
 _warn_if_wrong()

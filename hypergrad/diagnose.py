@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 from .estimators.base import AbstractEstimator
 from .estimators.drmad import DrMAD
 from .estimators.reverse import Reverse
-from .inner import JaxoptSolver
+from .inner import AbstractInnerSolver
 from .problem import BilevelProblem, as_hparams
 from .stats import Status
 
@@ -165,7 +165,7 @@ def diagnose(
     if not named:
         raise ValueError("estimators is empty")
     hparams = as_hparams(hparams)
-    references: list[tuple[JaxoptSolver, np.ndarray, float, float]] = []
+    references: list[tuple[AbstractInnerSolver, np.ndarray, float, float]] = []
     findings = []
     for name, estimator in named.items():
         estimator = _shortened(estimator, num_steps)
@@ -204,10 +204,7 @@ def fewest_knots(
 def _shortened(estimator: Any, num_steps: int | None) -> Any:
     if num_steps is None:
         return estimator
-    inner = estimator.inner
-    return dataclasses.replace(
-        estimator, inner=JaxoptSolver(inner.solver_class, **(inner.options | {"maxiter": num_steps}))
-    )
+    return dataclasses.replace(estimator, inner=estimator.inner.with_num_steps(num_steps))
 
 
 def _name(estimator: AbstractEstimator) -> str:

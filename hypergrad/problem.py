@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 from .ground.tree import PartitionedModel, describe, named_leaves, strong, strong_arrays
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
-Objective = Callable[[PyTree, PyTree], Array]  # (params, hparams) -> scalar
+Objective = Callable[[PyTree, PyTree], Array]  # (arrays, hparams) -> scalar
 
 
 class BilevelProblem(eqx.Module):
@@ -44,17 +44,26 @@ class BilevelProblem(eqx.Module):
 
 
 def inner_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
-    """The inner loss as a function `(params, hparams) -> scalar` of the arrays that are trained."""
-    return lambda params, hparams: problem.inner_loss(
-        partitioned.with_arrays(params).model, hparams, problem.train, key
+    """Returns the inner loss as a function `(arrays, hparams) -> scalar` of the arrays that are trained."""
+    return lambda arrays, hparams: problem.inner_loss(
+        partitioned.with_arrays(arrays).model, hparams, problem.train, key
     )
 
 
 def outer_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
-    """The outer loss as a function `(params, hparams) -> scalar` of the arrays that are trained."""
-    return lambda params, hparams: problem.outer_loss(
-        partitioned.with_arrays(params).model, hparams, problem.valid, key
+    """Returns the outer loss as a function `(arrays, hparams) -> scalar` of the arrays that are trained."""
+    return lambda arrays, hparams: problem.outer_loss(
+        partitioned.with_arrays(arrays).model, hparams, problem.valid, key
     )
+
+
+def outer_value_and_grads(
+    problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array
+) -> tuple[Array, PyTree, PyTree]:
+    """Returns `(F, ∇_w F, ∂_λ F)`, the outer loss at a trained model and its derivatives."""
+    objective = outer_objective(problem, partitioned, key)
+    value, (by_arrays, by_hparams) = jax.value_and_grad(objective, argnums=(0, 1))(partitioned.arrays, hparams)
+    return value, by_arrays, by_hparams
 
 
 def _check_data(data: PyTree, name: str) -> PyTree:
@@ -108,11 +117,19 @@ def as_hparams(hparams: PyTree) -> PyTree:
 
 
 def check(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> tuple[PartitionedModel, PyTree]:
-    """Check that the parts fit each other, by abstract evaluation, and return `(partitioned model, hparams)`.
+    """Returns `(partitioned model, hparams)`, both in the form that JAX can carry, once they fit the problem.
+
+    **Raises** what `as_hparams` and `check_model` raise.
+    """
+    hparams = as_hparams(hparams)
+    return check_model(problem, params, hparams), hparams
+
+
+def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> PartitionedModel:
+    """Returns the model partitioned, once both losses accept it at these hyperparameters, by abstract evaluation.
 
     **Raises** `TypeError` or `ValueError` naming the argument at fault, with all shapes.
     """
-    hparams = as_hparams(hparams)
     _refuse_stateful(params)
     partitioned = PartitionedModel(strong_arrays(params))
     if not jax.tree.leaves(partitioned.arrays):
@@ -135,7 +152,7 @@ def check(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> tuple[Par
         shape = getattr(value, "shape", None)
         if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(f"{name} must return a floating scalar, it returned {describe(value)}")
-    return partitioned, hparams
+    return partitioned
 
 
 def _refuse_stateful(params: PyTree) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .ground.tree import PartitionedModel, all_finite
+from .ground.tree import PartitionedModel, all_finite, partition
 
 
 class Status(enum.IntFlag):
@@ -109,7 +109,7 @@ class Estimate(eqx.Module):
         status = stats.status | jnp.where(finite, Status.OK, Status.NONFINITE).astype(jnp.int32)
         self.hypergradient = hypergradient
         self.value = value
-        self.partitioned = PartitionedModel(params)
+        self.partitioned = partition(params)
         self.stats = eqx.tree_at(lambda s: s.status, stats, status)
 
     @property

@@ -36,6 +36,7 @@ FLOORS = [
     {"ground"},
     {"stats", "problem", "data"},
     {"linear", "inner"},
+    {"training"},
     {"estimators"},
     {"value_and_hypergrad", "diagnose", "search"},
     {"run"},

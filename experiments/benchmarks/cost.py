@@ -72,7 +72,7 @@ class Entry:
     bares: tuple[Callable, ...]
 
 
-def training(case: Case) -> hg.JaxoptSolver:
+def training(case: Case) -> hg.AbstractInnerSolver:
     """SGD with momentum."""
     return hg.OptaxSolver(optax.sgd(case.learning_rate, MOMENTUM), case.num_steps)
 
@@ -171,7 +171,7 @@ def single_products(case: Case, key: jax.Array, count: int) -> dict[str, Callabl
 
         def back(carry, state):
             cotangent, total = carry
-            cotangent, by_hparams = hg.step_vjp(inner, problem, hparams, state, key, cotangent)
+            cotangent, by_hparams = hg.Training(inner, problem, hparams, key).step_vjp(state, 0)[1](cotangent)
             return (cotangent, optax.tree.add(total, by_hparams)), None
 
         first = jax.tree.map(lambda leaf: leaf[0] + 1, eqx.filter(states, eqx.is_inexact_array))

@@ -76,7 +76,7 @@ LIFTED = ens.replicate_loss(loss, (None, None, 0))
 ONE, ALL, SPREAD = "one by one", "together", "over devices"
 
 
-def programs(config: Config) -> dict[str, hg.JaxoptSolver]:
+def programs(config: Config) -> dict[str, hg.AbstractInnerSolver]:
     """The same training, of one model and of stacked models."""
     return {
         ONE: hg.OptaxSolver(OPTIMISER, config.steps),
@@ -102,16 +102,14 @@ def _paper_sizes(mlp: eqx.nn.MLP, key) -> eqx.nn.MLP:
     return eqx.tree_at(lambda m: m.layers, mlp, tuple(eqx.nn.Linear(i, o, key=k) for i, o, k in sizes))
 
 
-def trainer(inner: hg.JaxoptSolver, training_loss: Callable, models, data) -> tuple[Callable, int]:
+def trainer(inner: hg.AbstractInnerSolver, training_loss: Callable, models, data) -> tuple[Callable, int]:
     """A compiled function `(models, data) -> trained models`, and the bytes that it holds."""
-    problem = hg.BilevelProblem(training_loss, training_loss, data, data)
     hparams, key = jnp.zeros(1), jax.random.key(0)
-    inner.init(problem, models, hparams)
 
     @eqx.filter_jit
     def train(models, data):
         problem = hg.BilevelProblem(training_loss, training_loss, data, data)
-        state = inner.restart(problem, models, hparams)
+        state = inner.init(problem, models, hparams)
         return inner.solve(problem, hparams, state, key)[0].params
 
     memory = train.lower(models, data).compile().compiled.memory_analysis()

@@ -135,7 +135,7 @@ def by_search(search: hg.AbstractSearch, steps_per_look: int, current: bool, rat
     return method
 
 
-def by_trials(inner: hg.JaxoptSolver, propose: Callable[[Task], Any]) -> Method:
+def by_trials(inner: hg.AbstractInnerSolver, propose: Callable[[Task], Any]) -> Method:
     """A black-box search with ask and tell: trains every proposal from the start."""
 
     def method(task: Task, tracker: Tracker) -> None:

@@ -27,7 +27,7 @@ START = -3.0  # the middle of the box
 SCALARS = 9  # grid of best_scalar
 
 
-def best_scalar(inner: hg.JaxoptSolver) -> Method:
+def best_scalar(inner: hg.AbstractInnerSolver) -> Method:
     """A grid of single log-variances, each trained straight through: not at equal budget, but a bound for one
     scalar."""
 
@@ -58,12 +58,12 @@ def all_methods(config, weights: PyTree) -> dict[str, Method]:
 
     def gradient(estimator):
         steps = max(1, expected // estimator.inner.num_steps // LOOKS)
-        return by_search(hg.GradientSearch(estimator, outer, into(BOX)), steps, current=True)
+        return by_search(hg.GradientSearch(estimator, outer, projection=into(BOX)), steps, current=True)
 
     linear_solver = hg.CG(config.cg_steps, damping=config.cg_damping)
     return {
         "greedy": gradient(hg.Greedy(solver(1))),
-        "drmad": gradient(hg.DrMAD(solver(config.period), config.knots, warm_start=True)),
+        "drmad": gradient(hg.DrMAD(solver(config.period), knots=config.knots, warm_start=True)),
         "hoag": gradient(hg.HOAG(solver(config.period), linear_solver)),
         "reverse": gradient(hg.Reverse(solver(config.period), warm_start=True)),
         "random": by_search(hg.RandomSearch(solver(config.trial_steps), uniform(weights, BOX)), 1, current=False),

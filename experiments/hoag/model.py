@@ -44,7 +44,7 @@ def make_problem(train: Rows, valid: Rows) -> tuple[hg.BilevelProblem, PyTree]:
     return hg.BilevelProblem(inner_loss, outer_loss, tuple(train), tuple(valid)), params
 
 
-def lbfgs(most: int) -> hg.JaxoptSolver:
+def lbfgs(most: int) -> hg.AbstractInnerSolver:
     """Inner training by L-BFGS, at most so many updates."""
     return hg.JaxoptSolver(jaxopt.LBFGS, maxiter=most)
 
@@ -57,7 +57,7 @@ class Trial(NamedTuple):
     gradients: Array
 
 
-def make_trial(inner: hg.JaxoptSolver) -> Callable[..., Trial]:
+def make_trial(inner: hg.AbstractInnerSolver) -> Callable[..., Trial]:
     """`(problem, log_penalty, state, tol) -> Trial`: train on from `state` until ‖∇L‖ <= tol."""
 
     @eqx.filter_jit

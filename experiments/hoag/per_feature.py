@@ -21,7 +21,9 @@ BOX = 6.0  # as in the reference code
 def make_search() -> hg.GradientSearch:
     """HOAG with the exponential schedule and the adaptive step."""
     estimator = hg.HOAG(model.lbfgs(MOST), hg.CG(100, tol=0.0))
-    return hg.GradientSearch(estimator, hg.adaptive_step(), lambda log_penalty: jnp.clip(log_penalty, -BOX, BOX))
+    return hg.GradientSearch(
+        estimator, hg.adaptive_step(), projection=lambda log_penalty: jnp.clip(log_penalty, -BOX, BOX)
+    )
 
 
 def run_seed(search: hg.GradientSearch, seed: int, budget: int, step: Callable[[], Any]) -> tuple[dict, list[dict]]:

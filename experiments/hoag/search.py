@@ -30,12 +30,12 @@ class Searches:
     def __init__(self):
         inner, linear = model.lbfgs(MOST), hg.CG(200, tol=0.0)
         estimators: dict[str, hg.AbstractEstimator] = {
-            name: hg.HOAG(inner, linear, schedule) for name, schedule in SCHEDULES.items()
+            name: hg.HOAG(inner, linear, schedule=schedule) for name, schedule in SCHEDULES.items()
         }
         estimators["implicit"] = hg.Implicit(inner, hg.CG(200, tol=TIGHT), tol=TIGHT, warm_start=True)
         step, box = hg.adaptive_step(), lambda log_penalty: jnp.clip(log_penalty, *model.BOX)
         self.inner, self.trial = inner, model.make_trial(inner)
-        self.by_gradient = {name: hg.GradientSearch(one, step, box) for name, one in estimators.items()}
+        self.by_gradient = {name: hg.GradientSearch(one, step, projection=box) for name, one in estimators.items()}
 
     def path(self, name: str, problem, params, start: float, budget: int, seed: int) -> list[dict[str, float]]:
         """Every penalty that was tried, with the work and the seconds spent by then, compilation left out."""

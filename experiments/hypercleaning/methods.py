@@ -17,7 +17,7 @@ METHODS: tuple[MethodName, ...] = ("none", "t1t2", "ift5", "gg", "reverse", "drm
 class Fixed(hg.AbstractEstimator):
     """Training alone: the hypergradient is zero, so the hyperparameters stay where they are."""
 
-    inner: hg.JaxoptSolver
+    inner: hg.AbstractInnerSolver
 
     def init(self, problem: hg.BilevelProblem, params: PyTree, hparams: PyTree) -> hg.InnerState:
         """The inner state to start from."""

@@ -119,7 +119,7 @@ class Config(Common):
         return Choices(np.array(self.widths), max(1, round(0.2 * self.steps)), False, False, True)
 
 
-def make_estimator(config: Config, inner: hg.JaxoptSolver) -> hg.AbstractEstimator:
+def make_estimator(config: Config, inner: hg.AbstractInnerSolver) -> hg.AbstractEstimator:
     """What the option says."""
     if config.estimator == "implicit":
         return hg.Implicit(inner, hg.CG(30, damping=0.1), curvature=hg.gauss_newton)

@@ -154,7 +154,7 @@ class Fit:
             drawn = ens.monte_carlo(jax.random.key(seed + 1), self.measured.values, factor, self.sizes.replicas)
             return np.asarray(drawn)
 
-    def prepare(self, choices: Choices, fixed: Unit | None = None) -> tuple[hg.BilevelProblem, hg.JaxoptSolver]:
+    def prepare(self, choices: Choices, fixed: Unit | None = None) -> tuple[hg.BilevelProblem, hg.AbstractInnerSolver]:
         """Problem and inner solver at these choices, of all members or of each; the hyperparameters named in `fixed`
         are no longer among those that the problem takes."""
         ints = Choices(jnp.int32(0), jnp.int32(0), jnp.bool_(0), jnp.bool_(0), jnp.bool_(0))

@@ -18,7 +18,7 @@ from .space import Choices, Unit, named
 from .statistics import Judge, fold_statistics
 from .training import Fit
 
-Estimator = Callable[[hg.JaxoptSolver], hg.AbstractEstimator]
+Estimator = Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]
 
 
 class Trials:
@@ -74,7 +74,7 @@ class Trials:
         fixed = {key: unit.pop(key) for key in self.unseen} if asked.gradient else {}
         problem, inner = fit.prepare(asked.choices, fixed)
         if asked.gradient:
-            state = inner.restart(problem, fit.start, unit)
+            state = inner.init(problem, fit.start, unit)
             estimate, _ = self.estimator(inner).step(problem, unit, state, jax.random.key(0))
             zeros = {key: np.zeros(np.shape(value)) for key, value in fixed.items()}
             gradient = {key: np.asarray(value, float) for key, value in (estimate.hypergradient | zeros).items()}

@@ -42,7 +42,7 @@ class ClosedForm(hg.AbstractEstimator):
     """h* = log(m² + s²), the best prior for the posterior at hand, after some training; the distance h - h* stands in
     for the hypergradient, so that a step of length one arrives there."""
 
-    inner: hg.JaxoptSolver
+    inner: hg.AbstractInnerSolver
     offset: Array
 
     def init(self, problem: hg.BilevelProblem, params: PyTree, hparams: PyTree) -> hg.InnerState:
@@ -70,7 +70,7 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
     linear = LINEAR_SOLVER
 
     def gradient(estimator):
-        search = hg.GradientSearch(estimator, outer, project)
+        search = hg.GradientSearch(estimator, outer, projection=project)
         steps = looks(setting, estimator.inner.num_steps)
         return Contestant(RATES, RATES[1], lambda rate: by_search(search, steps, current=True, rate=rate))
 
@@ -80,7 +80,7 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
 
     def closed_form(every):
         step = ClosedForm(solver(int(every)), jnp.asarray(setting.offset, jnp.float32))
-        search = hg.GradientSearch(step, optax.sgd(1.0), project)
+        search = hg.GradientSearch(step, optax.sgd(1.0), projection=project)
         return by_search(search, looks(setting, int(every)), current=True)
 
     draw = uniform(start, setting.prior)
@@ -93,7 +93,7 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
         "drmad": gradient(hg.DrMAD(solver(period), warm_start=True)),
         "hoag": gradient(hg.HOAG(solver(period), linear)),
         "reverse": gradient(hg.Reverse(solver(period), warm_start=True)),
-        "drmad_knots": gradient(hg.DrMAD(solver(period), min(KNOTS, period), warm_start=True)),
+        "drmad_knots": gradient(hg.DrMAD(solver(period), knots=min(KNOTS, period), warm_start=True)),
         "tpe": searching(lambda inner: by_trials(inner, tree_parzen)),
         "em": Contestant(EVERY, 10, closed_form),
         "random_greedy": Contestant(RATES, RATES[1], lambda rate: one_after_another(explorer, greedy.make(rate))),

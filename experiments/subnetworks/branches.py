@@ -190,7 +190,7 @@ class Training(eqx.Module):
     steps: int
     batch: int
     inside: hg.trials.GradientTuner | None
-    solver: hg.JaxoptSolver
+    solver: hg.AbstractInnerSolver
 
     def __init__(self, spec: Spec, steps: int, batch: int, cosine: bool, space: hg.trials.Space | None = None):
         self.spec, self.steps, self.batch = spec, steps, batch

@@ -1,26 +1,44 @@
-"""What every estimator is."""
+"""The protocol of estimators."""
 
 import abc
+import dataclasses
 from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
+from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ..problem import BilevelProblem
 from ..stats import Estimate
 
 
 class AbstractEstimator(eqx.Module):
-    """Turns hyperparameters into a value and a hypergradient.
+    """A rule that turns hyperparameters into a value and a hypergradient.
 
     `init` checks the arguments and returns the state; `step` trains and estimates. The state is a pytree of arrays with
-    the same structure, shapes and types after every step. The problem is passed in, never stored.
+    the same structure, shapes and types after every step, and has a property `params`, the model as it is trained now.
+    The problem is passed in, never stored.
     """
 
     @abc.abstractmethod
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Any:
-        """The state before the first step. Raises where the arguments do not fit."""
+        """Returns the state before the first step. Raises where the arguments do not fit."""
 
     @abc.abstractmethod
     def step(self, problem: BilevelProblem, hparams: PyTree, state: Any, key: Array) -> tuple[Estimate, Any]:
-        """Train at `hparams` and estimate the hypergradient there; return it with the next state."""
+        """Trains at `hparams` and estimates the hypergradient there; returns it with the next state."""
+
+
+class AbstractTrajectoryEstimator(AbstractEstimator):
+    """An estimator that carries nothing but the state of training.
+
+    With `warm_start` a step trains on from where the last one ended, else afresh from the first model.
+    """
+
+    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
+    _: dataclasses.KW_ONLY
+    warm_start: bool = False
+
+    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
+        """Returns the inner state to start from. Raises where the arguments do not fit."""
+        return self.inner.init(problem, params, hparams)

@@ -1,6 +1,6 @@
 """DrMAD: reverse mode along a path that was never stored."""
 
-from typing import Any
+import dataclasses
 
 import equinox as eqx
 import jax
@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
-from ..inner import InnerState, JaxoptSolver, as_inner_solver
+from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats, Status, flag
-from .base import AbstractEstimator
+from ..training import Training
+from .base import AbstractTrajectoryEstimator
 from .common.adjoint import back_to_start, start_adjoint, step_back
-from .common.trajectory import advance, begin, check_storage, interpolate, interpolate_cubic, restored, stored
+from .common.trajectory import check_storage, interpolate, interpolate_cubic, restored, stored
 
 
-class DrMAD(AbstractEstimator):
+class DrMAD(AbstractTrajectoryEstimator):
     """Reverse mode along the piecewise linear path through `knots` + 1 stored states of training.
 
         ŝ_t = s_a + (t - a)/(b - a) (s_b - s_a)    for a <= t < b, consecutive knots a, b
@@ -43,10 +44,9 @@ class DrMAD(AbstractEstimator):
     **Source**: Fu, Luo, Feng, Low, Chua (2016), Algorithm 2 (knots=1); the knots are ours.
     """
 
-    inner: JaxoptSolver = eqx.field(converter=as_inner_solver)
+    _: dataclasses.KW_ONLY
     knots: int = 1
     max_growth: float = 1e3
-    warm_start: bool = False
     cubic: bool = False
     storage: DTypeLike | None = None
 
@@ -58,32 +58,30 @@ class DrMAD(AbstractEstimator):
             raise ValueError(f"max_growth must be positive, got {self.max_growth}")
         check_storage(self.storage)
 
-    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
-        """The inner state to start from."""
-        return self.inner.init(problem, params, hparams)
-
     @eqx.filter_jit
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
     ) -> tuple[Estimate, InnerState]:
-        """Train, keeping the knots, then go back along the lines between them."""
-        inner, total = self.inner, self.inner.num_steps
-        args = (inner, problem, hparams)
-        start = begin(*args, state, self.warm_start)
+        """Trains, keeping the knots, then goes back along the lines between them."""
+        training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
+        start = training.begin(state, self.warm_start)
         times = jnp.asarray([j * total // self.knots for j in range(self.knots + 1)], jnp.int32)
         segments = (times[:-1], times[1:])
 
         def run(state, segment):
-            return advance(*args, state, key, *segment), stored(state, self.storage)
+            return training.advance(state, *segment), stored(state, self.storage)
 
         end, knots = jax.lax.scan(run, start, segments)
-        value, adjoint = start_adjoint(problem, hparams, end, jax.random.fold_in(key, total))
+        value, adjoint = start_adjoint(training, end)
+
+        def after(state, t):
+            return training.step(state, t) if self.cubic else None  # lines do not need it
 
         def back(carry, at):
             adjoint, (right, after_right) = carry
             (first, last), left = at
             left = restored(left, start)
-            after_left = self._after(*args, left, key, first)
+            after_left = after(left, first)
 
             def unfinished(carry):
                 t, adjoint = carry
@@ -96,29 +94,25 @@ class DrMAD(AbstractEstimator):
                     point = interpolate_cubic((left, after_left, right, after_right), place, length)
                 else:
                     point = interpolate(left, right, place, length)
-                return t - 1, step_back(*args, point, jax.random.fold_in(key, t), adjoint)
+                return t - 1, step_back(training, point, t, adjoint)
 
             t, adjoint = jax.lax.while_loop(unfinished, body, (last - 1, adjoint))
             return (adjoint, (left, after_left)), last - 1 - t
 
-        right = (end, self._after(*args, end, key, total))
+        right = (end, after(end, total))
         (adjoint, _), swept = jax.lax.scan(back, (adjoint, right), (segments, knots), reverse=True)
         tame = adjoint.growth <= self.max_growth
         cotangent = optax.tree.where(tame, adjoint.cotangent, optax.tree.zeros_like(adjoint.cotangent))
         adjoint = eqx.tree_at(lambda a: a.cotangent, adjoint, cotangent)
         hypergradient = adjoint.hypergradient
         if not self.warm_start:
-            hypergradient = back_to_start(inner, problem, state.params, hparams, adjoint)
+            hypergradient = back_to_start(training, start, adjoint)
         counts = Counts(
             iterations=total,
-            inner_gradients=inner.gradients(start, end) + (self.knots + 1 if self.cubic else 0),
+            inner_gradients=self.inner.num_gradients(start, end, total) + (self.knots + 1 if self.cubic else 0),
             step_vjps=jnp.sum(swept),
             outer_gradients=1,
         )
         status = flag(~tame, Status.ADJOINT_GROWTH)
         stats = Stats(counts, status, diagnostics={"growth": adjoint.growth})
-        return Estimate(hypergradient, value, end.params, stats), end if self.warm_start else state
-
-    def _after(self, inner, problem, hparams, state, key, t) -> Any:
-        """The state one step later, where the path needs it."""
-        return inner.step(problem, hparams, state, jax.random.fold_in(key, t)) if self.cubic else None
+        return Estimate(hypergradient, value, end.partitioned, stats), end if self.warm_start else state

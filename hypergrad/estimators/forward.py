@@ -1,5 +1,7 @@
 """Exact forward mode: derivatives travel along with training."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ..ground.tree import differentiable, vdot
-from ..inner import InnerState, JaxoptSolver, as_inner_solver
+from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
+from ..training import Training
 from .base import AbstractEstimator
-from .common.adjoint import outer_value_and_grads, step_map
 
 
 class ForwardState(eqx.Module):
@@ -48,56 +50,55 @@ class Forward(AbstractEstimator):
     **Source**: Franceschi, Donini, Frasconi, Pontil (2017), sections 3.2 and 3.3 (RTHO).
     """
 
-    inner: JaxoptSolver = eqx.field(converter=as_inner_solver)
+    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
+    _: dataclasses.KW_ONLY
     warm_start: bool = False
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> ForwardState:
-        """The inner state to start from, and its derivatives."""
+        """Returns the inner state to start from, and its derivatives."""
         state = self.inner.init(problem, params, hparams)
-        tangents = self._tangents(problem, state.params, hparams) if self.warm_start else None
-        return ForwardState(state, tangents)
+        return ForwardState(state, self._tangents(problem, hparams, state) if self.warm_start else None)
 
-    def _tangents(self, problem, params, hparams) -> PyTree:
-        """Derivatives of the state before the first update: zero but for solvers that evaluate the loss there."""
-        begin = lambda hparams: differentiable(self.inner.restart(problem, params, hparams))
-        return jax.vmap(jax.linearize(begin, hparams)[1])(_directions(hparams))
+    def _tangents(self, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> PyTree:
+        """Returns the derivatives of the state before the first update of the model of `state`.
+
+        They are zero but for solvers that evaluate the loss there.
+        """
+        restart = lambda hparams: differentiable(self.inner.restart(problem, hparams, state))
+        return jax.vmap(jax.linearize(restart, hparams)[1])(_directions(hparams))
 
     @eqx.filter_jit
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: ForwardState, key: Array
     ) -> tuple[Estimate, ForwardState]:
-        """Train, with all tangents."""
-        inner, total = self.inner, self.inner.num_steps
+        """Trains, with all tangents."""
+        training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
         start, tangents = state.inner, state.tangents
         if not self.warm_start:
-            start = inner.restart(problem, state.params, hparams)
-            tangents = self._tangents(problem, state.params, hparams)
+            start, tangents = training.begin(start, False), self._tangents(problem, hparams, start)
         directions = _directions(hparams)
 
         def body(t, carry):
             now, tangents = carry
-            inexact, phi = step_map(inner, problem, now, jax.random.fold_in(key, t))
-            new, push, rest = jax.linearize(phi, inexact, hparams, has_aux=True)
-            return eqx.combine(new, rest), jax.vmap(push)(tangents, directions)
+            new, push = training.step_jvp(now, t)
+            return new, jax.vmap(push)(tangents, directions)
 
         end, tangents = jax.lax.fori_loop(0, total, body, (start, tangents))
-        value, by_params, direct = outer_value_and_grads(
-            problem, hparams, end.partitioned, jax.random.fold_in(key, total)
-        )
+        value, by_arrays, direct = training.outer_value_and_grads(end)
         flat, unravel = ravel_pytree(hparams)
-        through_training = jax.vmap(lambda z: vdot(by_params, z))(tangents.partitioned.arrays)
+        through_training = jax.vmap(lambda z: vdot(by_arrays, z))(tangents.partitioned.arrays)
         hypergradient = optax.tree.add(direct, unravel(through_training.astype(flat.dtype)))
         counts = Counts(
             iterations=total,
-            inner_gradients=inner.gradients(start, end),
+            inner_gradients=self.inner.num_gradients(start, end, total),
             hvps=total * flat.size,
             outer_gradients=1,
         )
-        estimate = Estimate(hypergradient, value, end.params, Stats(counts))
+        estimate = Estimate(hypergradient, value, end.partitioned, Stats(counts))
         return estimate, ForwardState(end, tangents) if self.warm_start else state
 
 
 def _directions(hparams: PyTree) -> PyTree:
-    """The unit vectors, stacked."""
+    """Returns the unit vectors of λ, stacked."""
     flat, unravel = ravel_pytree(hparams)
     return jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))

@@ -1,19 +1,21 @@
 """Greedy hypergradients: each training step answers only for itself."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from ..inner import InnerState, JaxoptSolver, as_inner_solver
+from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
-from .base import AbstractEstimator
-from .common.adjoint import cotangent_of, outer_value_and_grads, step_and_vjp
-from .common.trajectory import advance, begin
+from ..training import Training
+from .base import AbstractTrajectoryEstimator
+from .common.adjoint import cotangent_of
 
 
-class Greedy(AbstractEstimator):
+class Greedy(AbstractTrajectoryEstimator):
     """The hypergradient of one training step ahead, taken on the way forward.
 
         dF/dλ ≈ ∂_λ F + Σ_{t=1..T} decay^{T-t} B_tᵀ ∇_w F(w_t)
@@ -37,7 +39,7 @@ class Greedy(AbstractEstimator):
     `decay`.
     """
 
-    inner: JaxoptSolver = eqx.field(converter=as_inner_solver)
+    _: dataclasses.KW_ONLY
     decay: float = 0.0
     warm_start: bool = True
 
@@ -45,29 +47,24 @@ class Greedy(AbstractEstimator):
         if isinstance(self.decay, int | float) and not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be between 0 and 1, got {self.decay}")
 
-    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
-        """The inner state to start from."""
-        return self.inner.init(problem, params, hparams)
-
     @eqx.filter_jit
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
     ) -> tuple[Estimate, InnerState]:
-        """Train, adding up one-step hypergradients."""
-        inner, total = self.inner, self.inner.num_steps
-        outer_key = jax.random.fold_in(key, total)
-        start = begin(inner, problem, hparams, state, self.warm_start)
+        """Trains, adding up one-step hypergradients."""
+        training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
+        start = training.begin(state, self.warm_start)
 
         def look_ahead(state, t):
-            """One training step; the value there, its direct term, and ∇_w F pulled back to λ."""
-            new, pullback = step_and_vjp(inner, problem, hparams, state, jax.random.fold_in(key, t))
-            value, by_params, direct = outer_value_and_grads(problem, hparams, new.partitioned, outer_key)
-            return new, value, direct, pullback(cotangent_of(new, by_params))[1]
+            """Returns the state after one step, the value there, its direct term, and ∇_w F pulled back to λ."""
+            new, pullback = training.step_vjp(state, t)
+            value, by_arrays, direct = training.outer_value_and_grads(new)
+            return new, value, direct, pullback(cotangent_of(new, by_arrays))[1]
 
         last_only = isinstance(self.decay, int | float) and self.decay == 0
         trail = optax.tree.zeros_like(hparams)
         if last_only:
-            before = advance(inner, problem, hparams, start, key, 0, total - 1)
+            before = training.advance(start, 0, total - 1)
         else:
 
             def body(t, carry):
@@ -79,12 +76,12 @@ class Greedy(AbstractEstimator):
         end, value, direct, through_step = look_ahead(before, total - 1)
         if not last_only:
             through_step = optax.tree.add_scale(through_step, self.decay, trail)
-        looks = 1 if last_only else total
+        pullbacks = 1 if last_only else total
         counts = Counts(
             iterations=total,
-            inner_gradients=inner.gradients(start, end),
-            step_vjps=looks,
-            outer_gradients=looks,
+            inner_gradients=self.inner.num_gradients(start, end, total),
+            step_vjps=pullbacks,
+            outer_gradients=pullbacks,
         )
-        estimate = Estimate(optax.tree.add(direct, through_step), value, end.params, Stats(counts))
+        estimate = Estimate(optax.tree.add(direct, through_step), value, end.partitioned, Stats(counts))
         return estimate, end if self.warm_start else state

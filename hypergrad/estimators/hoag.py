@@ -1,5 +1,6 @@
 """HOAG: implicit hypergradients, as accurate as the outer loop needs at the time."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -8,14 +9,21 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..inner import InnerState, JaxoptSolver, as_inner_solver, inner_gradient_norm, refuse_unseen
+from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ..linear.base import AbstractLinearSolver
 from ..linear.cg import CG
 from ..linear.curvature import Curvature, hessian
 from ..problem import BilevelProblem
 from ..stats import Estimate
+from ..training import Training
 from .base import AbstractEstimator
-from .common.adjoint import Preconditioner, implicit_hypergradient
+from .common.implicit import (
+    LinearSystem,
+    Preconditioner,
+    implicit_hypergradient,
+    inner_gradient_norm,
+    refuse_unseen,
+)
 
 Schedule = Callable[[Array], Array]  # hyper-step k = 0, 1, ... -> tolerance
 
@@ -62,7 +70,7 @@ class HOAG(AbstractEstimator):
     - `linear_solver`, `curvature`, `preconditioner`: as for `Implicit`.
     - `schedule`: ε_k, e.g. `exponential_tolerance()`, `quadratic_tolerance()`, `cubic_tolerance()`.
 
-    Move λ with `hypergrad.adaptive_step()` for the paper's step size. `diagnostics["tolerance"]` is ε_k.
+    Move λ with `hypergrad.adaptive_step()` for the paper's step size. `diagnostics["rtol"]` is ε_k.
 
     *Cost*: falls from step to step as warm starts come near; far below T gradients on convex problems. *Memory*: as
     `Implicit`. *Bias*: of order ε_k. *When not to use it*: as `Implicit`; with noisy inner gradients the tolerance is
@@ -72,14 +80,15 @@ class HOAG(AbstractEstimator):
     scale.
     """
 
-    inner: JaxoptSolver = eqx.field(converter=as_inner_solver)
+    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
     linear_solver: AbstractLinearSolver = CG()
+    _: dataclasses.KW_ONLY
     schedule: Schedule = exponential_tolerance()
     curvature: Curvature = hessian
     preconditioner: Preconditioner | None = None
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> HOAGState:
-        """The inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
+        """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
         state = self.inner.init(problem, params, hparams)
         refuse_unseen(problem, self.inner, state, hparams)
         scale = jnp.zeros((), state.solver.error.dtype)
@@ -89,22 +98,13 @@ class HOAG(AbstractEstimator):
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: HOAGState, key: Array
     ) -> tuple[Estimate, HOAGState]:
-        """Train to the tolerance of this step, then solve to it."""
-        outer_key = jax.random.fold_in(key, self.inner.num_steps)
-        inner_key = jax.random.fold_in(key, self.inner.num_steps + 1)
-        scale = jax.lax.cond(
-            state.index == 0,
-            lambda: inner_gradient_norm(problem, state.inner.partitioned, hparams, inner_key),
-            lambda: state.scale,
-        )
-        floor = 50 * jnp.finfo(scale.dtype).eps
-        tolerance = jnp.maximum(jnp.asarray(self.schedule(state.index), scale.dtype), floor)
-        system = (self.linear_solver, self.curvature, self.preconditioner)
-        start = self.inner.resume(problem, hparams, state.inner)
-        end, solved = self.inner.solve(problem, hparams, start, key, tolerance * scale)
-        found = implicit_hypergradient(
-            problem, hparams, end.partitioned, outer_key, inner_key, *system, state.adjoint, tolerance
-        )
-        stats = found.stats(solved, tolerance=tolerance)
-        estimate = Estimate(found.hypergradient, found.value, end.params, stats)
+        """Trains to the tolerance of this step, then solves to it."""
+        training = Training(self.inner, problem, hparams, key)
+        scale = jax.lax.cond(state.index == 0, lambda: inner_gradient_norm(training, state.inner), lambda: state.scale)
+        rtol = jnp.asarray(self.schedule(state.index), scale.dtype)
+        rtol = jnp.maximum(rtol, 50 * jnp.finfo(scale.dtype).eps)
+        end, solved = training.solve(training.begin(state.inner, warm_start=True), rtol * scale)
+        system = LinearSystem(self.linear_solver, self.curvature, self.preconditioner)
+        found = implicit_hypergradient(training, end, system, state.adjoint, rtol)
+        estimate = Estimate(found.hypergradient, found.value, end.partitioned, found.stats(solved, rtol=rtol))
         return estimate, HOAGState(end, found.solution.value, state.index + 1, scale)

@@ -1,18 +1,19 @@
 """Hypergradients from the implicit function theorem at the end of training."""
 
+import dataclasses
+
 import equinox as eqx
-import jax
 from jaxtyping import Array, PyTree
 
-from ..inner import InnerState, JaxoptSolver, as_inner_solver, refuse_unseen
+from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ..linear.base import AbstractLinearSolver
 from ..linear.cg import CG
 from ..linear.curvature import Curvature, hessian
 from ..problem import BilevelProblem
 from ..stats import Estimate
+from ..training import Training
 from .base import AbstractEstimator
-from .common.adjoint import Preconditioner, implicit_hypergradient
-from .common.trajectory import begin
+from .common.implicit import LinearSystem, Preconditioner, implicit_hypergradient, refuse_unseen
 
 
 class Implicit(AbstractEstimator):
@@ -43,15 +44,16 @@ class Implicit(AbstractEstimator):
     **Source**: Larsen et al. (1996); Bengio (2000); Lorraine, Vicol, Duvenaud (2020), Theorem 1.
     """
 
-    inner: JaxoptSolver = eqx.field(converter=as_inner_solver)
+    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
     linear_solver: AbstractLinearSolver = CG()
+    _: dataclasses.KW_ONLY
     tol: float = 0.0
     warm_start: bool = False
     curvature: Curvature = hessian
     preconditioner: Preconditioner | None = None
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
-        """The inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
+        """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
         state = self.inner.init(problem, params, hparams)
         refuse_unseen(problem, self.inner, state, hparams)
         return state
@@ -60,12 +62,10 @@ class Implicit(AbstractEstimator):
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
     ) -> tuple[Estimate, InnerState]:
-        """Train, then solve the linear system."""
-        start = begin(self.inner, problem, hparams, state, self.warm_start)
-        end, solved = self.inner.solve(problem, hparams, start, key, self.tol)
-        outer_key = jax.random.fold_in(key, self.inner.num_steps)
-        inner_key = jax.random.fold_in(key, self.inner.num_steps + 1)
-        system = (self.linear_solver, self.curvature, self.preconditioner)
-        found = implicit_hypergradient(problem, hparams, end.partitioned, outer_key, inner_key, *system)
-        estimate = Estimate(found.hypergradient, found.value, end.params, found.stats(solved))
+        """Trains, then solves the linear system."""
+        training = Training(self.inner, problem, hparams, key)
+        end, solved = training.solve(training.begin(state, self.warm_start), self.tol)
+        system = LinearSystem(self.linear_solver, self.curvature, self.preconditioner)
+        found = implicit_hypergradient(training, end, system)
+        estimate = Estimate(found.hypergradient, found.value, end.partitioned, found.stats(solved))
         return estimate, end if self.warm_start else state

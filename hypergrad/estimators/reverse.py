@@ -1,21 +1,24 @@
 """Exact reverse mode through the whole of training."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, PyTree
 
-from ..inner import InnerState, JaxoptSolver, as_inner_solver
+from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
-from .base import AbstractEstimator
-from .common.adjoint import Adjoint, back_to_start, start_adjoint
-from .common.trajectory import advance, begin, check_storage, record, sweep
+from ..training import Training
+from .base import AbstractTrajectoryEstimator
+from .common.adjoint import Adjoint, back_to_start, start_adjoint, sweep
+from .common.trajectory import check_storage, record
 
 
-class Reverse(AbstractEstimator):
+class Reverse(AbstractTrajectoryEstimator):
     """Reverse mode through the last `horizon` of T training steps; the yardstick of all others.
 
         dF/dλ = ∂_λ F + Σ_t B_tᵀ c_{t+1},    c_T = ∇_w F,    c_t = A_tᵀ c_{t+1}
@@ -41,10 +44,9 @@ class Reverse(AbstractEstimator):
     **Source**: Domke (2012); Maclaurin, Duvenaud, Adams (2015); Shaban et al. (2019) for the horizon.
     """
 
-    inner: JaxoptSolver = eqx.field(converter=as_inner_solver)
+    _: dataclasses.KW_ONLY
     checkpoints: int | str | None = None
     horizon: int | None = None
-    warm_start: bool = False
     storage: DTypeLike | None = None
 
     def __check_init__(self):
@@ -55,76 +57,87 @@ class Reverse(AbstractEstimator):
             raise ValueError(f'checkpoints must be None, "sqrt" or a positive integer, got {self.checkpoints!r}')
         check_storage(self.storage)
 
-    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
-        """The inner state to start from."""
-        return self.inner.init(problem, params, hparams)
-
     @eqx.filter_jit
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
     ) -> tuple[Estimate, InnerState]:
-        """Train, then sweep back."""
-        inner, total = self.inner, self.inner.num_steps
+        """Trains, then sweeps back."""
+        training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
         horizon = total if self.horizon is None else self.horizon
-        start = begin(inner, problem, hparams, state, self.warm_start)
-        middle = advance(inner, problem, hparams, start, key, 0, total - horizon) if horizon < total else start
+        start = training.begin(state, self.warm_start)
+        middle = training.advance(start, 0, total - horizon) if horizon < total else start
         steps = jnp.arange(total - horizon, total, dtype=jnp.int32)
-        end, replay = self._forward(problem, hparams, middle, key, steps)
-        value, adjoint = start_adjoint(problem, hparams, end, jax.random.fold_in(key, total))
+        end, replay = self._forward(training, middle, steps)
+        value, adjoint = start_adjoint(training, end)
         adjoint, recomputed = replay(adjoint)
         hypergradient = adjoint.hypergradient
         if horizon == total and not self.warm_start:
-            hypergradient = back_to_start(inner, problem, state.params, hparams, adjoint)
+            hypergradient = back_to_start(training, start, adjoint)
         counts = Counts(
             iterations=total,
-            inner_gradients=inner.gradients(start, end) + recomputed,
+            inner_gradients=self.inner.num_gradients(start, end, total) + recomputed,
             step_vjps=horizon,
             outer_gradients=1,
         )
         stats = Stats(counts, diagnostics={"growth": adjoint.growth})
-        return Estimate(hypergradient, value, end.params, stats), end if self.warm_start else state
+        return Estimate(hypergradient, value, end.partitioned, stats), end if self.warm_start else state
 
-    def _forward(self, problem, hparams, start, key, steps):
-        """The end of training and a function from the adjoint there to the adjoint at the start."""
-        args = (self.inner, problem, hparams)
+    def _forward(
+        self, training: Training, start: InnerState, steps: Array
+    ) -> tuple[InnerState, Callable[[Adjoint], tuple[Adjoint, int]]]:
+        """Returns the end of training, and a function from the adjoint there to that at `start`.
+
+        The function also returns the number of steps that it computed again.
+        """
         if self.checkpoints is None:
-            end, states = record(*args, start, key, steps, self.storage)
-            return end, lambda adjoint: (sweep(*args, states, key, steps, adjoint, start), 0)
+            end, states = record(training, start, steps, self.storage)
+            return end, lambda adjoint: (sweep(training, states, steps, adjoint, start), 0)
 
         count = math.isqrt(len(steps)) if self.checkpoints == "sqrt" else min(int(self.checkpoints), len(steps))
         length = len(steps) // count
         head, segments = steps[: len(steps) % count], steps[len(steps) % count :].reshape(count, length)
         middle, head_states = start, start  # an empty head is not swept: a scan of no steps fails without jit
         if len(head):
-            middle, head_states = record(*args, start, key, head, self.storage)
+            middle, head_states = record(training, start, head, self.storage)
 
         def run(state, segment):
-            return advance(*args, state, key, segment[0], segment[0] + length), state
+            return training.advance(state, segment[0], segment[0] + length), state
 
         end, anchors = jax.lax.scan(run, middle, segments)
 
         def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
             def back(adjoint, at):
                 segment, anchor = at
-                _, states = record(*args, anchor, key, segment, self.storage)
-                return sweep(*args, states, key, segment, adjoint, start), None
+                _, states = record(training, anchor, segment, self.storage)
+                return sweep(training, states, segment, adjoint, start), None
 
             adjoint, _ = jax.lax.scan(back, adjoint, (segments, anchors), reverse=True)
             if len(head):
-                adjoint = sweep(*args, head_states, key, head, adjoint, start)
+                adjoint = sweep(training, head_states, head, adjoint, start)
             return adjoint, count * length
 
         return end, replay
 
 
-def OneStep(inner: JaxoptSolver, warm_start: bool = False) -> Reverse:  # noqa: N802 - reads as a class, returns a Reverse
+class OneStep(AbstractTrajectoryEstimator):
     """The derivative of the last training step alone: `Reverse` with `horizon=1`.
 
         dF/dλ ≈ ∂_λ F + B_Tᵀ ∇_w F
 
-    *Cost*: training and one step-VJP. *Bias*: of order ρ where every step contracts the error by ρ, so none for inner
-    solvers that converge superlinearly (Newton, L-BFGS at the end) and large for slow ones.
+    **Arguments**: `inner`, the inner solver; `warm_start`: train on from where the last step ended.
+
+    *Cost*: training and one step-VJP. *Memory*: that of training. *Bias*: of order ρ where every step contracts the
+    error by ρ, so none for inner solvers that converge superlinearly (Newton, L-BFGS at the end) and large for slow
+    ones.
+    *When not to use it*: for learning rates and other hyperparameters whose effect is slow.
 
     **Source**: Bolte, Pauwels, Vaiter (2023), one-step differentiation.
     """
-    return Reverse(inner, horizon=1, warm_start=warm_start)
+
+    @eqx.filter_jit
+    def step(
+        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
+    ) -> tuple[Estimate, InnerState]:
+        """Trains, then pulls the outer gradient back through the last step."""
+        last = Reverse(self.inner, horizon=1, warm_start=self.warm_start)
+        return last.step(problem, hparams, state, key)

@@ -39,6 +39,11 @@ class PartitionedModel(eqx.Module):
         return eqx.tree_at(lambda partitioned: partitioned.arrays, self, arrays, is_leaf=lambda leaf: leaf is None)
 
 
+def partition(model: PyTree) -> PartitionedModel:
+    """Returns the model partitioned; one that is partitioned already passes."""
+    return model if isinstance(model, PartitionedModel) else PartitionedModel(model)
+
+
 def strong(tree: PyTree) -> PyTree:
     """The same arrays without weak types, which would cost a second trace later."""
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), tree)

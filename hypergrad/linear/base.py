@@ -1,6 +1,7 @@
 """What every linear solver is: H v = b with a symmetric operator given as a matrix-vector product."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -48,6 +49,7 @@ class AbstractIterativeSolver(AbstractLinearSolver):
     """A solver that comes closer with every step: the options of all of them."""
 
     max_steps: int = 20
+    _: dataclasses.KW_ONLY
     damping: float = 0.0
     tol: float = 1e-6
 

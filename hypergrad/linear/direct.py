@@ -1,5 +1,7 @@
 """The whole matrix at once."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -16,6 +18,7 @@ class Dense(AbstractLinearSolver):
     *When not to use it*: above some thousand parameters.
     """
 
+    _: dataclasses.KW_ONLY
     damping: float = 0.0
 
     def __check_init__(self):

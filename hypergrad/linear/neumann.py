@@ -1,5 +1,7 @@
 """The truncated Neumann series."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,6 +24,7 @@ class Neumann(AbstractLinearSolver):
     """
 
     max_steps: int = 20
+    _: dataclasses.KW_ONLY
     damping: float = 0.0
     step_size: float | None = None
     power_steps: int = 5

@@ -1,5 +1,7 @@
 """A low-rank approximation of the Hessian, inverted in closed form."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -21,6 +23,7 @@ class Nystrom(AbstractLinearSolver):
     """
 
     rank: int = 20
+    _: dataclasses.KW_ONLY
     damping: float = 0.01
     seed: int = 0
 

@@ -23,14 +23,14 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
     """Gradient descent with step 1/L, L raised after a failure and lowered after a success.
 
     With λ_0 the last accepted point, g_0, F_0 its hypergradient and value, d = ‖λ - λ_0‖ and the slack
-    s = gap + gap_0 + tolerance ‖g_0‖ d for what inexact values may hide:
+    s = gap + gap_0 + rtol ‖g_0‖ d for what inexact values may hide:
 
     - F > F_0 + s (or not finite): backtrack. L <- grow · L; the update leads to λ_0 - g_0 / L.
     - else λ is accepted, and if even F <= F_0 + s - L d²/2 then L <- shrink · L. The update leads to λ - g / L.
 
     The first L is ‖g‖/√n, a first step of root mean square 1, or 1 where ‖g‖/√n is below 1e-3.
 
-    `update` takes the extra arguments `value`, and `outer_gap` and `tolerance` as reported by `HOAG` (0 if absent).
+    `update` takes the extra arguments `value`, and `outer_gap` and `rtol` as reported by `HOAG` (0 if absent).
 
     **Source**: after Pedregosa (2016), section 3.2. The published code applies accepted steps twice and on a failure
     stays at the failed point; here it returns.
@@ -41,14 +41,14 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
         zero = jnp.zeros((), dtype)
         return AdaptiveStepState(zero, params, optax.tree.zeros_like(params), jnp.full((), jnp.inf, dtype), zero)
 
-    def update(updates, state, params=None, *, value, outer_gap=0.0, tolerance=0.0, **_):
+    def update(updates, state, params=None, *, value, outer_gap=0.0, rtol=0.0, **_):
         if params is None:
             raise ValueError("adaptive_step needs params: call update(gradient, state, params, value=value)")
         first = state.lipschitz == 0
         rms = norm(updates) / jnp.sqrt(jnp.asarray(optax.tree.size(updates), state.lipschitz.dtype))
         lipschitz = jnp.where(first, jnp.where(rms > 1e-3, rms, 1), state.lipschitz)
         distance = norm(optax.tree.sub(params, state.params))
-        slack = outer_gap + state.outer_gap + tolerance * norm(state.gradient) * distance
+        slack = outer_gap + state.outer_gap + rtol * norm(state.gradient) * distance
         accepted = first | (value <= state.value + slack)
         good = accepted & ~first & (value <= state.value + slack - lipschitz * distance**2 / 2)
         lipschitz = lipschitz * jnp.where(accepted, jnp.where(good, shrink, 1), grow)

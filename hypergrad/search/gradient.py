@@ -1,5 +1,6 @@
 """Search by hypergradient."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -37,6 +38,7 @@ class GradientSearch(AbstractSearch):
 
     estimator: AbstractEstimator
     optimiser: optax.GradientTransformation
+    _: dataclasses.KW_ONLY
     projection: Callable[[PyTree], PyTree] = identity
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:

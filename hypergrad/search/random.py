@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..ground.tree import describe, strong
-from ..inner import JaxoptSolver, as_inner_solver
+from ..inner import AbstractInnerSolver, as_inner_solver
 from ..problem import BilevelProblem, check
-from ..stats import Counts, Estimate, Stats
+from ..training import Training
 from .base import AbstractSearch, Record, SearchState, better, first_state
 
 
@@ -24,7 +24,7 @@ class RandomSearch(AbstractSearch):
     **Source**: Bergstra and Bengio (2012).
     """
 
-    inner: JaxoptSolver = eqx.field(converter=as_inner_solver)
+    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
     prior: Callable[[Array], PyTree]
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
@@ -35,14 +35,15 @@ class RandomSearch(AbstractSearch):
         if describe(drawn) != describe(hparams):
             raise ValueError(f"prior draws {describe(drawn)}, but hparams is {describe(hparams)}")
         value = eqx.filter_eval_shape(problem.outer_loss, partitioned.model, hparams, problem.valid, jax.random.key(0))
-        return first_state(hparams, partitioned, value, self.inner.restart(problem, partitioned.model, hparams), None)
+        return first_state(hparams, partitioned, value, self.inner.start(problem, partitioned, hparams), None)
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Draw, train, compare."""
         prior_key, key = jax.random.split(key)
         hparams = strong(self.prior(prior_key))
-        estimate = evaluate(self.inner, problem, state.model, hparams, key)
+        training = Training(self.inner, problem, hparams, key)
+        estimate, _ = training.evaluate(training.begin(state.inner_state, warm_start=False))
         record = Record(hparams, estimate.value, estimate.stats)
         return SearchState(
             hparams=hparams,
@@ -52,15 +53,3 @@ class RandomSearch(AbstractSearch):
             num_steps=state.num_steps + jnp.int32(1),
             spent=state.spent + estimate.stats.counts,
         ), record
-
-
-@eqx.filter_jit
-def evaluate(inner: JaxoptSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array) -> Estimate:
-    """Train `params` at fixed hyperparameters and measure the outer loss: what a black-box search does.
-
-    Returns an `Estimate` whose `hypergradient` is `None`.
-    """
-    end, solved = inner.solve(problem, hparams, inner.restart(problem, params, hparams), key)
-    value = problem.outer_loss(end.params, hparams, problem.valid, jax.random.fold_in(key, inner.num_steps))
-    counts = Counts(iterations=solved.iterations, inner_gradients=solved.gradients)
-    return Estimate(None, value, end.params, Stats(counts))

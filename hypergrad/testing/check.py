@@ -17,7 +17,7 @@ from .problems import SIZES, TRAINING, Case, logistic, net, quadratic, ridge, sc
 from .strategies import Trial, seeds_of, simpler
 from .tolerances import loosened as with_tolerances
 
-Make = Callable[[hg.JaxoptSolver], hg.AbstractEstimator]
+Make = Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]
 
 
 class Claim(enum.Enum):

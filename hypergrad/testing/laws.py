@@ -46,7 +46,7 @@ def finite_differences(estimator, case: Case, size=5e-5):
     assert_close(ravel_pytree(answer(estimator, case)[1])[0], np.array(found), "difference")
 
 
-def plain_scan(make, inner: hg.JaxoptSolver, case: Case):
+def plain_scan(make, inner: hg.AbstractInnerSolver, case: Case):
     """The same as `jax.grad` through a scan over the optimiser, written without this library."""
     value, expected = scanned(case.problem, inner.options["opt"], inner.num_steps, case.params, case.hparams)
     found_value, found = answer(make(inner), case)
@@ -78,12 +78,12 @@ def agree(one, other, case: Case, kind="gradient"):
     assert_close(answer(one, case)[1], answer(other, case)[1], kind)
 
 
-def is_reverse(make, inner: hg.JaxoptSolver, case: Case):
+def is_reverse(make, inner: hg.AbstractInnerSolver, case: Case):
     """The same as exact reverse mode."""
     agree(make(inner), hg.Reverse(inner), case)
 
 
-def is_reverse_on_average(make, inner: hg.JaxoptSolver, case: Case, draws=4096):
+def is_reverse_on_average(make, inner: hg.AbstractInnerSolver, case: Case, draws=4096):
     """The mean over keys is exact reverse mode, to five standard errors; for losses that use no key."""
     estimate = hg.value_and_hypergrad(case.problem, make(inner))
     found = jax.vmap(lambda key: estimate(case.hparams, case.params, key)[1])(jax.random.split(KEY, draws))

@@ -56,7 +56,7 @@ class Trial:
     optimisers: Mapping[str, Any] = dataclasses.field(repr=False)
 
     @property
-    def inner(self) -> hg.JaxoptSolver:
+    def inner(self) -> hg.AbstractInnerSolver:
         """The inner solver."""
         return hg.OptaxSolver(self.optimisers[self.optimiser], self.num_steps)
 

@@ -90,7 +90,7 @@ class GradientTuner(eqx.Module):
         if not leaves:
             raise ValueError("names is empty")
         self.leaves = tuple(leaves)
-        self.search = GradientSearch(estimator, optax.chain(record_norms(), optimiser), Box(self.leaves))
+        self.search = GradientSearch(estimator, optax.chain(record_norms(), optimiser), projection=Box(self.leaves))
 
     def hparams(self, params: Mapping[str, Any]) -> dict[str, Array]:
         """The values that move, as the losses get them."""

@@ -84,7 +84,7 @@ def test_chaos_is_not_blamed_on_the_estimator():
 class Opposite(hg.AbstractEstimator):
     """The exact hypergradient with the wrong sign."""
 
-    inner: hg.JaxoptSolver
+    inner: hg.AbstractInnerSolver
 
     def init(self, problem, params, hparams):
         return hg.Reverse(self.inner).init(problem, params, hparams)

@@ -1,10 +1,7 @@
-"""The two ways from the outer gradient to the hypergradient: back through the steps, or through the stationary point.
+"""The adjoint recursion of trajectory estimators, from the outer gradient back to the hypergradient.
 
-Trajectory estimators differ only in the states at which `step_vjp` is taken and in the recursion of the cotangent;
-implicit ones only in how they come to the end point and in the linear solver.
+The estimators differ only in the states at which a step is pulled back and in the recursion of the cotangent.
 """
-
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,58 +9,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ...ground.tree import PartitionedModel, differentiable, norm
-from ...inner import InnerState, JaxoptSolver, SolveStats, inner_gradient_norm
-from ...linear.base import AbstractLinearSolver, LinearSolution
-from ...linear.curvature import Curvature, hessian
-from ...problem import BilevelProblem, inner_objective, outer_objective
-from ...stats import Counts, Stats, Status, flag
-
-Preconditioner = Callable[[PyTree], PyTree]  # hparams -> positive diagonal, like params or a prefix of them
-
-
-def step_map(inner: JaxoptSolver, problem: BilevelProblem, state: InnerState, key: Array) -> tuple[PyTree, Callable]:
-    """The inexact arrays of the state, and Φ of these and λ; it returns the new ones and, beside them, the rest."""
-    inexact, rest = eqx.partition(state, eqx.is_inexact_array)
-
-    def phi(inexact, hparams):
-        new = inner.step(problem, hparams, eqx.combine(inexact, rest), key)
-        return eqx.partition(new, eqx.is_inexact_array)
-
-    return inexact, phi
-
-
-def step_and_vjp(
-    inner: JaxoptSolver, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
-) -> tuple[InnerState, Callable[[PyTree], tuple[PyTree, PyTree]]]:
-    """`(Φ(state; hparams), c -> (Aᵀc, Bᵀc))` with A = ∂Φ/∂(w, s) and B = ∂Φ/∂λ.
-
-    A cotangent has the structure of the state with `None` at the leaves that are not inexact arrays.
-    """
-    inexact, phi = step_map(inner, problem, state, key)
-    new, pullback, rest = jax.vjp(phi, inexact, hparams, has_aux=True)
-    return eqx.combine(new, rest), pullback
-
-
-def step_vjp(
-    inner: JaxoptSolver, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array, cotangent: PyTree
-) -> tuple[PyTree, PyTree]:
-    """`(A_tᵀc, B_tᵀc)`: the pullback of one inner step at `state`, recomputed there."""
-    _, pullback = step_and_vjp(inner, problem, hparams, state, key)
-    return pullback(cotangent)
-
-
-def outer_value_and_grads(
-    problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array
-) -> tuple[Array, PyTree, PyTree]:
-    """`(F, ∇_w F, ∂_λ F)` of the outer loss at a trained model."""
-    objective = outer_objective(problem, partitioned, key)
-    value, (by_params, by_hparams) = jax.value_and_grad(objective, argnums=(0, 1))(partitioned.arrays, hparams)
-    return value, by_params, by_hparams
+from ...ground.tree import differentiable, norm
+from ...inner import InnerState
+from ...training import Training
+from .trajectory import restored
 
 
 class Adjoint(eqx.Module):
-    """What travels backwards: c_t = ∂F/∂(w_t, s_t), the hypergradient so far, and the sizes of c on the weights."""
+    """The adjoint at one step: c_t = ∂F/∂(w_t, s_t), the hypergradient so far, and the sizes of c on the weights."""
 
     cotangent: PyTree
     hypergradient: PyTree
@@ -76,102 +29,45 @@ class Adjoint(eqx.Module):
         return jnp.where(self.first > 0, self.largest / jnp.where(self.first > 0, self.first, 1), 1)
 
 
-def start_adjoint(problem: BilevelProblem, hparams: PyTree, end: InnerState, key: Array) -> tuple[Array, Adjoint]:
-    """The outer loss at the end of training, and the adjoint there: c_T = ∇_w F on the weights, 0 on the rest."""
-    value, by_params, by_hparams = outer_value_and_grads(problem, hparams, end.partitioned, key)
-    size = norm(by_params)
-    return value, Adjoint(cotangent_of(end, by_params), by_hparams, size, size)
-
-
-def cotangent_of(state: InnerState, by_params: PyTree) -> PyTree:
-    """A cotangent on the whole inner state that is `by_params` on the weights and 0 elsewhere."""
+def cotangent_of(state: InnerState, by_arrays: PyTree) -> PyTree:
+    """Returns the cotangent on the whole inner state that is `by_arrays` on the weights and 0 elsewhere."""
     zeros = differentiable(optax.tree.zeros_like(state))
-    return eqx.tree_at(lambda s: s.partitioned, zeros, zeros.partitioned.with_arrays(by_params))
+    return eqx.tree_at(lambda s: s.partitioned, zeros, zeros.partitioned.with_arrays(by_arrays))
 
 
-def step_back(
-    inner: JaxoptSolver,
-    problem: BilevelProblem,
-    hparams: PyTree,
-    state: InnerState,
-    key: Array,
-    adjoint: Adjoint,
-) -> Adjoint:
-    """One step of the recursion  g += B_tᵀ c,  c <- A_tᵀ c."""
-    cotangent, by_hparams = step_vjp(inner, problem, hparams, state, key, adjoint.cotangent)
-    size = norm(cotangent.partitioned.arrays)
-    return Adjoint(
-        cotangent,
-        optax.tree.add(adjoint.hypergradient, by_hparams),
-        adjoint.first,
-        jnp.maximum(adjoint.largest, size),
-    )
+def start_adjoint(training: Training, end: InnerState) -> tuple[Array, Adjoint]:
+    """Returns the outer loss at the end of training, and the adjoint there: c_T = ∇_w F on the weights, 0 elsewhere."""
+    value, by_arrays, by_hparams = training.outer_value_and_grads(end)
+    size = norm(by_arrays)
+    return value, Adjoint(cotangent_of(end, by_arrays), by_hparams, size, size)
 
 
-def back_to_start(
-    inner: JaxoptSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, adjoint: Adjoint
-) -> PyTree:
-    """The hypergradient, with the part that comes through the solver's initial state (LBFGS starts with a gradient)."""
-    _, pullback = jax.vjp(lambda hparams: differentiable(inner.restart(problem, params, hparams)), hparams)
-    return optax.tree.add(adjoint.hypergradient, pullback(adjoint.cotangent)[0])
+def step_back(training: Training, state: InnerState, t: Array, adjoint: Adjoint) -> Adjoint:
+    """Returns the adjoint before step t, taken at `state`:  g += B_tᵀ c,  c <- A_tᵀ c."""
+    _, pullback = training.step_vjp(state, t)
+    cotangent, by_hparams = pullback(adjoint.cotangent)
+    largest = jnp.maximum(adjoint.largest, norm(cotangent.partitioned.arrays))
+    return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), adjoint.first, largest)
 
 
-class StationaryPoint(eqx.Module):
-    """The hypergradient through the stationary point, with all that was seen on the way."""
+def sweep(training: Training, states: InnerState, steps: Array, adjoint: Adjoint, like: InnerState) -> Adjoint:
+    """Returns the adjoint before the first of the given steps, from that after the last.
 
-    value: Array
-    hypergradient: PyTree
-    solution: LinearSolution
-    inner_gradient_norm: Array
-    outer_gap: Array  # |∇Fᵀ H⁻¹ ∇L|: how much F would still change, to first order, if the inner problem were solved
-
-    def stats(self, solved: SolveStats, **diagnostics: Array) -> Stats:
-        """Counts of training and solving together, residual and status."""
-        status = (
-            flag(~(self.solution.residual <= 1e-2), Status.LINEAR_UNCONVERGED)
-            | flag(self.solution.negative_curvature, Status.NEGATIVE_CURVATURE)
-            | flag(~(self.outer_gap <= 1e-2 * jnp.abs(self.value)), Status.INNER_UNCONVERGED)
-        )
-        counts = Counts(
-            iterations=solved.iterations,
-            inner_gradients=solved.gradients + 1,
-            hvps=self.solution.steps + 1,
-            outer_gradients=1,
-        )
-        diagnostics |= {"inner_gradient_norm": self.inner_gradient_norm, "outer_gap": self.outer_gap}
-        return Stats(counts, status, self.solution.residual, diagnostics)
-
-
-def implicit_hypergradient(
-    problem: BilevelProblem,
-    hparams: PyTree,
-    partitioned: PartitionedModel,
-    outer_key: Array,
-    inner_key: Array,
-    linear_solver: AbstractLinearSolver,
-    curvature: Curvature = hessian,
-    preconditioner: Preconditioner | None = None,
-    init: PyTree | None = None,
-    tol: Array | float = 0.0,
-) -> StationaryPoint:
-    """dF/dλ = ∂_λ F - (∂²L/∂w∂λ)ᵀ v with H v = ∇_w F, at the given parameters.
-
-    With a preconditioner D the system is D^-½ H D^-½ u = D^-½ ∇_w F, v = D^-½ u, and tolerance and residual are its.
+    `states` are the recorded states before each step, stacked; they are computed with in the types of `like`.
     """
-    value, by_params, by_hparams = outer_value_and_grads(problem, hparams, partitioned, outer_key)
-    inner = inner_objective(problem, partitioned, inner_key)
-    size = inner_gradient_norm(problem, partitioned, hparams, inner_key)
-    product = curvature(problem, hparams, partitioned, inner_key)
-    if preconditioner is None:
-        solution = linear_solver.solve(product, by_params, init, tol)
-    else:
-        roots = jax.tree.map(jnp.sqrt, jax.tree.broadcast(preconditioner(hparams), partitioned.arrays))
-        shrink = lambda v: jax.tree.map(lambda leaf, root: leaf / root, v, roots)
-        start = None if init is None else optax.tree.mul(init, roots)
-        solution = linear_solver.solve(lambda u: shrink(product(shrink(u))), shrink(by_params), start, tol)
-        solution = eqx.tree_at(lambda s: s.value, solution, shrink(solution.value))
-    _, mixed = jax.vjp(lambda hparams: jax.grad(inner)(partitioned.arrays, hparams), hparams)
-    hypergradient = optax.tree.sub(by_hparams, mixed(solution.value)[0])
-    # vᵀ∇L as a derivative along v: the gradient itself would lie in memory through the solve.
-    _, gap = jax.jvp(lambda params: inner(params, hparams), (partitioned.arrays,), (solution.value,))
-    return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap))
+
+    def body(adjoint, at):
+        t, state = at
+        return step_back(training, restored(state, like), t, adjoint), None
+
+    return jax.lax.scan(body, adjoint, (steps, states), reverse=True)[0]
+
+
+def back_to_start(training: Training, start: InnerState, adjoint: Adjoint) -> PyTree:
+    """Returns the hypergradient, with the part that comes through the solver's state at the start.
+
+    That state depends on λ where the solver evaluates the loss before its first update, as LBFGS does.
+    """
+    restart = lambda hparams: differentiable(training.inner.restart(training.problem, hparams, start))
+    _, pullback = jax.vjp(restart, training.hparams)
+    return optax.tree.add(adjoint.hypergradient, pullback(adjoint.cotangent)[0])

@@ -1,93 +1,43 @@
-"""Walking along a training run: forwards with and without storing it, and backwards over stored states."""
+"""Paths of training: recorded, rounded to be kept, and interpolated between stored states."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, DTypeLike, PyTree
+from jaxtyping import Array, DTypeLike
 
-from ...inner import InnerState, JaxoptSolver
-from ...problem import BilevelProblem
-from .adjoint import Adjoint, step_back
-
-
-def begin(
-    inner: JaxoptSolver, problem: BilevelProblem, hparams: PyTree, state: InnerState, warm_start: bool
-) -> InnerState:
-    """Where training starts: at the carried state, or afresh from its parameters."""
-    return inner.resume(problem, hparams, state) if warm_start else inner.restart(problem, state.params, hparams)
-
-
-def advance(
-    inner: JaxoptSolver, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array, start, stop
-) -> InnerState:
-    """Steps `start ... stop - 1`, storing nothing."""
-
-    def body(t, state):
-        return inner.step(problem, hparams, state, jax.random.fold_in(key, t))
-
-    return jax.lax.fori_loop(start, stop, body, state)
+from ...inner import InnerState
+from ...training import Training
 
 
 def stored(state: InnerState, storage: DTypeLike | None) -> InnerState:
-    """The state as it is kept: rounded to the type `storage`, if that is given."""
+    """Returns the state as it is kept: rounded to the type `storage`, if that is given."""
     return state if storage is None else optax.tree.cast(state, storage)
 
 
 def restored(state: InnerState, like: InnerState) -> InnerState:
-    """A kept state in the types of `like`."""
+    """Returns a kept state in the types of `like`."""
     return jax.tree.map(lambda leaf, wanted: leaf.astype(wanted.dtype), state, like)
 
 
 def check_storage(storage: DTypeLike | None) -> None:
-    """Raise `TypeError` for a type that cannot hold a path."""
+    """Raises `TypeError` for a type that cannot hold a path."""
     if storage is not None and not jnp.issubdtype(storage, jnp.floating):
         raise TypeError(f"storage must be a floating type such as jnp.float16, got {storage!r}")
 
 
 def record(
-    inner: JaxoptSolver,
-    problem: BilevelProblem,
-    hparams: PyTree,
-    state: InnerState,
-    key: Array,
-    steps: Array,
-    storage: DTypeLike | None = None,
+    training: Training, state: InnerState, steps: Array, storage: DTypeLike | None = None
 ) -> tuple[InnerState, InnerState]:
-    """The given steps; returns the end and the states before each step, stacked, rounded to the type `storage`."""
-
-    def body(state, t):
-        return inner.step(problem, hparams, state, jax.random.fold_in(key, t)), stored(state, storage)
-
-    return jax.lax.scan(body, state, steps)
-
-
-def sweep(
-    inner: JaxoptSolver,
-    problem: BilevelProblem,
-    hparams: PyTree,
-    states: InnerState,
-    key: Array,
-    steps: Array,
-    adjoint: Adjoint,
-    like: InnerState,
-) -> Adjoint:
-    """Back over recorded states, last first; computed in the types of the state `like`."""
-
-    def body(adjoint, at):
-        t, state = at
-        state = restored(state, like)
-        return step_back(inner, problem, hparams, state, jax.random.fold_in(key, t), adjoint), None
-
-    return jax.lax.scan(body, adjoint, (steps, states), reverse=True)[0]
+    """Returns the state after the given steps, and the states before each, stacked, rounded to the type `storage`."""
+    return jax.lax.scan(lambda state, t: (training.step(state, t), stored(state, storage)), state, steps)
 
 
 def interpolate(start: InnerState, end: InnerState, place: Array, length: Array) -> InnerState:
-    """The state `place` steps after `start` on the straight line to `end`, `length` steps away.
+    """Returns the state `place` steps after `start` on the straight line to `end`, `length` steps away.
 
-    Moments are interpolated like weights; counters, which grow evenly, stay whole numbers; flags keep their first
-    value.
+    Moments are interpolated like weights; counters, which grow evenly, stay integers; flags keep their first value.
     """
 
     def line(a, b):
@@ -104,10 +54,10 @@ def interpolate(start: InnerState, end: InnerState, place: Array, length: Array)
 def interpolate_cubic(
     points: tuple[InnerState, InnerState, InnerState, InnerState], place: Array, length: Array
 ) -> InnerState:
-    """The state `place` steps after the first of four, on the cubic through those at 0, 1, `length`, `length` + 1.
+    """Returns the state `place` steps after the first of four, on the cubic through all.
 
-    Exact at both ends and after the first step. It stays within the range of the four, so that second moments stay
-    positive.
+    The four are the states at 0, 1, `length` and `length` + 1. Exact at both ends and after the first step. It stays
+    within the range of the four, so that second moments stay positive.
     """
 
     def curve(*four):

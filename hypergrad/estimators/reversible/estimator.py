@@ -1,5 +1,6 @@
 """Exact reverse mode that stores no path: training is run backwards."""
 
+import dataclasses
 import math
 
 import equinox as eqx
@@ -7,18 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ...inner import InnerState, JaxoptSolver, as_inner_solver
+from ...inner import InnerState
 from ...problem import BilevelProblem
 from ...stats import Counts, Estimate, Stats, Status, flag
-from ..base import AbstractEstimator
+from ...training import Training
+from ..base import AbstractTrajectoryEstimator
 from ..common.adjoint import start_adjoint
-from ..common.trajectory import begin
 from . import integers as fixed_point
 from .momentum import MomentumSGD
 from .motion import ExactMotion, FloatMotion
 
 
-class Reversible(AbstractEstimator):
+class Reversible(AbstractTrajectoryEstimator):
     """Reverse mode along the path that SGD with momentum takes when it is run backwards from its end.
 
         w_t = w_{t+1} + α v_{t+1},    v_t = (v_{t+1} - ∇L(w_t)) / μ
@@ -50,11 +51,10 @@ class Reversible(AbstractEstimator):
     **Source**: Maclaurin, Duvenaud, Adams (2015), section 3, algorithms 2 and 3; the stretches are ours.
     """
 
-    inner: JaxoptSolver = eqx.field(converter=as_inner_solver)
+    _: dataclasses.KW_ONLY
     exact: bool = False
     tol: float = 1e-2
     min_momentum: float | None = None
-    warm_start: bool = False
 
     def __check_init__(self):
         optimiser = self.inner.options.get("opt")
@@ -74,20 +74,16 @@ class Reversible(AbstractEstimator):
     def _momentum(self) -> float:
         return self.min_momentum if self.min_momentum is not None else self.inner.options["opt"].momentum
 
-    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
-        """The inner state to start from. Raises `ValueError` where `exact` is asked for without 64-bit mode."""
-        if self.exact and not fixed_point.enabled():
-            raise ValueError("exact=True needs 64-bit numbers: jax.config.update('jax_enable_x64', True)")
-        return self.inner.init(problem, params, hparams)
-
     @eqx.filter_jit
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
     ) -> tuple[Estimate, InnerState]:
-        """Train, then run backwards."""
-        inner, total = self.inner, self.inner.num_steps
-        start = begin(inner, problem, hparams, state, self.warm_start)
-        motion = (ExactMotion if self.exact else FloatMotion)(inner.options["opt"], problem, hparams, start, key)
+        """Trains, then runs backwards. Raises `ValueError` where `exact` is asked for without 64-bit mode."""
+        if self.exact and not fixed_point.enabled():
+            raise ValueError("exact=True needs 64-bit numbers: jax.config.update('jax_enable_x64', True)")
+        training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
+        start = training.begin(state, self.warm_start)
+        motion = (ExactMotion if self.exact else FloatMotion)(training, start)
         length = min(self._spacing(start), total)
         steps = jnp.arange(total, dtype=jnp.int32)
         head, stretches = steps[: total % length], steps[total % length :].reshape(-1, length)
@@ -95,7 +91,7 @@ class Reversible(AbstractEstimator):
         forwards = lambda *at: motion.forwards(*at)  # not the bound method, which has no hash
         position, kept = jax.lax.scan(forwards, position, stretches)
         end = motion.end(position, total)
-        value, adjoint = start_adjoint(problem, hparams, end, jax.random.fold_in(key, total))
+        value, adjoint = start_adjoint(training, end)
 
         def back(carry, at):
             position, adjoint, worst = carry
@@ -112,7 +108,7 @@ class Reversible(AbstractEstimator):
         )
         status = flag(~(error <= (0 if self.exact else 10 * self.tol)), Status.IRREVERSIBLE)
         stats = Stats(counts, status, diagnostics={"growth": adjoint.growth, "reversal_error": error})
-        return Estimate(adjoint.hypergradient, value, end.params, stats), end if self.warm_start else state
+        return Estimate(adjoint.hypergradient, value, end.partitioned, stats), end if self.warm_start else state
 
     def _spacing(self, start: InnerState) -> int:
         if self.exact:

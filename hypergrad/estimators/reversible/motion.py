@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ...ground.keys import step_key
 from ...ground.tree import norm
 from ...inner import InnerState
-from ...problem import BilevelProblem, inner_objective
+from ...problem import inner_objective
+from ...training import Training
 from ..common.adjoint import Adjoint
 from . import integers as fixed_point
 from .momentum import MomentumSGD, MomentumState
@@ -22,28 +24,30 @@ def _moving(state: InnerState) -> tuple[PyTree, MomentumState]:
     return state.partitioned, state.solver.internal_state
 
 
-class Training(eqx.Module):
-    """All that a step depends on but where it starts."""
+class Motion(eqx.Module):
+    """A training run with momentum, from its first state, step by step."""
 
-    optimiser: MomentumSGD
-    problem: BilevelProblem
-    hparams: PyTree
+    training: Training
     first: InnerState
-    key: Array
+
+    @property
+    def optimiser(self) -> MomentumSGD:
+        """The optimiser, with its rates."""
+        return self.training.inner.options["opt"]
 
     def state(self, position: Position, done: int) -> InnerState:
-        """The inner state after `done` steps."""
+        """Returns the inner state after `done` steps."""
         memory = MomentumState(self.first.solver.internal_state.steps + done, position[1])
         return eqx.tree_at(_moving, self.first, (self.first.partitioned.with_arrays(position[0]), memory))
 
     def rates(self, t: Array, like: PyTree) -> tuple[PyTree, PyTree]:
-        """Learning rate and momentum of step t."""
-        return self.optimiser.rates(self.hparams, self.first.solver.internal_state.steps + t, like)
+        """Returns learning rate and momentum of step t."""
+        return self.optimiser.rates(self.training.hparams, self.first.solver.internal_state.steps + t, like)
 
-    def gradient(self, params: PyTree, hparams: PyTree, t: Array) -> PyTree:
-        """∇_w L at step t."""
-        objective = inner_objective(self.problem, self.first.partitioned, jax.random.fold_in(self.key, t))
-        return jax.grad(objective)(params, hparams)
+    def gradient(self, weights: PyTree, hparams: PyTree, t: Array) -> PyTree:
+        """Returns ∇_w L at step t."""
+        key = step_key(self.training.key, t)
+        return jax.grad(inner_objective(self.training.problem, self.first.partitioned, key))(weights, hparams)
 
     def move(self, params: PyTree, velocity: PyTree, gradient: PyTree, hparams: PyTree, t: Array) -> Position:
         """Step t from a gradient."""
@@ -53,7 +57,7 @@ class Training(eqx.Module):
 
     def pull_back(self, before: Position, gradient: PyTree, pullback, adjoint: Adjoint, t: Array) -> Adjoint:
         """One step of the recursion of `Reverse`, through a gradient that is there already."""
-        _, through_move = jax.vjp(lambda w, v, g, h: self.move(w, v, g, h, t), *before, gradient, self.hparams)
+        _, through_move = jax.vjp(lambda w, v, g, h: self.move(w, v, g, h, t), *before, gradient, self.training.hparams)
         after = adjoint.cotangent
         memory = after.solver.internal_state
         by_params, by_velocity, by_gradient, by_hparams = through_move((after.partitioned.arrays, memory.velocity))
@@ -65,7 +69,7 @@ class Training(eqx.Module):
         return Adjoint(cotangent, total, adjoint.first, jnp.maximum(adjoint.largest, norm(by_params)))
 
 
-class FloatMotion(Training):
+class FloatMotion(Motion):
     """In floating point, from stored position to stored position."""
 
     def start(self) -> Position:
@@ -80,8 +84,8 @@ class FloatMotion(Training):
         """Over a stretch of steps; what is kept is where it began."""
 
         def body(position, t):
-            params, velocity = position
-            return self.move(params, velocity, self.gradient(params, self.hparams, t), self.hparams, t), None
+            (weights, velocity), hparams = position, self.training.hparams
+            return self.move(weights, velocity, self.gradient(weights, hparams, t), hparams, t), None
 
         return jax.lax.scan(body, position, stretch)[0], position
 
@@ -92,7 +96,7 @@ class FloatMotion(Training):
             (params, velocity), adjoint = carry
             rate, momentum = self.rates(t, params)
             params = jax.tree.map(lambda w, a, v: w + a * v, params, rate, velocity)
-            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), params, self.hparams)
+            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), params, self.training.hparams)
             velocity = jax.tree.map(lambda v, g, m: (v - g) / m, velocity, gradient, momentum)
             before = (params, velocity)
             return (before, self.pull_back(before, gradient, pullback, adjoint, t)), None
@@ -102,7 +106,7 @@ class FloatMotion(Training):
         return kept, adjoint, norm(optax.tree.sub(found, kept)) / jnp.where(size > 0, size, 1)
 
 
-class ExactMotion(Training):
+class ExactMotion(Motion):
     """In whole numbers; what each stretch loses is kept as one word of bits per weight."""
 
     def start(self) -> Position:
@@ -122,7 +126,7 @@ class ExactMotion(Training):
     def same_gradient(self, params: PyTree, t: Array) -> PyTree:
         """The gradient in fixed point, the same bits wherever it is computed: the compiler may not mix it with what
         stands around it."""
-        gradient = self.gradient(jax.lax.optimization_barrier(params), self.hparams, t)
+        gradient = self.gradient(jax.lax.optimization_barrier(params), self.training.hparams, t)
         return jax.tree.map(fixed_point.encode, jax.lax.optimization_barrier(gradient))
 
     def shift(self, velocity: PyTree, t: Array) -> PyTree:
@@ -163,7 +167,7 @@ class ExactMotion(Training):
             params = self.numbers((fixed, velocity))[0]
             velocity = optax.tree.sub(velocity, self.same_gradient(params, t))
             velocity, bits = self.scaled(fixed_point.divide, velocity, bits, t)
-            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), params, self.hparams)
+            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), params, self.training.hparams)
             before = self.numbers((fixed, velocity))
             return ((fixed, velocity), bits, self.pull_back(before, gradient, pullback, adjoint, t)), None
 

@@ -8,24 +8,35 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ...ground.tree import PartitionedModel, norm, vdot
+from ...ground.tree import norm, vdot
+from ...inner import InnerState
 from ...linear.base import AbstractLinearSolver
-from ...problem import BilevelProblem, inner_objective, outer_objective
+from ...problem import inner_objective, outer_objective
 from ...stats import Counts
+from ...training import Training
 
 StrongConvexity = float | Callable[[PyTree], Array] | None
 
 
+class Measurement(eqx.Module):
+    """How the numbers of an error bound are measured: the strong convexity μ by a linear solve, where it is not given,
+    the norms by `power_steps` power iterations."""
+
+    linear_solver: AbstractLinearSolver
+    strong_convexity: StrongConvexity
+    power_steps: int
+
+
 class Probes(eqx.Module):
-    """Unit vectors like the parameters, near the directions that the norms are reached in; better at every use."""
+    """Unit vectors like the trained arrays, near the directions in which the norms are reached; better at every use."""
 
     lipschitz: PyTree
     mixed: PyTree
     weakest: PyTree
 
-    def __init__(self, params: PyTree):
+    def __init__(self, arrays: PyTree):
         # Random, because a symmetric model keeps a symmetric vector among the symmetric ones.
-        draw = optax.tree.random_like(jax.random.key(0), params, jax.random.normal)
+        draw = optax.tree.random_like(jax.random.key(0), arrays, jax.random.normal)
         self.lipschitz = self.mixed = self.weakest = _unit(draw, draw)
 
 
@@ -46,19 +57,8 @@ class ErrorBound(eqx.Module):
         return self.inner_part + self.linear_part
 
 
-def error_bound(
-    problem: BilevelProblem,
-    hparams: PyTree,
-    partitioned: PartitionedModel,
-    outer_key: Array,
-    inner_key: Array,
-    v: PyTree,
-    linear_solver: AbstractLinearSolver,
-    strong_convexity: StrongConvexity,
-    probes: Probes,
-    power_steps: int,
-) -> ErrorBound:
-    """A posteriori bounds on the error of the hypergradient p = ∂_λF - Bᵀv and of the value.
+def error_bound(training: Training, end: InnerState, v: PyTree, probes: Probes, measurement: Measurement) -> ErrorBound:
+    """Returns a posteriori bounds on the error of the hypergradient p = ∂_λF - Bᵀv and of the value.
 
     With ψ(w, λ) = F - vᵀ∇_w L for the v at hand, p = ∂_λ ψ, r = ∂_w ψ is the residual of the linear system, and the
     hypergradient at w* is ∂_λψ - BᵀH⁻¹ ∂_wψ. Hence, with e = ‖∇_w L‖/μ >= ‖w - w*‖, K the Lipschitz constant of ∇ψ in w
@@ -66,14 +66,15 @@ def error_bound(
 
         ‖p - dF/dλ‖ <= κ ‖r‖ + √(1 + κ²) K e,    |ψ(w) - F(w*)| <= ‖r‖ e + ½ K e² + rounding.
 
-    μ is `strong_convexity`, or if that is `None` the Rayleigh quotient of an inverse iteration. K = ‖∂∇ψ/∂w‖ and ‖B‖
+    μ is given, or the Rayleigh quotient of an inverse iteration. K = ‖∂∇ψ/∂w‖ and ‖B‖
     are measured at w by power iterations. All three are approached from the side that makes the bound too small, and
     K and ‖B‖ may be larger between w and w*: then the bound is right only to first order in e.
     """
-    value, residual, change, gradient, products = _linearised(problem, hparams, partitioned, outer_key, inner_key, v)
+    value, residual, change, gradient, products = _linearised(training, end, v)
+    power_steps = measurement.power_steps
     lipschitz, lipschitz_probe = _largest(change, probes.lipschitz, power_steps)
     mixed, mixed_probe = _largest(lambda u: products(u)[1], probes.mixed, power_steps)
-    mu, weakest, hvps = _curvature(lambda u: products(u)[0], hparams, linear_solver, strong_convexity, probes.weakest)
+    mu, weakest, hvps = _curvature(lambda u: products(u)[0], training.hparams, probes.weakest, measurement)
     convex, mu = mu > 0, jnp.where(mu > 0, mu, 1)
     error, kappa, size = norm(gradient) / mu, mixed / mu, norm(residual)
     rounding = 10 * jnp.finfo(value.dtype).eps * jnp.abs(value)
@@ -93,20 +94,22 @@ def error_bound(
     )
 
 
-def _linearised(problem, hparams, partitioned, outer_key, inner_key, v):
-    """ψ, its gradient in w and the derivative in w of its whole gradient; the last two for L."""
-    inner, outer = inner_objective(problem, partitioned, inner_key), outer_objective(problem, partitioned, outer_key)
+def _linearised(training: Training, end: InnerState, v: PyTree):
+    """Returns ψ, its gradient in w and the derivative in w of its whole gradient; the last two for L."""
+    inner = inner_objective(training.problem, end.partitioned, training.keys.inner)
+    outer = outer_objective(training.problem, end.partitioned, training.keys.outer)
+    arrays, hparams = end.partitioned.arrays, training.hparams
 
-    def psi(params, hparams):
-        return outer(params, hparams) - jax.jvp(lambda params: inner(params, hparams), (params,), (v,))[1]
+    def psi(arrays, hparams):
+        return outer(arrays, hparams) - jax.jvp(lambda arrays: inner(arrays, hparams), (arrays,), (v,))[1]
 
-    def gradients_and_psi(params):
-        value, gradients = jax.value_and_grad(psi, argnums=(0, 1))(params, hparams)
+    def gradients_and_psi(arrays):
+        value, gradients = jax.value_and_grad(psi, argnums=(0, 1))(arrays, hparams)
         return gradients, value
 
-    inner_gradients = lambda params: jax.grad(inner, argnums=(0, 1))(params, hparams)
-    (residual, _), change, value = jax.linearize(gradients_and_psi, partitioned.arrays, has_aux=True)
-    (gradient, _), products = jax.linearize(inner_gradients, partitioned.arrays)
+    inner_gradients = lambda arrays: jax.grad(inner, argnums=(0, 1))(arrays, hparams)
+    (residual, _), change, value = jax.linearize(gradients_and_psi, arrays, has_aux=True)
+    (gradient, _), products = jax.linearize(inner_gradients, arrays)
     return value, residual, change, gradient, products
 
 
@@ -117,7 +120,7 @@ def _unit(vector: PyTree, otherwise: PyTree) -> PyTree:
 
 
 def _largest(push: Callable[[PyTree], PyTree], probe: PyTree, steps: int) -> tuple[Array, PyTree]:
-    """The largest singular value of a linear map, from below, and the vector it is reached in."""
+    """Returns the largest singular value of a linear map, from below, and the vector it is reached in."""
     pull = jax.linear_transpose(push, probe)
 
     def power(_, carry):
@@ -130,18 +133,14 @@ def _largest(push: Callable[[PyTree], PyTree], probe: PyTree, steps: int) -> tup
 
 
 def _curvature(
-    hvp: Callable[[PyTree], PyTree],
-    hparams: PyTree,
-    linear_solver: AbstractLinearSolver,
-    given: StrongConvexity,
-    probe: PyTree,
+    hvp: Callable[[PyTree], PyTree], hparams: PyTree, probe: PyTree, measurement: Measurement
 ) -> tuple[Array, PyTree, Array | int]:
-    """μ, the vector it was measured along, and the products spent."""
-    if given is not None:
+    """Returns μ, the vector it was measured along, and the products spent."""
+    if (given := measurement.strong_convexity) is not None:
         number = given(hparams) if callable(given) else given
         return jnp.asarray(number, norm(probe).dtype), probe, 0
     quotient = vdot(probe, hvp(probe))
     start = optax.tree.scale(1 / jnp.where(quotient == 0, 1, quotient), probe)
-    solution = linear_solver.solve(hvp, probe, start, 0.1)
+    solution = measurement.linear_solver.solve(hvp, probe, start, 0.1)
     probe = _unit(solution.value, probe)
     return vdot(probe, hvp(probe)), probe, solution.steps + 2

@@ -1,5 +1,6 @@
 """MAID: descent that finds out how accurate it has to be, and how far it may go."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -8,16 +9,22 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ...estimators.common.adjoint import implicit_hypergradient
+from ...estimators.common.implicit import (
+    LinearSystem,
+    implicit_hypergradient,
+    inner_gradient_norm,
+    refuse_unseen,
+)
 from ...ground.tree import norm
-from ...inner import InnerState, JaxoptSolver, as_inner_solver, inner_gradient_norm, refuse_unseen
+from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ...linear.base import AbstractLinearSolver
 from ...linear.cg import CG
 from ...problem import BilevelProblem, as_hparams
 from ...stats import Counts, Estimate, Stats, Status, flag
+from ...training import Training
 from ..base import AbstractSearch, Record, SearchState, better, first_state
 from ..gradient import identity
-from .error_bound import ErrorBound, Probes, StrongConvexity, error_bound
+from .error_bound import ErrorBound, Measurement, Probes, StrongConvexity, error_bound
 
 
 class Point(eqx.Module):
@@ -33,8 +40,8 @@ class Control(eqx.Module):
     """What is adapted."""
 
     step_size: Array
-    inner_tolerance: Array  # relative to `scale`
-    linear_tolerance: Array  # relative residual
+    inner_rtol: Array  # relative to `scale`
+    linear_rtol: Array  # relative residual
 
 
 class MAIDState(eqx.Module):
@@ -78,8 +85,9 @@ class MAID(AbstractSearch):
     - `inner`: the inner solver; its `num_steps` bounds one evaluation.
     - `linear_solver`: one without damping; its `tol` bounds what can be reached.
     - `strong_convexity`: μ > 0, a function of the hyperparameters such as the smallest penalty, or `None` to estimate.
-    - `tolerance`: the first and largest ε and δ. `step_size`: the first α; `None` for a first step of root mean square
-      1, or α = 1 where the hypergradient is below 1e-3.
+    - `rtol`: the first and largest ε and δ, both relative.
+    - `step_size`: the first α; `None` for a first step of root mean square 1, or α = 1 where the hypergradient is below
+      1e-3.
     - `shrink`, `grow`: factors of α; ε and δ change by `shrink`⁴ to `grow`. `accuracy`: a. `decrease`: c, below 1 - a.
     - `power_steps`: power iterations at every evaluation.
     - `projection`: applied to every candidate.
@@ -98,10 +106,11 @@ class MAID(AbstractSearch):
     A posteriori bounds of hypergradients: Ehrhardt and Roberts (2023).
     """
 
-    inner: JaxoptSolver = eqx.field(converter=as_inner_solver)
+    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
     linear_solver: AbstractLinearSolver = CG()
+    _: dataclasses.KW_ONLY
     strong_convexity: StrongConvexity = None
-    tolerance: float = 0.1
+    rtol: float = 0.1
     step_size: float | None = None
     shrink: float = 0.5
     grow: float = 1.25
@@ -111,7 +120,7 @@ class MAID(AbstractSearch):
     projection: Callable[[PyTree], PyTree] = identity
 
     def __check_init__(self):
-        between = {"shrink": 1, "accuracy": 1, "decrease": 1 - self.accuracy, "tolerance": 1}
+        between = {"shrink": 1, "accuracy": 1, "decrease": 1 - self.accuracy, "rtol": 1}
         for name, bound in between.items():
             if isinstance(number := getattr(self, name), int | float) and not 0 < number < bound:
                 raise ValueError(f"{name} must be between 0 and {bound:g}, got {number}")
@@ -134,8 +143,8 @@ class MAID(AbstractSearch):
         nowhere = Point(hparams, optax.tree.zeros_like(hparams), number(jnp.inf, value), number(0, value))
         control = Control(
             number(1 if self.step_size is None else self.step_size, norm(hparams)),
-            number(self.tolerance, scale),
-            number(self.tolerance, scale),
+            number(self.rtol, scale),
+            number(self.rtol, scale),
         )
         weights = inner.partitioned.arrays
         memo = MAIDState(inner, optax.tree.zeros_like(weights), Probes(weights), nowhere, control, scale)
@@ -166,28 +175,14 @@ class MAID(AbstractSearch):
     def _evaluate(self, problem: BilevelProblem, state: SearchState, key: Array):
         """Train and solve to the present tolerances; the estimate, its bounds, the next warm starts."""
         memo, hparams = state.inner_state, state.hparams
-        outer_key = jax.random.fold_in(key, self.inner.num_steps)
-        inner_key = jax.random.fold_in(key, self.inner.num_steps + 1)
-        scale = jax.lax.cond(
-            memo.scale == 0,
-            lambda: inner_gradient_norm(problem, memo.inner.partitioned, hparams, inner_key),
-            lambda: memo.scale,
-        )
-        control, solver = memo.control, self.linear_solver
-        start = self.inner.resume(problem, hparams, memo.inner)
-        end, solved = self.inner.solve(problem, hparams, start, key, control.inner_tolerance * scale)
-        found = implicit_hypergradient(
-            problem,
-            hparams,
-            end.partitioned,
-            outer_key,
-            inner_key,
-            solver,
-            init=memo.adjoint,
-            tol=control.linear_tolerance,
-        )
-        v, bounding = found.solution.value, (solver, self.strong_convexity, memo.probes, self.power_steps)
-        bound = error_bound(problem, hparams, end.partitioned, outer_key, inner_key, v, *bounding)
+        training = Training(self.inner, problem, hparams, key)
+        scale = jax.lax.cond(memo.scale == 0, lambda: inner_gradient_norm(training, memo.inner), lambda: memo.scale)
+        start = training.begin(memo.inner, warm_start=True)
+        end, solved = training.solve(start, memo.control.inner_rtol * scale)
+        system = LinearSystem(self.linear_solver)
+        found = implicit_hypergradient(training, end, system, memo.adjoint, memo.control.linear_rtol)
+        v, measurement = found.solution.value, Measurement(self.linear_solver, self.strong_convexity, self.power_steps)
+        bound = error_bound(training, end, v, memo.probes, measurement)
         stats = found.stats(
             solved,
             hypergradient_error=bound.hypergradient,
@@ -195,7 +190,7 @@ class MAID(AbstractSearch):
             strong_convexity=bound.strong_convexity,
         )
         stats = eqx.tree_at(lambda s: s.counts, stats, stats.counts + bound.counts)
-        estimate = Estimate(found.hypergradient, found.value, end.params, stats)
+        estimate = Estimate(found.hypergradient, found.value, end.partitioned, stats)
         return estimate, bound, (end, v, bound.probes, scale)
 
     def _decide(self, state: SearchState, estimate: Estimate, bound: ErrorBound, usable: Array):
@@ -220,8 +215,8 @@ class MAID(AbstractSearch):
         )
         control = Control(
             self._step_size(control.step_size, estimate.hypergradient, accept & first, new, refuse & moved),
-            self._bounded(control.inner_tolerance * jnp.where(undecided, self.shrink, inner_factor)),
-            self._bounded(control.linear_tolerance * linear_factor),
+            self._bounded(control.inner_rtol * jnp.where(undecided, self.shrink, inner_factor)),
+            self._bounded(control.linear_rtol * linear_factor),
         )
         here = Point(state.hparams, estimate.hypergradient, bound.value, bound.value_error)
         accepted = optax.tree.where(accept, here, base)
@@ -234,8 +229,8 @@ class MAID(AbstractSearch):
         ratio = self.accuracy * gradient_norm / (2 * jnp.where(part > 0, part, 1))
         return jnp.where(part > 0, jnp.clip(self.shrink * ratio, self.shrink**4, most), most)
 
-    def _bounded(self, tolerance: Array) -> Array:
-        return jnp.clip(tolerance, 50 * jnp.finfo(tolerance.dtype).eps, self.tolerance)
+    def _bounded(self, rtol: Array) -> Array:
+        return jnp.clip(rtol, 50 * jnp.finfo(rtol.dtype).eps, self.rtol)
 
     def _step_size(self, step_size: Array, gradient: PyTree, first: Array, new: Array, refused: Array) -> Array:
         if self.step_size is None:

@@ -1,5 +1,6 @@
 """F2SA: bilevel search with first derivatives alone."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -8,8 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ...estimators.common.adjoint import outer_value_and_grads
-from ...problem import BilevelProblem
+from ...problem import BilevelProblem, outer_value_and_grads
 from ...stats import Counts
 from ..base import AbstractSearch, Record, SearchState
 from ..gradient import identity
@@ -44,6 +44,7 @@ class F2SA(AbstractSearch):
     inner_optimiser: optax.GradientTransformation
     outer_optimiser: optax.GradientTransformation
     multiplier: float | Callable[[Array], Array]
+    _: dataclasses.KW_ONLY
     projection: Callable[[PyTree], PyTree] = identity
 
     def __check_init__(self):

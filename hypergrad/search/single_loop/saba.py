@@ -1,5 +1,6 @@
 """SABA: SOBA with remembered gradients in place of falling steps."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -8,9 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ...estimators.common.adjoint import outer_value_and_grads
 from ...ground.tree import named_leaves
-from ...problem import BilevelProblem
+from ...problem import BilevelProblem, outer_value_and_grads
 from ...stats import Counts, Status
 from ..base import AbstractSearch, Record, SearchState
 from ..gradient import identity
@@ -56,6 +56,7 @@ class SABA(AbstractSearch):
     linear_optimiser: optax.GradientTransformation
     outer_optimiser: optax.GradientTransformation
     num_batches: int
+    _: dataclasses.KW_ONLY
     num_valid_batches: int = 1
     projection: Callable[[PyTree], PyTree] = identity
 

@@ -1,5 +1,6 @@
 """SOBA: the inner problem, the linear system and the hyperparameters, one stochastic step each at a time."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -7,8 +8,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from ...estimators.common.adjoint import outer_value_and_grads
-from ...problem import BilevelProblem
+from ...problem import BilevelProblem, outer_value_and_grads
 from ...stats import Counts
 from ..base import AbstractSearch, Record, SearchState
 from ..gradient import identity
@@ -44,6 +44,7 @@ class SOBA(AbstractSearch):
     inner_optimiser: optax.GradientTransformation
     linear_optimiser: optax.GradientTransformation
     outer_optimiser: optax.GradientTransformation
+    _: dataclasses.KW_ONLY
     projection: Callable[[PyTree], PyTree] = identity
 
     def __check_init__(self):

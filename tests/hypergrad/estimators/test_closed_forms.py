@@ -128,7 +128,7 @@ def test_validation_losses_of_logistic_regression_are_the_published_ones():
     problem, params, hparams = per_feature_penalties()
     estimator = hg.Reverse(hg.OptaxSolver(optax.sgd(0.1), 100), horizon=10)
     clip = lambda h: jnp.maximum(h, 1e-8)
-    search = hg.GradientSearch(estimator, optax.sgd(1.0, 0.9), clip)
+    search = hg.GradientSearch(estimator, optax.sgd(1.0, 0.9), projection=clip)
     state = search.init(problem, params, hparams)
     _, history = hg.run(search, problem, state, key=laws.KEY, budget=100 * 201, chunk=67)
     published = {0: 0.574399, 10: 0.533768, 20: 0.361522, 50: 0.294467, 100: 0.285354, 200: 0.281670}

@@ -28,7 +28,10 @@ VARIANTS = {
     "reverse warm": (lambda inner: hg.Reverse(inner, warm_start=True), Claim.APPROXIMATE),
     "forward warm": (lambda inner: hg.Forward(inner, warm_start=True), Claim.EXACT),
     "drmad, every knot": (lambda inner: hg.DrMAD(inner, knots=inner.num_steps), Claim.EXACT),
-    "drmad, cubics over two steps": (lambda inner: hg.DrMAD(inner, -(-inner.num_steps // 2), cubic=True), Claim.EXACT),
+    "drmad, cubics over two steps": (
+        lambda inner: hg.DrMAD(inner, knots=-(-inner.num_steps // 2), cubic=True),
+        Claim.EXACT,
+    ),
     "greedy, decay": (lambda inner: hg.Greedy(inner, decay=0.9, warm_start=False), Claim.APPROXIMATE),
     "implicit minres": (lambda inner: hg.Implicit(inner, hg.MINRES(8, tol=1e-13)), Claim.STATIONARY),
     "implicit dense": (lambda inner: hg.Implicit(inner, hg.Dense()), Claim.STATIONARY),
@@ -69,7 +72,7 @@ def test_training_run_backwards_keeps_the_laws(make):
 @given(seed=seeds)
 def test_greedy_is_reverse_at_one_step(optimiser, decay, seed):
     inner = hg.OptaxSolver(OPTIMISERS[optimiser], 1)
-    laws.agree(hg.Greedy(inner, decay), hg.Reverse(inner), ridge(seed))
+    laws.agree(hg.Greedy(inner, decay=decay), hg.Reverse(inner), ridge(seed))
 
 
 def test_drmad_is_not_exact_where_the_hessian_changes():
@@ -92,7 +95,7 @@ def test_neumann_is_truncated_reverse_at_the_fixed_point(terms, seed):
 
 
 TOLERANCES = (1e-1, 1e-3, 1e-5, 1e-7, 1e-9)
-TIGHTER = [hg.HOAG(LONG, hg.CG(20, tol=0.0), hg.exponential_tolerance(tolerance)) for tolerance in TOLERANCES]
+TIGHTER = [hg.HOAG(LONG, hg.CG(20, tol=0.0), schedule=hg.exponential_tolerance(tolerance)) for tolerance in TOLERANCES]
 
 
 @pytest.mark.row(4)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hypergrad as hg
+from hypergrad.estimators.common.adjoint import start_adjoint
 from hypergrad.estimators.reversible import integers as fixed_point
 from hypergrad.estimators.reversible.motion import ExactMotion
 from hypergrad.testing import assert_close, laws, loosened
@@ -61,10 +62,11 @@ def test_a_thousand_steps_are_recovered_to_the_last_bit(make, momentum):
 
     @jax.jit
     def there_and_back(first):
-        motion = ExactMotion(inner.options["opt"], case.problem, case.hparams, first, laws.KEY)
+        training = hg.Training(inner, case.problem, case.hparams, laws.KEY)
+        motion = ExactMotion(training, first)
         stretches = jnp.arange(960, dtype=jnp.int32).reshape(16, 60)
         end, bits = jax.lax.scan(lambda *at: motion.forwards(*at), motion.start(), stretches)
-        _, adjoint = hg.adjoint.start_adjoint(case.problem, case.hparams, first, laws.KEY)
+        _, adjoint = start_adjoint(training, first)
         back = lambda carry, at: (motion.backwards(*carry, *at)[:2], None)
         return motion.start(), end, jax.lax.scan(back, (end, adjoint), (stretches, bits), reverse=True)[0][0]
 
@@ -125,7 +127,10 @@ def test_schedules_and_rates_per_part_can_be_learned(exact, warm):
     hparams = case.hparams | {"log_lr": jnp.linspace(-3.0, -2.0, 12), "momentum": jnp.asarray(0.8)}
     optimiser = hg.MomentumSGD(lambda h, t: jnp.exp(h["log_lr"][t]), lambda h, t: h["momentum"])
     inner = hg.OptaxSolver(optimiser, 6)
-    pair = hg.Reverse(inner, warm_start=warm), hg.Reversible(inner, exact, 1e-12, min_momentum=0.5, warm_start=warm)
+    pair = (
+        hg.Reverse(inner, warm_start=warm),
+        hg.Reversible(inner, exact=exact, tol=1e-12, min_momentum=0.5, warm_start=warm),
+    )
     states = [e.init(case.problem, case.params, hparams) for e in pair]
     for k in range(2):
         results = [

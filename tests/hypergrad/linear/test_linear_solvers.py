@@ -41,15 +41,15 @@ def test_cg_is_the_dense_solution(damping, warm, seed):
     matrix = positive(np.random.default_rng(seed), 6)
     matvec, b, right = system(matrix, seed)
     init = {"v": jnp.full(6, 0.1)} if warm else None
-    found = solve(hg.CG(7, damping, tol=1e-14), matvec, b, init)
+    found = solve(hg.CG(7, damping=damping, tol=1e-14), matvec, b, init)
     np.testing.assert_allclose(found.value["v"], np.linalg.solve(matrix + damping * np.eye(6), right), rtol=1e-8)
     assert found.residual < 1e-10 and not found.negative_curvature
 
 
 SOLVERS = {
-    "MINRES": lambda damping: hg.MINRES(9, damping, tol=1e-13),
-    "GMRES": lambda damping: hg.GMRES(6, damping, tol=1e-14),
-    "NormalCG": lambda damping: hg.NormalCG(20, damping, tol=1e-14),
+    "MINRES": lambda damping: hg.MINRES(9, damping=damping, tol=1e-13),
+    "GMRES": lambda damping: hg.GMRES(6, damping=damping, tol=1e-14),
+    "NormalCG": lambda damping: hg.NormalCG(20, damping=damping, tol=1e-14),
     "Dense": lambda damping: hg.Dense(damping),
 }
 
@@ -67,7 +67,7 @@ def test_the_others_are_the_dense_solution(make, low, damping, seed):
         assert found.residual < 1e-10
 
 
-@pytest.mark.parametrize("solver", [hg.MINRES(20), hg.Dense(), hg.Nystrom(4, 1e-6), hg.CG(20)])
+@pytest.mark.parametrize("solver", [hg.MINRES(20), hg.Dense(), hg.Nystrom(4, damping=1e-6), hg.CG(20)])
 def test_negative_curvature_is_seen(solver):
     for matrix, negative in ((np.diag([1.0, -0.5, 2.0, 0.3]), True), (np.diag([1.0, 0.5, 2.0, 0.3]), False)):
         assert bool(solve(solver, *system(matrix)[:2]).negative_curvature) is negative
@@ -97,7 +97,7 @@ def test_gmres_solves_what_is_not_symmetric():
 def test_nystrom_is_its_formula_and_exact_at_full_rank(rank, seed):
     matrix = positive(np.random.default_rng(seed), 6)
     matvec, b, right = system(matrix, seed)
-    found = solve(hg.Nystrom(rank, 0.1, seed=3), matvec, b)
+    found = solve(hg.Nystrom(rank, damping=0.1, seed=3), matvec, b)
     chosen = np.asarray(jax.random.permutation(jax.random.key(3), 6)[:rank])
     columns = matrix[:, chosen]
     low_rank = columns @ np.linalg.inv(matrix[np.ix_(chosen, chosen)]) @ columns.T
@@ -109,7 +109,7 @@ def test_nystrom_is_its_formula_and_exact_at_full_rank(rank, seed):
 
 def test_nystrom_leaves_out_what_is_singular():
     matvec, b, right = system(np.diag([2.0, 0.0, 1.0, 0.0]))
-    found = solve(hg.Nystrom(4, 0.5), matvec, b)
+    found = solve(hg.Nystrom(4, damping=0.5), matvec, b)
     np.testing.assert_allclose(found.value["v"], right / np.array([2.5, 0.5, 1.5, 0.5]), rtol=1e-10)
 
 

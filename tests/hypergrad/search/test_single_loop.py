@@ -254,7 +254,7 @@ def test_equinox_models_are_learned_whole(make):
         (lambda: hg.SOBA(SGD, 0.1, SGD), "linear_optimiser"),
         (lambda: hg.SABA(SGD, SGD, None, 2), "outer_optimiser"),
         (lambda: hg.SABA(SGD, SGD, SGD, 0), "num_batches"),
-        (lambda: hg.SABA(SGD, SGD, SGD, 2, 1.5), "num_valid_batches"),
+        (lambda: hg.SABA(SGD, SGD, SGD, 2, num_valid_batches=1.5), "num_valid_batches"),
         (lambda: hg.F2SA(SGD, SGD, 0.0), "multiplier"),
         (lambda: hg.F2SA(SGD, SGD, "10"), "multiplier"),
         (lambda: hg.F2SA(SGD, 0.1, 1.0), "outer_optimiser"),

@@ -23,7 +23,7 @@ calls = itertools.count(1)
 class Spoilt(hg.AbstractEstimator):
     """Reverse mode with one mistake: `spoil` maps (problem, hparams, estimate, state) to the last two."""
 
-    inner: hg.JaxoptSolver
+    inner: hg.AbstractInnerSolver
     spoil: Callable
 
     def init(self, problem, params, hparams):

@@ -1,5 +1,6 @@
 """Planted mistakes, most of them from public implementations, are caught by the harness."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -9,7 +10,6 @@ import optax
 import pytest
 
 import hypergrad as hg
-import hypergrad.estimators.common.adjoint
 import hypergrad.estimators.greedy
 import hypergrad.estimators.implicit
 import hypergrad.estimators.reverse
@@ -42,7 +42,7 @@ def test_a_wrong_sign_of_the_direct_term_is_caught():
     """The negative of the sum is kept where the mixed term alone is subtracted (ThrunGroup)."""
 
     class Negated(hg.AbstractEstimator):
-        inner: hg.JaxoptSolver
+        inner: hg.AbstractInnerSolver
 
         def init(self, problem, params, hparams):
             return hg.Implicit(self.inner).init(problem, params, hparams)
@@ -58,9 +58,9 @@ def test_a_wrong_sign_of_the_direct_term_is_caught():
 
 def test_a_wrong_sign_of_the_mixed_term_is_caught(plant):
     def mutation(right):
-        def wrong(problem, hparams, split, outer_key, *rest):
-            found = right(problem, hparams, split, outer_key, *rest)
-            direct = hypergrad.estimators.common.adjoint.outer_value_and_grads(problem, hparams, split, outer_key)[2]
+        def wrong(training, end, *rest):
+            found = right(training, end, *rest)
+            direct = training.outer_value_and_grads(end)[2]
             flipped = jax.tree.map(lambda d, g: 2 * d - g, direct, found.hypergradient)
             return eqx.tree_at(lambda f: f.hypergradient, found, flipped)
 
@@ -72,9 +72,9 @@ def test_a_wrong_sign_of_the_mixed_term_is_caught(plant):
 
 def test_a_dropped_direct_term_is_caught(plant):
     def mutation(right):
-        def wrong(*arguments):
-            value, adjoint = right(*arguments)
-            return value, eqx.tree_at(lambda a: a.hypergradient, adjoint, jax.tree.map(jnp.zeros_like, arguments[1]))
+        def wrong(training, end):
+            value, adjoint = right(training, end)
+            return value, eqx.tree_at(lambda a: a.hypergradient, adjoint, optax.tree.zeros_like(training.hparams))
 
         return wrong
 
@@ -82,10 +82,14 @@ def test_a_dropped_direct_term_is_caught(plant):
     caught(laws.finite_differences, hg.Reverse, Claim.EXACT)
 
 
+def pull_back(training, state, t, cotangent):
+    return training.step_vjp(state, t)[1](cotangent)
+
+
 class Copy(hg.AbstractEstimator):
     """Reverse mode written again, with room for a mistake in the path or in the step back."""
 
-    inner: hg.JaxoptSolver
+    inner: hg.AbstractInnerSolver
     path: Callable = lambda states, end: states
     back: Callable = lambda right, *arguments: right(*arguments)
 
@@ -98,8 +102,9 @@ class Copy(hg.AbstractEstimator):
 
         def back(carry, at):
             (t, point), (cotangent, total) = at, carry
-            arguments = (self.inner, problem, hparams, point, jax.random.fold_in(key, t), cotangent)
-            cotangent, by_hparams = self.back(hg.step_vjp, *arguments)
+            cotangent, by_hparams = self.back(
+                pull_back, hg.Training(self.inner, problem, hparams, key), point, t, cotangent
+            )
             return (cotangent, optax.tree.add(total, by_hparams)), None
 
         steps = jnp.arange(self.inner.num_steps)
@@ -139,30 +144,34 @@ def test_a_wrong_path_is_caught(mistake):
     caught(laws.finite_differences, lambda inner: Copy(inner, path=mistake), Claim.EXACT)
 
 
-def without_the_hessian(right, inner, problem, hparams, state, key, cotangent):
+def without_the_hessian(right, training, state, t, cotangent):
     """The adjoint of the weights is passed on unchanged (hippotrainer)."""
-    return cotangent, right(inner, problem, hparams, state, key, cotangent)[1]
+    return cotangent, right(training, state, t, cotangent)[1]
 
 
-def without_the_mixed_derivative(right, inner, problem, hparams, state, key, cotangent):
+def without_the_mixed_derivative(right, training, state, t, cotangent):
     """∂²L/∂w∂λ is never taken (hippotrainer)."""
-    return right(inner, problem, hparams, state, key, cotangent)[0], jax.tree.map(jnp.zeros_like, hparams)
+    return right(training, state, t, cotangent)[0], optax.tree.zeros_like(training.hparams)
 
 
-def products_swapped(right, inner, problem, hparams, state, key, cotangent):
+def products_swapped(right, training, state, t, cotangent):
     """The product with the Hessian stands where that with the mixed derivative should (HIPS)."""
-    found, by_hparams = right(inner, problem, hparams, state, key, cotangent)
+    found, by_hparams = right(training, state, t, cotangent)
     return found, by_hparams | {"log_l2": cotangent.partitioned.arrays - found.partitioned.arrays}
 
 
-def with_another_rate(right, inner, *arguments):
+def with_optimiser(training, optimiser):
+    return dataclasses.replace(training, inner=hg.OptaxSolver(optimiser, training.inner.num_steps))
+
+
+def with_another_rate(right, training, *arguments):
     """The learning rate of the hyperparameters is taken for that of the weights (hippotrainer)."""
-    return right(hg.OptaxSolver(optax.sgd(0.03, 0.9), inner.num_steps), *arguments)
+    return right(with_optimiser(training, optax.sgd(0.03, 0.9)), *arguments)
 
 
-def without_one_minus_momentum(right, inner, *arguments):
+def without_one_minus_momentum(right, training, *arguments):
     """The velocity is an average going forwards, a sum going backwards."""
-    return right(hg.OptaxSolver(optax.sgd(0.1 / (1 - 0.9), 0.9), inner.num_steps), *arguments)
+    return right(with_optimiser(training, optax.sgd(0.1 / (1 - 0.9), 0.9)), *arguments)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +209,7 @@ def test_one_number_for_a_whole_leaf_is_caught(law, claim):
     """A vector of hyperparameters moved as one, and every entry given the same derivative (hippotrainer)."""
 
     class Broadcast(hg.AbstractEstimator):
-        inner: hg.JaxoptSolver
+        inner: hg.AbstractInnerSolver
 
         def init(self, problem, params, hparams):
             return hg.Reverse(self.inner).init(problem, params, hparams)

@@ -1,0 +1,140 @@
+"""The way of implicit estimators from the outer gradient to the hypergradient: through the stationary point.
+
+The estimators differ only in how they come to the end of training and in how they solve the linear system there.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.interpreters import partial_eval
+from jaxtyping import Array, PyTree
+
+from ...ground.tree import named_leaves, norm
+from ...inner import AbstractInnerSolver, InnerState, SolveStats
+from ...linear.base import AbstractLinearSolver, LinearSolution, MatVec
+from ...linear.curvature import Curvature, hessian
+from ...problem import BilevelProblem, inner_objective
+from ...stats import Counts, Stats, Status, flag
+from ...training import Training
+
+Preconditioner = Callable[[PyTree], PyTree]  # hparams -> positive diagonal, like params or a prefix of them
+
+
+class LinearSystem(eqx.Module):
+    """A way to solve H v = b at the end of training.
+
+    With a preconditioner D the system is D^-½ H D^-½ u = D^-½ b, v = D^-½ u, and tolerance and residual are those of u.
+    """
+
+    solver: AbstractLinearSolver
+    curvature: Curvature = hessian
+    preconditioner: Preconditioner | None = None
+
+    def solve(self, training: Training, end: InnerState, b: PyTree, init: PyTree | None, rtol: Array | float):
+        """Returns the `LinearSolution`, from `init` to a relative residual of `rtol`."""
+        product = self.curvature(training.problem, training.hparams, end.partitioned, training.keys.inner)
+        if self.preconditioner is None:
+            return self.solver.solve(product, b, init, rtol)
+        diagonal = self.preconditioner(training.hparams)
+        return self._preconditioned(product, diagonal, b, init, rtol)
+
+    def _preconditioned(self, product: MatVec, diagonal: PyTree, b: PyTree, init: PyTree | None, rtol: Array | float):
+        roots = jax.tree.map(jnp.sqrt, jax.tree.broadcast(diagonal, b))
+        shrink = lambda v: jax.tree.map(lambda leaf, root: leaf / root, v, roots)
+        start = None if init is None else optax.tree.mul(init, roots)
+        solution = self.solver.solve(lambda u: shrink(product(shrink(u))), shrink(b), start, rtol)
+        return eqx.tree_at(lambda s: s.value, solution, shrink(solution.value))
+
+
+class StationaryPoint(eqx.Module):
+    """The hypergradient through the stationary point, with the measurements made on the way."""
+
+    value: Array
+    hypergradient: PyTree
+    solution: LinearSolution
+    inner_gradient_norm: Array
+    outer_gap: Array  # |∇Fᵀ H⁻¹ ∇L|: how much F would still change, to first order, if the inner problem were solved
+
+    def stats(self, solved: SolveStats, **diagnostics: Array) -> Stats:
+        """Returns counts of training and solving together, residual and status."""
+        status = (
+            flag(~(self.solution.residual <= 1e-2), Status.LINEAR_UNCONVERGED)
+            | flag(self.solution.negative_curvature, Status.NEGATIVE_CURVATURE)
+            | flag(~(self.outer_gap <= 1e-2 * jnp.abs(self.value)), Status.INNER_UNCONVERGED)
+        )
+        counts = Counts(
+            iterations=solved.iterations,
+            inner_gradients=solved.gradients + 1,
+            hvps=self.solution.steps + 1,
+            outer_gradients=1,
+        )
+        diagnostics |= {"inner_gradient_norm": self.inner_gradient_norm, "outer_gap": self.outer_gap}
+        return Stats(counts, status, self.solution.residual, diagnostics)
+
+
+def inner_gradient_norm(training: Training, state: InnerState) -> Array:
+    """Returns ‖∇_w L‖ at the weights of `state`, for the draw of L that the linear system is made of."""
+    inner = inner_objective(training.problem, state.partitioned, training.keys.inner)
+    return norm(jax.grad(inner)(state.partitioned.arrays, training.hparams))
+
+
+def implicit_hypergradient(
+    training: Training,
+    end: InnerState,
+    system: LinearSystem,
+    init: PyTree | None = None,
+    rtol: Array | float = 0.0,
+) -> StationaryPoint:
+    """Returns dF/dλ = ∂_λ F - (∂²L/∂w∂λ)ᵀ v with H v = ∇_w F, at the end of training.
+
+    The linear solve starts at `init` (at zero if `None`) and stops at the relative residual `rtol` or at its budget.
+    """
+    value, by_arrays, by_hparams = training.outer_value_and_grads(end)
+    size = inner_gradient_norm(training, end)
+    solution = system.solve(training, end, by_arrays, init, rtol)
+    inner, arrays = inner_objective(training.problem, end.partitioned, training.keys.inner), end.partitioned.arrays
+    _, mixed = jax.vjp(lambda hparams: jax.grad(inner)(arrays, hparams), training.hparams)
+    hypergradient = optax.tree.sub(by_hparams, mixed(solution.value)[0])
+    # vᵀ∇L as a derivative along v: the gradient itself would lie in memory through the solve.
+    _, gap = jax.jvp(lambda arrays: inner(arrays, training.hparams), (arrays,), (solution.value,))
+    return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap))
+
+
+def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: InnerState, hparams: PyTree) -> None:
+    """Refuses what the implicit function theorem cannot see.
+
+    At a stationary point of L the learning rate, momentum and the like leave no trace, and their implicit
+    hypergradient is 0 whatever their true effect. **Raises** `ValueError` naming every hyperparameter that enters Φ
+    but neither loss, or the solver, if its solutions are not stationary points.
+    """
+    if not inner.smooth:
+        raise ValueError(
+            f"{inner.solver_class.__name__} does not end at a zero of the inner gradient (it has a proximal step or a "
+            "projection), so implicit estimators do not apply; use a trajectory estimator such as Reverse"
+        )
+    key = jax.random.key(0)
+    in_step = _enters(lambda h: inner.step(problem, h, state, key), hparams)
+    in_losses = _enters(
+        lambda h: (
+            problem.inner_loss(state.params, h, problem.train, key),
+            problem.outer_loss(state.params, h, problem.valid, key),
+        ),
+        hparams,
+    )
+    paths = [path for path, _ in named_leaves(hparams, "hparams")]
+    unseen = [path for path, a, b in zip(paths, in_step, in_losses, strict=True) if a and not b]
+    if unseen:
+        raise ValueError(
+            f"{', '.join(unseen)} acts only through the optimiser: implicit estimators cannot see it (their "
+            "hypergradient would be 0 whatever its effect); use Reverse, DrMAD or Greedy"
+        )
+
+
+def _enters(function: Callable, hparams: PyTree) -> list[bool]:
+    """Returns for every leaf of `hparams` whether any output of `function` depends on it."""
+    jaxpr = jax.make_jaxpr(function)(hparams).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return list(used)

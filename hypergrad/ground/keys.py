@@ -1,0 +1,23 @@
+"""The keys of one training run, all folded from one: the only place that says which evaluation draws with which."""
+
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, ArrayLike
+
+
+class EndKeys(NamedTuple):
+    """The keys of the losses at the end of training."""
+
+    outer: Array  # of the outer loss
+    inner: Array  # of the inner loss in a linear system: one draw, so that its Hessian is symmetric
+
+
+def step_key(key: Array, t: ArrayLike) -> Array:
+    """Returns the key of training step t = 0, 1, ..., so that a backward pass draws what training drew."""
+    return jax.random.fold_in(key, t)
+
+
+def end_keys(key: Array, num_steps: int) -> EndKeys:
+    """Returns the keys that follow those of `num_steps` training steps."""
+    return EndKeys(jax.random.fold_in(key, num_steps), jax.random.fold_in(key, num_steps + 1))

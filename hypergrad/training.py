@@ -1,0 +1,96 @@
+"""One training run, from its first state to the outer loss at its end."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, ArrayLike, PyTree
+
+from .ground.keys import EndKeys, end_keys, step_key
+from .inner import AbstractInnerSolver, InnerState, SolveStats
+from .problem import BilevelProblem, check_model, outer_value_and_grads
+from .stats import Counts, Estimate, Stats
+
+
+class Training(eqx.Module):
+    """One training run: an inner solver on a problem, at fixed hyperparameters, with the key of all its steps.
+
+    Trajectory estimators are built from `step_vjp`. Step t draws with `fold_in(key, t)`, the outer loss at the end with
+    `fold_in(key, T)`, the linear system of an implicit estimator with `fold_in(key, T + 1)`, T = `inner.num_steps`.
+    """
+
+    inner: AbstractInnerSolver
+    problem: BilevelProblem
+    hparams: PyTree
+    key: Array
+
+    @property
+    def keys(self) -> EndKeys:
+        """The keys of the losses at the end of training."""
+        return end_keys(self.key, self.inner.num_steps)
+
+    def begin(self, state: InnerState, warm_start: bool) -> InnerState:
+        """Returns the state to train from: `state` itself, or the first one of its model."""
+        begin = self.inner.resume if warm_start else self.inner.restart
+        return begin(self.problem, self.hparams, state)
+
+    def step(self, state: InnerState, t: ArrayLike) -> InnerState:
+        """Returns Φ(state; hparams), the state after step t."""
+        return self.inner.step(self.problem, self.hparams, state, step_key(self.key, t))
+
+    def step_vjp(
+        self, state: InnerState, t: ArrayLike
+    ) -> tuple[InnerState, Callable[[InnerState], tuple[InnerState, PyTree]]]:
+        """Returns the state after step t and the pullback c -> (Aᵀc, Bᵀc), A = ∂Φ/∂(w, s) and B = ∂Φ/∂λ at `state`.
+
+        A cotangent has the structure of the state with `None` at the leaves that are not inexact arrays.
+        """
+        phi = lambda state, hparams: self.inner.step(self.problem, hparams, state, step_key(self.key, t))
+        return eqx.filter_vjp(phi, state, self.hparams)
+
+    def step_jvp(
+        self, state: InnerState, t: ArrayLike
+    ) -> tuple[InnerState, Callable[[InnerState, PyTree], InnerState]]:
+        """Returns the state after step t and the map (z, d) -> A z + B d; tangents as in `step_vjp`."""
+        inexact, rest = eqx.partition(state, eqx.is_inexact_array)
+
+        def phi(inexact, hparams):
+            new = self.inner.step(self.problem, hparams, eqx.combine(inexact, rest), step_key(self.key, t))
+            return eqx.partition(new, eqx.is_inexact_array)
+
+        new, push, rest_of_new = jax.linearize(phi, inexact, self.hparams, has_aux=True)
+        return eqx.combine(new, rest_of_new), push
+
+    def advance(self, state: InnerState, start: ArrayLike, stop: ArrayLike) -> InnerState:
+        """Returns the state after steps `start ... stop - 1`. Nothing is stored on the way."""
+        return jax.lax.fori_loop(start, stop, lambda t, state: self.step(state, t), state)
+
+    def solve(self, state: InnerState, tol: Array | float = 0.0) -> tuple[InnerState, SolveStats]:
+        """Returns the end of training and its counts; see `AbstractInnerSolver.solve`."""
+        return self.inner.solve(self.problem, self.hparams, state, self.key, tol)
+
+    def outer_value_and_grads(self, end: InnerState) -> tuple[Array, PyTree, PyTree]:
+        """Returns `(F, ∇_w F, ∂_λ F)`, the outer loss at the end of training and its derivatives."""
+        return outer_value_and_grads(self.problem, self.hparams, end.partitioned, self.keys.outer)
+
+    def evaluate(self, state: InnerState) -> tuple[Estimate, InnerState]:
+        """Trains from `state` and measures the outer loss; returns an estimate without a hypergradient, and the end."""
+        end, solved = self.solve(state)
+        value = self.problem.outer_loss(end.params, self.hparams, self.problem.valid, self.keys.outer)
+        counts = Counts(iterations=solved.iterations, inner_gradients=solved.gradients)
+        return Estimate(None, value, end.partitioned, Stats(counts)), end
+
+
+@eqx.filter_jit
+def evaluate(
+    inner: AbstractInnerSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array
+) -> Estimate:
+    """Trains `params` at fixed hyperparameters and measures the outer loss.
+
+    Returns an `Estimate` whose `hypergradient` is `None`. `hparams` may be any pytree that the losses take, integers
+    included. *Cost*: one training run.
+
+    **Raises** `TypeError` or `ValueError` where the arguments do not fit each other.
+    """
+    start = inner.start(problem, check_model(problem, params, hparams), hparams)
+    return Training(inner, problem, hparams, key).evaluate(start)[0]
