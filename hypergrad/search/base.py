@@ -4,11 +4,12 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..ground.tree import PartitionedModel
+from ..ground.tree import PartitionedModel, partition
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
 
@@ -62,11 +63,11 @@ class AbstractSearch(eqx.Module):
         """One step of the search."""
 
 
-def first_state(
-    hparams: PyTree, partitioned: PartitionedModel, value_like: Array, inner_state: Any, opt_state: Any
-) -> SearchState:
-    """A `SearchState` with nothing found and nothing spent."""
-    best = Best(hparams, jnp.full_like(value_like, jnp.inf), partitioned)
+def first_state(problem: BilevelProblem, hparams: PyTree, inner_state: Any, opt_state: Any) -> SearchState:
+    """Returns a `SearchState` with nothing found and nothing spent; its model is that of `inner_state`."""
+    model = inner_state.params
+    value = eqx.filter_eval_shape(problem.outer_loss, model, hparams, problem.valid, jax.random.key(0))
+    best = Best(hparams, jnp.full_like(value, jnp.inf), partition(model))
     return SearchState(hparams, best, inner_state, opt_state, jnp.zeros((), jnp.int32), Counts())
 
 

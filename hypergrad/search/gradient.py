@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
 from ..estimators.base import AbstractEstimator
 from ..ground.tree import all_finite
-from ..problem import BilevelProblem, check
+from ..problem import BilevelProblem, as_hparams
 from ..stats import Counts, Status
 from .base import AbstractSearch, Record, SearchState, better, first_state
 
@@ -42,18 +41,17 @@ class GradientSearch(AbstractSearch):
     projection: Callable[[PyTree], PyTree] = identity
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
-        """The state before the first step."""
-        partitioned, hparams = check(problem, params, hparams)
-        estimator_state = self.estimator.init(problem, partitioned.model, hparams)
-        value = eqx.filter_eval_shape(problem.outer_loss, partitioned.model, hparams, problem.valid, jax.random.key(0))
-        return first_state(hparams, partitioned, value, estimator_state, self.optimiser.init(hparams))
+        """Returns the state before the first step. Raises what the estimator's `init` raises."""
+        hparams = as_hparams(hparams)
+        inner_state = self.estimator.init(problem, params, hparams)
+        return first_state(problem, hparams, inner_state, self.optimiser.init(hparams))
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Estimate, record, move."""
-        estimate, estimator_state = self.estimator.step(problem, state.hparams, state.inner_state, key)
+        estimate, inner_state = self.estimator.step(problem, state.hparams, state.inner_state, key)
         optimiser = optax.with_extra_args_support(self.optimiser)
-        updates, optimiser_state = optimiser.update(
+        updates, opt_state = optimiser.update(
             estimate.hypergradient,
             state.opt_state,
             state.hparams,
@@ -68,8 +66,8 @@ class GradientSearch(AbstractSearch):
         return SearchState(
             hparams=optax.tree.where(moved, hparams, state.hparams),
             best=better(state.best, state.hparams, estimate),
-            inner_state=optax.tree.where(usable, estimator_state, state.inner_state),
-            opt_state=optax.tree.where(moved, optimiser_state, state.opt_state),
+            inner_state=optax.tree.where(usable, inner_state, state.inner_state),
+            opt_state=optax.tree.where(moved, opt_state, state.opt_state),
             num_steps=state.num_steps + jnp.int32(1),
             spent=spent,
         ), record

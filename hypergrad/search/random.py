@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.tree import describe, strong
 from ..inner import AbstractInnerSolver, as_inner_solver
-from ..problem import BilevelProblem, check
+from ..problem import BilevelProblem, as_hparams
 from ..training import Training
 from .base import AbstractSearch, Record, SearchState, better, first_state
 
@@ -28,18 +28,19 @@ class RandomSearch(AbstractSearch):
     prior: Callable[[Array], PyTree]
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
-        """The state before the first draw; `hparams` gives structure and shapes. Raises `ValueError` where the prior
-        draws something else."""
-        partitioned, hparams = check(problem, params, hparams)
+        """Returns the state before the first draw; `hparams` gives structure and shapes.
+
+        Raises `ValueError` where the prior draws something else.
+        """
+        hparams = as_hparams(hparams)
         drawn = eqx.filter_eval_shape(lambda key: strong(self.prior(key)), jax.random.key(0))
         if describe(drawn) != describe(hparams):
             raise ValueError(f"prior draws {describe(drawn)}, but hparams is {describe(hparams)}")
-        value = eqx.filter_eval_shape(problem.outer_loss, partitioned.model, hparams, problem.valid, jax.random.key(0))
-        return first_state(hparams, partitioned, value, self.inner.start(problem, partitioned, hparams), None)
+        return first_state(problem, hparams, self.inner.init(problem, params, hparams), None)
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
-        """Draw, train, compare."""
+        """Draws, trains, compares."""
         prior_key, key = jax.random.split(key)
         hparams = strong(self.prior(prior_key))
         training = Training(self.inner, problem, hparams, key)

@@ -135,7 +135,8 @@ class MAID(AbstractSearch):
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """The state before the first evaluation. Raises `ValueError` for hyperparameters it cannot see."""
-        inner, hparams = self.inner.init(problem, params, hparams), as_hparams(hparams)
+        hparams = as_hparams(hparams)
+        inner = self.inner.init(problem, params, hparams)
         refuse_unseen(problem, self.inner, inner, hparams)
         value = eqx.filter_eval_shape(problem.outer_loss, inner.params, hparams, problem.valid, jax.random.key(0))
         number = lambda x, like: jnp.full((), x, like.dtype)
@@ -148,7 +149,7 @@ class MAID(AbstractSearch):
         )
         weights = inner.partitioned.arrays
         memo = MAIDState(inner, optax.tree.zeros_like(weights), Probes(weights), nowhere, control, scale)
-        return first_state(hparams, inner.partitioned, value, memo, None)
+        return first_state(problem, hparams, memo, None)
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:

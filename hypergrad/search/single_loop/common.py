@@ -54,10 +54,8 @@ def start(
     partitioned, hparams = check(problem, params, hparams)
     second = auxiliary(partitioned.arrays)
     states = optimisers.params.init(partitioned.arrays), optimisers.auxiliary.init(second)
-    value = eqx.filter_eval_shape(problem.outer_loss, partitioned.model, hparams, problem.valid, jax.random.key(0))
-    return first_state(
-        hparams, partitioned, value, LoopState(partitioned, second, states), optimisers.hparams.init(hparams)
-    )
+    opt_state = optimisers.hparams.init(hparams)
+    return first_state(problem, hparams, LoopState(partitioned, second, states), opt_state)
 
 
 def move(
