@@ -8,10 +8,10 @@ from .ground.tree import named_leaves
 
 
 def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
-    """`size` rows drawn independently and uniformly, with replacement: one gather, whatever the size of the data.
+    """Draws `size` rows independently and uniformly, with replacement.
 
-    The mean of a loss over the batch is an unbiased estimate of its mean over `data`. Every array of `data`
-    has the same leading axis.
+    The mean of a loss over the batch is an unbiased estimate of its mean over `data`. Every array of `data` has the
+    same leading axis. *Cost*: one gather, whatever the size of the data.
 
     **Raises** `ValueError` where `size` is not positive or the leading axes differ.
     """
@@ -21,10 +21,10 @@ def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
 
 
 def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
-    """Rows `t * size ... (t + 1) * size - 1` of an endless stream in which every row comes once per epoch.
+    """Returns rows `t * size ... (t + 1) * size - 1` of an endless stream in which every row comes once per epoch.
 
-    Epoch e is the permutation of all rows drawn from `fold_in(key, e)`; a batch may straddle two epochs. `key`
-    is the same for all `t`. *Cost*: two permutations of all rows per call.
+    Epoch e is the permutation of all rows drawn from `fold_in(key, e)`; a batch may straddle two epochs. `key` is the
+    same for all `t`. *Cost*: two permutations of all rows per call.
 
     **Raises** `ValueError` where `size` is not positive or larger than the data, or the leading axes differ.
     """
@@ -33,13 +33,14 @@ def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
         raise ValueError(f"size is {size} but the data have {rows} rows: an epoch cannot fill a batch")
     turns, t = jnp.divmod(jnp.asarray(t, jnp.int32), rows)  # t * size would overflow int32 on a long run
     position = t * size + jnp.arange(size, dtype=jnp.int32)
-    epoch, place = position // rows, position % rows
+    epoch, row = position // rows, position % rows
     orders = [jax.random.permutation(jax.random.fold_in(key, turns * size + e), rows) for e in (epoch[0], epoch[-1])]
-    index = jnp.where(epoch == epoch[0], orders[0][place], orders[1][place])
+    index = jnp.where(epoch == epoch[0], orders[0][row], orders[1][row])
     return jax.tree.map(lambda leaf: leaf[index], data)
 
 
 def _num_rows(data: PyTree, size: int) -> int:
+    """Returns the length of the leading axis that all arrays share."""
     if size < 1:
         raise ValueError(f"size must be positive, got {size}")
     rows = {path: jnp.shape(leaf)[:1] for path, leaf in named_leaves(data, "data")}

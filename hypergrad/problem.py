@@ -15,7 +15,7 @@ Objective = Callable[[PyTree, PyTree], Array]  # (arrays, hparams) -> scalar
 
 
 class BilevelProblem(eqx.Module):
-    """Minimise `outer_loss(w*(λ), λ, valid)` over λ, where `w*(λ)` minimises `inner_loss(w, λ, train)`.
+    """The problem of minimising an outer loss over hyperparameters λ through a model trained on an inner loss.
 
         min_λ F(w*(λ), λ; valid)    with    w*(λ) = argmin_w L(w, λ; train)
 
@@ -67,6 +67,7 @@ def outer_value_and_grads(
 
 
 def _check_data(data: PyTree, name: str) -> PyTree:
+    """Returns the data as JAX arrays. Raises where they are no numbers, empty or not finite."""
     for path, leaf in named_leaves(data, name):
         if isinstance(leaf, str | bytes):
             raise TypeError(f"{path} is text; data must be numbers")
@@ -85,9 +86,10 @@ def _check_data(data: PyTree, name: str) -> PyTree:
 
 
 def num_not_finite(leaf: ArrayLike) -> int:
-    """Entries that are NaN or infinite, counted on the host: nothing is compiled, also not inside somebody's `jit`.
+    """Returns the number of entries that are NaN or infinite.
 
-    Of an array spread over several processes, those that lie in this one.
+    They are counted on the host, so that nothing is compiled, also not inside somebody's `jit`. An array spread over
+    several processes is searched where it lies in this one.
     """
     parts: list[ArrayLike] = [leaf]
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -96,7 +98,7 @@ def num_not_finite(leaf: ArrayLike) -> int:
 
 
 def as_hparams(hparams: PyTree) -> PyTree:
-    """Hyperparameters as floating JAX arrays.
+    """Returns hyperparameters as floating JAX arrays.
 
     **Raises** `ValueError` where there are none, or one is empty or not finite, `TypeError` where a leaf is not a
     floating number; each names the path.
@@ -156,7 +158,10 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
 
 
 def _refuse_stateful(params: PyTree) -> None:
-    """Running averages are moved by evaluations, not by the inner solver: no hypergradient would know of them."""
+    """Raises `TypeError` for layers with running averages.
+
+    Evaluations move them, not the inner solver: no hypergradient would know of them.
+    """
     kinds, plain = eqx.nn.StatefulLayer | eqx.nn.StateIndex | eqx.nn.State, eqx.nn.Sequential
     stateful = lambda part: isinstance(part, kinds) and not isinstance(part, plain)
     for path, part in jax.tree_util.tree_leaves_with_path(params, is_leaf=stateful):

@@ -1,4 +1,4 @@
-"""The hypergradient as a function, for those who want just that."""
+"""The hypergradient as a function of the hyperparameters."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,12 @@ from .problem import BilevelProblem, as_hparams
 def value_and_hypergrad(
     problem: BilevelProblem, estimator: AbstractEstimator
 ) -> Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]]:
-    """A function `(hparams, params, key) -> (value, hypergradient)`: one cold-started estimate.
+    """Returns a function `(hparams, params, key) -> (value, hypergradient)`, one estimate from a cold start.
 
-    `value` is the outer loss after training `params`, the hypergradient has the structure of `hparams`.
-    Compiled once per structure and shape. **Raises** what the estimator's `init` raises.
+    `value` is the outer loss after training the model `params`; the hypergradient has the structure of `hparams`.
+    *Cost*: one step of the estimator; compiled once per structure and shape.
+
+    **Raises** what the estimator's `init` raises.
     """
 
     return lambda hparams, params, key: _cold_estimate(problem, estimator, as_hparams(hparams), params, key)

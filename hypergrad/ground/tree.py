@@ -11,13 +11,13 @@ from jaxtyping import Array, PyTree
 
 
 class PartitionedModel(eqx.Module):
-    """A model as plain arrays: what is not an array sits in the structure, not in the leaves.
+    """A model as a pytree of arrays alone; whatever is no array sits in its structure.
 
-    Any pytree goes in, an `eqx.Module` with activation functions and integers included. The
-    result passes through `jit`, `scan` and `vmap`; `.model` is the model again.
+    Any pytree goes in, an `eqx.Module` with activation functions and integers included. The result passes through
+    `jit`, `scan` and `vmap`, and `.model` is the model again.
     """
 
-    arrays: PyTree  # inexact arrays: what the inner solver moves
+    arrays: PyTree  # inexact arrays, which the inner solver moves
     buffers: PyTree  # all other arrays
     static: tuple = eqx.field(static=True)  # (leaves, treedef) of the rest, hashable
 
@@ -35,7 +35,7 @@ class PartitionedModel(eqx.Module):
         return eqx.combine(self.arrays, self.buffers, jax.tree.unflatten(treedef, leaves))
 
     def with_arrays(self, arrays: PyTree) -> "PartitionedModel":
-        """The same model with other trained arrays."""
+        """Returns the same model with other trained arrays."""
         return eqx.tree_at(lambda partitioned: partitioned.arrays, self, arrays, is_leaf=lambda leaf: leaf is None)
 
 
@@ -45,29 +45,29 @@ def partition(model: PyTree) -> PartitionedModel:
 
 
 def strong(tree: PyTree) -> PyTree:
-    """The same arrays without weak types, which would cost a second trace later."""
+    """Returns the same arrays without weak types, which would cost a second trace later."""
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, jnp.result_type(leaf)), tree)
 
 
 def strong_arrays(tree: PyTree) -> PyTree:
-    """`strong` on the array leaves; other leaves pass."""
+    """Returns the tree with `strong` on its array leaves; other leaves pass."""
     arrays, rest = eqx.partition(tree, lambda leaf: isinstance(leaf, np.ndarray | jax.Array))
     return eqx.combine(strong(arrays), rest)
 
 
 def differentiable(tree: PyTree) -> PyTree:
-    """The leaves that carry a gradient; `None` elsewhere."""
+    """Returns the leaves that carry a gradient; `None` elsewhere."""
     return eqx.filter(tree, eqx.is_inexact_array)
 
 
 def all_finite(tree: PyTree) -> Array:
-    """Whether every entry of every floating leaf is finite."""
+    """Returns true if every entry of every floating leaf is finite."""
     leaves = jax.tree.leaves(differentiable(tree))
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.bool_(True)
 
 
 def vdot(a: PyTree, b: PyTree) -> Array:
-    """Inner product over all leaves."""
+    """Returns the inner product over all leaves."""
     # All axes but the last first, apart from the last: the CPU backend vectorises that, and not a sum over everything.
     columns = lambda x, y: jnp.sum(jnp.conj(x) * y, axis=range(x.ndim - 1))
     total = lambda x, y: jnp.sum(jax.lax.optimization_barrier(columns(x, y)))
@@ -75,15 +75,15 @@ def vdot(a: PyTree, b: PyTree) -> Array:
 
 
 def norm(tree: PyTree) -> Array:
-    """Euclidean norm over all leaves."""
+    """Returns the Euclidean norm over all leaves."""
     return jnp.sqrt(jnp.real(vdot(tree, tree)))
 
 
 def describe(tree: PyTree) -> str:
-    """Shapes and types of a pytree on one line, for error messages."""
+    """Returns shapes and types of a pytree on one line, for error messages."""
     return eqx.tree_pformat(tree, width=10_000, short_arrays=True, struct_as_array=True)
 
 
 def named_leaves(tree: PyTree, name: str) -> list[tuple[str, Any]]:
-    """`(path, leaf)` pairs, each path as a user would write it: `hparams['l2'][0]`."""
+    """Returns `(path, leaf)` pairs, each path as a user would write it: `hparams['l2'][0]`."""
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]

@@ -1,4 +1,4 @@
-"""What every linear solver is: H v = b with a symmetric operator given as a matrix-vector product."""
+"""The protocol of linear solvers: H v = b, the operator H given as a matrix-vector product."""
 
 import abc
 import dataclasses
@@ -15,8 +15,13 @@ MatVec = Callable[[PyTree], PyTree]
 
 
 class LinearSolution(eqx.Module):
-    """`value`: the solution; `residual`: ‖b - (H + damping I) v‖ / ‖b‖, recomputed at the end; `steps`: products H v
-    spent; `negative_curvature`: whether some direction p with pᵀ(H + damping I)p <= 0 was met."""
+    """The result of a linear solve.
+
+    - `value`: v, like b.
+    - `residual`: the relative residual ‖b - (H + damping I) v‖ / ‖b‖, recomputed at the end.
+    - `steps`: products H v spent.
+    - `negative_curvature`: true where a direction p with pᵀ(H + damping I)p <= 0 was met.
+    """
 
     value: PyTree
     residual: Array
@@ -25,20 +30,23 @@ class LinearSolution(eqx.Module):
 
 
 class AbstractLinearSolver(eqx.Module):
-    """`solve(matvec, b, init, tol)` returns a `LinearSolution`.
+    """A method for H v = b that knows its budget.
 
-    A solver owns its budget and stops at it whatever happens; the residual it reports is recomputed. That is why these
-    short recursions are ours: library solvers return the solution alone, which hides an unfinished or indefinite solve.
+    It stops at the budget whatever happens, and recomputes the residual that it reports. These short recursions are
+    part of this library for that reason: solvers of other libraries return the solution alone, which hides an
+    unfinished or indefinite solve.
     """
 
     @abc.abstractmethod
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, tol: Array | float) -> LinearSolution:
-        """Solve from `init` (from zero if `None`) until the relative residual is at most `max(tol, self.tol)` or the
-        budget is spent."""
+        """Returns a `LinearSolution`, from `init` (from zero if `None`).
+
+        An iteration stops once the relative residual is at most `max(tol, self.tol)`, or the budget is spent.
+        """
 
 
 def check_options(max_steps: int, damping: float) -> None:
-    """Raise `ValueError` for a budget or a damping that cannot work."""
+    """Raises `ValueError` for a budget or a damping that cannot work."""
     if not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
     if isinstance(damping, int | float) and damping < 0:
@@ -46,7 +54,10 @@ def check_options(max_steps: int, damping: float) -> None:
 
 
 class AbstractIterativeSolver(AbstractLinearSolver):
-    """A solver that comes closer with every step: the options of all of them."""
+    """A solver that comes closer with every step.
+
+    **Arguments**: `max_steps`, the budget; `damping`, added to the diagonal; `tol`, the relative residual to stop at.
+    """
 
     max_steps: int = 20
     _: dataclasses.KW_ONLY
@@ -58,7 +69,7 @@ class AbstractIterativeSolver(AbstractLinearSolver):
 
 
 def first_iterate(matvec: MatVec, b: PyTree, init: PyTree | None) -> tuple[PyTree, PyTree, int]:
-    """First iterate, its residual, and the products spent. A warm start that is worse than none is dropped."""
+    """Returns the first iterate, its residual, and the products spent. A warm start worse than none is dropped."""
     zero = optax.tree.zeros_like(b)
     if init is None:
         return zero, b, 0
@@ -68,12 +79,12 @@ def first_iterate(matvec: MatVec, b: PyTree, init: PyTree | None) -> tuple[PyTre
 
 
 def last_iterate(matvec: MatVec, b: PyTree, value: PyTree, steps: Array, negative_curvature: Array) -> LinearSolution:
-    """The solution with its true residual; `steps` is what was spent before."""
+    """Returns the solution with its true residual; `steps` are the products spent before."""
     size = norm(b)
     residual = norm(optax.tree.sub(b, matvec(value))) / jnp.where(size > 0, size, 1)
     return LinearSolution(value, residual, steps + 1, negative_curvature)
 
 
 def damped(matvec: MatVec, damping: float) -> MatVec:
-    """v -> (H + damping I) v."""
+    """Returns the operator v -> (H + damping I) v."""
     return lambda v: optax.tree.add_scale(matvec(v), damping, v)

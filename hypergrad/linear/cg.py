@@ -16,7 +16,8 @@ class CG(AbstractIterativeSolver):
     non-positive curvature it stops and returns the iterate it has, flagged.
 
     *Cost*: one product per step and one or two more, for a warm start and the residual. *Memory*: four vectors.
-    *Bias*: early stopping acts like damping. On an indefinite Hessian no CG answer can be trusted.
+    *Bias*: early stopping acts like damping.
+    *When not to use it*: on an indefinite Hessian, where no answer of it can be trusted.
     **Source**: Hestenes and Stiefel (1952); truncated at negative curvature as in Steihaug (1983).
     """
 
@@ -50,8 +51,9 @@ class CG(AbstractIterativeSolver):
 class NormalCG(AbstractIterativeSolver):
     """Conjugate gradients on the normal equations A² v = A b with A = H + damping I.
 
-    Right for any nonsingular symmetric matrix, indefinite ones too. `MINRES` does the same with one product per step
-    and the square root of the condition number: this is here for comparison, as the default of other libraries.
+    Right for any nonsingular symmetric matrix, indefinite ones too. `MINRES` needs one product per step and converges
+    with the condition number where this converges with its square. It is the default of other libraries, and here for
+    comparison.
 
     *Cost*: two products per step, and one to three more. *Memory*: four vectors. *Bias*: that of early stopping, with
     the squared condition number.
@@ -60,7 +62,7 @@ class NormalCG(AbstractIterativeSolver):
     """
 
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
-        """See `AbstractLinearSolver.solve`; the tolerance is on ‖A (b - A v)‖ / ‖A b‖."""
+        """See `AbstractLinearSolver.solve`; the tolerance bounds ‖A (b - A v)‖ / ‖A b‖."""
         product = damped(matvec, self.damping)
         found = CG(self.max_steps, tol=self.tol).solve(lambda v: product(product(v)), product(b), init, tol)
         return last_iterate(product, b, found.value, 2 * found.steps + 1, jnp.bool_(False))

@@ -1,4 +1,4 @@
-"""What stands for the Hessian of the inner loss in an implicit hypergradient."""
+"""Curvatures: the Hessian of the inner loss in an implicit hypergradient, or a substitute for it."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ Curvature = Callable[
 
 
 def hessian(problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array) -> MatVec:
-    """v -> ∂²L/∂w² v. Linearised once; one key for every product, so that the operator is symmetric."""
+    """Returns v -> ∂²L/∂w² v. Linearised once; one key for every product, so that the operator is symmetric."""
     gradient = jax.grad(inner_objective(problem, partitioned, key))
     return jax.linearize(lambda params: gradient(params, hparams), partitioned.arrays)[1]
 
@@ -50,7 +50,7 @@ class GaussNewton(eqx.Module):
         return value if self.penalty is None else value + self.penalty(model, hparams, data, key)
 
     def product(self, problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array) -> MatVec:
-        """v -> G v."""
+        """Returns v -> G v."""
         rest = (hparams, problem.train, key)
         outputs, push = jax.linearize(
             lambda w: self.outputs(partitioned.with_arrays(w).model, *rest), partitioned.arrays
@@ -63,7 +63,7 @@ class GaussNewton(eqx.Module):
 
 
 def gauss_newton(problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array) -> MatVec:
-    """v -> G v for a problem whose `inner_loss` is a `GaussNewton`. **Raises** `TypeError` for another."""
+    """Returns v -> G v for a problem whose `inner_loss` is a `GaussNewton`. **Raises** `TypeError` for another."""
     if not isinstance(problem.inner_loss, GaussNewton):
         raise TypeError("curvature=gauss_newton needs an inner_loss in parts: GaussNewton(outputs, loss, penalty)")
     return problem.inner_loss.product(problem, hparams, partitioned, key)

@@ -17,6 +17,7 @@ class MINRES(AbstractIterativeSolver):
     flagged: there the inner problem is at a saddle, not at a minimum).
 
     *Cost*: one product per step and one or two more. *Memory*: seven vectors. *Bias*: early stopping acts like damping.
+    *When not to use it*: on operators that are not symmetric; see `GMRES`.
     **Source**: Paige and Saunders (1975), section 6.
     """
 
@@ -61,11 +62,12 @@ class MINRES(AbstractIterativeSolver):
 class GMRES(AbstractIterativeSolver):
     """The vector of least residual in a Krylov space of `max_steps` dimensions, for any nonsingular operator.
 
-    For curvatures that are not symmetric, such as the derivative of a fixed-point map that is no gradient step; for
-    symmetric ones `MINRES` finds the same with seven vectors.
+    It is made for operators that are not symmetric, such as the derivative of a fixed-point map that is no gradient
+    step. For symmetric ones `MINRES` finds the same vector with less memory.
 
     *Cost*: `max_steps` products and two or three more, whatever the tolerance. *Memory*: `max_steps` + 3 vectors.
-    *Bias*: early stopping acts like damping. Negative curvature is not looked for.
+    *Bias*: early stopping acts like damping. Negative curvature is not detected.
+    *When not to use it*: on symmetric operators.
     **Source**: Saad and Schultz (1986), through `jax.scipy.sparse.linalg.gmres`.
     """
 

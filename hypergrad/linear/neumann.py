@@ -20,6 +20,7 @@ class Neumann(AbstractLinearSolver):
 
     *Cost*: K products, one for the residual, one for a warm start (and `power_steps`). *Memory*: three vectors.
     *Bias*: ‖error‖ <= ρ^K ‖b‖/μ with ρ = max|1 - αλ|, so 0 < α < 2/λ_max is needed.
+    *When not to use it*: on an indefinite or ill-conditioned Hessian.
     **Source**: Lorraine, Vicol, Duvenaud (2020), Algorithm 3.
     """
 
@@ -64,6 +65,7 @@ class Neumann(AbstractLinearSolver):
         return last_iterate(product, b, v, steps + spent + power_steps, negative)
 
     def _step_size(self, product: MatVec, b: PyTree) -> tuple[Array, int]:
+        """Returns α and the products spent on it."""
         if self.step_size is not None:
             return jnp.asarray(self.step_size), 0
 

@@ -1,4 +1,4 @@
-"""How wrong an implicit hypergradient is, bounded from what was computed."""
+"""A posteriori bounds on the error of an implicit hypergradient."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,10 @@ StrongConvexity = float | Callable[[PyTree], Array] | None
 
 
 class Measurement(eqx.Module):
-    """How the numbers of an error bound are measured: the strong convexity μ by a linear solve, where it is not given,
-    the norms by `power_steps` power iterations."""
+    """The way in which the numbers of an error bound are measured.
+
+    The strong convexity μ, where it is not given, is measured by a linear solve, the norms by power iterations.
+    """
 
     linear_solver: AbstractLinearSolver
     strong_convexity: StrongConvexity
@@ -41,10 +43,10 @@ class Probes(eqx.Module):
 
 
 class ErrorBound(eqx.Module):
-    """The bounds, the numbers they are made of, and the work that took."""
+    """The bounds, the numbers that they are made of, and the work done."""
 
-    inner_part: Array  # what training to the end would remove of ω
-    linear_part: Array  # what solving to the end would
+    inner_part: Array  # the part of ω that training to the end would remove
+    linear_part: Array  # the part that solving to the end would remove
     value: Array  # F - vᵀ∇L, closer to F(w*(λ)) than F
     value_error: Array
     strong_convexity: Array
@@ -114,6 +116,7 @@ def _linearised(training: Training, end: InnerState, v: PyTree):
 
 
 def _unit(vector: PyTree, otherwise: PyTree) -> PyTree:
+    """Returns the vector at length 1, or `otherwise` where it has no direction."""
     size = norm(vector)
     usable = jnp.isfinite(size) & (size > 0)
     return optax.tree.where(usable, optax.tree.scale(1 / jnp.where(usable, size, 1), vector), otherwise)

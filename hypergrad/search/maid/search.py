@@ -1,4 +1,4 @@
-"""MAID: descent that finds out how accurate it has to be, and how far it may go."""
+"""MAID: gradient descent that adapts its accuracy and its step length."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from .error_bound import ErrorBound, Measurement, Probes, StrongConvexity, error
 
 
 class Point(eqx.Module):
-    """An evaluated point: where, its hypergradient, its corrected value and the bound on that."""
+    """An evaluated point: hyperparameters, hypergradient, corrected value and the bound on its error."""
 
     hparams: PyTree
     hypergradient: PyTree
@@ -37,7 +37,7 @@ class Point(eqx.Module):
 
 
 class Control(eqx.Module):
-    """What is adapted."""
+    """The numbers that MAID adapts."""
 
     step_size: Array
     inner_rtol: Array  # relative to `scale`
@@ -45,7 +45,7 @@ class Control(eqx.Module):
 
 
 class MAIDState(eqx.Module):
-    """Warm starts, the last accepted point, and what is adapted."""
+    """Warm starts, the last accepted point, and the adapted numbers."""
 
     inner: InnerState
     adjoint: PyTree
@@ -96,10 +96,10 @@ class MAID(AbstractSearch):
     accepted point nor a warm start. `value` is F itself; `diagnostics` holds the errors and what was used.
 
     *Cost*: of an evaluation, as `HOAG`, with 5 + 6 `power_steps` products and gradients more, and a short linear solve
-    if μ is estimated. *Memory*: as `HOAG`, and three vectors. *Bias*: at most a ‖p‖. *When not to use it*: with noisy
-    inner gradients; where L is not strongly convex, for the bounds are infinite and λ stays (NEGATIVE_CURVATURE); on
-    networks, where the bounds need accuracy that training does not give; where a good schedule is known, for `HOAG`
-    saves the bounds.
+    if μ is estimated. *Memory*: as `HOAG`, and three vectors. *Bias*: at most a ‖p‖.
+    *When not to use it*: with noisy inner gradients; where L is not strongly convex, because the bounds are infinite
+    and λ stays (NEGATIVE_CURVATURE); on networks, where the bounds need accuracy that training does not give; where a
+    good schedule is known, because `HOAG` saves the bounds.
 
     **Source**: after Salehi, Mukherjee, Roberts, Ehrhardt (2024, arXiv 2308.10098); there a step holds a whole line
     search, tolerances change by fixed factors, values are not corrected, and the bounds have other Lipschitz constants.
@@ -134,7 +134,7 @@ class MAID(AbstractSearch):
                 raise ValueError(f"{name} must be positive, got {number}")
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
-        """The state before the first evaluation. Raises `ValueError` for hyperparameters it cannot see."""
+        """Returns the state before the first evaluation. Raises `ValueError` for hyperparameters it cannot see."""
         hparams = as_hparams(hparams)
         inner = self.inner.init(problem, params, hparams)
         refuse_unseen(problem, self.inner, inner, hparams)
@@ -153,7 +153,7 @@ class MAID(AbstractSearch):
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
-        """Evaluate the candidate, accept or refuse it, adapt."""
+        """Evaluates the candidate, accepts or refuses it, adapts."""
         estimate, bound, warm = self._evaluate(problem, state, key)
         usable = (estimate.stats.status & Status.NONFINITE) == 0
         hparams, accepted, control, new = self._decide(state, estimate, bound, usable)
@@ -174,7 +174,7 @@ class MAID(AbstractSearch):
         ), Record(state.hparams, estimate.value, stats)
 
     def _evaluate(self, problem: BilevelProblem, state: SearchState, key: Array):
-        """Train and solve to the present tolerances; the estimate, its bounds, the next warm starts."""
+        """Trains and solves to the present tolerances; returns the estimate, its bounds, the next warm starts."""
         memo, hparams = state.inner_state, state.hparams
         training = Training(self.inner, problem, hparams, key)
         scale = jax.lax.cond(memo.scale == 0, lambda: inner_gradient_norm(training, memo.inner), lambda: memo.scale)
@@ -195,7 +195,7 @@ class MAID(AbstractSearch):
         return estimate, bound, (end, v, bound.probes, scale)
 
     def _decide(self, state: SearchState, estimate: Estimate, bound: ErrorBound, usable: Array):
-        """The next candidate, the accepted point, what is adapted, and whether the accepted point moved."""
+        """Returns the next candidate, the accepted point, the adapted numbers, and whether the accepted point moved."""
         memo, control = state.inner_state, state.inner_state.control
         base, gradient_norm = memo.accepted, norm(estimate.hypergradient)
         first = jnp.isinf(base.value)
@@ -226,7 +226,7 @@ class MAID(AbstractSearch):
         return hparams, accepted, control, new
 
     def _factor(self, part: Array, gradient_norm: Array, most: Array) -> Array:
-        """For a tolerance whose part of the error should be below half of what is allowed."""
+        """Returns the factor of a tolerance, such that its part of the error falls below half of what is allowed."""
         ratio = self.accuracy * gradient_norm / (2 * jnp.where(part > 0, part, 1))
         return jnp.where(part > 0, jnp.clip(self.shrink * ratio, self.shrink**4, most), most)
 
