@@ -28,8 +28,8 @@ from .folds import holdout_masks as holdout_masks
 from .folds import kfold_masks as kfold_masks
 from .pseudodata import bootstrap_weights as bootstrap_weights
 from .pseudodata import monte_carlo as monte_carlo
-from .replicas import healthy as healthy
 from .replicas import init_members as init_members
+from .replicas import is_finite as is_finite
 from .replicas import map_members as map_members
 from .replicas import member as member
 from .replicas import member_keys as member_keys

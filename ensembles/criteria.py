@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 from .checks import has_shape, num_members
 from .covariance import cholesky
 from .folds import by_fold
-from .replicas import healthy, map_members
+from .replicas import is_finite, map_members
 from .statistics import ensemble_chi2, mean_chi2, negative_log_probability, phi2
 
 
@@ -129,7 +129,7 @@ def outer_loss(
     def loss(members: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
         inputs, folds = data
         predictions = map_members(predict, members, hparams, inputs)[: num_members(members) if num is None else num]
-        keep = by_fold(healthy(predictions), len(folds)) if drop_failed else None
+        keep = by_fold(is_finite(predictions), len(folds)) if drop_failed else None
         return criterion(by_fold(predictions, len(folds)), folds, keep=keep)
 
     return loss

@@ -95,8 +95,8 @@ def replicate_optimiser(
     return optax.GradientTransformation(init, update)
 
 
-def healthy(members: PyTree) -> Array:
-    """For every member, whether all its floating numbers are finite; takes models as well as predictions."""
+def is_finite(members: PyTree) -> Array:
+    """Returns for every member whether all its floating numbers are finite; takes models and predictions alike."""
     num = num_members(members)
     leaves = jax.tree.leaves(eqx.filter(members, eqx.is_inexact_array))
     finite = [jnp.all(jnp.isfinite(leaf), axis=range(1, leaf.ndim)) for leaf in leaves]

@@ -4,7 +4,7 @@ Notation: T of shape (R, N), predictions of R members for N points; D the data; 
 factor L from `cholesky`; T̄ the mean over members; everything per point. Common arguments:
 
 - `mask` of shape (N,): the points that count. The factor must be that of `mask_covariance`.
-- `keep` of shape (R,): the members that count, such as `healthy` ones; numbers of others may be NaN.
+- `keep` of shape (R,): the members that count, such as those that `is_finite` finds; numbers of the others may be NaN.
 
 All are plain functions that can be jitted and differentiated in the predictions.
 """

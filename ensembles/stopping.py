@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .checks import concrete, num_members, positive
-from .replicas import healthy
+from .replicas import is_finite
 
 
 class StoppingState(NamedTuple):
@@ -75,7 +75,7 @@ def early_stopping(
     def update(updates, state, params):
         losses = valid_losses(jax.lax.stop_gradient(params))
         updates, inner = optimiser.update(updates, state.inner, params)
-        failed = ~(jnp.isfinite(losses) & healthy(updates)) & ~state.stopped
+        failed = ~(jnp.isfinite(losses) & is_finite(updates)) & ~state.stopped
         better = (losses < state.best_loss) & ~state.stopped & ~failed
         best = where_members(better, params, state.best)
         best_step = jnp.where(better, state.step, state.best_step)

@@ -89,15 +89,15 @@ def final_statistics(measured: Measurements, predictions: np.ndarray) -> dict[st
     """
     everything = np.ones(len(measured.values), bool)
     parts = {"all": everything} | {name: measured.set_of_point == i for i, name in enumerate(measured.sets)}
-    healthy = np.all(np.isfinite(predictions), axis=1)
-    if not healthy.any():
+    is_finite = np.all(np.isfinite(predictions), axis=1)
+    if not is_finite.any():
         raise FloatingPointError("no replica of the final ensemble has finite predictions")
-    keep, rows = healthy, {}
+    keep, rows = is_finite, {}
     for name, mask in parts.items():
         judge = Judge(measured, mask[None])
         if name == "all":
-            chi2 = judge.score(0, predictions, healthy)["replica_chi2"]
-            keep = ~ens.outliers(np.where(healthy, chi2, np.nan))
+            chi2 = judge.score(0, predictions, is_finite)["replica_chi2"]
+            keep = ~ens.outliers(np.where(is_finite, chi2, np.nan))
         score = judge.score(0, predictions, keep)
         spread = float(np.std(score.pop("replica_chi2")[keep]))
         row = {statistic: float(value) for statistic, value in score.items() if "best" not in statistic}

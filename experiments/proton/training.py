@@ -61,7 +61,7 @@ class HeldOut(eqx.Module):
         """The outer loss."""
         given, folds = data
         predictions = ens.by_fold(predict(members, unit, given), len(folds))
-        keep = jax.vmap(ens.healthy)(jax.lax.stop_gradient(predictions))
+        keep = jax.vmap(ens.is_finite)(jax.lax.stop_gradient(predictions))
         return ens.mean_loss(predictions, folds, keep, self.best)
 
 

@@ -172,11 +172,11 @@ def test_failed_replicas_are_found_and_do_not_touch_others():
     broken = eqx.tree_at(lambda m: m.layers[0].bias, members, members.layers[0].bias.at[1, 0].set(1e200))
     late = lambda model, hparams, data, key: loss(model, hparams, data, key) * jnp.exp(model.layers[0].bias[0])
     after = train(TOGETHER, ens.replicate_loss(late, (None, 0, 0)), broken, hparams, (x, y, mask), key)
-    assert ens.healthy(after).tolist() == [True, False, True]
+    assert ens.is_finite(after).tolist() == [True, False, True]
     whole = train(TOGETHER, ens.replicate_loss(late, (None, 0, 0)), members, hparams, (x, y, mask), key)
     for r in (0, 2):
         assert relative_error(arrays(ens.member(after, r)), arrays(ens.member(whole, r))) <= 1e-12
-    assert ens.healthy(clean).all()
+    assert ens.is_finite(clean).all()
 
 
 def test_lifting_refuses_bad_input_by_name():
@@ -186,7 +186,7 @@ def test_lifting_refuses_bad_input_by_name():
     with pytest.raises(ValueError, match=r"members\['b'\]"):
         LIFTED({"a": jnp.ones((3, 2)), "b": jnp.ones(2)}, hparams, data, jax.random.key(0))
     with pytest.raises(ValueError, match="no arrays"):
-        ens.healthy({"a": "text"})
+        ens.is_finite({"a": "text"})
     with pytest.raises(TypeError, match="settings"):
         ens.replicate_optimiser(optax.adam)
     with pytest.raises(TypeError, match="settings"):

@@ -117,7 +117,7 @@ def test_an_update_that_is_not_finite_never_reaches_the_weights():
     explode = optax.chain(optax.stateless(lambda g, w: jnp.where((w > 2.0), jnp.nan, g)), optax.sgd(RATE, 0.5))
     weights, state = stopped(lambda w: -w, patience=50, steps=30, optimiser=explode)
     assert state.failed.tolist() == [False, True, True]  # the weights pass 2 on their way to 2 and 3
-    assert ens.healthy(weights).all() and ens.healthy(state.inner).all()
+    assert ens.is_finite(weights).all() and ens.is_finite(state.inner).all()
     np.testing.assert_allclose(weights[0], path()[30, 0], rtol=1e-12)
 
 
