@@ -229,12 +229,11 @@ class Training(eqx.Module):
         model = Branched(self.spec, sizes, make_key)
         if self.inside is None:
             estimate = hg.evaluate(self.solver, problem, model, hparams, key)
-            found, trained, gradients = {"value": estimate.value}, estimate.params, jnp.float32(self.steps)
+            found, trained = {"value": estimate.value, "gradients": jnp.float32(self.steps)}, estimate.params
         else:
             found, trained = self.inside.scan(problem, model, hparams, key, HYPER_STEPS)
-            gradients = found["metrics"]["gradients"]
         error = self.spec.error(jax.vmap(trained)(test.x), test.y)
-        return found | {"size": model.num_params, "metrics": {"test": error, "gradients": gradients}}
+        return found | {"size": model.num_params, "metrics": {"test": error}}
 
 
 def prepare(blocks: tuple[str, ...], trial: hg.trials.Trial) -> tuple[tuple, Any]:

@@ -158,7 +158,7 @@ def found_and_trained(
 ) -> dict[str, Any]:
     """A search on the first task with the first training, its best network once more on the second with the second."""
     line = one(config, done, part, tasks[0], training[0], method, *cell)
-    best = hg.trials.FixedList(((line["params"], None),))
+    best = hg.trials.FixedList([line["params"]])
     final = one(config, done, "final", tasks[1], training[1], best, *cell[:2], trials=1, size=1)
     return line | {"final_test": final["test"], "final_size": final["size"]}
 

@@ -74,7 +74,7 @@ def grown(config, growth: list[dict]) -> None:
 
 def front(config, states: dict) -> None:
     """Number of parameters against loss with all data, and what cannot be bettered in both."""
-    every = states[1.0].complete
+    every = states[1.0].ranked
     with figure(config.out / "front.png", size=(6, 4)) as axis:
         axis.plot([told.result.size for told in every], [told.result.value for told in every], ".", color="0.6")
         best = hg.trials.pareto_front(every)

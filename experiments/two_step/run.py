@@ -121,7 +121,7 @@ def run_seed(config: Config, splits: Splits, seed: int, bar) -> dict[float, hg.t
 def costs(state: hg.trials.SearcherState) -> tuple[float, float]:
     """Seconds of training, seconds of compilation."""
     compiling = sum(told.result.compile_seconds for told in state.history)
-    return sum(told.result.cost for told in state.history) - compiling, compiling
+    return sum(told.result.seconds for told in state.history) - compiling, compiling
 
 
 def judge(
@@ -172,8 +172,8 @@ def main(config: Config) -> dict[str, Any]:
         | {name: mean_and_spread(run[name] for run in runs if run["fraction"] == fraction) for name in columns}
         for fraction in config.fractions[:-1]
     ]
-    fronts = [hg.trials.pareto_front(states[1.0].complete) for states in found]
-    small = [hg.trials.smallest_within_tolerance(states[1.0].complete, 0.05) for states in found]
+    fronts = [hg.trials.pareto_front(states[1.0].ranked) for states in found]
+    small = [hg.trials.smallest_within_tolerance(states[1.0].ranked, 0.05) for states in found]
     grown = growth(config)
     more = {
         "front": [[{"size": one.result.size, "value": one.result.value} for one in front] for front in fronts],
@@ -207,7 +207,7 @@ def row(config: Config, seed: int, told: hg.trials.FinishedTrial, fraction: floa
         "size": result.size,
         "value": result.value,
         "test": result.metrics.get("test"),
-        "seconds": result.cost,
+        "seconds": result.seconds,
         "compile_seconds": result.compile_seconds,
         "error": result.error,
     }

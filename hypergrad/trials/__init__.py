@@ -1,11 +1,12 @@
 """Black-box searches: trials that are asked for, trained and told.
 
 A `Space` of continuous, integer and categorical leaves is searched by ask and tell (`Random`, `Sobol`, `Grid`,
-`Optuna`, and around them `DivideAndConquer` and `SubnetworkAdaptive`) in `search_trials` and `two_step`;
-`GradientTuner` moves continuous leaves by hypergradient within a trial.
+`FixedList`, `Optuna`, and around them `Descent`, `DivideAndConquer` and `SubnetworkAdaptive`) in `search_trials` and
+`two_step`. `Descent` moves continuous leaves by hypergradient from trial to trial, `GradientTuner` within a trial.
 """
 
 from .compilations import compilations as compilations
+from .descent import Descent as Descent
 from .gradient_tuning import GradientTuner as GradientTuner
 from .gradient_tuning import record_norms as record_norms
 from .importance import AbstractImportance as AbstractImportance
@@ -14,10 +15,12 @@ from .importance import PedAnova as PedAnova
 from .importance import RidgeImportance as RidgeImportance
 from .masked import MaskedMLP as MaskedMLP
 from .masked import count_params as count_params
+from .objective import AbstractObjective as AbstractObjective
 from .objective import PerTrial as PerTrial
 from .objective import Vmapped as Vmapped
 from .optuna import Optuna as Optuna
 from .run import search_trials as search_trials
+from .samplers import FixedList as FixedList
 from .samplers import Grid as Grid
 from .samplers import Random as Random
 from .samplers import Sobol as Sobol
@@ -33,7 +36,6 @@ from .trial import FinishedTrial as FinishedTrial
 from .trial import Result as Result
 from .trial import SearcherState as SearcherState
 from .trial import Trial as Trial
-from .two_step import FixedList as FixedList
 from .two_step import TwoStepResult as TwoStepResult
 from .two_step import n_step as n_step
 from .two_step import nested_subset as nested_subset

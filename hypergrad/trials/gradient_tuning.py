@@ -107,7 +107,7 @@ class GradientTuner(eqx.Module):
         if not np.isfinite(found["value"]):
             return Result.failure("no hypergradient was finite")
         tuned = {name: min(max(found["tuned"][name], leaf.low), leaf.high) for name, leaf in self.leaves}
-        return Result(found["value"], tuned=tuned, block_norms=found["block_norms"], metrics=found["metrics"])
+        return Result(**found | {"tuned": tuned})
 
     def scan(
         self, problem: BilevelProblem, model: PyTree, hparams: Mapping[str, Array], key: Array, steps: int
@@ -136,7 +136,9 @@ class GradientTuner(eqx.Module):
             "value": jnp.where(moved, state.best.value, jnp.nan),
             "tuned": tuned,
             "block_norms": blocks,
-            "metrics": {"gradients": state.spent.gradients, "hyper_updates": state.spent.hyper_updates},
+            "iterations": state.spent.iterations,
+            "gradients": state.spent.gradients,
+            "metrics": {"hyper_updates": state.spent.hyper_updates},
         }
 
 

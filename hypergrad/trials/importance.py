@@ -24,7 +24,7 @@ def by_block(state: SearcherState, weights: Mapping[str, float]) -> dict[str, fl
 
 def _table(state: SearcherState) -> tuple[np.ndarray, np.ndarray]:
     """Places in the unit cube, and the ranks of the values scaled to [0, 1]."""
-    points = np.array([state.space.encode(told.trial.params) for told in state.complete])
+    points = np.array([state.space.encode(told.trial.params) for told in state.ranked])
     return points, np.linspace(0.0, 1.0, len(points))
 
 
@@ -106,6 +106,6 @@ class HypergradientImportance(AbstractImportance):
     def __call__(self, state: SearcherState) -> dict[str, float]:
         """The weight of every block: zero for all until a trial has told norms."""
         blocks = state.space.blocks
-        told = [one.result.block_norms for one in state.complete if one.result.block_norms]
+        told = [one.result.block_norms for one in state.ranked if one.result.block_norms]
         mean = {block: float(np.mean([norms.get(block, 0.0) for norms in told])) if told else 0.0 for block in blocks}
         return {block: norm if np.isfinite(norm) else 0.0 for block, norm in mean.items()}

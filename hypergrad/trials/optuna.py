@@ -67,7 +67,7 @@ class Optuna(AbstractSearcher):
         shared = {"study_trial": trial.number} if self.storage is not None else {}
         return params, ({"system_attrs": notes} if notes else {}) | shared
 
-    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
+    def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
         """Tell a study on disk."""
         if self.storage is None:
             return

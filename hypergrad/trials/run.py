@@ -3,151 +3,207 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 from jaxtyping import Array
 
 from ..ground.checkpoint import without_addresses
+from ..run import Budget
 from .journal import Journal, ask_event, replay, tell_event
-from .objective import Objective
+from .objective import AbstractObjective, PerTrial
 from .searcher import AbstractSearcher
 from .space import Space
 from .trial import FinishedTrial, Result, SearcherState, Trial
+
+OnFailure = Literal["record", "raise"]
 
 
 def search_trials(
     searcher: AbstractSearcher,
     space: Space,
-    objective: Objective,
+    objective: AbstractObjective | Callable[[Trial, Array], Result | float],
     *,
     key: Array,
-    num_trials: int,
+    num_trials: int | None = None,
+    budget: Budget | None = None,
     batch: int = 1,
     fidelity: float = 1.0,
     journal: str | os.PathLike | None = None,
-    told: Sequence[FinishedTrial] = (),
+    known: Sequence[FinishedTrial] = (),
+    on_failure: OnFailure = "record",
     progress: bool = False,
     callback: Callable[[SearcherState], Any] | None = None,
 ) -> SearcherState:
-    """Ask for trials, train them, tell the results, `num_trials` in all.
+    """Asks for trials, trains them and tells the results, until `num_trials` are done or the budget is spent.
 
-    Trial k trains with `fold_in(key, k)`. A trial that raises, or whose value is not finite, is recorded as failed, and
-    the search goes on.
+    Trial k trains with `fold_in(key, k)`; a trial that repeats another one (`Trial.origin`) with the key of that one.
 
     **Arguments**
 
-    - `objective`: `PerTrial(function)`, `Vmapped(...)` or anything that turns a list of trials and their keys into
-      as many results.
+    - `objective`: a function from a trial and its key to a loss or a `Result`; or `Vmapped(...)`, or any other
+      `AbstractObjective`.
+    - `num_trials`, `budget`: at least one. Trials are begun as long as something of the budget is left: of its
+      `iterations` or `gradients` as told by each `Result`, or of its `seconds` of training.
     - `batch`: trials asked for at once, before any of them is told.
     - `fidelity`: the fraction of the training data, passed on as `Trial.fidelity`.
     - `journal`: a file. If it exists the search goes on from there, with the same trials and results as if it had not
       stopped; trials that were under way are trained again. One of another search is refused. Workers that share an
       Optuna study have each a key and a journal of their own.
-    - `told`: results known beforehand, their trials foreign: `FinishedTrial(Trial(None, params), Result(loss))`.
-    - `callback(state)`: called after every batch; a true result ends the search.
+    - `known`: results known beforehand, their trials foreign: `FinishedTrial(Trial(None, params), Result(loss))`.
+    - `on_failure`: for a trial that raises. With "record" it is a failed trial and the search goes on, unless all
+      trials of the first batch raise; with "raise" the search stops there. A trial whose value is not finite is always
+      recorded.
+    - `progress`: show a bar (needs tqdm).
+    - `callback(state)`: called with the state found in a journal and after every batch; a true result ends the search.
 
     **Returns** the state of the searcher; `state.best.trial.params` are the best hyperparameters.
 
-    **Raises** `TypeError` or `ValueError` before anything is trained for arguments that do not fit, and
-    `CheckpointError` for a journal of another search.
+    **Raises** `TypeError` or `ValueError` before anything is trained for arguments that do not fit, `CheckpointError`
+    for a journal of another search, the exception of a trial as `on_failure` says, and `FloatingPointError` if every
+    trial failed.
     """
-    state = _begin(searcher, space, objective, key, num_trials, batch, fidelity, told)
+    _check(searcher, objective, num_trials, budget, {"batch": batch, "fidelity": fidelity, "on_failure": on_failure})
+    objective = objective if isinstance(objective, AbstractObjective) else PerTrial(objective)
+    state = _with_known(searcher, searcher.init(space, key), known)
     header = {
         "space": space.to_json(),
         "searcher": without_addresses(eqx.tree_pformat(searcher, width=10_000)),
         "key": list(state.seed),
         "batch": batch,
         "fidelity": fidelity,
-        "told": state.to_json()["history"],
+        "known": state.to_json()["history"],
     }
     with (
         nullcontext(None) if journal is None else Journal(journal, header) as file,
-        _bar(progress, num_trials) as advance,
+        _bar(progress, num_trials, budget) as advance,
     ):
+        loop = _Loop(searcher, objective, key, fidelity, on_failure, file)
         state = state if file is None else replay(state, file.events)
-        advance(state, state.asked - len(state.pending))
-        while state.pending or state.asked < num_trials:
-            if not state.pending:
-                state = _ask(searcher, state, min(batch, num_trials - state.asked), file)
-            trials = [replace(trial, fidelity=fidelity) for trial in state.pending[:batch]]
-            keys = [jax.random.fold_in(key, int(trial.number or 0)) for trial in trials]
-            state = _tell(searcher, state, trials, _evaluated(objective, trials, keys), file)
-            advance(state, len(trials))
+        advance(state)
+        if state.asked and callback is not None and callback(state):
+            return state
+        while number := _left(state, num_trials, budget, batch):
+            state = loop.tell(loop.ask(state, number), number)
+            advance(state)
             if callback is not None and callback(state):
-                break
+                return state
+    if state.best is None:
+        raise FloatingPointError(f"all {len(state.history)} trials failed, the first with: {_reason(state.history[0])}")
     return state
 
 
-def _begin(searcher, space, objective, key, num_trials, batch, fidelity, told) -> SearcherState:
+def _check(searcher: Any, objective: Any, num_trials: Any, budget: Any, others: dict[str, Any]) -> None:
     if not isinstance(searcher, AbstractSearcher):
         raise TypeError(f"searcher must be a searcher, got {searcher!r}")
     if not callable(objective):
         raise TypeError(f"objective must be callable, got {objective!r}")
-    for name, value in {"num_trials": num_trials, "batch": batch}.items():
+    if num_trials is None and budget is None:
+        raise ValueError("num_trials and budget are both None: give at least one")
+    if not (budget is None or isinstance(budget, Budget)):
+        raise TypeError(f"budget must be a hypergrad.Budget, got {budget!r}")
+    numbers = {"batch": others["batch"]} | ({} if num_trials is None else {"num_trials": num_trials})
+    for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    if not 0 < fidelity <= 1:
-        raise ValueError(f"fidelity must lie in (0, 1], got {fidelity}")
-    state = searcher.init(space, key)
-    for one in told:
+    if not 0 < others["fidelity"] <= 1:
+        raise ValueError(f"fidelity must lie in (0, 1], got {others['fidelity']}")
+    if others["on_failure"] not in ("record", "raise"):
+        raise ValueError(f"on_failure must be 'record' or 'raise', got {others['on_failure']!r}")
+
+
+def _with_known(searcher: AbstractSearcher, state: SearcherState, known: Sequence[FinishedTrial]) -> SearcherState:
+    for one in known:
         if one.trial.number is not None:
-            raise ValueError(f"told holds trial {one.trial.number}: a foreign trial has number None")
+            raise ValueError(f"known holds trial {one.trial.number}: a foreign trial has number None")
         state = searcher.tell(state, one.trial, one.result)
     return state
 
 
-def _ask(searcher: AbstractSearcher, state: SearcherState, number: int, file: Journal | None) -> SearcherState:
-    before = len(state.pending)
-    for _ in range(number):
-        state, _ = searcher.ask(state)
-    if file is not None:
-        file.write(*[ask_event(trial) for trial in state.pending[before:]])
-    return state
+def _left(state: SearcherState, num_trials: int | None, budget: Budget | None, batch: int) -> int:
+    """Returns how many trials to train next: those pending, else a batch within the number and the budget."""
+    if state.pending:
+        return min(batch, len(state.pending))
+    if budget is not None and getattr(state.spent, budget.unit) >= budget.amount:
+        return 0
+    return batch if num_trials is None else min(batch, num_trials - state.asked)
 
 
-def _evaluated(objective: Objective, trials: list[Trial], keys: list[Array]) -> list[Result]:
-    try:
-        results = list(objective(trials, keys))
-    except Exception as error:
-        return [Result.failure(f"{type(error).__name__}: {error}") for _ in trials]
-    if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
-        raise TypeError(
-            f"objective must return one Result for each of {len(trials)} trials, got {results!r}; "
-            "wrap a function of one trial in PerTrial"
-        )
-    return results
+@dataclass(frozen=True)
+class _Loop:
+    searcher: AbstractSearcher
+    objective: AbstractObjective
+    key: Array
+    fidelity: float
+    on_failure: OnFailure
+    file: Journal | None
 
+    def ask(self, state: SearcherState, number: int) -> SearcherState:
+        """Asks for so many trials, unless some are pending."""
+        if state.pending:
+            return state
+        for _ in range(number):
+            state, _ = self.searcher.ask(state)
+        if self.file is not None:
+            self.file.write(*[ask_event(trial) for trial in state.pending])
+        return state
 
-def _tell(searcher, state: SearcherState, trials: list[Trial], results: list[Result], file) -> SearcherState:
-    before = len(state.history)
-    for trial, result in zip(trials, results, strict=True):
+    def tell(self, state: SearcherState, number: int) -> SearcherState:
+        """Trains the oldest pending trials and tells their results."""
+        trials = [replace(trial, fidelity=self.fidelity) for trial in state.pending[:number]]
+        results = self._trained(trials)
+        self._raise(results, first=all(one.trial.number is None for one in state.history))
+        before = len(state.history)
+        for trial, result in zip(trials, results, strict=True):
+            try:
+                state.space.checked(trial.params | result.tuned)
+            except ValueError as error:
+                result = Result.failure(f"tuned: {error}", seconds=result.seconds)
+            state = self.searcher.tell(state, trial, replace(result, exception=None))
+        if self.file is not None:
+            self.file.write(*[tell_event(one.trial, one.result) for one in state.history[before:]])
+        return state
+
+    def _trained(self, trials: list[Trial]) -> list[Result]:
+        keys = [jax.random.fold_in(self.key, int(trial.origin or 0)) for trial in trials]
         try:
-            state.space.checked(trial.params | result.tuned)
-        except ValueError as error:
-            result = Result.failure(f"tuned: {error}", cost=result.cost)
-        state = searcher.tell(state, trial, result)
-    if file is not None:
-        file.write(*[tell_event(told.trial, told.result) for told in state.history[before:]])
-    return state
+            results = list(self.objective(trials, keys))
+        except Exception as error:
+            return [Result.failure(error) for _ in trials]
+        if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
+            raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {results!r}")
+        return results
+
+    def _raise(self, results: list[Result], *, first: bool) -> None:
+        """Raises the exception of a trial where the policy says so; the trials stay pending in the journal."""
+        errors = [result.exception for result in results if result.exception is not None]
+        if errors and (self.on_failure == "raise" or (first and len(errors) == len(results))):
+            raise errors[0]
+
+
+def _reason(one: FinishedTrial) -> str:
+    return one.result.error or f"value {one.result.value}"
 
 
 @contextmanager
-def _bar(progress: bool, total: int) -> Iterator[Callable[[SearcherState, int], None]]:
+def _bar(progress: bool, num_trials: int | None, budget: Budget | None) -> Iterator[Callable[[SearcherState], None]]:
+    """Yields the function that moves a bar of trials, or of the budget where there is one, on to a state."""
     if not progress:
-        yield lambda state, number: None
+        yield lambda state: None
         return
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError("progress=True needs tqdm: pip install tqdm") from error
-    with tqdm(total=total, unit=" trials") as bar:
+    total, unit = (num_trials, "trials") if budget is None else (budget.amount, budget.unit)
+    with tqdm(total=total, unit=f" {unit}") as bar:
 
-        def advance(state: SearcherState, number: int) -> None:
+        def advance(state: SearcherState) -> None:
             best = "-" if state.best is None else f"{state.best.result.value:.5g}"
-            bar.set_postfix(best=best, failed=len(state.failures), refresh=False)
-            bar.update(number)
+            bar.set_postfix(best=best, failed=state.num_failed, refresh=False)
+            done = state.asked - len(state.pending) if budget is None else getattr(state.spent, budget.unit)
+            bar.update(min(done, bar.total) - bar.n)
 
         yield advance

@@ -1,7 +1,7 @@
-"""Searchers that learn nothing: random, quasi-random, grid."""
+"""Searchers that learn nothing: random, quasi-random, grid, a list."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ class Random(AbstractSearcher):
         """A random point of the unit cube."""
         return state.space.decode(random.random(len(state.space.leaves)), fixed), {}
 
-    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
-        """Nothing."""
+    def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Does nothing."""
 
 
 class Sobol(AbstractSearcher):
@@ -42,8 +42,8 @@ class Sobol(AbstractSearcher):
             sequence.fast_forward(state.asked)
         return state.space.decode(sequence.random(1)[0], fixed), {}
 
-    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
-        """Nothing."""
+    def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Does nothing."""
 
 
 class Grid(AbstractSearcher):
@@ -77,8 +77,8 @@ class Grid(AbstractSearcher):
         every = self.combinations(state.space, fixed)
         return every[state.asked % len(every)], {}
 
-    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
-        """Nothing."""
+    def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Does nothing."""
 
     def _values(self, leaf: Any) -> list:
         if isinstance(leaf, Categorical):
@@ -86,3 +86,45 @@ class Grid(AbstractSearcher):
         whole = isinstance(leaf, Int) and leaf.high - leaf.low < self.points
         places = (np.arange(self.points) + 0.5) / self.points if self.points == 1 else np.linspace(0, 1, self.points)
         return list(range(leaf.low, leaf.high + 1)) if whole else list(dict.fromkeys(map(leaf.decode, places)))
+
+
+class FixedList(AbstractSearcher):
+    """A list of values to try in order, and a searcher for afterwards.
+
+    - `listed`: the params of each trial.
+    - `origins`: the numbers of the trials that these repeat, for `Trial.meta["origin"]`.
+    - `then`: asked once the list is exhausted. Its asks are numbered on.
+    """
+
+    listed: tuple[Params, ...]
+    origins: tuple[int | None, ...]
+    then: AbstractSearcher | None
+
+    def __init__(
+        self,
+        listed: Sequence[Params],
+        *,
+        origins: Sequence[int | None] | None = None,
+        then: AbstractSearcher | None = None,
+    ):
+        self.listed, self.then = tuple(listed), then
+        self.origins = tuple([None] * len(self.listed) if origins is None else origins)
+        if len(self.origins) != len(self.listed):
+            raise ValueError(f"origins must have one entry for each of {len(self.listed)} trials, got {origins}")
+
+    def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
+        """Proposes the next of the list. **Raises** `ValueError` at its end if nothing comes after."""
+        if state.asked < len(self.listed):
+            origin = self.origins[state.asked]
+            params = state.space.decode(
+                state.space.encode(self.listed[state.asked]), self.listed[state.asked] | dict(fixed)
+            )
+            return params, {} if origin is None else {"origin": origin}
+        if self.then is None:
+            raise ValueError(f"only {len(self.listed)} trials are listed")
+        return self.then.propose(state, random, fixed)
+
+    def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Leaves it to the searcher that comes afterwards."""
+        if self.then is not None:
+            self.then.publish(state, trial, result)

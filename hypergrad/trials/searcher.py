@@ -27,7 +27,7 @@ class AbstractSearcher(eqx.Module):
 
     A searcher is a function of the state, and the state is the same for all: what was asked and told so far. So
     searchers nest, one can be changed for another half-way, and results that it never asked for may be told.
-    A new searcher needs `propose` and `share`.
+    A new searcher needs `propose` and `publish`.
     """
 
     @abc.abstractmethod
@@ -38,8 +38,8 @@ class AbstractSearcher(eqx.Module):
         """
 
     @abc.abstractmethod
-    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
-        """Pass a result on to where others see it, such as a study on disk. For most searchers: nothing."""
+    def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Passes a result on to where others see it, such as a study on disk. Most searchers do nothing."""
 
     def init(self, space: Space, key: Array) -> SearcherState:
         """The state before the first ask."""
@@ -67,7 +67,7 @@ class AbstractSearcher(eqx.Module):
             raise ValueError(f"trial {trial.number} is not pending: told before, or of another search")
         params = state.space.checked(state.space.checked(trial.params) | result.tuned)
         trial = replace(trial, params=params)
-        self.share(state, trial, result)
+        self.publish(state, trial, result)
         return state.after_tell(trial, result)
 
 

@@ -51,7 +51,7 @@ class DivideAndConquer(AbstractSearcher):
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """A child, or what the base searcher proposes."""
         _check_blocks(state.space)
-        complete = state.complete
+        complete = state.ranked
         if len(complete) >= self.warmup and random.random() < self.probability:
             known = [told.trial.params for told in state.history] + [trial.params for trial in state.pending]
             donors = {block: self._donors(block, names, complete) for block, names in state.space.blocks.items()}
@@ -64,9 +64,9 @@ class DivideAndConquer(AbstractSearcher):
                     return params, {"strategy": "divide", "donors": numbers, "start": self.start}
         return self.base.propose(state, random, fixed)
 
-    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
-        """What the base searcher does."""
-        self.base.share(state, trial, result)
+    def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Leaves it to the base searcher."""
+        self.base.publish(state, trial, result)
 
     def _donors(self, block: str, names: tuple[str, ...], complete: list[FinishedTrial]) -> list[FinishedTrial]:
         if self.block_score is not None:
@@ -118,7 +118,7 @@ class SubnetworkAdaptive(AbstractSearcher):
         """One block anew, or what the base searcher proposes."""
         _check_blocks(state.space)
         best = state.best
-        if best is None or len(state.complete) < self.warmup or random.random() >= self.probability:
+        if best is None or len(state.ranked) < self.warmup or random.random() >= self.probability:
             return self.base.propose(state, random, fixed)
         blocks = list(state.space.blocks)
         block = blocks[random.choice(len(blocks), p=self.shares(state))]
@@ -126,9 +126,9 @@ class SubnetworkAdaptive(AbstractSearcher):
         params, meta = self.base.propose(state, random, held | dict(fixed))
         return params, meta | {"block": block}
 
-    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
-        """What the base searcher does."""
-        self.base.share(state, trial, result)
+    def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Leaves it to the base searcher."""
+        self.base.publish(state, trial, result)
 
     def shares(self, state: SearcherState) -> np.ndarray:
         """The probability of each block, in order. **Raises** `ValueError` for importances that are no weights."""

@@ -3,7 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
 
 from .space import Params, Space
 
@@ -12,7 +16,7 @@ from .space import Params, Space
 class Trial:
     """One set of hyperparameters to train with.
 
-    - `number`: its place in the search that asked for it; `None` for a foreign trial, told but never asked.
+    - `number`: its number in the search that asked for it; `None` for a foreign trial, told but never asked.
     - `params`: values of the active leaves.
     - `fidelity`: the fraction of the training data to use, in (0, 1].
     - `meta`: how the searcher came to it.
@@ -23,55 +27,104 @@ class Trial:
     fidelity: float = 1.0
     meta: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def origin(self) -> int | None:
+        """The number of the trial that this one repeats, its own if there is none."""
+        found = self.meta.get("origin")
+        return self.number if found is None else found
+
+    @property
+    def needs_hypergradient(self) -> bool:
+        """True where the searcher will use `Result.hypergradient`; all other trials can do without."""
+        return "descent" in self.meta
+
 
 @dataclass(frozen=True)
 class Result:
-    """What training with a trial gave; lower is better.
+    """The outcome of training with a trial; lower is better.
 
     - `value`: the validation loss. A trial whose value is not finite has failed.
-    - `cost`: seconds it took, compilation included; `compilations` and `compile_seconds` say how much that was.
+    - `iterations`, `gradients`: work done, updates of the model's parameters and gradient equivalents as in
+      `hypergrad.Counts`. A budget of `search_trials` is spent by them.
+    - `seconds`: time taken, compilation included; `compilations` and `compile_seconds` tell how much that was.
     - `size`: cost of using the trained model, e.g. its number of parameters.
+    - `hypergradient`: derivative of `value` by `Float` leaves, by the logarithm where a leaf has `log`.
     - `tuned`: hyperparameters that moved within the trial, at their last values: they replace the trial's own.
     - `block_norms`: mean norm of the hypergradient over each block, a free measure of importance.
-    - `block_scores`: how good each block is by itself, lower is better, where that can be said.
-    - `metrics`: further numbers.
+    - `block_scores`: a score of each block by itself, lower is better.
+    - `metrics`: further numbers, or lists and dictionaries of them.
     - `error`: why the trial failed.
+
+    Scalars of NumPy and JAX become Python numbers, arrays lists. **Raises** `TypeError` for a value that is no number.
     """
 
     value: float
-    cost: float = 0.0
+    iterations: float = 0
+    gradients: float = 0
+    seconds: float = 0.0
     compilations: int = 0
     compile_seconds: float = 0.0
     size: float | None = None
+    hypergradient: dict[str, float] = field(default_factory=dict)
     tuned: dict[str, Any] = field(default_factory=dict)
     block_norms: dict[str, float] = field(default_factory=dict)
     block_scores: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    exception: Exception | None = field(default=None, repr=False, compare=False)  # not saved
+
+    def __post_init__(self):
+        for name, value in vars(self).copy().items():
+            if name != "exception":
+                object.__setattr__(self, name, plain(value))
+        for name in ("value", "iterations", "gradients", "seconds", "size"):
+            number = getattr(self, name)
+            if isinstance(number, list) and len(number) == 1:
+                number = number[0]
+            if number is None and name == "size":
+                continue
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise TypeError(f"{name} of a Result must be a number, got {number!r}")
+            object.__setattr__(self, name, float(number) if name in ("value", "size") else number)
 
     @property
     def failed(self) -> bool:
-        """Whether there is no finite value."""
+        """True without a finite value."""
         return self.error is not None or not math.isfinite(self.value)
 
     @classmethod
-    def failure(cls, error: str, **more: Any) -> "Result":
-        """A result without a value."""
-        return cls(math.inf, error=error, **more)
+    def failure(cls, error: str | Exception, **more: Any) -> "Result":
+        """A result without a value, for a reason or for an exception."""
+        if isinstance(error, str):
+            return cls(math.inf, error=error, **more)
+        return cls(math.inf, error=f"{type(error).__name__}: {error}", exception=error, **more)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it: numbers that are not finite by name."""
-        return _without_infinities(asdict(self))
+        """Returns a dictionary that JSON can hold, with numbers that are not finite by name."""
+        return _without_infinities({name: value for name, value in vars(self).items() if name != "exception"})
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Result":
-        """The inverse of `to_json`."""
+        """Inverts `to_json`."""
         return cls(**_with_infinities(dict(found)))
+
+
+def plain(value: Any) -> Any:
+    """Returns numbers and arrays of NumPy and JAX as Python's own, in dictionaries and lists too."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(value).tolist())
+    return value
 
 
 def _without_infinities(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(item) for item in value]
     return {"not finite": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -80,7 +133,7 @@ def _with_infinities(value: Any) -> Any:
         if set(value) == {"not finite"}:
             return float(value["not finite"])
         return {key: _with_infinities(item) for key, item in value.items()}
-    return value
+    return [_with_infinities(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -91,9 +144,17 @@ class FinishedTrial:
     result: Result
 
 
+class Spent(NamedTuple):
+    """Work of all finished trials, in the units of a `hypergrad.Budget`."""
+
+    iterations: float = 0
+    gradients: float = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class SearcherState:
-    """All that any searcher carries: what it asked for and what it was told.
+    """The state of any searcher: everything it asked for and was told.
 
     - `seed`: the words of the key it began with. Ask number n draws from a generator seeded by (seed, n).
     - `asked`: trials asked for.
@@ -108,42 +169,64 @@ class SearcherState:
     history: tuple[FinishedTrial, ...] = ()
 
     @property
-    def complete(self) -> list[FinishedTrial]:
-        """What did not fail, best first; of equals the older first."""
-        return sorted((told for told in self.history if not told.result.failed), key=lambda told: told.result.value)
-
-    @property
-    def best(self) -> FinishedTrial | None:
-        """The best so far; `None` before the first that did not fail."""
-        return next(iter(self.complete), None)
+    def ranked(self) -> list[FinishedTrial]:
+        """The trials that did not fail, best first; of equals the older first."""
+        return sorted((one for one in self.history if not one.result.failed), key=lambda one: one.result.value)
 
     @property
     def failures(self) -> list[FinishedTrial]:
-        """What failed."""
-        return [told for told in self.history if told.result.failed]
+        """The trials that failed."""
+        return [one for one in self.history if one.result.failed]
+
+    @cached_property
+    def best(self) -> FinishedTrial | None:
+        """The best so far; `None` before the first that did not fail."""
+        return next(iter(self.ranked), None)
+
+    @cached_property
+    def num_failed(self) -> int:
+        """How many trials failed."""
+        return len(self.failures)
+
+    @cached_property
+    def spent(self) -> Spent:
+        """Work of all trials, foreign ones not included."""
+        own = [one.result for one in self.history if one.trial.number is not None]
+        return Spent(*(sum(getattr(result, unit) for result in own) for unit in Spent._fields))
 
     def after_ask(self, trial: Trial) -> "SearcherState":
-        """The state once `trial` was asked for."""
-        return replace(self, asked=self.asked + 1, pending=(*self.pending, trial))
+        """Returns the state once `trial` was asked for."""
+        after = replace(self, asked=self.asked + 1, pending=(*self.pending, trial))
+        vars(after).update(best=self.best, num_failed=self.num_failed, spent=self.spent)  # fills the cached properties
+        return after
 
     def after_tell(self, trial: Trial, result: Result) -> "SearcherState":
-        """The state once the result of `trial` is known."""
+        """Returns the state once the result of `trial` is known."""
         pending = tuple(other for other in self.pending if trial.number is None or other.number != trial.number)
-        return replace(self, pending=pending, history=(*self.history, FinishedTrial(trial, result)))
+        new = FinishedTrial(trial, result)
+        after = replace(self, pending=pending, history=(*self.history, new))
+        better = not result.failed and (self.best is None or result.value < self.best.result.value)
+        more = Spent() if trial.number is None else Spent(result.iterations, result.gradients, result.seconds)
+        vars(after).update(
+            best=new if better else self.best,
+            num_failed=self.num_failed + result.failed,
+            spent=Spent(*(a + b for a, b in zip(self.spent, more, strict=True))),
+        )
+        return after
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Returns a dictionary that JSON can hold."""
         return {
             "space": self.space.to_json(),
             "seed": list(self.seed),
             "asked": self.asked,
             "pending": [asdict(trial) for trial in self.pending],
-            "history": [{"trial": asdict(told.trial), "result": told.result.to_json()} for told in self.history],
+            "history": [{"trial": asdict(one.trial), "result": one.result.to_json()} for one in self.history],
         }
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "SearcherState":
-        """The inverse of `to_json`."""
+        """Inverts `to_json`."""
         history = (FinishedTrial(Trial(**one["trial"]), Result.from_json(one["result"])) for one in found["history"])
         pending = tuple(Trial(**trial) for trial in found["pending"])
         return cls(Space.from_json(found["space"]), tuple(found["seed"]), found["asked"], pending, tuple(history))

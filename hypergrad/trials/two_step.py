@@ -1,21 +1,20 @@
 """Search on a little data, retrain the best on all of it."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
-from .objective import Objective
+from .objective import AbstractObjective
 from .run import search_trials
-from .searcher import AbstractSearcher, Proposal
-from .space import Params, Space
+from .samplers import FixedList
+from .searcher import AbstractSearcher
+from .space import Space
 from .trial import FinishedTrial, Result, SearcherState, Trial
 
 
@@ -33,18 +32,18 @@ class TwoStepResult:
     @property
     def front(self) -> list[FinishedTrial]:
         """The Pareto front of loss and size after the last step, smallest first."""
-        return pareto_front(self.states[-1].complete)
+        return pareto_front(self.states[-1].ranked)
 
     @property
-    def cost(self) -> float:
+    def seconds(self) -> float:
         """Seconds of all trials of all steps."""
-        return sum(told.result.cost for state in self.states for told in state.history)
+        return sum(told.result.seconds for state in self.states for told in state.history)
 
 
 def two_step(
     searcher: AbstractSearcher,
     space: Space,
-    objective: Objective,
+    objective: AbstractObjective | Callable[[Trial, Array], Result | float],
     *,
     key: Array,
     num_trials: int,
@@ -78,7 +77,7 @@ def two_step(
 def n_step(
     searcher: AbstractSearcher,
     space: Space,
-    objective: Objective,
+    objective: AbstractObjective | Callable[[Trial, Array], Result | float],
     *,
     key: Array,
     num_trials: int,
@@ -109,16 +108,14 @@ def n_step(
     states: list[SearcherState] = []
     for step, fraction in enumerate(fractions):
         if step > 0:
-            chosen = states[-1].complete[: keep[step - 1]]
-            if not chosen:
-                break
-            searcher = FixedList(tuple((told.trial.params, _origin(told.trial)) for told in chosen))
+            chosen = _distinct(states[-1].ranked)[: keep[step - 1]]
+            searcher = FixedList([one.trial.params for one in chosen], origins=[one.trial.origin for one in chosen])
             num_trials = len(chosen)
         state = search_trials(
             searcher,
             space,
             objective,
-            key=jax.random.fold_in(key, step),
+            key=key,
             num_trials=num_trials,
             batch=batch,
             fidelity=fraction,
@@ -127,22 +124,6 @@ def n_step(
         )
         states.append(state)
     return TwoStepResult(tuple(states))
-
-
-class FixedList(AbstractSearcher):
-    """Proposes given values, in order: pairs of params and the number of the trial they come from."""
-
-    listed: tuple[tuple[Params, int | None], ...]
-
-    def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
-        """The next of the list. **Raises** `ValueError` at its end."""
-        if state.asked >= len(self.listed):
-            raise ValueError(f"only {len(self.listed)} trials are listed")
-        params, origin = self.listed[state.asked]
-        return params | dict(fixed), {"origin": origin}
-
-    def share(self, state: SearcherState, trial: Trial, result: Result) -> None:
-        """Nothing."""
 
 
 def nested_subset(data: PyTree, fraction: float, key: Array) -> PyTree:
@@ -174,8 +155,12 @@ def smallest_within_tolerance(told: Iterable[FinishedTrial], tolerance: float) -
     return next((one for one in front if one.result.value <= limit), None)
 
 
-def _origin(trial: Trial) -> int | None:
-    return trial.meta.get("origin", trial.number)
+def _distinct(ranked: Sequence[FinishedTrial]) -> list[FinishedTrial]:
+    """Returns the best trial of every set of values."""
+    found: dict[tuple, FinishedTrial] = {}
+    for one in ranked:
+        found.setdefault(tuple(one.trial.params.items()), one)
+    return list(found.values())
 
 
 def _check(num_trials: int, fractions: Sequence[float], keep: Sequence[int]) -> None:

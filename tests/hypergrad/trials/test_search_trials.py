@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import optuna
 import pytest
 from hypothesis import given, settings
@@ -85,12 +86,74 @@ def test_results_from_elsewhere_count_and_a_callback_stops():
         hg.trials.PerTrial(lambda trial, key: hg.trials.Result(1.0, tuned={"lr": 5.0 if trial.number else 0.05})),
         key=KEY,
         num_trials=9,
-        told=known,
+        known=known,
         callback=lambda state: state.asked == 2,
     )
     assert state.best == known[0] and len(state.history) == 3
     assert state.history[1].trial.params["lr"] == 0.05
     assert state.failures == [state.history[2]] and "tuned: lr must lie in" in state.failures[0].result.error
+
+
+def costly(trial, key):
+    return hg.trials.Result(trial.params["lr"], iterations=7, gradients=10)
+
+
+@pytest.mark.parametrize(
+    ("budget", "trials"), [(hg.Budget(gradients=95), 10), (hg.Budget(gradients=100), 10), (hg.Budget(iterations=15), 3)]
+)
+def test_a_search_stops_when_its_budget_is_spent(tmp_path, budget, trials):
+    options = {"key": KEY, "budget": budget, "journal": tmp_path / "search.jsonl"}
+    known = [
+        hg.trials.FinishedTrial(
+            hg.trials.Trial(None, SPACE.decode([0.1] * 6)), costly(hg.trials.Trial(None, {"lr": 1.0}), KEY)
+        )
+    ]
+    part = hg.trials.search_trials(hg.trials.Random(), SPACE, costly, num_trials=2, known=known, **options)
+    state = hg.trials.search_trials(hg.trials.Random(), SPACE, costly, known=known, **options)
+    assert (part.asked, state.asked) == (2, trials)
+    assert state.spent[:2] == (7 * trials, 10 * trials) and state.spent.seconds > 0
+    again = hg.trials.SearcherState.from_json(state.to_json())
+    assert again == state and again.spent == state.spent and again.best == state.best
+
+
+def test_a_budget_of_seconds():
+    state = hg.trials.search_trials(hg.trials.Random(), SPACE, costly, key=KEY, budget=hg.Budget(seconds=1e-9))
+    assert state.asked == 1
+
+
+def broken(trial, key):
+    raise ZeroDivisionError("all the time")
+
+
+def test_a_broken_objective_is_raised_as_it_is(tmp_path):
+    path = tmp_path / "search.jsonl"
+    with pytest.raises(ZeroDivisionError, match="all the time") as caught:
+        hg.trials.search_trials(hg.trials.Random(), SPACE, broken, key=KEY, num_trials=3, journal=path)
+    assert caught.traceback[-1].name == "broken"
+    state = hg.trials.search_trials(hg.trials.Random(), SPACE, costly, key=KEY, num_trials=3, journal=path)
+    assert len(state.history) == 3 and not state.failures  # the first trial was kept pending
+
+    def later(trial, key):
+        return broken(trial, key) if trial.number == 2 else costly(trial, key)
+
+    options = {"key": KEY, "num_trials": 4}
+    assert hg.trials.search_trials(hg.trials.Random(), SPACE, later, **options).num_failed == 1
+    with pytest.raises(ZeroDivisionError):
+        hg.trials.search_trials(hg.trials.Random(), SPACE, later, on_failure="raise", **options)
+    with pytest.raises(FloatingPointError, match="all 4 trials failed, the first with: value nan"):
+        hg.trials.search_trials(hg.trials.Random(), SPACE, lambda trial, key: np.nan, **options)
+
+
+def test_equal_configurations_are_trained_again_once():
+    space = hg.trials.Space({"a": hg.trials.Categorical(("x", "y", "z", "u")), "n": hg.trials.Int(1, 3)})
+    steps = hg.trials.two_step(
+        hg.trials.Random(), space, lambda trial, key: float(ord(trial.params["a"])), key=KEY, num_trials=60, top=5
+    )
+    again = [tuple(one.trial.params.values()) for one in steps.states[1].history]
+    assert len(set(again)) == len(again) == 5
+    assert all(
+        one.trial.params == steps.states[0].history[one.trial.origin].trial.params for one in steps.states[1].history
+    )
 
 
 ROWS = np.arange(200.0)
@@ -120,17 +183,15 @@ def test_two_step_trains_the_best_again_on_more_of_the_same_rows(tmp_path):
     assert by_fraction[0.05] < by_fraction[0.3] < by_fraction[1.0]
     for fraction, rows in seen:
         assert rows == by_fraction[fraction]
-    assert [one.trial.params for one in second.history] == [one.trial.params for one in first.complete[:6]]
+    assert [one.trial.params for one in second.history] == [one.trial.params for one in first.ranked[:6]]
     origins = {one.trial.number: one.trial.params for one in first.history}
     assert all(one.trial.params == origins[one.trial.meta["origin"]] for one in third.history)
-    alone = hg.trials.search_trials(
-        TPE, SPACE, hg.trials.PerTrial(objective), key=jax.random.fold_in(KEY, 0), num_trials=12, fidelity=0.05
-    )
+    alone = hg.trials.search_trials(TPE, SPACE, hg.trials.PerTrial(objective), key=KEY, num_trials=12, fidelity=0.05)
     assert [one.trial for one in alone.history] == [one.trial for one in first.history]
     assert steps.best.result.value == min(one.result.value for one in third.history)
     trained = len(seen)
     again = hg.trials.n_step(TPE, SPACE, hg.trials.PerTrial(objective), **options)
-    assert len(seen) == trained and again == steps and steps.cost > 0
+    assert len(seen) == trained and again == steps and steps.seconds > 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
@@ -169,6 +230,13 @@ BAD_PARAMS = [
 def test_wrong_values_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         SPACE.checked(GOOD | change)
+
+
+class TwoResults(hg.trials.AbstractObjective):
+    """An objective that does not keep to its contract."""
+
+    def __call__(self, trials, keys):
+        return [1.0, 2.0]
 
 
 BAD = [
@@ -214,13 +282,19 @@ BAD = [
         lambda: TPE.tell(TPE.init(SPACE, KEY), hg.trials.Trial(0, GOOD), hg.trials.Result(1.0)),
     ),
     (ValueError, "num_trials", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=0)),
+    (ValueError, "give at least one", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY)),
+    (TypeError, "budget must be", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, budget=3)),
+    (ValueError, "on_failure", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=1, on_failure=1)),
+    (ValueError, "origins must have", lambda: hg.trials.FixedList([GOOD], origins=[])),
+    (ValueError, "starts must be", lambda: hg.trials.Descent(TPE, optax.adam(0.1), starts=0)),
+    (TypeError, "base must be a searcher", lambda: hg.trials.Descent(tpe, optax.adam(0.1))),
     (ValueError, "fidelity", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=1, fidelity=0)),
     (TypeError, "searcher must be", lambda: hg.trials.search_trials(tpe, SPACE, print, key=KEY, num_trials=1)),
     (TypeError, "objective must be callable", lambda: hg.trials.search_trials(TPE, SPACE, 1, key=KEY, num_trials=1)),
     (
         TypeError,
         "one Result for each",
-        lambda: hg.trials.search_trials(TPE, SPACE, lambda t, k: [1], key=KEY, num_trials=1),
+        lambda: hg.trials.search_trials(TPE, SPACE, TwoResults(), key=KEY, num_trials=1),
     ),
     (ValueError, "size must be", lambda: hg.trials.Vmapped(print, print, size=0)),
     (ValueError, "fraction must lie", lambda: hg.trials.nested_subset(ROWS, 0.0, KEY)),

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,12 +103,12 @@ def test_children_combine_the_blocks_of_top_trials(score):
     scores = lambda params: {block: params[f"{block}0"] for block in "abc"}
     children = 0
     for number in range(25):
-        complete = state.complete
+        ranking = state.ranked
         state, trial = searcher.ask(state)
         if number >= 10 and "donors" in trial.meta:
             children += 1
             for block, donor in trial.meta["donors"].items():
-                ranked = complete if score is None else sorted(complete, key=lambda one: score(block, one))
+                ranked = ranking if score is None else sorted(ranking, key=lambda one: score(block, one))
                 own = lambda params, names=THREE.blocks[block]: tuple(params[name] for name in names)
                 top = list(dict.fromkeys(own(one.trial.params) for one in ranked))[:4]
                 assert own(state.history[donor].trial.params) == own(trial.params) and own(trial.params) in top
@@ -123,3 +124,84 @@ def test_hypergradient_importance_is_the_mean_norm():
         state, trial = hg.trials.Random().ask(state)
         state = hg.trials.Random().tell(state, trial, hg.trials.Result(0.0, block_norms={"b": norm}))
     assert hg.trials.HypergradientImportance()(state) == {"a": 0.0, "b": 2.0, "c": 0.0}
+
+
+MIXED = hg.trials.Space(
+    {
+        "x": hg.trials.Float(-2.0, 6.0),
+        "rate": hg.trials.Float(1e-4, 1.0, log=True),
+        "units": hg.trials.Int(1, 9),
+        "fixed": hg.trials.Float(3.0, 3.0),
+    }
+)
+
+
+def bowl(trial):
+    """A quadratic in x and in the logarithm of the rate, with its derivatives."""
+    x, log = trial.params["x"] - 1.0, np.log(trial.params["rate"]) + 3.0
+    slopes = {"x": 2 * x, "rate": 2 * log} if trial.needs_hypergradient else {}
+    return hg.trials.Result(x**2 + log**2 + 0.1 * trial.params["units"], hypergradient=slopes, gradients=10)
+
+
+def test_descent_follows_told_hypergradients():
+    base, optimiser = hg.trials.Random(), optax.adam(0.1)
+    searcher = hg.trials.Descent(base, optimiser, starts=4)
+    state = hg.trials.search_trials(searcher, MIXED, lambda trial, key: bowl(trial), key=KEY, num_trials=60)
+    alone = hg.trials.search_trials(base, MIXED, lambda trial, key: bowl(trial), key=KEY, num_trials=4)
+    trials = [one.trial for one in state.history]
+    assert [trial.params for trial in trials[:4]] == [one.trial.params for one in alone.history]
+    assert trials[4].params == alone.best.trial.params and all(trial.needs_hypergradient for trial in trials[4:])
+    assert {trial.params["units"] for trial in trials[4:]} == {alone.best.trial.params["units"]}
+    # the second step is optax's own, in units of half a range
+    half = {"x": 4.0, "rate": np.log(1e4) / 2}
+    z = {
+        "x": (trials[4].params["x"] - 2.0) / 4.0,
+        "rate": (np.log(trials[4].params["rate"]) + half["rate"]) / half["rate"],
+    }
+    opt_state = optimiser.init(z)
+    for one in state.history[4:6]:
+        slopes = {name: half[name] * one.result.hypergradient[name] for name in half}
+        updates, opt_state = optimiser.update(slopes, opt_state)
+        z = optax.tree.clip(optax.apply_updates(z, updates), -1.0, 1.0)
+    np.testing.assert_allclose(trials[6].params["x"], 2.0 + 4.0 * z["x"], rtol=1e-12)
+    np.testing.assert_allclose(np.log(trials[6].params["rate"]), half["rate"] * (z["rate"] - 1), rtol=1e-12)
+    found = state.best.trial.params
+    assert abs(found["x"] - 1) < 0.2 and abs(np.log(found["rate"]) + 3) < 0.2
+
+
+def test_descent_goes_back_from_a_bad_step():
+    searcher = hg.trials.Descent(
+        hg.trials.FixedList([{"x": 2.0, "rate": 0.1, "units": 3, "fixed": 3.0}]), optax.adam(0.1), starts=1
+    )
+    state = searcher.init(MIXED, KEY)
+    seen = []
+
+    def told(state, value, **slopes):
+        state, trial = searcher.ask(state)
+        seen.append(trial.params["x"])
+        return searcher.tell(state, trial, hg.trials.Result(value, hypergradient=slopes))
+
+    state = told(state, 2.0)
+    state = told(state, 2.0, x=1.0)
+    state = told(state, 5.0, x=1.0)  # worse: back, half the step
+    state = told(state, np.nan)  # failed: back, a quarter
+    state = told(state, 1.9, x=1.0)
+    state = told(state, 1.8, x=1.0)
+    state = told(state, 1.8, x=np.nan)  # no hypergradient: the best again, this one, still without
+    state = told(state, 1.8, x=1.0)
+    np.testing.assert_allclose(np.diff(seen[:6]) / 4.0, [0.0, -0.1, 0.05, 0.025, -0.025], atol=1e-6)
+    assert seen[7] == seen[6]
+    state, _ = searcher.ask(state)
+    with pytest.raises(ValueError, match="only 1 trials are listed"):
+        searcher.ask(state)  # one is pending: the base searcher is asked
+
+
+def test_a_list_comes_first():
+    first = {"x": 0.0, "rate": 0.1, "units": 3, "fixed": 3.0}
+    listed = hg.trials.FixedList([first, first | {"x": 1.0}], origins=[7, None], then=hg.trials.Random())
+    state = told(listed, MIXED, 4, lambda params: 1.0)
+    assert [one.trial.params["x"] for one in state.history[:2]] == [0.0, 1.0]
+    assert [one.trial.origin for one in state.history] == [7, 1, 2, 3]
+    assert (
+        state.history[3].trial.params == told(hg.trials.Random(), MIXED, 4, lambda params: 1.0).history[3].trial.params
+    )
