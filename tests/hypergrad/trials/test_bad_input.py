@@ -1,0 +1,126 @@
+"""Wrong values and settings of a black-box search are named."""
+
+import numpy as np
+import optax
+import optuna
+import pytest
+
+import hypergrad as hg
+
+from tests.hypergrad.trials.examples import KEY, SPACE, TPE, tpe
+
+GOOD = {"layers": 1, "act": None, "l2": 0.1, "lr": 0.01}
+BAD_PARAMS = [
+    ({"layers": 4}, "layers must lie in"),
+    ({"layers": 1.5}, "layers must be a whole number"),
+    ({"layers": True}, "layers must be a whole number"),
+    ({"act": "gelu"}, "act must be one of"),
+    ({"l2": "big"}, "l2 must be a number"),
+    ({"l2": float("nan")}, "l2 must lie in"),
+    ({"layers": 3}, "lacks 'units_3'"),
+    ({"units_3": 9}, "'units_3', which is not active"),
+    ({"depth": 3}, "'depth' is not in the space"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_PARAMS)
+def test_wrong_values_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        SPACE.checked(GOOD | change)
+
+
+class TwoResults(hg.trials.AbstractObjective):
+    """An objective that does not keep to its contract."""
+
+    def __call__(self, trials, keys):
+        return [1.0, 2.0]
+
+
+BAD = [
+    (ValueError, "finite bounds", lambda: hg.trials.Float(0.0, np.inf)),
+    (ValueError, "low 2 above high 1", lambda: hg.trials.Int(2, 1)),
+    (ValueError, "whole bounds", lambda: hg.trials.Int(0.5, 2)),
+    (ValueError, "positive low", lambda: hg.trials.Float(0.0, 1.0, log=True)),
+    (ValueError, "choices that differ", lambda: hg.trials.Categorical(("a", "a"))),
+    (ValueError, "one of at_least and one_of", lambda: hg.trials.When("a")),
+    (ValueError, "no leaves", lambda: hg.trials.Space({})),
+    (TypeError, "leaf 'a' must be", lambda: hg.trials.Space({"a": 3})),
+    (
+        ValueError,
+        "'a' depends on 'b'",
+        lambda: hg.trials.Space({"a": hg.trials.Int(1, 2, when=hg.trials.When("b", at_least=1))}),
+    ),
+    (
+        ValueError,
+        "it ends at 3",
+        lambda: hg.trials.Space(
+            {"a": hg.trials.Int(1, 3), "b": hg.trials.Int(1, 2, when=hg.trials.When("a", at_least=4))}
+        ),
+    ),
+    (ValueError, "block 'z' is not", lambda: SPACE.restrict("z", at=GOOD)),
+    (TypeError, "base must be a searcher", lambda: hg.trials.DivideAndConquer(tpe)),
+    (ValueError, "top must be", lambda: hg.trials.DivideAndConquer(TPE, top=1)),
+    (ValueError, "probability", lambda: hg.trials.SubnetworkAdaptive(TPE, hg.trials.PedAnova(), probability=2)),
+    (ValueError, "warmup", lambda: hg.trials.SubnetworkAdaptive(TPE, hg.trials.PedAnova(), warmup=0)),
+    (ValueError, "start must be", lambda: hg.trials.DivideAndConquer(TPE, start="warm")),
+    (
+        ValueError,
+        "at least two",
+        lambda: hg.trials.DivideAndConquer(TPE).ask(TPE.init(hg.trials.Space({"a": hg.trials.Int(1, 2)}), KEY)),
+    ),
+    (ValueError, "points must be", lambda: hg.trials.Grid(0)),
+    (ValueError, "quantile", lambda: hg.trials.PedAnova(1.0)),
+    (TypeError, "key must be", lambda: TPE.init(SPACE, 3)),
+    (TypeError, "space must be", lambda: TPE.init({"a": hg.trials.Int(1, 2)}, KEY)),
+    (ValueError, "'x' is not in the space", lambda: TPE.ask(TPE.init(SPACE, KEY), fixed={"x": 1})),
+    (
+        ValueError,
+        "not pending",
+        lambda: TPE.tell(TPE.init(SPACE, KEY), hg.trials.Trial(0, GOOD), hg.trials.Result(1.0)),
+    ),
+    (ValueError, "num_trials", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=0)),
+    (ValueError, "give at least one", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY)),
+    (TypeError, "budget must be", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, budget=3)),
+    (ValueError, "on_failure", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=1, on_failure=1)),
+    (ValueError, "origins must have", lambda: hg.trials.FixedList([GOOD], origins=[])),
+    (ValueError, "starts must be", lambda: hg.trials.Descent(TPE, optax.adam(0.1), starts=0)),
+    (TypeError, "base must be a searcher", lambda: hg.trials.Descent(tpe, optax.adam(0.1))),
+    (ValueError, "fidelity", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=1, fidelity=0)),
+    (TypeError, "searcher must be", lambda: hg.trials.search_trials(tpe, SPACE, print, key=KEY, num_trials=1)),
+    (TypeError, "objective must be callable", lambda: hg.trials.search_trials(TPE, SPACE, 1, key=KEY, num_trials=1)),
+    (
+        TypeError,
+        "one Result for each",
+        lambda: hg.trials.search_trials(TPE, SPACE, TwoResults(), key=KEY, num_trials=1),
+    ),
+    (ValueError, "size must be", lambda: hg.trials.Vmapped(print, print, size=0)),
+    (ValueError, "fraction must lie", lambda: hg.trials.nested_subset(np.arange(200.0), 0.0, KEY)),
+    (ValueError, "keep must be", lambda: hg.trials.two_step(TPE, SPACE, print, key=KEY, num_trials=3, top=4)),
+    (
+        ValueError,
+        "fractions must rise",
+        lambda: hg.trials.two_step(TPE, SPACE, print, key=KEY, num_trials=9, fraction=1.0),
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "call"), BAD, ids=[message for _, message, _ in BAD])
+def test_bad_input_is_named(error, message, call):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_optuna_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(ImportError, match=r"hypergrad-jax\[optuna\]"):
+        TPE.ask(TPE.init(SPACE, KEY))
+
+
+@pytest.mark.parametrize(
+    ("package", "sampler"), [("cmaes", optuna.samplers.CmaEsSampler), ("torch", optuna.samplers.GPSampler)]
+)
+def test_a_package_that_a_sampler_needs_is_named(monkeypatch, package, sampler):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    searcher = hg.trials.Optuna(lambda seed: sampler(seed=seed))
+    with pytest.raises(ImportError, match=f"{sampler.__name__} needs {package}"):
+        searcher.ask(searcher.init(SPACE, KEY))
