@@ -12,9 +12,9 @@ import jax
 import pooch
 import tyro
 
-from .config import Common
+from .config import Options
 
-C = TypeVar("C", bound=Common)
+C = TypeVar("C", bound=Options)
 
 
 def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[str, Any]) -> None:

@@ -30,6 +30,12 @@ Some = Annotated[tuple[T, ...], Rule(lambda value: len(value) > 0, "is empty")]
 Out = Annotated[Path, tyro.conf.arg(help="Output folder. It also holds the finished cells of a run that was stopped.")]
 REPETITIONS = "Number of repetitions, each with its own split, initial weights and noise."
 Seeds = Annotated[int, tyro.conf.arg(metavar="N", help=REPETITIONS), ABOVE_ZERO]
+Cache = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Keep compiled programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR, for the next run."
+    ),
+]
 Quick = Annotated[bool, tyro.conf.arg(help="Smaller sizes, which show that it runs.")]
 
 
@@ -48,15 +54,20 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Common(Checked):
-    """Options of every experiment."""
+class Options(Checked):
+    """Options of every command."""
 
     out: Out = Path("results")
+    quick: Quick = False
+    cache: Cache = True
+
+
+@dataclass(frozen=True)
+class Common(Options):
+    """Options of every experiment."""
+
     seeds: Seeds = 3
     first_seed: NonNegative = 0  # The first of the seeds.
-    quick: Quick = False
-    cache: bool = True
-    """Keep compiled programs in the user's cache folder for the next run. JAX_COMPILATION_CACHE_DIR names another."""
 
     def seed_range(self, number: int | None = None) -> range:
         """Returns the seeds of the experiment, or another number of them, from the first."""

@@ -5,4 +5,4 @@ from .config import QUICK, Config
 from .run import main
 
 if __name__ == "__main__":
-    command(main, Config, QUICK, "benchmarks.gpu")
+    command(main, Config(), "benchmarks.gpu", quick=QUICK)

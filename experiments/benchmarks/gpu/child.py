@@ -6,15 +6,14 @@ file of JSON lines, UNTIL the Unix time after which no task begins. A task that 
 
 import importlib
 import json
-import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from ...common.command import keep_programs
 from ...common.report import as_json
 from .config import Config, from_json
 from .device import num_cores
@@ -53,13 +52,11 @@ def main(part: str, variant: str, config: Config, path: Path, until: float) -> N
 
 
 def prepare(config: Config) -> None:
-    """Every core a device on a CPU; a compilation cache on anything else, since programs for a CPU are not portable."""
+    """Makes every core of a CPU a device, and keeps the compiled programs of anything else."""
     jax.config.update("jax_num_cpu_devices", num_cores())
     jax.config.update("jax_disable_most_optimizations", config.quick)  # compiles in half the time
     if jax.default_backend() != "cpu":
-        default = Path(tempfile.gettempdir()) / "hypergrad-gpu-cache"
-        jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default)))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        keep_programs(config.cache)
 
 
 if __name__ == "__main__":

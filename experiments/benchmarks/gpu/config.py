@@ -4,8 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ...common.command import Positive, require_positive, require_some
-from ...common.data import default_data_dir
+from ...common.config import Options, Out, Positive, PositiveFloat, Some, default_data_dir
 
 Part = Literal["device", "ensembles", "cost", "study", "weights", "proton"]
 PARTS: tuple[Part, ...] = ("device", "ensembles", "cost", "study", "weights", "proton")
@@ -81,7 +80,7 @@ QUICK_SIZES = Sizes(
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Ensembles, cost of the estimators, the MNIST study, ten million hyperparameters and proton fits on one GPU.
 
     The parts run in this order, each within its share of the time, with what earlier parts left. gpu.json holds device,
@@ -89,11 +88,11 @@ class Config:
     figures that --cpu-figures takes.
     """
 
-    minutes: float = 8.0
+    minutes: PositiveFloat = 8.0
     """Time for everything."""
-    parts: tuple[Part, ...] = PARTS
+    parts: Some[Part] = PARTS
     """Which parts to run."""
-    replicas: tuple[Positive, ...] = (1000, 4000, 1, 100, 10, 300)
+    replicas: Some[Positive] = (1000, 4000, 1, 100, 10, 300)
     """Sizes of the ensembles, in the order in which they are measured."""
     cpu_figures: Path | None = None
     """gpu.json of a run on a CPU, which the ensembles are compared with; that run may still be going on."""
@@ -101,16 +100,11 @@ class Config:
     """Commit to name in the results; by default git is asked."""
     data_dir: Path | None = dataclasses.field(default_factory=default_data_dir)
     """Folder with the folder mnist [environment: HYPERGRAD_DATA]."""
-    out: Path = Path("results/gpu")
-    """Output folder."""
+    out: Out = Path("results/gpu")
     seed: int = 0
     """Seed of data and initial weights."""
     quick: bool = False
     """All parts at tiny sizes, for a CPU: shows that it runs, measures nothing."""
-
-    def __post_init__(self):
-        require_positive(self, "minutes")
-        require_some(self, "parts", "replicas")
 
     @property
     def sizes(self) -> Sizes:

@@ -26,12 +26,14 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
     """The first trial of the box's centre, then trials along hypergradients."""
     jax.config.update("jax_default_matmul_precision", "highest")
     started = time.time()
-    full: Any = ProtonConfig(**(TINY if config.quick else FULL), starts=1, seed=config.seed, out=config.out / "proton")
-    measured = load(full.data, full.partition, full.seed)
-    fit = Fit(measured, full.sizes(final=False), full.seed, cross=True)
+    full: Any = ProtonConfig(
+        **(TINY if config.quick else FULL), starts=1, first_seed=config.seed, out=config.out / "proton"
+    )
+    measured = load(full.data, full.partition, full.first_seed)
+    fit = Fit(measured, full.sizes(final=False), full.first_seed, cross=True)
     maker = Trials(fit, lambda inner: make_estimator(full, inner), (), full.out / "trials")
     ranges = Ranges(full.least_width, (full.most_width,) * len(full.widths), full.steps)
-    search = searches(fit.space, ranges, full.first(), full.starts, full.hyper_rate)["gradient"](full.seed)
+    search = searches(fit.space, ranges, full.first(), full.starts, full.hyper_rate)["gradient"](full.first_seed)
     sizes = {"replicas": full.replicas, "folds": fit.num_folds, "steps": full.steps, "precision": "highest"}
     sizes["prepared_s"] = round(time.time() - started, 1)
     done: list[dict[str, Any]] = []

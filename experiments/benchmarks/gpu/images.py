@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ...common.cells import Cells
 from ...common.contest import compile_method
 from ...study.cell import run_cell
 from ...study.methods import contestants
@@ -31,9 +32,9 @@ class OutOfTimeError(Exception):
 def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], dict[str, Any]]]:
     """All methods on the first seed, then on the next."""
     sizes = config.sizes
-    study = StudyConfig(data=(sizes.images,), criteria=(CRITERION,), data_dir=config.data_dir)
+    study = StudyConfig(data=(sizes.images,), criteria=(CRITERION,), data_dir=config.data_dir, out=config.out / "study")
     chosen = setting(sizes.images, config.data_dir, sizes.scale)
-    table = Table(study, sizes.images, CRITERION, chosen, config.out, ignore)
+    table = Table(study, sizes.images, CRITERION, chosen, Cells(study), {}, ignore)
     known = contestants(chosen, table.problem(0, UNIT).task.start)
     methods = {name: known[name].make(SETTINGS[name]) for name in sizes.methods}
     compiled: dict[str, float] = {}
