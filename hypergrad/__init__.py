@@ -65,4 +65,6 @@ from .training import Training as Training
 from .training import evaluate as evaluate
 from .value_and_hypergrad import value_and_hypergrad as value_and_hypergrad
 
+__version__ = "0.1.0"
+
 _warn_if_wrong()

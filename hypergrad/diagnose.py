@@ -113,7 +113,7 @@ class Diagnosis:
             from matplotlib.figure import Figure
             from matplotlib.patches import Patch
         except ImportError as error:
-            raise ImportError("plot needs matplotlib: pip install matplotlib") from error
+            raise ImportError("plot needs matplotlib: pip install 'hypergrad-jax[plot]'") from error
         names = [found.name for found in self.findings]
         figure = Figure(figsize=(10, 1.5 + 0.35 * len(names)), layout="constrained")
         panels = figure.subplots(1, 3, sharey=True)

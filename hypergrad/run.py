@@ -215,6 +215,6 @@ def _bar(progress: bool, budget: Budget):
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
+        raise ImportError("progress=True needs tqdm: pip install 'hypergrad-jax[progress]'") from error
     form = "{l_bar}{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}{postfix}]"
     return tqdm(total=budget.amount, unit=f" {budget.unit}", bar_format=form)

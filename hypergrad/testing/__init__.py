@@ -6,13 +6,13 @@
         check_estimator(MyEstimator, claim=Claim.EXACT)
 
 `laws` holds the laws one by one, `problems` small problems with known answers, `strategies` hypothesis strategies.
-Needs hypothesis, which `pip install hypergrad-jax[test]` brings; importing hypergrad does not import this.
+Needs hypothesis (`pip install 'hypergrad-jax[testing]'`); importing hypergrad does not import this.
 """
 
 import importlib.util
 
 if importlib.util.find_spec("hypothesis") is None:
-    raise ImportError("hypergrad.testing needs hypothesis: pip install hypergrad-jax[test]")
+    raise ImportError("hypergrad.testing needs hypothesis: pip install 'hypergrad-jax[testing]'")
 
 from . import laws as laws
 from . import problems as problems

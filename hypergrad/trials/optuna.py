@@ -87,9 +87,9 @@ class Optuna(AbstractSearcher):
 def _check_package(sampler: Any) -> None:
     """Optuna itself would find out only when its random startup trials are done."""
     samplers = _optuna().samplers
-    for kind, package in {samplers.CmaEsSampler: "cmaes", samplers.GPSampler: "torch"}.items():
+    for kind, package, extra in ((samplers.CmaEsSampler, "cmaes", "optuna"), (samplers.GPSampler, "torch", "gp")):
         if isinstance(sampler, kind) and find_spec(package) is None:
-            raise ImportError(f"{kind.__name__} needs {package}: pip install {package}")
+            raise ImportError(f"{kind.__name__} needs {package}: pip install 'hypergrad-jax[{extra}]'")
 
 
 def _opened(storage: str | os.PathLike, study: str) -> Any:

@@ -196,7 +196,7 @@ def _bar(progress: bool, num_trials: int | None, budget: Budget | None) -> Itera
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
+        raise ImportError("progress=True needs tqdm: pip install 'hypergrad-jax[progress]'") from error
     total, unit = (num_trials, "trials") if budget is None else (budget.amount, budget.unit)
     with tqdm(total=total, unit=f" {unit}") as bar:
 

@@ -183,4 +183,4 @@ def test_the_library_does_not_import_it():
 
 def test_missing_hypothesis_is_named():
     found = python("import sys; sys.modules['hypothesis'] = None; import hypergrad.testing")
-    assert "ImportError: hypergrad.testing needs hypothesis: pip install hypergrad-jax[test]" in found.stderr
+    assert "ImportError: hypergrad.testing needs hypothesis: pip install 'hypergrad-jax[testing]'" in found.stderr

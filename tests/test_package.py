@@ -1,0 +1,120 @@
+"""What a stranger installs: one version, complete metadata, extras named by the messages that need them."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import hypergrad as hg
+from hypergrad.ground import compatibility
+
+from tests.helpers import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PACKAGES = ("hypergrad", "ensembles")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def distribution(requirement):
+    return re.match(r"[\w-]+", requirement)[0]
+
+
+def test_the_version_stands_once():
+    assert importlib.metadata.version("hypergrad-jax") == hg.__version__
+    assert f"\nversion: {hg.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {hg.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_jax_that_is_checked_for_is_the_jax_that_is_required():
+    assert compatibility.RIGHT in PROJECT["dependencies"]
+
+
+def test_whatever_is_imported_is_required():
+    """At the top of a module by the package itself, inside functions by one of its extras."""
+    required = {distribution(line) for line in PROJECT["dependencies"]}
+    extras = {distribution(line) for lines in PROJECT["optional-dependencies"].values() for line in lines}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - set(PACKAGES):
+                nested = node.col_offset > 0 or path.parent.name == "testing"
+                assert name in required | (extras if nested else set()), (path, name)
+
+
+def test_extras_in_messages_and_documents_exist():
+    texts = [*MODULES, *(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "experiments").rglob("*.py")]
+    named = {extra for path in texts for extra in re.findall(r"hypergrad-jax\[(\w+)\]", path.read_text())}
+    assert named <= set(PROJECT["optional-dependencies"]) and {"gp", "optuna", "plot", "progress", "testing"} <= named
+    for path in MODULES:
+        assert not re.search(r"pip install (?!'hypergrad-jax\[\w+\]')", path.read_text()), path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT], check=True)
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def fresh_python(wheel, tmp_path_factory):
+    """The interpreter of an environment with the wheel and its requirements, without extras."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", wheel], check=True)
+    return python
+
+
+def run(python, *arguments):
+    found = subprocess.run([python, *arguments], capture_output=True, text=True, cwd=Path(python).parent)
+    return found.stdout + found.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
+    metadata = {name for name in names if ".dist-info/" in name}
+    assert names - metadata == {
+        path.relative_to(ROOT).as_posix() for path in [*MODULES, *(ROOT / package / "py.typed" for package in PACKAGES)]
+    }
+    assert {name.partition("/")[2] for name in metadata} == {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE"}
+
+
+@pytest.mark.slow
+def test_pip_shows_who_what_and_where(fresh_python):
+    shown = run(fresh_python, "-m", "pip", "show", "-v", "hypergrad-jax")
+    for part in (
+        f"Version: {hg.__version__}",
+        f"Summary: {PROJECT['description']}",
+        "Author: The hypergrad-jax developers",
+        "License-Expression: Apache-2.0",
+        "Typing :: Typed",
+        *(f"{name}, {url}" for name, url in PROJECT["urls"].items()),
+    ):
+        assert part in shown, shown
+
+
+@pytest.mark.slow
+def test_without_extras_both_packages_import_and_name_what_is_missing(fresh_python):
+    assert run(fresh_python, "-W", "error", "-c", "import ensembles, hypergrad; print(hypergrad.__version__)") == (
+        f"{hg.__version__}\n"
+    )
+    start = "import jax, hypergrad as hg; ht = hg.trials; space, key = ht.Space(x=ht.Float(0, 1)), jax.random.key(0); "
+    for extra, code in {
+        "testing": "import hypergrad.testing",
+        "optuna": "s = ht.Optuna(lambda seed: None); s.ask(s.init(space, key))",
+        "progress": "ht.search_trials(ht.Random(), space, ht.PerTrial(print), key=key, num_trials=1, progress=True)",
+        "plot": "hg.Diagnosis(()).plot('x.png')",
+    }.items():
+        said = run(fresh_python, "-c", start + code).splitlines()[-1]
+        assert said.startswith("ImportError: ") and said.endswith(f"pip install 'hypergrad-jax[{extra}]'"), said
