@@ -1,5 +1,7 @@
 """What is checked before anything is compiled; every message names the argument."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -19,7 +21,7 @@ def fraction(value: float, name: str) -> float:
     return value
 
 
-def has_shape(value, shape: tuple, name: str) -> None:
+def has_shape(value: Any, shape: tuple[int | None, ...], name: str) -> None:
     """`shape` may hold None where any length will do."""
     found = np.shape(value)
     if len(found) != len(shape) or any(want not in (None, have) for have, want in zip(found, shape, strict=True)):
@@ -27,7 +29,7 @@ def has_shape(value, shape: tuple, name: str) -> None:
         raise ValueError(f"{name} must have shape ({wanted}), got {found}")
 
 
-def concrete(value) -> bool:
+def concrete(value: Any) -> bool:
     """Whether the numbers can be looked at: not inside somebody's transformation."""
     return not isinstance(value, jax.core.Tracer)
 

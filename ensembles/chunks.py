@@ -11,7 +11,9 @@ from jaxtyping import PyTree
 from .checks import num_members, positive
 
 
-def chunked(function: Callable, chunk: int | str | None = None, memory: float | None = None) -> Callable:
+def chunked(
+    function: Callable[..., Any], chunk: int | str | None = None, memory: float | None = None
+) -> Callable[..., Any]:
     """`function` for every member, as `jax.vmap` does it, in as many parts as memory asks for.
 
     **Arguments**
@@ -30,7 +32,7 @@ def chunked(function: Callable, chunk: int | str | None = None, memory: float | 
     """
     if chunk not in (None, "auto"):
         return _mapped(function, positive(chunk, "chunk"))  # type: ignore[arg-type]
-    chosen: dict[Any, Callable] = {}
+    chosen: dict[Any, Callable[..., Any]] = {}
 
     def call(*stacked: PyTree) -> PyTree:
         dynamic, static = eqx.partition(stacked, eqx.is_array)
@@ -44,7 +46,7 @@ def chunked(function: Callable, chunk: int | str | None = None, memory: float | 
     return call
 
 
-def _mapped(function: Callable, size: int) -> Callable:
+def _mapped(function: Callable[..., Any], size: int) -> Callable[..., Any]:
     def call(*stacked: PyTree) -> PyTree:
         num = num_members(stacked, "arguments")
         dynamic, static = eqx.partition(stacked, eqx.is_array)
@@ -56,7 +58,9 @@ def _mapped(function: Callable, size: int) -> Callable:
     return call
 
 
-def _that_fits(function: Callable, dynamic: PyTree, static: PyTree, shrink: bool, memory: float | None) -> Callable:
+def _that_fits(
+    function: Callable[..., Any], dynamic: PyTree, static: PyTree, shrink: bool, memory: float | None
+) -> Callable[..., Any]:
     limit = available_bytes() if memory is None else memory
     num = size = num_members(dynamic, "arguments")
     while True:
@@ -72,7 +76,7 @@ def _that_fits(function: Callable, dynamic: PyTree, static: PyTree, shrink: bool
         size = max(1, min(size // 2, int(size * limit / need)))
 
 
-def _bytes_needed(compiled: Callable, dynamic: PyTree) -> int:
+def _bytes_needed(compiled: Callable[..., Any], dynamic: PyTree) -> int:
     analysis = compiled.lower(dynamic).compile().memory_analysis()  # type: ignore[attr-defined]
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
 

@@ -135,15 +135,15 @@ def outer_loss(
     return loss
 
 
-def _by_fold(statistic: Callable) -> Callable:
+def _by_fold(statistic: Callable[..., Array]) -> Callable[..., Array]:
     """`statistic(predictions of a fold's points, fold, keep)` of every fold."""
 
-    def values(predictions, folds, keep):
+    def values(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None) -> Array:
         has_shape(predictions, (len(folds), None, None), "predictions")
-        keep = [None] * len(folds) if keep is None else jnp.asarray(keep)
-        if not isinstance(keep, list):
+        if keep is not None:
             has_shape(keep, predictions.shape[:2], "keep")
-        parts = zip(predictions, folds, keep, strict=True)
+        kept_of_each = [None] * len(folds) if keep is None else jnp.asarray(keep)
+        parts = zip(predictions, folds, kept_of_each, strict=True)
         return jnp.stack([statistic(T[:, fold.rows], fold, kept) for T, fold, kept in parts])
 
     return values

@@ -36,7 +36,7 @@ def bootstrap_weights(key: Array, num_rows: int, num: int) -> Array:
     """
     rows = positive(num_rows, "num_rows")
 
-    def draw(key):
+    def draw(key: Array) -> Array:
         chosen = jax.random.randint(key, (rows,), 0, rows)
         return jnp.zeros(rows, jnp.int32).at[chosen].add(1)
 

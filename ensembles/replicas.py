@@ -85,10 +85,10 @@ def replicate_optimiser(
             raise TypeError(f"optimiser must be an optax optimiser unless settings are given, got {optimiser!r}")
         alone = optimiser
 
-    def init(params):
+    def init(params: PyTree) -> PyTree:
         return jax.vmap(lambda setting, params: alone(setting).init(params))(settings, params)
 
-    def update(updates, state, params=None):
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         one = lambda setting, updates, state, params: alone(setting).update(updates, state, params)
         return jax.vmap(one)(settings, updates, state, params)
 

@@ -15,6 +15,7 @@ processes must give the same members and data: use the same seeds.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +68,11 @@ def gather(members: PyTree, num: int | None = None) -> PyTree:
     return arrays if num is None else unpad(arrays, num)
 
 
-def _is_array(leaf) -> bool:
+def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray | jax.Array)
 
 
-def _to_host(leaf):
+def _to_host(leaf: Any) -> Any:
     if not _is_array(leaf):
         return leaf
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -80,7 +81,7 @@ def _to_host(leaf):
 
 
 def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    def place(leaf):
+    def place(leaf: Any) -> Any:
         if not _is_array(leaf):
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

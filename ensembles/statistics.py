@@ -201,7 +201,7 @@ def bootstrap_error(
     if members < 2:
         raise ValueError("predictions holds one member, which cannot be resampled; give at least 2")
 
-    def resampled(key):
+    def resampled(key: Array) -> Array:
         chosen = jax.random.randint(key, (members,), 0, members)
         return statistic(jax.tree.map(lambda leaf: leaf[chosen], predictions))
 
@@ -209,7 +209,9 @@ def bootstrap_error(
     return jnp.std(values, axis=0, ddof=1)
 
 
-def _check_points(predictions, factor, mask, data=None):
+def _check_points(
+    predictions: ArrayLike, factor: Array | None, mask: ArrayLike | None, data: ArrayLike | None = None
+) -> None:
     points = jnp.shape(predictions)[-1:]
     if not points or points == (0,):
         raise ValueError(f"predictions must have a last axis of points, got shape {jnp.shape(predictions)}")
@@ -254,13 +256,17 @@ def _moments(predictions: Array, keep: ArrayLike | None) -> tuple[Array, Array, 
     return mean, jnp.where(keep[:, None], clean - mean, 0), count
 
 
-def _chi2_of_kept(predictions, data, factor, mask, keep):
+def _chi2_of_kept(
+    predictions: Array, data: ArrayLike, factor: Array, mask: ArrayLike | None, keep: ArrayLike | None
+) -> Array:
     has_shape(predictions, (None, None), "predictions")
     keep, _ = _kept(predictions, keep)
     return chi2(jnp.where(keep[:, None], predictions, 0), data, factor, mask)
 
 
-def _with_spread(predictions, data, factor, mask, keep):
+def _with_spread(
+    predictions: Array, data: ArrayLike, factor: Array, mask: ArrayLike | None, keep: ArrayLike | None
+) -> tuple[Array, Array, Array]:
     """chi2 and log determinant with C + Cov[T], and the number of points.
 
     With v = L⁻¹(T̄ - D) and A = L⁻¹(T - T̄)ᵀ/√(R - 1), C + Cov = L (I + A Aᵀ) Lᵀ, so

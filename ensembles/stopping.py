@@ -59,7 +59,7 @@ def early_stopping(
     if max_updates is not None:
         positive(max_updates, "max_updates")
 
-    def init(params):
+    def init(params: PyTree) -> StoppingState:
         num = num_members(params, "params")
         loss = jax.eval_shape(valid_losses, params)
         if loss.shape != (num,):
@@ -72,7 +72,7 @@ def early_stopping(
             raise ValueError("the state of optimiser has no axis of members: wrap it in replicate_optimiser")
         return StoppingState(inner, jnp.zeros((), jnp.int32), params, worst, zeros, none, none)
 
-    def update(updates, state, params):
+    def update(updates: PyTree, state: StoppingState, params: PyTree) -> tuple[PyTree, StoppingState]:
         losses = valid_losses(jax.lax.stop_gradient(params))
         updates, inner = optimiser.update(updates, state.inner, params)
         failed = ~(jnp.isfinite(losses) & is_finite(updates)) & ~state.stopped

@@ -53,7 +53,7 @@ def gaussian_kl(posterior: MeanField, log_variance: PyTree) -> Array:
     **Source**: Graves (2011), section 4; Bakhteev and Strijov (2020).
     """
 
-    def term(mean, log_std, h):
+    def term(mean: Array, log_std: Array, h: Array) -> Array:
         sizes = mean**2 + jnp.exp(2 * log_std)
         return jnp.sum(sizes * jnp.exp(-h) - 1 + h - 2 * log_std) / 2
 

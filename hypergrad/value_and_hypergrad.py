@@ -24,6 +24,8 @@ def value_and_hypergrad(
 
 
 @eqx.filter_jit
-def _cold_estimate(problem, estimator, hparams, params, key):
+def _cold_estimate(
+    problem: BilevelProblem, estimator: AbstractEstimator, hparams: PyTree, params: PyTree, key: Array
+) -> tuple[Array, PyTree]:
     estimate, _ = estimator.step(problem, hparams, estimator.init(problem, params, hparams), key)
     return estimate.value, estimate.hypergradient

@@ -52,7 +52,7 @@ def test_whatever_is_imported_is_required():
 def test_extras_in_messages_and_documents_exist():
     texts = [*MODULES, *(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(ROOT / "experiments").rglob("*.py")]
     named = {extra for path in texts for extra in re.findall(r"hypergrad-jax\[(\w+)\]", path.read_text())}
-    assert named <= set(PROJECT["optional-dependencies"]) and {"gp", "optuna", "plot", "progress", "testing"} <= named
+    assert named <= set(PROJECT["optional-dependencies"]) and {"optuna", "plot", "progress", "testing"} <= named
     for path in MODULES:
         assert not re.search(r"pip install (?!'hypergrad-jax\[\w+\]')", path.read_text()), path
 
@@ -88,6 +88,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
         path.relative_to(ROOT).as_posix() for path in [*MODULES, *(ROOT / package / "py.typed" for package in PACKAGES)]
     }
     assert {name.partition("/")[2] for name in metadata} == {"METADATA", "RECORD", "WHEEL", "licenses/LICENSE"}
+    (described,) = (name for name in metadata if name.endswith("METADATA"))
+    assert "\nLicense-Expression: Apache-2.0\n" in zipfile.ZipFile(wheel).read(described).decode()
 
 
 @pytest.mark.slow
@@ -97,7 +99,7 @@ def test_pip_shows_who_what_and_where(fresh_python):
         f"Version: {hg.__version__}",
         f"Summary: {PROJECT['description']}",
         "Author: The hypergrad-jax developers",
-        "License-Expression: Apache-2.0",
+        f"Home-page: {PROJECT['urls']['Homepage']}",
         "Typing :: Typed",
         *(f"{name}, {url}" for name, url in PROJECT["urls"].items()),
     ):
@@ -109,7 +111,9 @@ def test_without_extras_both_packages_import_and_name_what_is_missing(fresh_pyth
     assert run(fresh_python, "-W", "error", "-c", "import ensembles, hypergrad; print(hypergrad.__version__)") == (
         f"{hg.__version__}\n"
     )
-    start = "import jax, hypergrad as hg; ht = hg.trials; space, key = ht.Space(x=ht.Float(0, 1)), jax.random.key(0); "
+    start = (
+        "import jax, hypergrad as hg; ht = hg.trials; key, space = jax.random.key(0), ht.Space({'x': ht.Float(0, 1)});"
+    )
     for extra, code in {
         "testing": "import hypergrad.testing",
         "optuna": "s = ht.Optuna(lambda seed: None); s.ask(s.init(space, key))",

@@ -7,9 +7,11 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, PyTree
@@ -23,7 +25,7 @@ class CheckpointError(ValueError):
     """The file is damaged, or belongs to another run. Says which."""
 
 
-def save_checkpoint(path: str | os.PathLike, tree: PyTree, identity: Identity) -> None:
+def save_checkpoint(path: str | os.PathLike[str], tree: PyTree, identity: Identity) -> None:
     """Write all arrays of `tree`; `identity` describes the run they belong to.
 
     The file is complete under its name or not there: it is written beside it, synced and renamed.
@@ -45,7 +47,7 @@ def save_checkpoint(path: str | os.PathLike, tree: PyTree, identity: Identity) -
         raise
 
 
-def load_checkpoint(path: str | os.PathLike, like: PyTree, identity: Identity) -> tuple[PyTree, Identity]:
+def load_checkpoint(path: str | os.PathLike[str], like: PyTree, identity: Identity) -> tuple[PyTree, Identity]:
     """Arrays in the structure of `like`, and the identity they were saved with. Leading axes may differ.
 
     Every part of `identity` must be the same in the file, but `start` may be where the file's run has come to, its
@@ -88,7 +90,7 @@ def digest(tree: PyTree) -> str:
     """SHA-256 of all numbers in a pytree, random keys included; what is not a number is left out."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array_like)):
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
         total.update(f"{array.dtype}{array.shape}".encode())
@@ -96,7 +98,7 @@ def digest(tree: PyTree) -> str:
     return total.hexdigest()
 
 
-def program_digest(function: Callable, *args: PyTree) -> str:
+def program_digest(function: Callable[..., Any], *args: PyTree) -> str:
     """SHA-256 of what `function` computes: its jaxpr with the constants in it, but without addresses in memory."""
     jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
     return hashlib.sha256(f"{without_addresses(str(jaxpr))} {digest(_constants(jaxpr))}".encode()).hexdigest()

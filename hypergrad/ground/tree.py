@@ -19,7 +19,7 @@ class PartitionedModel(eqx.Module):
 
     arrays: PyTree  # inexact arrays, which the inner solver moves
     buffers: PyTree  # all other arrays
-    static: tuple = eqx.field(static=True)  # (leaves, treedef) of the rest, hashable
+    static: tuple[Any, ...] = eqx.field(static=True)  # (leaves, treedef) of the rest, hashable
 
     def __init__(self, model: PyTree):
         model = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, model)

@@ -64,7 +64,7 @@ class AbstractIterativeSolver(AbstractLinearSolver):
     damping: float = 0.0
     tol: float = 1e-6
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_options(self.max_steps, self.damping)
 
 

@@ -28,11 +28,11 @@ class CG(AbstractIterativeSolver):
         v, residual, spent = first_iterate(product, b, init)
         start = (v, residual, residual, vdot(residual, residual), jnp.int32(0), jnp.bool_(False))
 
-        def unfinished(carry):
+        def unfinished(carry: PyTree) -> Array:
             *_, rr, steps, negative = carry
             return (rr > target) & (steps < self.max_steps) & ~negative
 
-        def body(carry):
+        def body(carry: PyTree) -> PyTree:
             v, r, p, rr, steps, _ = carry
             product_p = product(p)
             curvature = vdot(p, product_p)

@@ -21,7 +21,7 @@ class Dense(AbstractLinearSolver):
     _: dataclasses.KW_ONLY
     damping: float = 0.0
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_options(1, self.damping)
 
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:

@@ -30,11 +30,11 @@ class MINRES(AbstractIterativeSolver):
         unit = lambda vector, length: optax.tree.scale(1 / jnp.where(length > 0, length, 1), vector)
         one, nought = jnp.ones_like(size), jnp.zeros_like(size)
 
-        def unfinished(carry):
+        def unfinished(carry: PyTree) -> Array:
             _, _, (eta, beta, *_), steps, _ = carry
             return (jnp.abs(eta) > target) & (beta > 0) & (steps < self.max_steps)
 
-        def body(carry):
+        def body(carry: PyTree) -> PyTree:
             v, (q_old, q, d_old, d), (eta, beta, c_old, c, s_old, s), steps, negative = carry
             # Lanczos: one more column of the tridiagonal matrix
             image = product(q)

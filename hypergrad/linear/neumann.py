@@ -31,7 +31,7 @@ class Neumann(AbstractLinearSolver):
     power_steps: int = 5
     tol: float = 0.0
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_options(self.max_steps, self.damping)
         if isinstance(self.step_size, int | float) and not self.step_size > 0:
             raise ValueError(f"step_size must be positive, got {self.step_size}")
@@ -45,11 +45,11 @@ class Neumann(AbstractLinearSolver):
         target = jnp.maximum(tol, self.tol) ** 2 * vdot(b, b)
         v, residual, spent = first_iterate(product, b, init)
 
-        def unfinished(carry):
+        def unfinished(carry: PyTree) -> Array:
             _, r, steps, _ = carry
             return (vdot(r, r) > target) & (steps < self.max_steps)
 
-        def body(carry):
+        def body(carry: PyTree) -> PyTree:
             v, r, steps, negative = carry
             product_r = product(r)
             negative |= ~(vdot(r, product_r) > 0)
@@ -69,7 +69,7 @@ class Neumann(AbstractLinearSolver):
         if self.step_size is not None:
             return jnp.asarray(self.step_size), 0
 
-        def power(_, carry):
+        def power(_: Array, carry: PyTree) -> PyTree:
             v, _ = carry
             image = product(v)
             size = norm(image)

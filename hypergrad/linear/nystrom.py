@@ -27,7 +27,7 @@ class Nystrom(AbstractLinearSolver):
     damping: float = 0.01
     seed: int = 0
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_options(self.rank, self.damping)
         if isinstance(self.damping, int | float) and self.damping == 0:
             raise ValueError("damping must be positive: H is approximated by a singular matrix")

@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -75,7 +76,7 @@ def seed_words(key: Array) -> tuple[int, ...]:
     """The words of a random key. **Raises** `TypeError` for what is no single key."""
     if not isinstance(key, jax.Array):
         raise TypeError(f"key must be a jax random key, got {key!r}")
-    words = jax.random.key_data(key) if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     if words.ndim != 1:
         raise TypeError(f"key must be one random key, got an array of shape {key.shape}")
     return tuple(int(word) for word in np.asarray(words))
