@@ -54,7 +54,7 @@ class Training(eqx.Module):
         """Returns the state after step t and the map (z, d) -> A z + B d; tangents as in `step_vjp`."""
         inexact, rest = eqx.partition(state, eqx.is_inexact_array)
 
-        def phi(inexact, hparams):
+        def phi(inexact: PyTree, hparams: PyTree) -> tuple[PyTree, PyTree]:
             new = self.inner.step(self.problem, hparams, eqx.combine(inexact, rest), step_key(self.key, t))
             return eqx.partition(new, eqx.is_inexact_array)
 
