@@ -34,6 +34,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("laws")
 
 
+def pytest_configure(config):
+    """Quick tests are compiled quickly, as in JAX's own tests: two thirds of the time went into optimising programs."""
+    if config.getoption("markexpr") == "not slow":
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the programs that tests start
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
 def pytest_unconfigure():
     """The process that made the cache removes it; workers inherit its name."""
     if OWN_CACHE:
