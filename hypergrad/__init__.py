@@ -28,6 +28,7 @@ from .estimators.reversible.estimator import Reversible as Reversible
 from .estimators.reversible.momentum import MomentumSGD as MomentumSGD
 from .ground.checkpoint import CheckpointError as CheckpointError
 from .ground.compatibility import warn_if_wrong as _warn_if_wrong
+from .history import History as History
 from .inner import AbstractInnerSolver as AbstractInnerSolver
 from .inner import InnerState as InnerState
 from .inner import JaxoptSolver as JaxoptSolver

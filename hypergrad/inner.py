@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     import jaxopt
 
 from .ground.keys import step_key
+from .ground.show import paragraph, show, show_size
 from .ground.tree import PartitionedModel, describe, strong
 from .problem import BilevelProblem, check, inner_objective
 
@@ -36,6 +37,11 @@ class InnerState(eqx.Module):
     def params(self) -> PyTree:
         """The model, whole."""
         return self.partitioned.model
+
+    def __repr__(self) -> str:
+        """The size of the model, and the updates that the solver has made."""
+        updates = getattr(self.solver, "iter_num", None)
+        return paragraph("InnerState", (f"params: {show_size(self.partitioned)}", f"updates: {show(updates)}"))
 
 
 class SolveStats(eqx.Module):

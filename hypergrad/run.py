@@ -1,4 +1,4 @@
-"""The loop: repeat a search under a budget, with progress, history, stop and resume."""
+"""The loop that repeats a search under a budget, with progress, history, stop and resume."""
 
 import math
 import os
@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from .ground.checkpoint import Identity, digest, load_checkpoint, program_digest, save_checkpoint, without_addresses
 from .ground.tree import describe
+from .history import History, join
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
 from .stats import Status
@@ -69,13 +70,13 @@ def run(
     key: Array,
     budget: Budget | int,
     chunk: int = 1,
-    callback: Callable[[SearchState, Record], Any] | None = None,
+    callback: Callable[[SearchState, History], Any] | None = None,
     progress: bool = False,
     checkpoint: str | os.PathLike | None = None,
     keep: Callable[[Record], PyTree] = everything,
     throw: bool = False,
-) -> tuple[SearchState, Record]:
-    """Repeat `search.step` until the budget is spent.
+) -> tuple[SearchState, History]:
+    """Repeats `search.step` until the budget is spent.
 
     Step k uses `fold_in(key, k)` with k = `state.num_steps`: neither chunking nor stopping and
     resuming changes the result.
@@ -84,33 +85,33 @@ def run(
 
     - `state`: from `search.init`, or from an earlier run to continue it. `budget` bounds `state.spent` as a whole (for
       `seconds`: this call).
-    - `budget`: a `Budget`; a whole number means iterations.
+    - `budget`: a `Budget`; an integer means iterations.
     - `chunk`: steps per compiled call. More is faster for short steps and reports less often.
-    - `callback(state, record)`: called after every chunk with its records stacked; a true result stops the run.
+    - `callback(state, history)`: called after every chunk with the history of its steps; a true result stops the run.
     - `progress`: show a bar (needs tqdm).
     - `checkpoint`: a file. If it exists the run goes on from there, and a checkpoint of another run is refused, saying
       in what it differs; it is written every 30 seconds, at the end, and when the run is interrupted.
-    - `keep`: what of each record the history holds; `lambda r: (r.value, r.stats)` saves memory when there are many
-      hyperparameters.
+    - `keep`: a function of each record, whose result the history holds as `records`; `lambda r: (r.value, r.stats)`
+      saves memory when there are many hyperparameters.
     - `throw`: raise `FloatingPointError` as soon as a step reports a value that is not finite.
 
-    **Returns** `(state, history)`: the history is the kept records as NumPy arrays with a leading axis of steps.
+    **Returns** `(state, history)`: the last state, and the `History` of the steps of this call, or of all steps since
+    the checkpointed run began.
     """
     if isinstance(budget, int | float):
         budget = Budget(iterations=budget)
     if not (isinstance(chunk, int) and chunk >= 1):
         raise ValueError(f"chunk must be a positive integer, got {chunk!r}")
-    history: list = []
+    history: list[History] = []
     identity = {} if checkpoint is None else _identity(search, problem, state, key, keep)
     if checkpoint is not None and os.path.exists(checkpoint):
-        (state, kept), identity = load_checkpoint(
-            checkpoint, (state, _no_records(search, problem, state, keep)), identity
-        )
-        history.append(kept)
+        like = state, _columns(_no_steps(search, problem, state, keep))
+        (state, columns), identity = load_checkpoint(checkpoint, like, identity)
+        history.append(History(*columns))
 
     def save():
         assert checkpoint is not None
-        save_checkpoint(checkpoint, (state, _join(history)), identity | {"reached": digest(state)})
+        save_checkpoint(checkpoint, (state, _columns(join(history))), identity | {"reached": digest(state)})
 
     started = saved = time.monotonic()
     # An array, so that one compilation serves every amount.
@@ -118,13 +119,11 @@ def run(
     with _bar(progress, budget) as bar:
         try:
             while not _spent(state, budget, started):
-                before = int(state.num_steps)
-                state, records, worst = _advance(
+                before, begun = int(state.num_steps), time.monotonic()
+                state, steps, worst = _advance(
                     search, problem, state, key, limit, jnp.int32(before + chunk), budget.unit, keep, chunk
                 )
-                taken = int(state.num_steps) - before
-                records = jax.tree.map(lambda leaf: np.asarray(leaf)[:taken], records)  # noqa: B023
-                history.append(records)
+                history.append(_history(steps, int(state.num_steps) - before, begun))
                 if bar is not None:
                     bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.num_steps), refresh=False)
                     bar.update(min(_used(state, budget, started), budget.amount) - bar.n)
@@ -132,7 +131,7 @@ def run(
                     raise FloatingPointError(
                         f"a value that is not finite by step {int(state.num_steps)}: {Status(int(worst))!r}"
                     )
-                if callback is not None and callback(state, records):
+                if callback is not None and callback(state, history[-1]):
                     break
                 if checkpoint is not None and time.monotonic() - saved > 30:
                     save()
@@ -141,12 +140,12 @@ def run(
             if checkpoint is not None and history:
                 save()
     if not history:
-        history = [_no_records(search, problem, state, keep)]
-    return state, _join(history)
+        history = [_no_steps(search, problem, state, keep)]
+    return state, join(history)
 
 
 def _identity(search, problem, state, key, keep) -> Identity:
-    """All that the result of a run depends on, by name."""
+    """Texts and digests of everything that the result of a run depends on, by name."""
 
     def step(problem, state, key):
         state, record = search.step(problem, state, key)
@@ -165,12 +164,12 @@ def _identity(search, problem, state, key, keep) -> Identity:
 
 @eqx.filter_jit
 def _advance(search, problem, state, key, limit, until, unit: str, keep, chunk: int):
-    """Steps up to number `until`, at most `chunk`, while something of the budget is left; the state, the records (room
-    for `chunk`), all statuses at once."""
+    """Steps up to number `until`, at most `chunk`, while something of the budget is left. Returns the state, the kept
+    records with what was spent after each (room for `chunk`), and the union of all statuses."""
 
     def step(state):
         state, record = search.step(problem, state, jax.random.fold_in(key, state.num_steps))
-        return state, keep(record), record.stats.status
+        return state, (keep(record), state.spent.iterations, state.spent.gradients), record.stats.status
 
     def unfinished(carry):
         state, *_ = carry
@@ -178,10 +177,10 @@ def _advance(search, problem, state, key, limit, until, unit: str, keep, chunk: 
         return left & (state.num_steps < until)
 
     def body(carry):
-        state, records, worst, place = carry
-        state, record, status = step(state)
-        records = jax.tree.map(lambda room, leaf: room.at[place].set(leaf), records, record)
-        return state, records, worst | status, place + 1
+        state, steps, worst, place = carry
+        state, one, status = step(state)
+        steps = jax.tree.map(lambda room, leaf: room.at[place].set(leaf), steps, one)
+        return state, steps, worst | status, place + 1
 
     _, shapes, _ = eqx.filter_eval_shape(step, state)
     room = jax.tree.map(lambda leaf: jnp.zeros((chunk, *leaf.shape), leaf.dtype), shapes)
@@ -189,10 +188,23 @@ def _advance(search, problem, state, key, limit, until, unit: str, keep, chunk: 
     return jax.lax.while_loop(unfinished, body, (state, room, jnp.int32(0), jnp.int32(0)))[:3]
 
 
-def _no_records(search, problem, state, keep) -> PyTree:
+def _history(steps: tuple, taken: int, begun: float) -> History:
+    """The steps of one compiled call that began at the time `begun`."""
+    records, iterations, gradients = jax.tree.map(lambda leaf: np.asarray(leaf)[:taken], steps)
+    durations = np.full(taken, (time.monotonic() - begun) / max(taken, 1))
+    return History(records, iterations.astype(np.int64), gradients.astype(np.int64), durations)
+
+
+def _no_steps(search, problem, state, keep) -> History:
     """A history of no steps."""
     shapes = eqx.filter_eval_shape(lambda: keep(search.step(problem, state, jax.random.key(0))[1]))
-    return jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), shapes)
+    records = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), shapes)
+    return History(records, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
+
+def _columns(history: History) -> tuple:
+    """All that a checkpoint holds of a history."""
+    return history.records, history.iterations, history.gradients, history.durations
 
 
 def _used(state: SearchState, budget: Budget, started: float) -> float:
@@ -201,10 +213,6 @@ def _used(state: SearchState, budget: Budget, started: float) -> float:
 
 def _spent(state: SearchState, budget: Budget, started: float) -> bool:
     return _used(state, budget, started) >= budget.amount
-
-
-def _join(history: list) -> PyTree:
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *history)
 
 
 def _bar(progress: bool, budget: Budget):

@@ -1,17 +1,22 @@
-"""What an estimator reports beside the hypergradient: counts, status, diagnostics."""
+"""The result of an estimator step: value, hypergradient, counts, status, diagnostics."""
 
 import enum
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .ground.show import paragraph, show, show_leaf, show_size, values_of
 from .ground.tree import PartitionedModel, all_finite, partition
 
 
 class Status(enum.IntFlag):
-    """Run-time trouble, as flags that add up. `Status(int(code))` prints their names."""
+    """Run-time trouble, as flags that add up.
+
+    print(Status(int(estimate.stats.status)))  # NONFINITE|INNER_UNCONVERGED
+    """
 
     OK = 0
     NONFINITE = 1  # the value or the hypergradient holds NaN or infinity
@@ -20,6 +25,12 @@ class Status(enum.IntFlag):
     NEGATIVE_CURVATURE = 8  # the Hessian is not positive definite there
     ADJOINT_GROWTH = 16  # the adjoint outgrew its limit and was cut off
     IRREVERSIBLE = 32  # training run backwards did not come back to where it began
+
+    def __str__(self) -> str:
+        return self.name or "OK"
+
+    def __format__(self, form: str) -> str:
+        return format(str(self), form)
 
 
 class Counts(eqx.Module):
@@ -62,9 +73,18 @@ class Counts(eqx.Module):
     def __add__(self, other: "Counts") -> "Counts":
         return jax.tree.map(jnp.add, self, other)
 
+    def __repr__(self) -> str:
+        """All counts by name, and the gradient equivalents."""
+        return f"Counts: {show(vars(self))}; gradients {show_leaf(self.gradients)}"
+
 
 class Stats(eqx.Module):
-    """What happened in one estimator step.
+    """The work and the trouble of one estimator step.
+
+        >>> print(estimate.stats)
+        Stats: OK
+          Counts: iterations 100, inner_gradients 100, step_vjps 100, hvps 0, outer_gradients 1, hyper_updates 0; ...
+          residual 0, growth 1.3
 
     - `counts`: work done.
     - `status`: `Status` flags.
@@ -89,9 +109,17 @@ class Stats(eqx.Module):
         self.residual = jnp.asarray(residual, jnp.result_type(residual))
         self.diagnostics = diagnostics or {}
 
+    def __repr__(self) -> str:
+        """Flags by name, counts, residual and diagnostics."""
+        return paragraph(f"Stats: {show_status(self.status)}", self.lines())
+
+    def lines(self) -> tuple[str, str]:
+        """Counts, and all else but the status, as texts."""
+        return repr(self.counts), show({"residual": self.residual} | self.diagnostics)
+
 
 class Estimate(eqx.Module):
-    """What one estimator step returns.
+    """The result of one estimator step.
 
     - `hypergradient`: like `hparams`.
     - `value`: the outer loss at (trained model, hparams) *before* any hyperparameter moves.
@@ -116,6 +144,28 @@ class Estimate(eqx.Module):
     def params(self) -> PyTree:
         """The trained model, whole."""
         return self.partitioned.model
+
+    def __repr__(self) -> str:
+        """Value, flags, hypergradient, the size of the model, and what the step took."""
+        return paragraph(
+            f"Estimate: value {show(self.value)}, {show_status(self.stats.status)}",
+            (
+                f"hypergradient: {show(self.hypergradient)}",
+                f"params: {show_size(self.partitioned)}",
+                *self.stats.lines(),
+            ),
+        )
+
+
+def show_status(status: ArrayLike) -> str:
+    """The names of the flags; of many statuses, how often each occurs."""
+    codes = values_of(status)
+    if codes is None:
+        return show_leaf(status)
+    if codes.ndim == 0:
+        return str(Status(int(codes)))
+    found, times = np.unique(codes, return_counts=True)
+    return ", ".join(f"{Status(int(code))} ({number})" for code, number in zip(found, times, strict=True)) or "no steps"
 
 
 def flag(condition: Array, status: Status) -> Array:

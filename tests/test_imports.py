@@ -35,7 +35,7 @@ def imports(path):
 FLOORS = [
     {"ground"},
     {"stats", "problem", "data"},
-    {"linear", "inner"},
+    {"linear", "inner", "history"},
     {"training"},
     {"estimators"},
     {"value_and_hypergrad", "diagnose", "search"},

@@ -117,9 +117,9 @@ def by_search(search: hg.AbstractSearch, steps_per_look: int, current: bool, rat
             place = lambda state: state.opt_state.hyperparams["learning_rate"]
             state = eqx.tree_at(place, state, jnp.full_like(place(state), rate))
 
-        def look(state, statuses):
+        def look(state, steps):
             found = (state.model, state.hparams) if current else (state.best.params, state.best.hparams)
-            tracker.look(*found, state.spent, statuses)
+            tracker.look(*found, state.spent, steps.records)
 
         hg.run(
             search,

@@ -1,4 +1,4 @@
-"""What every search carries and reports."""
+"""The state, the record and the interface of every search."""
 
 import abc
 from typing import Any
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ..ground.show import paragraph, show, show_size
 from ..ground.tree import PartitionedModel, partition
 from ..problem import BilevelProblem
-from ..stats import Counts, Estimate, Stats
+from ..stats import Counts, Estimate, Stats, show_status
 
 
 class Best(eqx.Module):
@@ -26,9 +27,25 @@ class Best(eqx.Module):
         """The trained model, whole."""
         return self.partitioned.model
 
+    def __repr__(self) -> str:
+        """Value, hyperparameters, and the size of the model."""
+        return paragraph(f"Best: {self.line()}", (f"params: {show_size(self.partitioned)}",))
+
+    def line(self) -> str:
+        """The value and where it was measured."""
+        return f"value {show(self.value)} at {show(self.hparams)}"
+
 
 class SearchState(eqx.Module):
-    """All that a search carries, as arrays."""
+    """All that a search carries, as arrays.
+
+    >>> print(state)
+    SearchState: 40 steps
+      hparams: log_l2 -3.1, log_lr -2.4
+      best: value 0.413 at log_l2 -3.2, log_lr -2.4
+      model: 4 arrays, 113 numbers (float32)
+      spent: iterations 4000, ...
+    """
 
     hparams: PyTree
     best: Best
@@ -42,6 +59,18 @@ class SearchState(eqx.Module):
         """The model as it is trained now, whole; `best.params` is that of the best step."""
         return self.inner_state.params
 
+    def __repr__(self) -> str:
+        """Hyperparameters, the best so far, and the work done."""
+        return paragraph(
+            f"SearchState: {show(self.num_steps)} steps",
+            (
+                f"hparams: {show(self.hparams)}",
+                f"best: {self.best.line()}",
+                f"model: {show_size(self.best.partitioned)}",
+                f"spent: {repr(self.spent).removeprefix('Counts: ')}",
+            ),
+        )
+
 
 class Record(eqx.Module):
     """One step as it was measured: `value` is the outer loss at `hparams`, before they moved."""
@@ -49,6 +78,13 @@ class Record(eqx.Module):
     hparams: PyTree
     value: Array
     stats: Stats
+
+    def __repr__(self) -> str:
+        """Value, flags, hyperparameters, and what the step took."""
+        return paragraph(
+            f"Record: value {show(self.value)}, {show_status(self.stats.status)}",
+            (f"hparams: {show(self.hparams)}", *self.stats.lines()),
+        )
 
 
 class AbstractSearch(eqx.Module):

@@ -51,7 +51,8 @@ def train(mesh=None):
     search = hg.GradientSearch(estimator, optax.sgd(0.1))
     state = search.init(problem, own["members"], shared["hparams"])
     keep = lambda record: (record.value, record.hparams)
-    state, (values, hparams) = hg.run(search, problem, state, key=shared["key"], budget=3 * STEPS, keep=keep)
+    state, history = hg.run(search, problem, state, key=shared["key"], budget=3 * STEPS, keep=keep)
+    values, hparams = history.records
     models = state.best.params
     return {
         "predictions": ens.gather(eqx.filter_jit(ens.map_members)(predict, models, None, shared["x"]), MEMBERS),

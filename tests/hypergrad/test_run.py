@@ -70,7 +70,7 @@ def test_chunks_stops_and_repetitions_change_nothing(search, tmp_path):
     same(whole, go(search, case, 40, chunk=3, checkpoint=file))
     half, first = go(search, case, 20)
     end, second = go(search, case, 40, state=half)
-    same(whole, (end, jax.tree.map(lambda a, b: np.concatenate([a, b]), first, second)))
+    same(whole, (end, first + second))
 
 
 @pytest.mark.row(40)
@@ -135,7 +135,7 @@ def test_callback_keep_and_projection():
     state, history = go(
         search, case, 400, callback=lambda s, r: seen.append(r) or len(seen) == 3, keep=lambda r: r.value
     )
-    assert state.num_steps == 3 and isinstance(history, np.ndarray) and history.shape == (3,)
+    assert state.num_steps == 3 and isinstance(history.records, np.ndarray) and history.records.shape == (3,)
     assert jnp.all(jnp.abs(state.hparams["log_l2"]) <= 0.5)
 
 

@@ -90,3 +90,89 @@ def test_flags_are_each_members_own():
     assert codes[0] == codes[2] == hg.Status.OK and hg.Status.NEGATIVE_CURVATURE in codes[1]
     for i in (0, 2):
         assert_close(together.hypergradient[i], one(hessians[i]).hypergradient, "gradient")
+
+
+# Printing
+
+INTERNAL = ("i32[", "f64[", "Partitioned", "Array(", "ShapeDtypeStruct", "Traced", "<class", "ScaleBy")
+
+
+def printed():
+    case, inner = ridge(), hg.OptaxSolver(optax.adam(0.1), 3)
+    search = hg.GradientSearch(hg.Reverse(inner), optax.adam(0.1))
+    state = search.init(case.problem, case.params, case.hparams)
+    after, record = search.step(case.problem, state, laws.KEY)
+    estimate, inner_state = status_of_step(case, inner)
+    return {
+        "Estimate": estimate,
+        "Stats": estimate.stats,
+        "Counts": estimate.stats.counts,
+        "SearchState": after,
+        "Best": after.best,
+        "Record": record,
+        "InnerState": inner_state,
+    }
+
+
+def status_of_step(case, inner):
+    estimator = hg.Reverse(inner, warm_start=True)
+    return estimator.step(case.problem, case.hparams, estimator.init(case.problem, case.params, case.hparams), laws.KEY)
+
+
+def test_what_prints_tells():
+    for name, thing in printed().items():
+        text = str(thing)
+        assert text.startswith(name) and repr(thing) == text and 1 <= len(text.splitlines()) <= 6, text
+        assert not any(word in text for word in INTERNAL), text
+    found = printed()
+    assert f"value {float(found['Estimate'].value):.6g}, OK" in str(found["Estimate"])
+    assert "iterations 3" in str(found["Counts"]) and "gradients 10" in str(found["Counts"])
+    assert f"growth {float(found['Stats'].diagnostics['growth']):.6g}" in str(found["Stats"])
+    assert "1 steps" in str(found["SearchState"]) and "1 arrays, 3 numbers (float64)" in str(found["SearchState"])
+    assert "updates: 3" in str(found["InnerState"])
+
+
+def test_statuses_print_their_names():
+    assert str(hg.Status(3)) == f"{hg.Status(3)}" == "NONFINITE|INNER_UNCONVERGED"
+    assert str(hg.Status(0)) == "OK"
+    found, _ = status(hg.Implicit(hg.OptaxSolver(optax.sgd(0.3), 1), hg.CG(10)), ridge())
+    assert f"{found}" == "INNER_UNCONVERGED"
+
+
+def test_batches_print_ranges_and_how_often_each_status_occurs():
+    stats = jax.vmap(lambda x: hg.Stats(hg.Counts(iterations=x.astype(int)), jnp.where(x > 7, 5, 0), x))(
+        jnp.arange(10.0)
+    )
+    text = str(stats)
+    assert text.startswith("Stats: OK (8), NONFINITE|LINEAR_UNCONVERGED (2)")
+    assert "iterations int32[10] from 0 to 9" in text and "residual float64[10] from 0 to 9" in text
+    assert "all 0" in text
+    broken = hg.Estimate(jnp.arange(8.0).at[2].set(jnp.nan), jnp.asarray(1.0), jnp.zeros(2), hg.Stats(hg.Counts()))
+    assert "float64[8] from 0 to 7, 1 not finite" in str(broken) and "NONFINITE" in str(broken)
+
+
+def test_printing_under_a_transformation_shows_shapes():
+    texts = []
+
+    @jax.jit
+    def trace(things):
+        texts.extend(map(str, things))
+        return 0
+
+    trace(list(printed().values()))
+    assert len(texts) == 7 and all("int32[]" in text for text in texts if not text.startswith(("Best", "Inner")))
+    assert not any("Traced" in text for text in texts)
+    assert "float64[3]" in str(jax.eval_shape(lambda: printed()["Estimate"]))
+
+
+def test_printing_after_donation():
+    state = printed()["SearchState"]
+    jax.jit(lambda h: jax.tree.map(lambda leaf: leaf + 1, h), donate_argnums=0)(state.hparams)
+    assert "float64[3]" in str(state)
+
+
+def test_identities_of_checkpoints_do_not_print():
+    from hypergrad.ground.tree import describe
+
+    counts = hg.Counts()
+    assert describe(counts) == "Counts(" + ", ".join(f"{name}=int32[]" for name in vars(counts)) + ")"

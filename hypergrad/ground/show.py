@@ -1,0 +1,74 @@
+"""Short texts of numbers and pytrees, for the classes that users print."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+ENTRIES = 6  # entries of an array, and leaves of a pytree, that are written out
+
+
+def show(tree: PyTree) -> str:
+    """The numbers of a pytree on one line, each leaf after its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        return "none"
+    named = ((jax.tree_util.keystr(path, simple=True, separator="."), show_leaf(leaf)) for path, leaf in leaves)
+    texts = [f"{name} {text}" if name else text for name, text in named]
+    more = len(texts) - ENTRIES
+    return ", ".join(texts[:ENTRIES]) + (f" and {more} more" if more > 0 else "")
+
+
+def show_leaf(leaf: Any) -> str:
+    """A number, a few numbers, or the shape and range of many; only the shape of what has no value here."""
+    if not (isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)):
+        return f"{leaf:.6g}" if isinstance(leaf, float) else str(leaf)
+    shape = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+    if not (jnp.issubdtype(leaf.dtype, jnp.number) or jnp.issubdtype(leaf.dtype, jnp.bool_)):
+        return shape
+    array = values_of(leaf)
+    if array is None or array.size == 0:
+        return shape
+    if array.ndim == 0:
+        return _number(array[()])
+    if array.ndim == 1 and array.size <= ENTRIES:
+        return f"[{', '.join(map(_number, array))}]"
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        return shape
+    finite = array[np.isfinite(array)] if jnp.issubdtype(array.dtype, jnp.inexact) else array
+    bad = f", {array.size - finite.size} not finite" if finite.size < array.size else ""
+    if not finite.size:
+        return f"{shape}{bad}"
+    low, high = _number(finite.min()), _number(finite.max())
+    return f"{shape} {'all ' + low if low == high else f'from {low} to {high}'}{bad}"
+
+
+def values_of(leaf: Any) -> np.ndarray | None:
+    """The array on the host; `None` under a transformation, after donation, or if it lies in several processes."""
+    if isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct):
+        return None
+    if isinstance(leaf, jax.Array) and (leaf.is_deleted() or not leaf.is_fully_addressable):
+        return None
+    return np.asarray(leaf)
+
+
+def show_size(tree: PyTree) -> str:
+    """The number of arrays in a model, of their entries, and their types."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, np.ndarray | jax.Array)]
+    kinds = ", ".join(dict.fromkeys(str(leaf.dtype) for leaf in leaves))
+    return f"{len(leaves)} arrays, {sum(leaf.size for leaf in leaves)} numbers ({kinds})"
+
+
+def paragraph(title: str, lines: Iterable[str]) -> str:
+    """A title and indented lines."""
+    return "\n  ".join([title, *(line for line in lines if line)])
+
+
+def _number(value: Any) -> str:
+    kind = np.asarray(value).dtype
+    if jnp.issubdtype(kind, jnp.complexfloating):
+        return f"{complex(value):.6g}"
+    return f"{float(value):.6g}" if jnp.issubdtype(kind, jnp.floating) else str(value)

@@ -1,0 +1,182 @@
+"""The course of a run, step by step."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from .ground.show import paragraph, show, show_leaf
+from .ground.tree import describe
+from .stats import show_status
+
+UNITS = ("iterations", "gradients", "seconds")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["records", "iterations", "gradients"],
+    meta_fields=[],
+    drop_fields=["durations"],
+)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class History:
+    """The steps of a run as NumPy arrays, oldest first.
+
+        state, history = hg.run(search, problem, state, key=key, budget=5000)
+        len(history), history[-1].value, history[:10], first_half + second_half
+        pandas.DataFrame(history.to_dict()).to_csv("history.csv")
+        history.plot("criterion.png", unit="gradients")
+
+    - `records`: a `Record`, or what `keep` made of it, with a leading axis of steps.
+    - `iterations`, `gradients`: int64, of shape (steps,): what the search had spent after each step, earlier runs
+      included.
+    - `durations`: float64, of shape (steps,): seconds that each step took. The time of a compiled call is shared
+      equally by its steps, and the first includes compilation. It is no leaf of the pytree, because no repetition
+      gives the same: a history made by `jax.tree.map` has `None` here.
+
+    `value`, `hparams`, `stats` are those of `records`. An integer index gives the record of one step. A slice, a mask
+    or an array of indices gives a history. `+` joins two histories.
+    """
+
+    records: PyTree
+    iterations: np.ndarray
+    gradients: np.ndarray
+    durations: np.ndarray | None = dataclasses.field(default=None)
+
+    @property
+    def value(self) -> np.ndarray:
+        """The outer losses, of shape (steps,)."""
+        return self.records.value
+
+    @property
+    def hparams(self) -> PyTree:
+        """The hyperparameters at which `value` was measured, stacked."""
+        return self.records.hparams
+
+    @property
+    def stats(self) -> Any:
+        """The `Stats` of all steps, stacked."""
+        return self.records.stats
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Wall time from the first of these steps to the end of each, of shape (steps,).
+
+        **Raises** `ValueError` where the durations were dropped.
+        """
+        if self.durations is None:
+            raise ValueError("this history has no durations: it was made by jax.tree.map")
+        return np.cumsum(self.durations)
+
+    def __len__(self) -> int:
+        return len(self.iterations)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One record, or a shorter history."""
+        taken = jax.tree.map(lambda leaf: leaf[index], self)
+        if np.ndim(taken.iterations) == 0:
+            return taken.records
+        return taken if self.durations is None else dataclasses.replace(taken, durations=self.durations[index])
+
+    def __iter__(self) -> Iterator[PyTree]:
+        return (self[step] for step in range(len(self)))
+
+    def __add__(self, other: "History") -> "History":
+        """The steps of this history, then those of `other`.
+
+        **Raises** `ValueError` where the two hold different things.
+        """
+        if not isinstance(other, History):
+            return NotImplemented
+        kinds = [describe(jax.tree.map(lambda leaf: leaf[:0], one.records)) for one in (self, other)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"the histories hold different records: {kinds[0]} and {kinds[1]}")
+        return join([self, other])
+
+    def to_dict(self, max_entries: int = 32) -> dict[str, np.ndarray]:
+        """Columns of equal length by name, for `pandas.DataFrame` or a CSV file.
+
+        `iterations`, `gradients` and `seconds` are cumulative. Each entry of a record is a column named by its path:
+        `value`, `hparams.log_l2`, `stats.status`, `stats.counts.iterations`, `stats.diagnostics.growth`. An array of at
+        most `max_entries` entries is one column per entry, `hparams.log_l2.0`, `hparams.weights.1.2`. A larger array
+        is left out; read it from `hparams`. Statuses are integers; `Status(code)` prints their names.
+        """
+        columns = {"iterations": self.iterations, "gradients": self.gradients}
+        if self.durations is not None:
+            columns["seconds"] = self.seconds
+        leaves = jax.tree_util.tree_leaves_with_path(self.records)
+        names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+        if len(set(names)) < len(names):  # a dot inside a key
+            names = [jax.tree_util.keystr(path).removeprefix(".") for path, _ in leaves]
+        for name, (_, leaf) in zip(names, leaves, strict=True):
+            for place in np.ndindex(leaf.shape[1:]) if leaf[:1].size <= max_entries else ():
+                columns[".".join(filter(None, (name, *map(str, place)))) or "kept"] = leaf[:, *place]
+        return columns
+
+    def plot(self, path: str | None = None, unit: str = "iterations") -> Any:
+        """The criterion of each step and the best so far against the budget spent.
+
+        `unit` is `iterations`, `gradients` or `seconds`. Values that are not finite are left out. The figure is saved
+        where a path is given. Needs matplotlib. Returns the figure.
+
+        **Raises** `ValueError` for another unit.
+        """
+        if unit not in UNITS:
+            raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError("plot needs matplotlib: pip install matplotlib") from error
+        spent, values = getattr(self, unit), np.asarray(self.value, np.float64)
+        finite = np.isfinite(values)
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(spent[finite], values[finite], ".", color="#0072B2", alpha=0.5, label="each step")
+        axes.plot(
+            spent[finite],
+            np.minimum.accumulate(values[finite]),
+            drawstyle="steps-post",
+            color="#D55E00",
+            label="best so far",
+        )
+        axes.set_xlabel(unit)
+        axes.set_ylabel("outer loss")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def __repr__(self) -> str:
+        """The number of steps, what they took, and the values or all that was kept."""
+        spent = {"iterations": self.iterations[-1:], "gradients": self.gradients[-1:]}
+        if self.durations is not None:
+            spent["seconds"] = self.seconds[-1:]
+        totals = "".join(f", {name} {show_leaf(number[0])}" for name, number in spent.items() if len(number))
+        return paragraph(f"History: {len(self)} steps{totals}", self._lines())
+
+    def _lines(self) -> list[str]:
+        try:
+            values, status = self.value, self.stats.status
+        except AttributeError:
+            return [f"records: {show(self.records)}"]
+        finite = values[np.isfinite(values)]
+        best = f", best {show_leaf(finite.min())}" if len(finite) else ""
+        return [
+            f"value: {show_leaf(values)}{best}",
+            f"status: {show_status(status)}",
+            f"hparams: {show(self.hparams)}",
+        ]
+
+
+def join(histories: list[History]) -> History:
+    """The steps of several histories of the same kind, in order."""
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *histories)
+    durations = [one.durations for one in histories if one.durations is not None]
+    return (
+        dataclasses.replace(whole, durations=np.concatenate(durations)) if len(durations) == len(histories) else whole
+    )
