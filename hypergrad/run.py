@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .ground.checkpoint import Identity, digest, load_checkpoint, program_digest, save_checkpoint, without_addresses
+from .ground.total import LARGEST, Total
 from .ground.tree import describe
 from .history import History, join
 from .problem import BilevelProblem
@@ -102,6 +103,7 @@ def run(
         budget = Budget(iterations=budget)
     if not (isinstance(chunk, int) and chunk >= 1):
         raise ValueError(f"chunk must be a positive integer, got {chunk!r}")
+    state = eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
     history: list[History] = []
     identity = {} if checkpoint is None else _identity(search, problem, state, key, keep)
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -115,7 +117,7 @@ def run(
 
     started = saved = time.monotonic()
     # An array, so that one compilation serves every amount.
-    limit = jnp.int32(2**31 - 1 if budget.unit == "seconds" else min(math.ceil(budget.amount), 2**31 - 1))
+    limit = Total.of(LARGEST if budget.unit == "seconds" else min(math.ceil(budget.amount), LARGEST))
     with _bar(progress, budget) as bar:
         try:
             while not _spent(state, budget, started):
@@ -192,7 +194,7 @@ def _history(steps: tuple, taken: int, begun: float) -> History:
     """The steps of one compiled call that began at the time `begun`."""
     records, iterations, gradients = jax.tree.map(lambda leaf: np.asarray(leaf)[:taken], steps)
     durations = np.full(taken, (time.monotonic() - begun) / max(taken, 1))
-    return History(records, iterations.astype(np.int64), gradients.astype(np.int64), durations)
+    return History(records, np.asarray(iterations), np.asarray(gradients), durations)
 
 
 def _no_steps(search, problem, state, keep) -> History:

@@ -9,7 +9,11 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .ground.show import paragraph, show, show_leaf, show_size, values_of
+from .ground.total import Total
 from .ground.tree import PartitionedModel, all_finite, partition
+
+Count = Array | Total
+CountLike = ArrayLike | Total
 
 
 class Status(enum.IntFlag):
@@ -34,48 +38,54 @@ class Status(enum.IntFlag):
 
 
 class Counts(eqx.Module):
-    """Work done, as int32 scalars.
+    """Work done: int32 scalars for one step, a `Total`, which cannot overflow, for all that a search has spent.
 
     `gradients` sums it up in units of one inner gradient: gradients and Hessian-vector products count 1, step-VJPs,
     which go forwards and backwards through a gradient, 2. Measured on a CPU: 0.9 to 1.1 for a product, 1.4 to 2.0 for
     a step-VJP; `python -m experiments.benchmarks.cost` measures them again.
     """
 
-    iterations: Array  # updates of the model's parameters
-    inner_gradients: Array
-    step_vjps: Array
-    hvps: Array  # Hessian-vector and mixed-derivative products
-    outer_gradients: Array
-    hyper_updates: Array
+    iterations: Count  # updates of the model's parameters
+    inner_gradients: Count
+    step_vjps: Count
+    hvps: Count  # Hessian-vector and mixed-derivative products
+    outer_gradients: Count
+    hyper_updates: Count
 
     def __init__(
         self,
         *,
-        iterations: ArrayLike = 0,
-        inner_gradients: ArrayLike = 0,
-        step_vjps: ArrayLike = 0,
-        hvps: ArrayLike = 0,
-        outer_gradients: ArrayLike = 0,
-        hyper_updates: ArrayLike = 0,
+        iterations: CountLike = 0,
+        inner_gradients: CountLike = 0,
+        step_vjps: CountLike = 0,
+        hvps: CountLike = 0,
+        outer_gradients: CountLike = 0,
+        hyper_updates: CountLike = 0,
     ):
-        self.iterations = jnp.asarray(iterations, jnp.int32)
-        self.inner_gradients = jnp.asarray(inner_gradients, jnp.int32)
-        self.step_vjps = jnp.asarray(step_vjps, jnp.int32)
-        self.hvps = jnp.asarray(hvps, jnp.int32)
-        self.outer_gradients = jnp.asarray(outer_gradients, jnp.int32)
-        self.hyper_updates = jnp.asarray(hyper_updates, jnp.int32)
+        self.iterations = _count(iterations)
+        self.inner_gradients = _count(inner_gradients)
+        self.step_vjps = _count(step_vjps)
+        self.hvps = _count(hvps)
+        self.outer_gradients = _count(outer_gradients)
+        self.hyper_updates = _count(hyper_updates)
 
     @property
-    def gradients(self) -> Array:
+    def gradients(self) -> Count:
         """Gradient equivalents."""
-        return self.inner_gradients + self.outer_gradients + self.hvps + 2 * self.step_vjps
+        return self.inner_gradients + self.outer_gradients + self.hvps + self.step_vjps + self.step_vjps
+
+    @property
+    def totals(self) -> "Counts":
+        """The same counts as totals."""
+        return Counts(**{name: Total.of(count) for name, count in vars(self).items()})
 
     def __add__(self, other: "Counts") -> "Counts":
-        return jax.tree.map(jnp.add, self, other)
+        return Counts(**{name: count + getattr(other, name) for name, count in vars(self).items()})
 
     def __repr__(self) -> str:
         """All counts by name, and the gradient equivalents."""
-        return f"Counts: {show(vars(self))}; gradients {show_leaf(self.gradients)}"
+        shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self))  # no sum of shapes
+        return f"Counts: {show(vars(self))}" + ("" if shapes else f", gradients {show_leaf(self.gradients)}")
 
 
 class Stats(eqx.Module):
@@ -83,7 +93,7 @@ class Stats(eqx.Module):
 
         >>> print(estimate.stats)
         Stats: OK
-          Counts: iterations 100, inner_gradients 100, step_vjps 100, hvps 0, outer_gradients 1, hyper_updates 0; ...
+          Counts: iterations 100, inner_gradients 100, step_vjps 100, hvps 0, outer_gradients 1, ...
           residual 0, growth 1.3
 
     - `counts`: work done.
@@ -155,6 +165,10 @@ class Estimate(eqx.Module):
                 *self.stats.lines(),
             ),
         )
+
+
+def _count(number: CountLike) -> Count:
+    return number if isinstance(number, Total) else jnp.asarray(number, jnp.int32)
 
 
 def show_status(status: ArrayLike) -> str:

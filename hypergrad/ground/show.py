@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .total import Total
+
 ENTRIES = 6  # entries of an array, and leaves of a pytree, that are written out
 
 
 def show(tree: PyTree) -> str:
     """The numbers of a pytree on one line, each leaf after its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: isinstance(leaf, Total))
     if not leaves:
         return "none"
     named = ((jax.tree_util.keystr(path, simple=True, separator="."), show_leaf(leaf)) for path, leaf in leaves)
@@ -24,6 +26,8 @@ def show(tree: PyTree) -> str:
 
 def show_leaf(leaf: Any) -> str:
     """A number, a few numbers, or the shape and range of many; only the shape of what has no value here."""
+    if isinstance(leaf, Total) and values_of(leaf.low) is not None:
+        leaf = np.asarray(leaf)
     if not (isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)):
         return f"{leaf:.6g}" if isinstance(leaf, float) else str(leaf)
     shape = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"

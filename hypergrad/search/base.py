@@ -52,7 +52,7 @@ class SearchState(eqx.Module):
     inner_state: Any  # of the estimator, or of what else trains
     opt_state: Any  # of the optimiser of the hyperparameters
     num_steps: Array  # steps done, int32
-    spent: Counts
+    spent: Counts  # totals
 
     @property
     def model(self) -> PyTree:
@@ -104,7 +104,7 @@ def first_state(problem: BilevelProblem, hparams: PyTree, inner_state: Any, opt_
     model = inner_state.params
     value = eqx.filter_eval_shape(problem.outer_loss, model, hparams, problem.valid, jax.random.key(0))
     best = Best(hparams, jnp.full_like(value, jnp.inf), partition(model))
-    return SearchState(hparams, best, inner_state, opt_state, jnp.zeros((), jnp.int32), Counts())
+    return SearchState(hparams, best, inner_state, opt_state, jnp.zeros((), jnp.int32), Counts().totals)
 
 
 def better(best: Best, hparams: PyTree, estimate: Estimate) -> Best:

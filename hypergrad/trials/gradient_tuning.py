@@ -136,9 +136,9 @@ class GradientTuner(eqx.Module):
             "value": jnp.where(moved, state.best.value, jnp.nan),
             "tuned": tuned,
             "block_norms": blocks,
-            "iterations": state.spent.iterations,
-            "gradients": state.spent.gradients,
-            "metrics": {"hyper_updates": state.spent.hyper_updates},
+            "iterations": state.spent.iterations.rounded,
+            "gradients": state.spent.gradients.rounded,
+            "metrics": {"hyper_updates": state.spent.hyper_updates.rounded},
         }
 
 

@@ -1,5 +1,6 @@
 """The loop: budgets, stopping, resuming, trouble on the way."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +54,25 @@ def test_equal_budgets_buy_every_search_the_same(search):
     state, history = go(search, ridge(), hg.Budget(gradients=50))
     last = jax.tree.map(lambda leaf: leaf[-1], history.stats.counts).gradients
     assert 50 <= state.spent.gradients < 50 + last
+
+
+@pytest.mark.parametrize("unit", ["iterations", "gradients"])
+def test_budgets_beyond_32_bits(unit):
+    """Three billion are not two billion short, and a start near 2³¹ goes on to exact sums."""
+    case, search = ridge(), SEARCHES["reverse"]
+    state = start(search, case)
+    near = hg.Counts(iterations=2**31 - 6, step_vjps=2**30, inner_gradients=2**31 - 1)
+    state = eqx.tree_at(lambda s: s.spent, state, near)
+    before = int(getattr(near.totals, unit))
+    end, history = go(search, case, hg.Budget(**{unit: before + 40}), state=state, chunk=3)
+    reached = getattr(end.spent, unit)
+    assert before + 40 <= reached < before + 40 + 13 and reached > 2**31
+    per_step = getattr(history.stats.counts, unit).astype(int)
+    np.testing.assert_array_equal(getattr(history, unit), before + np.cumsum(per_step))
+    assert str(int(reached)) in str(end) and str(int(reached)) in str(history)
+    far = hg.Budget(**{unit: 6_000_000_000})
+    end, _ = go(search, case, far, state=state, callback=lambda s, h: s.num_steps == 4)
+    assert end.num_steps == 4 and getattr(end.spent, unit) > before
 
 
 def test_a_budget_in_seconds():
@@ -130,7 +150,7 @@ def test_the_record_holds_where_the_value_was_measured():
 
 def test_callback_keep_and_projection():
     case = ridge()
-    search = hg.GradientSearch(hg.Greedy(INNER), optax.sgd(10.0), lambda h: optax.tree.clip(h, -0.5, 0.5))
+    search = hg.GradientSearch(hg.Greedy(INNER), optax.sgd(10.0), projection=lambda h: optax.tree.clip(h, -0.5, 0.5))
     seen = []
     state, history = go(
         search, case, 400, callback=lambda s, r: seen.append(r) or len(seen) == 3, keep=lambda r: r.value
