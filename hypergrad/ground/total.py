@@ -80,7 +80,7 @@ class Total(eqx.Module):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _compare(self, other: Any, on_host: Callable, compiled: Callable) -> Any:
+    def _compare(self, other: Any, on_host: Callable[..., Any], compiled: Callable[["Total", "Total"], Array]) -> Any:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((self, other))):
             return compiled(self, Total.of(other))
         found = on_host(np.asarray(self), np.asarray(other))

@@ -184,7 +184,7 @@ def test_a_start_that_is_not_finite_moves_nothing():
 @pytest.mark.parametrize("mu", [None, 0.1])
 def test_a_saddle_is_flagged(mu):
     case = quadratic().replace(train={"A": jnp.diag(jnp.array([1.0, -0.5, 2, 1]))})
-    state, history = after_steps(hg.MAID(hg.OptaxSolver(optax.sgd(0.1), 3), hg.CG(10), mu), case, 5)
+    state, history = after_steps(hg.MAID(hg.OptaxSolver(optax.sgd(0.1), 3), hg.CG(10), strong_convexity=mu), case, 5)
     assert np.all(history.stats.status & hg.Status.NEGATIVE_CURVATURE)
     if mu is None:
         assert state.spent.hyper_updates == 0

@@ -267,7 +267,7 @@ def test_options_that_cannot_work_are_named(make, message):
 
 def test_data_that_cannot_be_cut_into_batches_are_refused():
     case = ridge()  # 8 rows to train on, 6 to validate on
-    init = lambda *numbers: hg.SABA(SGD, SGD, SGD, *numbers).init(case.problem, case.params, case.hparams)
+    init = lambda n, m=1: hg.SABA(SGD, SGD, SGD, n, num_valid_batches=m).init(case.problem, case.params, case.hparams)
     with pytest.raises(ValueError, match=r"num_batches is 3.*8 rows of train\['x'\]"):
         init(3)
     with pytest.raises(ValueError, match=r"num_valid_batches is 4.*6 rows of valid\['x'\]"):
