@@ -1,0 +1,103 @@
+"""Optuna's samplers as searchers."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from ..searcher import AbstractSearcher, Proposal
+from ..trial import FinishedTrial, Result, SearcherState, Trial
+from . import translation
+from .memory import MemoryStudy
+from .shared import SharedStudy
+
+
+class _Kept:
+    """The study of the latest ask."""
+
+    memory: MemoryStudy | None = None
+    shared: SharedStudy | None = None
+
+
+class Optuna(AbstractSearcher):
+    """Any Optuna sampler: TPE, GP, CMA-ES, NSGA-II, as far as the packages they need are installed.
+
+        Optuna(lambda seed: optuna.samplers.TPESampler(seed=seed))
+        Optuna(..., storage="study.log", study="aerosol")
+
+    **Arguments**
+
+    - `sampler`: a function from a seed to a sampler.
+    - `reseed`: by default each ask makes a new sampler, with a seed from the search's key. With `False` one sampler
+      serves the whole search and draws from its own stream, as in a program that uses Optuna alone.
+    - `storage`: a file for Optuna's journal storage, a URL of a data base (`sqlite:///study.db`) or a storage object.
+      All processes that name the same storage and `study` share one study and see each other's results at once. They
+      need one key and one journal each.
+    - `heartbeat`: seconds between two signs of life of a process that trains trials of a shared study. A trial whose
+      process gave none for three times as long is failed, and its values are the next to be asked for.
+    - `warn`: let Optuna's warnings about experimental features through.
+
+    The study is kept from ask to ask and fed with what is new: an ask costs what the sampler needs. A search that was
+    stopped asks again for all its trials, and goes on as if it had not been. Foreign trials are added to the study. A
+    shared study also holds each result's size, work, metrics and error as user attributes. CMA-ES and GP draw leaves at
+    random that were not active in every trial, CMA-ES choices too; they log it, unless made with
+    `warn_independent_sampling=False`.
+
+    **Raises** `ImportError` without optuna, and at the first ask where CMA-ES lacks cmaes or GP lacks torch.
+    """
+
+    sampler: Callable[[int], Any]
+    storage: str | os.PathLike | Any | None = None
+    study: str = "hypergrad"
+    reseed: bool = True
+    heartbeat: float = 60.0
+    warn: bool = False
+    kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
+
+    def __check_init__(self):
+        if not callable(self.sampler):
+            raise TypeError(f"sampler must be a function from a seed to an Optuna sampler, got {self.sampler!r}")
+        if not self.heartbeat > 0:
+            raise ValueError(f"heartbeat must be positive, got {self.heartbeat}")
+        if self.storage is not None and not self.reseed:
+            raise ValueError("reseed=False needs a study in memory: other processes would ask in between")
+
+    def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
+        """Proposes the sampler's suggestion, the fixed leaves kept from it."""
+        with translation.quiet(self.warn):
+            seed = int(random.integers(2**31))
+            if self.storage is not None:
+                return self._shared().ask(state, self._made(seed), fixed)
+            return self._memory(state).ask(state.asked, seed, fixed)
+
+    def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Tells the shared study. Telling twice changes nothing."""
+        if self.storage is not None:
+            with translation.quiet(self.warn):
+                self._shared().tell(state, trial, result)
+
+    def best_of_study(self, state: SearcherState) -> FinishedTrial | None:
+        """Returns the best trial of the shared study, from any process; without `storage` the best of the state."""
+        if self.storage is None:
+            return state.best
+        with translation.quiet(self.warn):
+            return self._shared().best()
+
+    def _made(self, seed: int) -> Any:
+        sampler = self.sampler(seed)
+        translation.check_requirements(sampler)
+        return sampler
+
+    def _memory(self, state: SearcherState) -> MemoryStudy:
+        study = self.kept.memory
+        if study is None or not study.follows(state):
+            study = self.kept.memory = MemoryStudy(state, self._made, self.reseed)
+        study.catch_up(state, len(state.history))
+        return study
+
+    def _shared(self) -> SharedStudy:
+        if self.kept.shared is None:
+            self.kept.shared = SharedStudy(self.storage, self.study, self.heartbeat)
+        return self.kept.shared

@@ -1,0 +1,127 @@
+"""A study on disk or in a data base that several processes share."""
+
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from ..space import Params
+from ..trial import FinishedTrial, Result, SearcherState, Trial
+from . import translation
+
+BEAT, SOURCE, WORKER, RETRY = (f"hypergrad:{name}" for name in ("heartbeat", "source", "worker", "retry of"))
+PATIENCE = 3  # heartbeats that a process may miss
+
+
+class SharedStudy:
+    """An Optuna study in a storage, with signs of life of the processes that train its trials."""
+
+    def __init__(self, storage: Any, name: str, heartbeat: float):
+        self.storage, self.heartbeat = _storage(storage), heartbeat
+        create = translation.package().create_study
+        self.study = create(storage=self.storage, study_name=name, load_if_exists=True)
+        self.id = self.storage.get_study_id_from_name(name)
+        self.training: dict[int, int] = {}  # ids of the trials that this process trains, by number
+        threading.Thread(target=_beat, args=(weakref.ref(self), heartbeat), daemon=True).start()
+
+    def ask(self, state: SearcherState, sampler: Any, fixed: Mapping[str, Any]) -> tuple[Params, dict[str, Any]]:
+        """Proposes values, with the notes needed to tell their result."""
+        self._take_up_stale()
+        trial, params = translation.suggested(self.study, sampler, state.space, fixed)
+        trial.set_user_attr(BEAT, [time.time(), self.heartbeat])
+        trial.set_user_attr(WORKER, f"{socket.gethostname()}, process {os.getpid()}")
+        self.training[trial.number] = self._trial_id(trial.number)
+        return params, {"study_trial": trial.number}
+
+    def tell(self, state: SearcherState, trial: Trial, result: Result) -> None:
+        """Tells a result once: the value, and all the rest as user attributes.
+
+        Optuna cannot change the values of its own trials: one that moved, or was given up as stale, is told as failed
+        and added with the values it came to.
+        """
+        one, number = FinishedTrial(trial, result), trial.meta.get("study_trial")
+        if number is None:
+            return self._add(state, one)
+        self.training.pop(number, None)
+        stored = self.storage.get_trial(self._trial_id(number))
+        is_done = stored.state.is_finished()
+        if not result.failed and (stored.params != trial.params or (is_done and stored.value is None)):
+            self._add(state, one)
+            result = Result.failure("added with other values")
+        if not is_done:
+            for name, value in translation.attributes(result).items():
+                self.storage.set_trial_user_attr(self._trial_id(number), name, value)
+            translation.tell(self.study, number, result)
+        return None
+
+    def best(self) -> FinishedTrial | None:
+        """Returns the best trial of all processes; its result holds the value and the user attributes as metrics."""
+        finished = [one for one in self.study.get_trials(deepcopy=False) if one.value is not None]
+        best = min(finished, key=lambda one: one.value, default=None)
+        if best is None:
+            return None
+        return FinishedTrial(Trial(None, dict(best.params)), Result(best.value, metrics=dict(best.user_attrs)))
+
+    def _add(self, state: SearcherState, one: FinishedTrial) -> None:
+        """Adds a trial that the study did not propose, unless it was added before."""
+        source = _source(state, one)
+        if all(other.user_attrs.get(SOURCE) != source for other in self.study.get_trials(deepcopy=False)):
+            user_attrs = translation.attributes(one.result) | {SOURCE: source}
+            self.study.add_trial(translation.frozen(state.space, one.trial.params, one.result, user_attrs=user_attrs))
+
+    def _take_up_stale(self) -> None:
+        """Gives up trials whose process gave no sign of life, and queues their values to be asked for next."""
+        optuna = translation.package()
+        states = optuna.trial.TrialState
+        for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            last, interval = trial.user_attrs.get(BEAT, (float("inf"), self.heartbeat))
+            if trial.number in self.training or time.time() - last <= PATIENCE * interval:
+                continue
+            try:
+                given_up = self.storage.set_trial_state_values(self._trial_id(trial.number), states.FAIL)
+            except optuna.exceptions.UpdateFinishedTrialError:  # another process was first
+                continue
+            if given_up:
+                self.study.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
+
+    def _trial_id(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
+
+
+def _storage(storage: Any) -> Any:
+    storages = translation.package().storages
+    if isinstance(storage, str) and "://" in storage:
+        return storages.RDBStorage(storage)
+    if isinstance(storage, str | os.PathLike):
+        return storages.JournalStorage(storages.journal.JournalFileBackend(os.fspath(storage)))
+    if not isinstance(storage, storages.BaseStorage):
+        raise TypeError(f"storage must be a file, a URL or an Optuna storage, got {storage!r}")
+    return storage
+
+
+def _source(state: SearcherState, one: FinishedTrial) -> str:
+    """Names a trial by its search and number, a foreign one by its values."""
+    if one.trial.number is not None:
+        return f"{list(state.seed)}, trial {one.trial.number}"
+    content = json.dumps([one.trial.params, one.result.to_json()], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _beat(study: "weakref.ref[SharedStudy]", interval: float) -> None:
+    """Gives signs of life for what a study trains, until the study is gone."""
+    while True:
+        time.sleep(interval)
+        alive = study()
+        if alive is None:
+            return
+        for number, trial_id in list(alive.training.items()):
+            try:
+                alive.storage.set_trial_user_attr(trial_id, BEAT, [time.time(), interval])
+            except translation.package().exceptions.UpdateFinishedTrialError:  # given up, or told at this moment
+                alive.training.pop(number, None)
+        del alive

@@ -1,0 +1,103 @@
+"""Spaces, trials and results as Optuna has them. The only module that imports optuna."""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from ..space import Categorical, Int, Params, Space
+from ..trial import Result
+
+
+def package() -> Any:
+    """Imports optuna. **Raises** `ImportError` with the extra to install."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError("Optuna needs optuna: pip install 'hypergrad-jax[optuna]'") from error
+    return optuna
+
+
+def check_requirements(sampler: Any) -> None:
+    """**Raises** `ImportError` for a package that a sampler needs; Optuna would only miss it after its first trials."""
+    samplers = package().samplers
+    for kind, name, extra in ((samplers.CmaEsSampler, "cmaes", "optuna"), (samplers.GPSampler, "torch", "gp")):
+        if isinstance(sampler, kind) and find_spec(name) is None:
+            raise ImportError(f"{kind.__name__} needs {name}: pip install 'hypergrad-jax[{extra}]'")
+
+
+@contextmanager
+def quiet(warn: bool) -> Iterator[None]:
+    """Silences the note that a study was created and, unless `warn`, warnings about experimental classes."""
+    logging = package().logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(max(verbosity, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            if not warn:
+                warnings.simplefilter("ignore", package().exceptions.ExperimentalWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def suggested(study: Any, sampler: Any, space: Space, fixed: Mapping[str, Any]) -> tuple[Any, Params]:
+    """Asks a study for a trial; returns Optuna's trial and the values of the active leaves, `fixed` ones kept."""
+    study.sampler = package().samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
+    trial = study.ask()
+    params: Params = {}
+    for name, leaf in space.leaves.items():
+        if leaf.when is None or leaf.when.holds(params):
+            value = _suggest(trial, name, leaf)
+            params[name] = fixed.get(name, value)
+    return trial, params
+
+
+def _suggest(trial: Any, name: str, leaf: Any) -> Any:
+    if isinstance(leaf, Categorical):
+        return trial.suggest_categorical(name, leaf.choices)
+    suggest = trial.suggest_int if isinstance(leaf, Int) else trial.suggest_float
+    return suggest(name, leaf.low, leaf.high, log=leaf.log)
+
+
+def distribution(leaf: Any) -> Any:
+    """The distribution of a leaf."""
+    kinds = package().distributions
+    if isinstance(leaf, Categorical):
+        return kinds.CategoricalDistribution(leaf.choices)
+    kind = kinds.IntDistribution if isinstance(leaf, Int) else kinds.FloatDistribution
+    return kind(leaf.low, leaf.high, log=leaf.log)
+
+
+def frozen(space: Space, params: Params, result: Result | None, **attributes: Any) -> Any:
+    """Returns a trial to add to a study: running without a result, else complete or failed."""
+    trials = package().trial
+    if result is None:
+        outcome: dict[str, Any] = {"state": trials.TrialState.RUNNING}
+    else:
+        outcome = {"state": trials.TrialState.FAIL} if result.failed else {"value": result.value}
+    distributions = {name: distribution(space.leaves[name]) for name in params}
+    return trials.create_trial(params=params, distributions=distributions, **outcome, **attributes)
+
+
+def tell(study: Any, number: int, result: Result) -> None:
+    """Tells the result of a trial of the study; a trial that was told before stays as it is."""
+    failed = package().trial.TrialState.FAIL
+    value, state = (None, failed) if result.failed else (result.value, None)
+    study.tell(number, value, state=state, skip_if_finished=True)
+
+
+def attributes(result: Result) -> dict[str, Any]:
+    """Returns what a study keeps of a result beside its value, as user attributes."""
+    found = {name: value for name, value in vars(result).items() if name not in ("value", "exception") and value}
+    return _without_nan(found)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,179 @@
+"""Optuna's samplers: the study follows the search; shared studies lose and double nothing."""
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+
+import jax
+import numpy as np
+import optuna
+import pytest
+
+import hypergrad as hg
+from hypergrad.trials.optuna import memory
+
+from tests.hypergrad.trials.examples import KEY, SPACE, cma_es, loss, tpe
+
+
+def nsga(seed):
+    return optuna.samplers.NSGAIISampler(seed=seed, population_size=4)
+
+
+def qmc(seed):
+    with warnings.catch_warnings(action="ignore"):
+        return optuna.samplers.QMCSampler(seed=seed)
+
+
+SAMPLERS = {
+    "tpe": tpe,
+    "cma-es": cma_es,
+    "nsga": nsga,
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "qmc": qmc,
+}
+
+
+def asked(searchers, number=14):
+    """The trials that searchers ask for in turn, two at a time, with foreign, failed and moved ones among them."""
+    state = searchers[0].init(SPACE, KEY)
+    for k in range(number):
+        searcher = searchers[k % len(searchers)]
+        if k % 5 == 4:
+            foreign = hg.trials.Trial(None, SPACE.decode([k / number] * 6))
+            state = searcher.tell(state, foreign, hg.trials.Result(loss(foreign.params)))
+        state, _ = searcher.ask(state, fixed={"act": "tanh"} if k % 3 == 1 else {})
+        if k % 2:
+            for trial in reversed(state.pending):
+                value = np.nan if trial.number % 7 == 3 else loss(trial.params)
+                tuned = {"lr": 0.01} if trial.number % 4 == 2 else {}
+                state = searcher.tell(state, trial, hg.trials.Result(value, tuned=tuned))
+    return state
+
+
+@pytest.mark.parametrize("reseed", [True, False])
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_kept_study_is_the_one_made_anew(sampler, reseed):
+    kept = asked([hg.trials.Optuna(sampler, reseed=reseed)])
+    anew = asked([hg.trials.Optuna(sampler, reseed=reseed) for _ in range(14)])
+    assert [str(one) for one in kept.history] == [str(one) for one in anew.history]
+    other = hg.trials.Optuna(sampler, reseed=reseed)
+    searchers = [other, hg.trials.Random(), other, other]  # some asks are another searcher's
+    again = [hg.trials.Optuna(sampler, reseed=reseed) if k % 4 != 1 else hg.trials.Random() for k in range(14)]
+    assert str(asked(searchers)) == str(asked(again))
+
+
+def test_a_study_is_made_once(monkeypatch):
+    made = []
+    create = memory.translation.package().create_study
+    monkeypatch.setattr(optuna, "create_study", lambda **options: made.append(1) or create(**options))
+    searcher = hg.trials.Optuna(tpe)
+    state = hg.trials.search_trials(searcher, SPACE, lambda trial, key: loss(trial.params), key=KEY, num_trials=12)
+    assert len(made) == 1
+    early = hg.trials.SearcherState(SPACE, state.seed, 3, (), state.history[:3])
+    assert searcher.ask(early)[1] == state.history[3].trial and len(made) == 2  # a state that it had left behind
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_sampler_with_its_own_stream_draws_as_in_optuna_alone(tmp_path, sampler):
+    space = hg.trials.Space({"x": hg.trials.Float(1e-3, 1.0, log=True), "n": hg.trials.Int(1, 5)})
+    value = lambda params: (np.log(params["x"]) + 3) ** 2 + params["n"]
+    study = optuna.create_study(sampler=sampler(7))
+    for _ in range(12):
+        trial = study.ask()
+        study.tell(
+            trial, value({"x": trial.suggest_float("x", 1e-3, 1.0, log=True), "n": trial.suggest_int("n", 1, 5)})
+        )
+    options = {"key": KEY, "journal": tmp_path / "search.jsonl"}
+    for number in (5, 12):  # stopped, and resumed with a new sampler
+        searcher = hg.trials.Optuna(lambda seed: sampler(7), reseed=False)
+        state = hg.trials.search_trials(
+            searcher, space, lambda trial, key: value(trial.params), num_trials=number, **options
+        )
+    assert [one.trial.params for one in state.history] == [trial.params for trial in study.trials]
+
+
+STORAGES = {
+    "journal file": lambda folder: folder / "study.log",
+    "url": lambda folder: f"sqlite:///{folder}/study.db",
+    "object": lambda folder: optuna.storages.InMemoryStorage(),
+}
+
+
+@pytest.mark.parametrize("storage", STORAGES.values(), ids=STORAGES)
+def test_any_storage_holds_what_results_say(tmp_path, storage):
+    searcher = hg.trials.Optuna(tpe, storage=storage(tmp_path))
+
+    def train(trial, key):
+        if trial.number == 3:
+            raise RuntimeError("diverged")
+        metrics = {"accuracy": 0.5, "curve": [1.0, np.nan]}
+        return hg.trials.Result(loss(trial.params), size=trial.number, gradients=7, metrics=metrics)
+
+    state = hg.trials.search_trials(searcher, SPACE, train, key=KEY, num_trials=5)
+    study = searcher.kept.shared.study
+    trials = study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3 + ["FAIL", "COMPLETE"]
+    assert trials[2].user_attrs["size"] == 2.0 and trials[2].user_attrs["gradients"] == 7
+    assert trials[2].user_attrs["metrics"] == {"accuracy": 0.5, "curve": [1.0, "nan"]}
+    assert trials[3].user_attrs["error"] == "RuntimeError: diverged"
+    best = searcher.best_of_study(state)
+    assert (best.trial.params, best.result.value) == (state.best.trial.params, state.best.result.value)
+    other = hg.trials.Optuna(tpe, storage=searcher.kept.shared.storage)
+    alone = hg.trials.search_trials(
+        other, SPACE, lambda trial, key: loss(trial.params) - 10, key=jax.random.key(9), num_trials=1
+    )
+    assert searcher.best_of_study(state).trial.params == alone.best.trial.params != state.best.trial.params
+
+
+def test_telling_twice_is_harmless(tmp_path):
+    """A kill between the study and the journal: the trials are trained and told once more."""
+    options = {"key": KEY, "num_trials": 6, "batch": 2, "journal": tmp_path / "search.jsonl"}
+    known = [hg.trials.FinishedTrial(hg.trials.Trial(None, SPACE.decode([0.1] * 6)), hg.trials.Result(0.5))]
+    train = lambda trial, key: hg.trials.Result(
+        loss(trial.params), tuned={"lr": 0.05} if trial.number in (2, 3) else {}
+    )
+
+    def search():
+        searcher = hg.trials.Optuna(tpe, storage=tmp_path / "study.log")
+        return hg.trials.search_trials(searcher, SPACE, train, known=known, **options), searcher
+
+    whole, _ = search()
+    lines = (tmp_path / "search.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "search.jsonl").write_bytes(b"".join(lines[:-2]))  # the last two results are lost
+    again, searcher = search()
+    assert [one.result.value for one in again.history] == [one.result.value for one in whole.history]
+    states = [trial.state.name for trial in searcher.kept.shared.study.trials]
+    assert states.count("COMPLETE") == 1 + 6 and states.count("FAIL") == 2 and len(states) == 9
+
+
+WORKER = """
+import sys, time, jax, optuna
+import hypergrad as hg
+searcher = hg.trials.Optuna(lambda seed: optuna.samplers.RandomSampler(seed=seed), storage=sys.argv[1], heartbeat=0.2)
+space = hg.trials.Space({"x": hg.trials.Float(0.0, 1.0)})
+def train(trial, key):
+    print(trial.params["x"], flush=True)
+    time.sleep(float(sys.argv[2]))
+    return trial.params["x"]
+hg.trials.search_trials(searcher, space, train, key=jax.random.key(int(sys.argv[3])), num_trials=1)
+"""
+
+
+def test_trials_of_a_dead_process_are_taken_up(tmp_path):
+    start = lambda seconds, seed: subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(tmp_path / "study.log"), str(seconds), str(seed)],
+        stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, text=True,
+    )  # fmt: skip
+    with start(3, 0) as slow, start(60, 1) as dead:
+        values = [float(process.stdout.readline()) for process in (slow, dead)]
+        dead.kill()
+        time.sleep(1.0)  # more than three heartbeats: those of the slow one go on
+        with start(0, 2) as heir:
+            assert float(heir.stdout.readline()) == values[1]
+    assert slow.returncode == heir.returncode == 0
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log")))
+    trials = optuna.load_study(study_name="hypergrad", storage=storage).trials
+    assert [trial.state.name for trial in trials].count("COMPLETE") == 2
+    assert [trial.state.name for trial in trials].count("FAIL") == 1 and len(trials) == 3
