@@ -93,7 +93,6 @@ CONTRACT = (
     Law(laws.same_call_same_bits, EVERY, once=USUAL),
 )
 SOLVED_STEPS = 4000
-SMALLER = 12  # trials spent on finding a smaller example
 
 
 class BrokenLawsError(AssertionError):
@@ -129,6 +128,7 @@ def check_estimator(
     only: Collection[Callable] | None = None,
     without: Collection[Callable] = (),
     fail_fast: bool = False,
+    shrink: int = 12,
 ) -> tuple[str, ...]:
     """Hold an estimator to every law of its claim, in float64, on problems of a few numbers.
 
@@ -145,6 +145,7 @@ def check_estimator(
     - `loosened`: a factor on every tolerance, for estimators that difference numerically.
     - `only`, `without`: functions of `hypergrad.testing.laws` to try alone, or to leave out.
     - `fail_fast`: stop at the first law that is broken.
+    - `shrink`: trials spent on a smaller example of every broken law, each compiled anew; 0 is quick.
 
     Returns the laws that hold. *Cost*: 10 to 40 seconds, most of it compilation.
 
@@ -159,7 +160,7 @@ def check_estimator(
     broken: list[Broken] = []
     with jax.enable_x64(True), with_tolerances(loosened):
         for law in chosen:
-            found = _first_broken(law, make, optimisers, num_steps, examples)
+            found = _first_broken(law, make, optimisers, num_steps, examples, shrink)
             broken += [found] if found else []
             if broken and fail_fast:
                 break
@@ -169,7 +170,9 @@ def check_estimator(
     return tuple(map(str, chosen))
 
 
-def _first_broken(law: Law, make: Make, optimisers: Mapping[str, Any], num_steps: int, examples: int) -> Broken | None:
+def _first_broken(
+    law: Law, make: Make, optimisers: Mapping[str, Any], num_steps: int, examples: int, shrink: int
+) -> Broken | None:
     """The law broken on the smallest trial that was found, or nothing."""
     steps, first = SOLVED_STEPS if law.solved else num_steps, next(iter(optimisers))
     times = {pair: examples for pair in law.often} | dict.fromkeys(law.once, 1)
@@ -178,7 +181,8 @@ def _first_broken(law: Law, make: Make, optimisers: Mapping[str, Any], num_steps
         broken = _find(seeds_of(trial, vary=most > 1), law, make, most)
         if broken:
             fewer = [steps] if law.solved else sorted({1, min(2, steps), steps})
-            return _find(simpler(broken.trial, fewer), law, make, SMALLER, type(broken.error)) or broken
+            smaller = _find(simpler(broken.trial, fewer), law, make, shrink, type(broken.error)) if shrink else None
+            return smaller or broken
     return None
 
 

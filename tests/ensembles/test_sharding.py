@@ -40,6 +40,7 @@ def test_replicas_over_four_devices_are_those_on_one(alone):
     check(training_process.train(mesh), alone)  # 5 members on 4 devices: padded
 
 
+@pytest.mark.slow
 @pytest.mark.row(12)
 def test_replicas_over_two_processes_are_those_on_one(alone, tmp_path):
     with socket.socket() as free:

@@ -59,6 +59,7 @@ def small_images(monkeypatch):
 CLEANING = {"noises": (0.5,), "seeds": 1, "num_train": 200, "num_valid": 400, "batch": 50, "inner_lr": 0.05}
 
 
+@pytest.mark.slow
 def test_hypercleaning_finds_the_wrong_labels(tmp_path, small_images, capsys):
     config = hypercleaning.Config(out=tmp_path, methods=("none", "gg"), hyper_steps=50, protocol="split", **CLEANING)
     summary = hypercleaning.main(config)

@@ -55,6 +55,7 @@ def check_output(folder, summary, methods, seeds):
     assert json.loads((folder / "config.json").read_text()) == summary["config"]
 
 
+@pytest.mark.slow
 def test_on_the_elbo_hypergradients_per_weight_beat_search(tmp_path, capsys):
     methods = tuple(name for name in ALL if name != "best_scalar")  # that takes nine times as long as another
     summary = main(Config(out=tmp_path, seeds=1, methods=methods))

@@ -48,6 +48,7 @@ def test_estimators_keep_the_laws_of_their_claim(make, claim):
 
 
 @pytest.mark.row(1, 2, 7, 10, 16)
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "claim"), VARIANTS.values(), ids=VARIANTS)
 def test_variants_keep_the_laws_of_numbers_and_form(make, claim):
     """The same code with another setting: numbers and form, not all that they follow from."""

@@ -94,7 +94,10 @@ def test_every_law_has_a_mistake():
 @pytest.mark.parametrize("law", check.CONTRACT, ids=str)
 def test_every_law_catches_its_mistake(law):
     claim = next(claim for claim in Claim if claim in law.claims)
-    spoilt, few = lambda inner: Spoilt(inner, SPOILT[law.law]), {"examples": 2, "num_steps": 1, "optimisers": SGD}
+    spoilt, few = (
+        lambda inner: Spoilt(inner, SPOILT[law.law]),
+        {"examples": 2, "num_steps": 1, "optimisers": SGD, "shrink": 0},
+    )
     with pytest.raises(BrokenLawsError) as info:
         check_estimator(spoilt, claim=claim, only=[law.law], **few)
     assert [broken.law for broken in info.value.broken] == [law]
@@ -102,6 +105,7 @@ def test_every_law_catches_its_mistake(law):
 
 
 SGD = {"sgd": problems.OPTIMISERS["sgd"]}
+SMALL = {"optimisers": SGD, "num_steps": 1, "shrink": 0}
 CHEAP = [laws.unused_is_zero, laws.steps_are_counted, laws.constants_and_scale]
 
 
@@ -110,7 +114,7 @@ def test_a_broken_law_says_its_name_meaning_and_smallest_example():
         return Spoilt(inner, SPOILT[laws.unused_is_zero])
 
     with jax.enable_x64(False), pytest.raises(BrokenLawsError) as info:
-        check_estimator(biased, only=CHEAP)
+        check_estimator(biased, only=CHEAP, shrink=4)
     message = str(info.value)
     assert message.startswith("biased breaks 2 of 3 laws\n")
     assert "\nunused_is_zero: A hyperparameter that enters nowhere" in message
@@ -118,15 +122,15 @@ def test_a_broken_law_says_its_name_meaning_and_smallest_example():
     assert "found 0.001" in message
     assert "\nconstants_and_scale: " in message and " > 1e-09\n" in message
     with pytest.raises(BrokenLawsError, match="breaks 1 of 2 laws"):
-        check_estimator(biased, only=CHEAP, without=[laws.constants_and_scale], optimisers=SGD, num_steps=1)
+        check_estimator(biased, only=CHEAP, without=[laws.constants_and_scale], **SMALL)
     with pytest.raises(BrokenLawsError) as info:
-        check_estimator(biased, only=CHEAP, fail_fast=True, optimisers=SGD, num_steps=1)
+        check_estimator(biased, only=CHEAP, fail_fast=True, **SMALL)
     assert len(info.value.broken) == 1
 
 
 def test_what_holds_is_returned_and_a_tolerance_can_be_loosened():
     almost = each(lambda g, problem: g + 1e-10)
-    options = {"only": [laws.constants_and_scale], "optimisers": SGD, "num_steps": 1}
+    options = {"only": [laws.constants_and_scale], **SMALL}
     assert check_estimator(hg.Reverse, **options) == ("constants_and_scale",)
     with pytest.raises(BrokenLawsError):
         check_estimator(lambda inner: Spoilt(inner, almost), **options)
