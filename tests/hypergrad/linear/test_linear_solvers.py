@@ -50,7 +50,7 @@ SOLVERS = {
     "MINRES": lambda damping: hg.MINRES(9, damping=damping, tol=1e-13),
     "GMRES": lambda damping: hg.GMRES(6, damping=damping, tol=1e-14),
     "NormalCG": lambda damping: hg.NormalCG(20, damping=damping, tol=1e-14),
-    "Dense": lambda damping: hg.Dense(damping),
+    "Dense": lambda damping: hg.Dense(damping=damping),
 }
 
 
