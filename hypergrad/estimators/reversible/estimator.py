@@ -69,6 +69,11 @@ class Reversible(AbstractTrajectoryEstimator):
             raise ValueError(f"momentum must be above 0 to be run backwards, got {self._momentum}")
         if not 0 < self.tol < 1:
             raise ValueError(f"tol must be between 0 and 1, got {self.tol}")
+        self._refuse_short_integers()
+
+    def _refuse_short_integers(self) -> None:
+        if self.exact and not fixed_point.enabled():
+            raise ValueError("exact=True needs 64-bit numbers: jax.config.update('jax_enable_x64', True)")
 
     @property
     def _momentum(self) -> float:
@@ -78,9 +83,8 @@ class Reversible(AbstractTrajectoryEstimator):
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
     ) -> tuple[Estimate, InnerState]:
-        """Trains, then runs backwards. Raises `ValueError` where `exact` is asked for without 64-bit mode."""
-        if self.exact and not fixed_point.enabled():
-            raise ValueError("exact=True needs 64-bit numbers: jax.config.update('jax_enable_x64', True)")
+        """Trains, then runs backwards."""
+        self._refuse_short_integers()
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
         start = training.begin(state, self.warm_start)
         motion = (ExactMotion if self.exact else FloatMotion)(training, start)
