@@ -1,11 +1,13 @@
-"""What the README says works."""
+"""The code and the commands of the README and the guide work."""
 
 import re
 import tomllib
 
 from tests.helpers import ROOT
 
-TEXT = (ROOT / "README.md").read_text()
+PAGES = ("README.md", "docs/guide.md")  # the second continues the first
+TEXTS = [(ROOT / page).read_text() for page in PAGES]
+TEXT = "\n".join(TEXTS)
 
 
 def test_the_python_examples_run(capsys):
@@ -30,5 +32,6 @@ def test_the_commands_name_what_exists():
 
 
 def test_linked_files_exist():
-    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+    for page, text in zip(PAGES, TEXTS, strict=True):
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert ((ROOT / page).parent / target).exists(), (page, target)
