@@ -9,6 +9,39 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from .portable import portable, restored
+
+
+class Rest:
+    """The part of a model that is no array: a hashable constant of the structure, which can be pickled and copied.
+
+    A `PyTreeDef` of Equinox modules cannot, so the pytree itself is kept, with `None` in the place of arrays.
+    """
+
+    def __init__(self, tree: PyTree):
+        self.tree = tree
+        leaves, treedef = jax.tree.flatten(tree)
+        self._key = tuple(map(portable, leaves)), treedef
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rest) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"Rest({self.tree!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Rest":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rest, (jax.tree.map(portable, self.tree),)
+
+
+def _rest(tree: PyTree) -> Rest:
+    return Rest(jax.tree.map(restored, tree))
+
 
 class PartitionedModel(eqx.Module):
     """A model as a pytree of arrays alone; whatever is no array sits in its structure.
@@ -19,20 +52,18 @@ class PartitionedModel(eqx.Module):
 
     arrays: PyTree  # inexact arrays, which the inner solver moves
     buffers: PyTree  # all other arrays
-    static: tuple[Any, ...] = eqx.field(static=True)  # (leaves, treedef) of the rest, hashable
+    static: Rest = eqx.field(static=True)
 
     def __init__(self, model: PyTree):
         model = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, model)
         self.arrays, rest = eqx.partition(model, eqx.is_inexact_array)
         self.buffers, rest = eqx.partition(rest, eqx.is_array)
-        leaves, treedef = jax.tree.flatten(rest)
-        self.static = (tuple(leaves), treedef)
+        self.static = Rest(rest)
 
     @property
     def model(self) -> PyTree:
         """The whole model, ready to be called."""
-        leaves, treedef = self.static
-        return eqx.combine(self.arrays, self.buffers, jax.tree.unflatten(treedef, leaves))
+        return eqx.combine(self.arrays, self.buffers, self.static.tree)
 
     def with_arrays(self, arrays: PyTree) -> "PartitionedModel":
         """Returns the same model with other trained arrays."""
@@ -42,6 +73,19 @@ class PartitionedModel(eqx.Module):
 def partition(model: PyTree) -> PartitionedModel:
     """Returns the model partitioned; one that is partitioned already passes."""
     return model if isinstance(model, PartitionedModel) else PartitionedModel(model)
+
+
+def distinct(tree: PyTree) -> PyTree:
+    """Returns the tree with a copy wherever an array occurs again, so that all its buffers can be donated."""
+    seen: set[int] = set()
+
+    def once(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or id(leaf) not in seen:
+            seen.add(id(leaf))
+            return leaf
+        return jnp.copy(leaf)
+
+    return jax.tree.map(once, tree)
 
 
 def strong(tree: PyTree) -> PyTree:

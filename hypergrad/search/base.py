@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.show import paragraph, show, show_size
-from ..ground.tree import PartitionedModel, partition
+from ..ground.tree import PartitionedModel, distinct, partition
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats, show_status
 
@@ -100,11 +100,15 @@ class AbstractSearch(eqx.Module):
 
 
 def first_state(problem: BilevelProblem, hparams: PyTree, inner_state: Any, opt_state: Any) -> SearchState:
-    """Returns a `SearchState` with nothing found and nothing spent; its model is that of `inner_state`."""
+    """Returns a `SearchState` with nothing found and nothing spent; its model is that of `inner_state`.
+
+    No two of its arrays are one, so that all can be donated.
+    """
     model = inner_state.params
     value = eqx.filter_eval_shape(problem.outer_loss, model, hparams, problem.valid, jax.random.key(0))
     best = Best(hparams, jnp.full_like(value, jnp.inf), partition(model))
-    return SearchState(hparams, best, inner_state, opt_state, jnp.zeros((), jnp.int32), Counts().totals)
+    zero = jnp.zeros((), jnp.int32)
+    return distinct(SearchState(hparams, best, inner_state, opt_state, zero, Counts().totals))
 
 
 def better(best: Best, hparams: PyTree, estimate: Estimate) -> Best:
