@@ -8,6 +8,7 @@ has no gradient, and `hypergrad.testing` holds estimators to their laws.
 """
 
 from . import trials as trials
+from .budget import Budget as Budget
 from .data import epoch_batch as epoch_batch
 from .data import minibatch as minibatch
 from .diagnose import Diagnosis as Diagnosis
@@ -46,7 +47,6 @@ from .linear.krylov import MINRES as MINRES
 from .linear.neumann import Neumann as Neumann
 from .linear.nystrom import Nystrom as Nystrom
 from .problem import BilevelProblem as BilevelProblem
-from .run import Budget as Budget
 from .run import run as run
 from .search.adaptive_step import adaptive_step as adaptive_step
 from .search.base import AbstractSearch as AbstractSearch

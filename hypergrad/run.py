@@ -1,9 +1,11 @@
 """The loop that repeats a search under a budget, with progress, history, stop and resume."""
 
+import contextlib
+import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .ground.checkpoint import Identity, digest, load_checkpoint, program_digest, save_checkpoint, without_addresses
+from .budget import Budget
+from .ground.autosave import Autosave
+from .ground.identity import Identity, devices, digest, program_digest, versions, without_addresses
+from .ground.signals import HeldSignals
 from .ground.total import LARGEST, Total
 from .ground.tree import describe
 from .history import History, join
@@ -20,42 +25,7 @@ from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
 from .stats import Status
 
-
-class Budget(eqx.Module):
-    """How much a run may spend, in one unit: the same for every search.
-
-    - `iterations`: updates of the model's parameters.
-    - `gradients`: gradient equivalents, see `Counts.gradients`.
-    - `seconds`: wall time, compilation included, looked at between chunks.
-
-    A step is begun as long as something is left, so a budget is exceeded by less than one step.
-
-    **Raises** `TypeError` or `ValueError` unless exactly one is given and it is a positive number.
-    """
-
-    iterations: int | None = None
-    gradients: int | None = None
-    seconds: float | None = None
-
-    def __check_init__(self):
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        if len(given) != 1:
-            raise ValueError(f"give one of iterations, gradients, seconds; got {given}")
-        ((name, value),) = given.items()
-        if not isinstance(value, int | float):
-            raise TypeError(f"budget must be a number, got {name}={value!r}")
-        if not value > 0:
-            raise ValueError(f"budget must be positive, got {name}={value}")
-
-    @property
-    def unit(self) -> str:
-        """`iterations`, `gradients` or `seconds`."""
-        return next(name for name, value in vars(self).items() if value is not None)
-
-    @property
-    def amount(self) -> float:
-        """How much of it."""
-        return getattr(self, self.unit)
+STOPS = "stopping after this chunk of steps; a second signal stops at once"
 
 
 def everything(record: Record) -> Record:
@@ -74,6 +44,8 @@ def run(
     callback: Callable[[SearchState, History], Any] | None = None,
     progress: bool = False,
     checkpoint: str | os.PathLike | None = None,
+    every: float | None = 30.0,
+    every_steps: int | None = None,
     keep: Callable[[Record], PyTree] = everything,
     throw: bool = False,
 ) -> tuple[SearchState, History]:
@@ -91,59 +63,113 @@ def run(
     - `callback(state, history)`: called after every chunk with the history of its steps; a true result stops the run.
     - `progress`: show a bar (needs tqdm).
     - `checkpoint`: a file. If it exists the run goes on from there, and a checkpoint of another run is refused, saying
-      in what it differs; it is written every 30 seconds, at the end, and when the run is interrupted.
+      in what it differs. It holds the state; the records are appended to a second file, `<checkpoint>.records`. Both
+      are written before the first step, at the end, when the run is interrupted or fails, and meanwhile, in a thread,
+      as `every` and `every_steps` say. A save that fails is a `RuntimeWarning`.
+    - `every`: seconds between two saves; `None` leaves it to `every_steps`.
+    - `every_steps`: steps between two saves, rounded up to whole chunks; `None` leaves it to `every`.
     - `keep`: a function of each record, whose result the history holds as `records`; `lambda r: (r.value, r.stats)`
       saves memory when there are many hyperparameters.
     - `throw`: raise `FloatingPointError` as soon as a step reports a value that is not finite.
 
     **Returns** `(state, history)`: the last state, and the `History` of the steps of this call, or of all steps since
     the checkpointed run began.
+
+    **Interrupts.** Ctrl-C takes effect after the chunk under way and the save that follows. The `KeyboardInterrupt`
+    then has the result so far in its attributes `state` and `history`:
+
+        try:
+            state, history = hg.run(search, problem, state, key=key, budget=5000)
+        except KeyboardInterrupt as stop:
+            state, history = stop.state, stop.history
+
+    In a notebook whose cell was interrupted, `sys.last_value` is the exception. A second Ctrl-C takes effect at once.
+    With a checkpoint SIGTERM waits for the save too. Handlers that the program has installed are left alone.
+
+    **Raises** `CheckpointError` where the checkpoint is damaged, of another run, or in use; `OSError` where it cannot
+    be written at the start; `FloatingPointError` as `throw` says.
     """
     if isinstance(budget, int | float):
         budget = Budget(iterations=budget)
     if not (isinstance(chunk, int) and chunk >= 1):
         raise ValueError(f"chunk must be a positive integer, got {chunk!r}")
     state = eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
-    history: list[History] = []
-    identity = {} if checkpoint is None else _identity(search, problem, state, key, keep)
-    if checkpoint is not None and os.path.exists(checkpoint):
-        like = state, _columns(_no_steps(search, problem, state, keep))
-        (state, columns), identity = load_checkpoint(checkpoint, like, identity)
-        history.append(History(*columns))
-
-    def save():
-        assert checkpoint is not None
-        save_checkpoint(checkpoint, (state, _columns(join(history))), identity | {"reached": digest(state)})
-
-    started = saved = time.monotonic()
-    # An array, so that one compilation serves every amount.
-    limit = Total.of(LARGEST if budget.unit == "seconds" else min(math.ceil(budget.amount), LARGEST))
-    with _bar(progress, budget) as bar:
-        try:
-            while not _spent(state, budget, started):
-                before, begun = int(state.num_steps), time.monotonic()
-                state, steps, worst = _advance(
-                    search, problem, state, key, limit, jnp.int32(before + chunk), budget.unit, keep, chunk
-                )
-                history.append(_history(steps, int(state.num_steps) - before, begun))
-                if bar is not None:
-                    bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.num_steps), refresh=False)
-                    bar.update(min(_used(state, budget, started), budget.amount) - bar.n)
+    course, started, saver = _Course(state, []), time.monotonic(), None
+    if checkpoint is not None:
+        identity = _identity(search, problem, state, key, keep)
+        empty = _columns(_no_steps(search, problem, state, keep))
+        saver = Autosave(checkpoint, identity, course.chunks, empty, every, every_steps)
+        course.state = saver.load(state)
+    left = not budget.is_spent(course.state.spent, started)
+    try:
+        with (
+            _bar(progress, budget) as bar,
+            HeldSignals(saver is not None, STOPS) as signals,
+            _saving(saver, course, left),
+        ):
+            for worst in _chunks(search, problem, course, key, budget, started, chunk, keep):
+                _show(bar, course.state, budget.used(course.state.spent, started))
                 if throw and int(worst) & Status.NONFINITE:
                     raise FloatingPointError(
-                        f"a value that is not finite by step {int(state.num_steps)}: {Status(int(worst))!r}"
+                        f"a value that is not finite by step {int(course.state.num_steps)}: {Status(int(worst))!r}"
                     )
-                if callback is not None and callback(state, history[-1]):
+                if (callback is not None and callback(course.state, History(*course.chunks[-1]))) or signals.received:
                     break
-                if checkpoint is not None and time.monotonic() - saved > 30:
-                    save()
-                    saved = time.monotonic()
-        finally:
-            if checkpoint is not None and history:
-                save()
-    if not history:
-        history = [_no_steps(search, problem, state, keep)]
-    return state, join(history)
+                if saver is not None:
+                    saver.save_if_due(course.state, int(course.state.num_steps))
+        signals.hand_on()
+    except KeyboardInterrupt as error:
+        raise _interrupt(course.state, _joined(course, search, problem, keep)) from error
+    return course.state, _joined(course, search, problem, keep)
+
+
+@dataclasses.dataclass
+class _Course:
+    """Where a run has come to: its state, and the columns of its history chunk by chunk."""
+
+    state: SearchState
+    chunks: list[tuple]
+
+
+def _chunks(search, problem, course, key, budget, started, chunk, keep) -> Iterator[Array]:
+    """Moves `course` chunk by chunk until the budget is spent; yields all statuses of each at once."""
+    # An array, so that one compilation serves every amount.
+    limit = Total.of(LARGEST if budget.unit == "seconds" else min(math.ceil(budget.amount), LARGEST))
+    while not budget.is_spent(course.state.spent, started):
+        before, begun = course.state.num_steps, time.monotonic()
+        state, steps, worst = _advance(
+            search, problem, course.state, key, limit, before + jnp.int32(chunk), budget.unit, keep, chunk
+        )
+        columns = _columns(_history(steps, int(state.num_steps - before), begun))
+        course.state = state  # no interrupt comes between this and the next: state and records belong together
+        course.chunks.append(columns)
+        yield worst
+
+
+@contextlib.contextmanager
+def _saving(saver: Autosave | None, course: _Course, left: bool) -> Iterator[None]:
+    """Saves before the first step, if one is left to do, and after the last, also where it raised."""
+    if saver is None or not left:
+        yield
+        return
+    saver.begin(course.state, int(course.state.num_steps))
+    try:
+        yield
+    finally:
+        saver.end(course.state)
+
+
+def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:
+    """Returns the exception with the result so far. A class of its own would end the process with another status."""
+    stop = KeyboardInterrupt(f"after step {int(state.num_steps)}, of which the attributes state and history are kept")
+    stop.state, stop.history = state, history  # type: ignore[attr-defined]
+    return stop
+
+
+def _joined(course: _Course, search, problem, keep) -> History:
+    if not course.chunks:
+        return _no_steps(search, problem, course.state, keep)
+    return join([History(*columns) for columns in course.chunks])
 
 
 def _identity(search, problem, state, key, keep) -> Identity:
@@ -156,7 +182,8 @@ def _identity(search, problem, state, key, keep) -> Identity:
     return {
         "search": without_addresses(eqx.tree_pformat(search, width=10_000)),
         "shapes": without_addresses(describe(state)),
-        "jax": jax.__version__,
+        **versions(),
+        "devices": devices((problem, state)),
         "program": program_digest(step, problem, state, key),
         "data": digest((problem.train, problem.valid)),
         "key": digest(key),
@@ -209,18 +236,15 @@ def _columns(history: History) -> tuple:
     return history.records, history.iterations, history.gradients, history.durations
 
 
-def _used(state: SearchState, budget: Budget, started: float) -> float:
-    return time.monotonic() - started if budget.unit == "seconds" else int(getattr(state.spent, budget.unit))
-
-
-def _spent(state: SearchState, budget: Budget, started: float) -> bool:
-    return _used(state, budget, started) >= budget.amount
+def _show(bar: Any, state: SearchState, used: float) -> None:
+    """Moves the progress bar."""
+    if bar is not None:
+        bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.num_steps), refresh=False)
+        bar.update(min(used, bar.total) - bar.n)
 
 
 def _bar(progress: bool, budget: Budget):
     if not progress:
-        import contextlib
-
         return contextlib.nullcontext()
     try:
         from tqdm.auto import tqdm

@@ -41,6 +41,21 @@ def pytest_configure(config):
         jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture
+def optimised():
+    """Programs are compiled as users have them: without optimisation two loops around one step can round otherwise."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    _compile_anew(disabled=False)
+    yield
+    _compile_anew(disabled=before)
+
+
+def _compile_anew(disabled):
+    jax.config.update("jax_disable_most_optimizations", disabled)
+    eqx.clear_caches()
+    jax.clear_caches()
+
+
 def pytest_unconfigure():
     """The process that made the cache removes it; workers inherit its name."""
     if OWN_CACHE:

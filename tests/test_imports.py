@@ -34,7 +34,7 @@ def imports(path):
 # What each room of the library may import, from the ground up.
 FLOORS = [
     {"ground"},
-    {"stats", "problem", "data"},
+    {"budget", "stats", "problem", "data"},
     {"linear", "inner", "history"},
     {"training"},
     {"estimators"},

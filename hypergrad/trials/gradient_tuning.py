@@ -10,9 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from ..budget import Budget
 from ..estimators.base import AbstractEstimator
 from ..problem import BilevelProblem
-from ..run import Budget, run
+from ..run import run
 from ..search.base import Record
 from ..search.gradient import GradientSearch
 from .space import Float, Space

@@ -10,8 +10,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
-from ..ground.checkpoint import without_addresses
-from ..run import Budget
+from ..budget import Budget
+from ..ground.identity import without_addresses
 from .journal import Journal, ask_event, replay, tell_event
 from .objective import AbstractObjective, PerTrial
 from .searcher import AbstractSearcher

@@ -1,9 +1,13 @@
 """Checkpoints: a damaged one, or one of another run, is refused; one of the same run is taken."""
 
+import hashlib
 import itertools
+import json
 import os
+import re
 import subprocess
 import sys
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,7 @@ import optax
 import pytest
 
 import hypergrad as hg
+from hypergrad.ground import checkpoint
 from hypergrad.ground.checkpoint import load_checkpoint, save_checkpoint
 from hypergrad.testing import laws
 from hypergrad.testing.problems import net, ridge
@@ -67,9 +72,117 @@ def flipped(content, place, bit):
 
 
 def test_what_is_saved_is_loaded(small):
-    found, identity = load_checkpoint(small, ARRAYS, IDENTITY)
-    assert identity == IDENTITY
+    found, identity, log = load_checkpoint(small, ARRAYS, IDENTITY)
+    assert identity == IDENTITY and log == {}
     assert all(np.array_equal(found[name], ARRAYS[name]) for name in ARRAYS)
+
+
+DTYPES = ["bool", "int8", "uint16", "int64", "float16", "float64", "complex128", "bfloat16", "int2", "uint4", "int4"]
+DTYPES += ["float8_e5m2", "float8_e4m3fn", "float8_e8m0fnu", "float4_e2m1fn"]
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_every_type_of_jax_comes_back_bit_by_bit(tmp_path, name):
+    array = jnp.asarray(np.arange(6).reshape(2, 3) % 2, getattr(jnp, name + "_" * (name == "bool")))
+    tree = {"jax": array, "scalar": array[0, 1], "numpy": np.asarray(array), "empty": array[:0]}
+    save_checkpoint(tmp_path / "a", tree, IDENTITY)
+    found = load_checkpoint(tmp_path / "a", tree, IDENTITY)[0]
+    for key, leaf in tree.items():
+        assert (found[key].dtype, found[key].shape, type(found[key])) == (leaf.dtype, leaf.shape, type(leaf))
+        assert np.asarray(found[key]).tobytes() == np.asarray(leaf).tobytes()
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_random_keys_come_back_by_their_data(tmp_path, impl):
+    keys = {"one": jax.random.key(3, impl=impl), "many": jax.random.split(jax.random.key(4, impl=impl), 5)}
+    save_checkpoint(tmp_path / "a", keys, IDENTITY)
+    found = load_checkpoint(tmp_path / "a", keys, IDENTITY)[0]
+    for name, key in keys.items():
+        assert found[name].dtype == key.dtype
+        assert jnp.all(jax.random.key_data(found[name]) == jax.random.key_data(key))
+    others = jax.tree.map(lambda key: jax.random.key_data(key), keys)
+    with pytest.raises(hg.CheckpointError, match="other arrays"):
+        load_checkpoint(tmp_path / "a", others, IDENTITY)
+
+
+@pytest.mark.row(43)
+def test_arrays_return_to_their_devices(tmp_path):
+    spread = jax.sharding.NamedSharding(jax.make_mesh((4,), ("rows",)), jax.sharding.PartitionSpec("rows"))
+    tree = {"spread": jax.device_put(jnp.arange(8.0), spread), "third": jax.device_put(jnp.ones(3), jax.devices()[2])}
+    save_checkpoint(tmp_path / "a", tree, IDENTITY)
+    found = load_checkpoint(tmp_path / "a", tree, IDENTITY)[0]
+    assert found["spread"].sharding == spread and found["third"].devices() == {jax.devices()[2]}
+    assert jnp.all(found["spread"] == tree["spread"])
+
+
+def craft(file, content, body=b"", total=None):
+    """A file with valid checksums and any header."""
+    header = checkpoint.MAGIC + (content if isinstance(content, bytes) else json.dumps(content).encode()) + b"\n"
+    total = hashlib.sha256(body).hexdigest() if total is None else total
+    file.write_bytes(header + body + checkpoint._trailer(header, total))
+
+
+GOOD = {"identity": IDENTITY, "arrays": [["float64", [2, 3]], ["int32", []]], "log": {}}
+CRAFTED = {
+    "no JSON": b"{",
+    "other JSON": [1, 2],
+    "a number": 7,
+    "deep": b"[" * 100_000 + b"]" * 100_000,
+    "a long number": b'{"identity": ' + b"9" * 10_000 + b"}",
+    "no identity": {name: GOOD[name] for name in ("arrays", "log")},
+    "identity a list": GOOD | {"identity": [1]},
+    "identity of numbers": GOOD | {"identity": {"run": 3}},
+    "no arrays": {name: GOOD[name] for name in ("identity", "log")},
+    "enormous arrays": GOOD | {"arrays": [["float64", [2**60, 2**60]], ["int32", []]]},
+    "negative shape": GOOD | {"arrays": [["float64", [-2, 3]], ["int32", []]]},
+    "objects": GOOD | {"arrays": [["object", [2, 3]], ["int32", []]]},
+    "no body": GOOD,
+    "pickle": b"\x80\x04\x95cos\nsystem\n",
+    "null": b"null",
+    "not UTF-8": b"\xff\xfe{}",
+}
+
+
+@pytest.mark.row(35)
+@pytest.mark.parametrize("content", CRAFTED.values(), ids=CRAFTED)
+def test_crafted_files_with_valid_checksums(tmp_path, content):
+    craft(tmp_path / "a", content)
+    with pytest.raises(hg.CheckpointError, match=re.escape(str(tmp_path / "a"))):
+        load_checkpoint(tmp_path / "a", ARRAYS, IDENTITY)
+
+
+@pytest.mark.row(35)
+def test_a_truth_value_that_is_neither(tmp_path):
+    body = b"\x01\x07"
+    total = hashlib.sha256(b"bool(2,)" + body).hexdigest()
+    like = {"a": np.zeros(2, bool)}
+    craft(tmp_path / "a", GOOD | {"arrays": [["bool", [2]]]}, body, total)
+    with pytest.raises(hg.CheckpointError, match="truth value"):
+        load_checkpoint(tmp_path / "a", like, IDENTITY)
+
+
+@pytest.mark.row(35)
+def test_a_bomb_is_refused_before_memory_is_taken(tmp_path):
+    """A sparse file of a terabyte, whose checksums match as far as they are read."""
+    craft(tmp_path / "a", GOOD, b"", "0" * 64)
+    content = (tmp_path / "a").read_bytes()
+    with open(tmp_path / "a", "wb") as file:
+        file.write(content[: -checkpoint.TRAILER])
+        file.seek(2**40)
+        file.write(content[-checkpoint.TRAILER :])
+    tracemalloc.start()
+    with pytest.raises(hg.CheckpointError, match="not the length of its arrays"):
+        load_checkpoint(tmp_path / "a", ARRAYS, IDENTITY)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.row(35)
+def test_what_is_no_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/zero"):
+        with pytest.raises(hg.CheckpointError, match="not a regular file"):
+            load_checkpoint(path, ARRAYS, IDENTITY)
 
 
 @pytest.mark.row(32)
@@ -88,7 +201,7 @@ def test_a_file_truncated_anywhere_is_refused(small):
 @pytest.mark.row(33)
 def test_a_checkpoint_of_another_version_is_refused(saved):
     good = saved.read_bytes()
-    saved.write_bytes(good.replace(b"checkpoint 1", b"checkpoint 2", 1))
+    saved.write_bytes(good.replace(b"checkpoint 2", b"checkpoint 3", 1))
     with pytest.raises(hg.CheckpointError, match="version"):
         go(saved)
 
@@ -129,7 +242,7 @@ class Positive:
 
 @pytest.mark.parametrize("make", [Positive, lambda: jax.jit(lambda hparams: hparams)])
 def test_the_same_configuration_is_taken_wherever_it_lies_in_memory(tmp_path, make):
-    first, second = (hg.GradientSearch(hg.Reverse(INNER), OUTER, make()) for _ in range(2))
+    first, second = (hg.GradientSearch(hg.Reverse(INNER), OUTER, projection=make()) for _ in range(2))
     go(tmp_path / "run.ckpt", search=first)
     state, history = go(tmp_path / "run.ckpt", budget=12, search=second)
     assert state.num_steps == 4 and len(history.value) == 4

@@ -1,0 +1,117 @@
+"""Saving a run while it goes on."""
+
+import os
+import threading
+import time
+import warnings
+
+import jax
+from jaxtyping import PyTree
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .files import Path, check_path
+from .identity import Identity
+from .record_log import RecordLog
+
+
+class Autosave:
+    """A run's checkpoint and, in `<checkpoint>.records`, its records.
+
+    Writing takes place in a thread: it holds the arrays of the state, which nobody changes, and no copy of them. While
+    a write is under way no other begins.
+
+    **Arguments**
+
+    - `chunks`: the records of the run, to which it appends as it goes on.
+    - `empty`: the records of no steps.
+    - `seconds`, `steps`: how often to save, by whichever comes first; `None` leaves it to the other.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Identity,
+        chunks: list[PyTree],
+        empty: PyTree,
+        seconds: float | None = None,
+        steps: int | None = None,
+    ):
+        self.path = check_path(path, "checkpoint")
+        self.identity, self.seconds, self.steps = identity, seconds, steps
+        self.chunks = chunks
+        row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), empty)
+        self.log = RecordLog(f"{self.path}.records", row)
+        self._num_appended = 0  # chunks that are in the log
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._saved_at, self._saved_step = time.monotonic(), 0
+
+    def load(self, state: PyTree) -> PyTree:
+        """Returns the state of an earlier run with the same identity, and fills `chunks` with its records.
+
+        Where there is none, returns `state`. **Raises** `CheckpointError` where the file is damaged or of another run.
+        """
+        if not os.path.lexists(self.path):
+            return state
+        state, self.identity, header = load_checkpoint(self.path, state, self.identity)
+        self.chunks[:] = [self.log.read(header)]
+        self._num_appended = 1
+        return state
+
+    def begin(self, state: PyTree, num_steps: int) -> None:
+        """Saves the state before the first step: a folder that cannot be written and a full disk are noticed here.
+
+        **Raises** `OSError`, or `CheckpointError` where another run saves to the same file.
+        """
+        self.log.open()
+        try:
+            self._write(state, len(self.chunks))
+        except BaseException:
+            self.log.close()
+            raise
+        self._saved_at, self._saved_step = time.monotonic(), num_steps
+
+    def save_if_due(self, state: PyTree, num_steps: int) -> None:
+        """Begins to save if the time, or the number of steps, has come."""
+        late = self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds
+        many = self.steps is not None and num_steps - self._saved_step >= self.steps
+        if (late or many) and not (self._thread and self._thread.is_alive()):
+            self._saved_at, self._saved_step = time.monotonic(), num_steps
+            self._start(state)
+
+    def end(self, state: PyTree) -> None:
+        """Saves what is not saved yet, and lets other processes in."""
+        try:
+            self._join()
+            if self._num_appended < len(self.chunks) or self._error:
+                self._start(state)
+                self._join()
+        finally:
+            self.log.close()
+
+    def _start(self, state: PyTree) -> None:
+        self._join()
+        self._thread = threading.Thread(target=self._try, args=(state, len(self.chunks)), daemon=True)
+        self._thread.start()
+
+    def _join(self) -> None:
+        """Waits for the write under way; one that failed is a warning, and the next makes up for it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            if self._error is not None:
+                warnings.warn(f"{self.path} could not be saved: {self._error}", RuntimeWarning, stacklevel=4)
+
+    def _try(self, state: PyTree, num_chunks: int) -> None:
+        try:
+            self._write(state, num_chunks)
+            self._error = None
+        except Exception as error:  # whatever it is, the run is worth more than its file
+            self._error = error
+
+    def _write(self, state: PyTree, num_chunks: int) -> None:
+        for chunk in self.chunks[self._num_appended : num_chunks]:
+            self.log.append(chunk)
+            self._num_appended += 1
+        self.log.sync()
+        save_checkpoint(self.path, state, self.identity, self.log.header)

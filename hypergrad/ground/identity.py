@@ -1,0 +1,93 @@
+"""The parts of a run that determine its result, as text by name."""
+
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import Array, PyTree
+
+Identity = dict[str, str]  # a part that differs is named where a checkpoint is refused
+
+
+def versions() -> Identity:
+    """Versions of the packages whose code a step runs."""
+    packages = {"hypergrad": "hypergrad-jax", "jax": "jax", "equinox": "equinox", "optax": "optax"}
+    return {name: _version(package) for name, package in packages.items()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path, not installed
+        return "unknown"
+
+
+def devices(tree: PyTree) -> str:
+    """Number and kind of the devices that hold the arrays of `tree`: rounding depends on both."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    found: set[jax.Device] = set().union(*(array.sharding.device_set for array in arrays)) or {jax.devices()[0]}
+    return f"{len(found)} x {', '.join(sorted({device.device_kind for device in found}))}"
+
+
+def without_addresses(text: str) -> str:
+    """The same text in every process."""
+    return re.sub(r"( at )?0x[0-9a-f]+", "", text)
+
+
+def difference(name: str, there: str, here: str) -> str:
+    """The two texts from shortly before their first different character."""
+    same = next((i for i, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), 0)
+    start = max(same - 60, 0)
+    return f"  {name} there: {there[start : start + 200]}\n  {name} here:  {here[start : start + 200]}"
+
+
+def is_key(leaf: Any) -> bool:
+    """Tells a typed random key from other leaves."""
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def to_numpy(leaf: Any) -> np.ndarray:
+    """The numbers of a leaf on the host, a random key by its data."""
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+
+
+def to_bytes(array: np.ndarray) -> np.ndarray:
+    """The bytes of an array in row-major order, without a copy where they lie so; works for every type of JAX."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def digest(tree: PyTree) -> str:
+    """SHA-256 of all numbers in a pytree, random keys included; other leaves are left out."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array_like)):
+        update_digest(total, to_numpy(leaf))
+    return total.hexdigest()
+
+
+def update_digest(total: Any, array: np.ndarray) -> None:
+    """Adds an array to a SHA-256: type, shape, bytes."""
+    total.update(f"{array.dtype}{array.shape}".encode())
+    total.update(to_bytes(array))
+
+
+def program_digest(function: Callable[..., Any], *args: PyTree) -> str:
+    """SHA-256 of what `function` computes: its jaxpr with the constants in it, but without addresses in memory."""
+    jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
+    return hashlib.sha256(f"{without_addresses(str(jaxpr))} {digest(_constants(jaxpr))}".encode()).hexdigest()
+
+
+def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Array]:
+    """Arrays that a program holds, in the functions it calls too."""
+    found = list(jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else []
+    for equation in jaxpr.eqns:
+        for part in jax.tree.leaves(list(equation.params.values())):
+            if isinstance(part, ClosedJaxpr | Jaxpr):
+                found += _constants(part)
+    return found
