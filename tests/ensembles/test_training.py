@@ -203,6 +203,7 @@ def test_chunk_size_changes_nothing(chunk):
         np.testing.assert_allclose(losses[r], loss, rtol=1e-12)
 
 
+@pytest.mark.row(38)
 def test_what_does_not_fit_is_refused_or_divided():
     stacked = many(64)
     sizes = []

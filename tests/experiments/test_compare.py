@@ -75,6 +75,7 @@ def test_the_validation_criterion_writes_what_it_finds(tmp_path):
     check_output(tmp_path, main(config), methods, seeds=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["gradients", "seconds"])
 def test_budgets_in_other_units_are_kept(tmp_path, unit):
     budget = {"gradients": 200.0, "seconds": 0.5}[unit]
@@ -100,6 +101,7 @@ def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path):
         main(Config(out=tmp_path, methods=("greedy",), hyper_lr=0.2, **SMALL))
 
 
+@pytest.mark.slow
 def test_help_is_printed_and_bad_options_are_named():
     text = run_command("--help", COLUMNS="100").stdout
     for option in ("--criterion", "--data", "--data-dir", "--methods", "--budget", "--budget-unit", "--seeds", "--out"):

@@ -38,6 +38,7 @@ def finite(value):
     return not isinstance(value, float) or math.isfinite(value)
 
 
+@pytest.mark.slow
 def test_every_part_measures_something(tmp_path):
     done = command("--quick", "--out", tmp_path, "--commit", "abc123")
     assert done.returncode == 0, done.stderr
