@@ -9,15 +9,13 @@ from typing import Any
 
 import hypothesis
 import jax
-
-import hypergrad as hg
+from hypothesis.strategies import SearchStrategy
 
 from . import laws
+from .laws import Make
 from .problems import SIZES, TRAINING, Case, logistic, net, quadratic, ridge, scheduled
 from .strategies import Trial, seeds_of, simpler
 from .tolerances import loosened as with_tolerances
-
-Make = Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]
 
 
 class Claim(enum.Enum):
@@ -48,7 +46,7 @@ class Law:
     solved: bool = False
     remake: bool = False
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.law.__name__
 
     def hold(self, make: Make, trial: Trial) -> None:
@@ -111,7 +109,7 @@ class Broken:
     trial: Trial
     error: Exception
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = str(self.error) if isinstance(self.error, AssertionError) else repr(self.error)
         meaning = (self.law.law.__doc__ or "").partition("\n")[0]
         return f"\n{self.law}: {meaning}\n on {self.trial}\n" + "\n".join(f"  {line}" for line in text.splitlines())
@@ -125,8 +123,8 @@ def check_estimator(
     num_steps: int = 6,
     examples: int = 5,
     loosened: float = 1.0,
-    only: Collection[Callable] | None = None,
-    without: Collection[Callable] = (),
+    only: Collection[Callable[..., None]] | None = None,
+    without: Collection[Callable[..., None]] = (),
     fail_fast: bool = False,
     shrink: int = 12,
 ) -> tuple[str, ...]:
@@ -186,7 +184,9 @@ def _first_broken(
     return None
 
 
-def _find(strategy, law: Law, make: Make, most: int, kind: type[Exception] = Exception) -> Broken | None:
+def _find(
+    strategy: SearchStrategy[Trial], law: Law, make: Make, most: int, kind: type[Exception] = Exception
+) -> Broken | None:
     """The law broken with an error of this kind, on the smallest of the at most `most` trials that hypothesis tries."""
     tried: dict[str, Broken | None] = {}  # its shrinking would go on for long, and every new size is compiled
     last: list[Broken] = []

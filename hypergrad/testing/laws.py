@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 import hypergrad as hg
 
@@ -21,20 +21,21 @@ from .problems import Case
 from .tolerances import assert_close, ensure, flat
 
 KEY = jax.random.key(7)
+Make = Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]  # an estimator, its inner solver given
 
 
-def answer(estimator, case: Case, key=KEY):
+def answer(estimator: hg.AbstractEstimator, case: Case, key: Array = KEY) -> tuple[Array, PyTree]:
     """`(value, hypergradient)` of one cold start."""
     return hg.value_and_hypergrad(case.problem, estimator)(case.hparams, case.params, key)
 
 
-def first_step(estimator, case: Case):
+def first_step(estimator: hg.AbstractEstimator, case: Case) -> tuple[hg.Estimate, PyTree]:
     """The estimate and the state after one step from a new state."""
     state = estimator.init(case.problem, case.params, case.hparams)
     return estimator.step(case.problem, case.hparams, state, KEY)
 
 
-def finite_differences(estimator, case: Case, size=5e-5):
+def finite_differences(estimator: hg.AbstractEstimator, case: Case, size: float = 5e-5) -> None:
     """The hypergradient is the derivative of the value, by central differences of fourth order."""
     vector, unravel = ravel_pytree(case.hparams)
     value = hg.value_and_hypergrad(case.problem, estimator)
@@ -46,7 +47,7 @@ def finite_differences(estimator, case: Case, size=5e-5):
     assert_close(ravel_pytree(answer(estimator, case)[1])[0], np.array(found), "difference")
 
 
-def plain_scan(make, inner: hg.AbstractInnerSolver, case: Case):
+def plain_scan(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
     """The same as `jax.grad` through a scan over the optimiser, written without this library."""
     value, expected = scanned(case.problem, inner.options["opt"], inner.num_steps, case.params, case.hparams)
     found_value, found = answer(make(inner), case)
@@ -55,12 +56,14 @@ def plain_scan(make, inner: hg.AbstractInnerSolver, case: Case):
 
 
 @eqx.filter_jit
-def scanned(problem, optimiser, steps, params, hparams):
+def scanned(
+    problem: hg.BilevelProblem, optimiser: optax.GradientTransformation, steps: int, params: PyTree, hparams: PyTree
+) -> tuple[Array, PyTree]:
     """The outer loss after so many updates, and its derivative."""
     params, static = eqx.partition(params, eqx.is_inexact_array)
 
-    def trained(hparams):
-        def body(carry, t):
+    def trained(hparams: PyTree) -> Array:
+        def body(carry: PyTree, t: Array) -> tuple[PyTree, None]:
             params, state = carry
             key = jax.random.fold_in(KEY, t)
             loss = lambda p: problem.inner_loss(eqx.combine(p, static), hparams, problem.train, key)
@@ -73,17 +76,17 @@ def scanned(problem, optimiser, steps, params, hparams):
     return jax.value_and_grad(trained)(hparams)
 
 
-def agree(one, other, case: Case, kind="gradient"):
+def agree(one: hg.AbstractEstimator, other: hg.AbstractEstimator, case: Case, kind: str = "gradient") -> None:
     """Two estimators give the same hypergradient."""
     assert_close(answer(one, case)[1], answer(other, case)[1], kind)
 
 
-def is_reverse(make, inner: hg.AbstractInnerSolver, case: Case):
+def is_reverse(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
     """The same as exact reverse mode."""
     agree(make(inner), hg.Reverse(inner), case)
 
 
-def is_reverse_on_average(make, inner: hg.AbstractInnerSolver, case: Case, draws=4096):
+def is_reverse_on_average(make: Make, inner: hg.AbstractInnerSolver, case: Case, draws: int = 4096) -> None:
     """The mean over keys is exact reverse mode, to five standard errors; for losses that use no key."""
     estimate = hg.value_and_hypergrad(case.problem, make(inner))
     found = jax.vmap(lambda key: estimate(case.hparams, case.params, key)[1])(jax.random.split(KEY, draws))
@@ -96,14 +99,14 @@ def is_reverse_on_average(make, inner: hg.AbstractInnerSolver, case: Case, draws
     ensure(np.all(error <= limit), f"error of the mean {error[worst]:.3g} > {limit[worst]:.3g} (coordinate {worst})")
 
 
-def closed_form(estimator, case: Case):
+def closed_form(estimator: hg.AbstractEstimator, case: Case) -> None:
     """The hypergradient of the solved inner problem, in closed form."""
     if case.exact is None:
         raise ValueError("this case has no closed form")
     assert_close(answer(estimator, case)[1], case.exact(), "solved")
 
 
-def scale_of_the_inner_loss(estimator, case: Case):
+def scale_of_the_inner_loss(estimator: hg.AbstractEstimator, case: Case) -> None:
     """A multiple of the inner loss has the same minimiser, hence the same hypergradient."""
     closed_form(estimator, case.replace(train={"scale": jnp.asarray(0.6)}))
 
@@ -111,27 +114,27 @@ def scale_of_the_inner_loss(estimator, case: Case):
 class InOtherHyperparameters(eqx.Module):
     """A loss of λ as a loss of μ, λ = change(μ); two of one loss are equal, so that nothing is compiled again."""
 
-    loss: Callable
-    change: Callable
+    loss: Callable[..., Array]
+    change: Callable[[PyTree], PyTree]
 
-    def __call__(self, model, mu, data, key):
+    def __call__(self, model: PyTree, mu: PyTree, data: PyTree, key: Array) -> Array:
         """The loss at λ = change(μ)."""
         return self.loss(model, self.change(mu), data, key)
 
 
-def in_other_hyperparameters(case: Case, change: Callable, mu: PyTree) -> Case:
+def in_other_hyperparameters(case: Case, change: Callable[[PyTree], PyTree], mu: PyTree) -> Case:
     """The case with λ = change(μ), at `mu`."""
     old = case.problem
     inner, outer = (InOtherHyperparameters(loss, change) for loss in (old.inner_loss, old.outer_loss))
     return Case(hg.BilevelProblem(inner, outer, old.train, old.valid), case.params, mu)
 
 
-def bend(mu):
+def bend(mu: PyTree) -> PyTree:
     """A smooth increasing function of every hyperparameter."""
     return jax.tree.map(lambda m: 0.3 * m + jnp.sinh(m) / 2, mu)
 
 
-def chain_rule(estimator, case: Case):
+def chain_rule(estimator: hg.AbstractEstimator, case: Case) -> None:
     """With λ = g(μ), the hypergradient in μ is the pullback of the one in λ."""
     at, pullback = jax.vjp(bend, case.hparams)
     expected = pullback(answer(estimator, case.replace(hparams=at))[1])[0]
@@ -143,7 +146,7 @@ class Rearrange(eqx.Module):
 
     like: PyTree  # of jax.ShapeDtypeStruct
 
-    def __call__(self, tree):
+    def __call__(self, tree: PyTree) -> PyTree:
         """The numbers of `tree`, in order."""
         leaves = jax.tree.leaves(self.like)
         ends = np.cumsum([leaf.size for leaf in leaves])
@@ -152,7 +155,7 @@ class Rearrange(eqx.Module):
         return jax.tree.unflatten(jax.tree.structure(self.like), parts)
 
 
-def any_pytree(estimator, case: Case, layout: PyTree | None = None):
+def any_pytree(estimator: hg.AbstractEstimator, case: Case, layout: PyTree | None = None) -> None:
     """Hyperparameters in another pytree (`layout`, of as many numbers) have the same hypergradient in that pytree."""
     vector, _ = ravel_pytree(case.hparams)
     layout = (vector[:1], {"rest": [vector[1:, None]], "none": None}) if layout is None else layout
@@ -163,7 +166,7 @@ def any_pytree(estimator, case: Case, layout: PyTree | None = None):
     assert_close(found, expected, "gradient")
 
 
-def constants_and_scale(estimator, case: Case):
+def constants_and_scale(estimator: hg.AbstractEstimator, case: Case) -> None:
     """Constants change nothing; the hypergradient is linear in the outer loss."""
     expected = answer(estimator, case)[1]
     shift = {"shift": jnp.asarray(3.0)}
@@ -173,13 +176,13 @@ def constants_and_scale(estimator, case: Case):
         assert_close(scaled, jax.tree.map(lambda g: scale * g, expected), "gradient")  # noqa: B023
 
 
-def unused_is_zero(estimator, case: Case):
+def unused_is_zero(estimator: hg.AbstractEstimator, case: Case) -> None:
     """A hyperparameter that enters nowhere has hypergradient zero."""
     found = float(answer(estimator, case)[1]["unused"])
     ensure(found == 0, f"found {found:.3g}")
 
 
-def order_of_rows(estimator, case: Case):
+def order_of_rows(estimator: hg.AbstractEstimator, case: Case) -> None:
     """Neither the order of the rows matters nor a second copy of the data."""
     train, expected = case.problem.train, answer(estimator, case)[1]
     rows = np.random.default_rng(0).permutation(len(train["y"]))
@@ -189,7 +192,7 @@ def order_of_rows(estimator, case: Case):
     assert_close(answer(estimator, case.replace(train=doubled))[1], expected, "gradient")
 
 
-def order_of_weights(estimator, case: Case):
+def order_of_weights(estimator: hg.AbstractEstimator, case: Case) -> None:
     """Weights in another order, with their hyperparameters, have the same hypergradient in that order."""
     order = np.roll(np.arange(len(case.params)), 1)
     moved = lambda data: data | {"x": data["x"][:, order]}
@@ -204,7 +207,7 @@ def order_of_weights(estimator, case: Case):
     assert_close(answer(estimator, renamed)[1], expected, "gradient")
 
 
-def batched_is_one_by_one(estimator, case: Case):
+def batched_is_one_by_one(estimator: hg.AbstractEstimator, case: Case) -> None:
     """vmap = loop."""
     many = jax.tree.map(lambda h: jnp.stack([h, h - 0.5, h + 0.3]), case.hparams)
     function = hg.value_and_hypergrad(case.problem, estimator)
@@ -215,14 +218,14 @@ def batched_is_one_by_one(estimator, case: Case):
         assert_close(jax.tree.map(lambda g: g[i], found), expected, "gradient")  # noqa: B023
 
 
-def compiled_is_not_compiled(estimator, case: Case):
+def compiled_is_not_compiled(estimator: hg.AbstractEstimator, case: Case) -> None:
     """jit = no jit."""
     expected = answer(estimator, case)
     with jax.disable_jit():
         assert_close(answer(estimator, case), expected, "gradient")
 
 
-def float32_is_near_float64(estimator, case: Case):
+def float32_is_near_float64(estimator: hg.AbstractEstimator, case: Case) -> None:
     """In float32 the answer is of that type and near the one in float64."""
     single = lambda tree: jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array_like(leaf) else leaf, tree
@@ -235,7 +238,7 @@ def float32_is_near_float64(estimator, case: Case):
     assert_close(found, single(answer(estimator, case)), "gradient")
 
 
-def state_is_a_fixed_point(estimator, case: Case):
+def state_is_a_fixed_point(estimator: hg.AbstractEstimator, case: Case) -> None:
     """Structure, shapes, types and weak types of the state do not change, and one trace serves all steps."""
     count = itertools.count()
     inner_loss = lambda *args: (next(count), case.problem.inner_loss(*args))[1]
@@ -255,7 +258,7 @@ def state_is_a_fixed_point(estimator, case: Case):
     ensure(next(count) == traces + 1, "step was traced again at its second or third call (is it under eqx.filter_jit?)")
 
 
-def value_is_measured(estimator, case: Case):
+def value_is_measured(estimator: hg.AbstractEstimator, case: Case) -> None:
     """`value` is the outer loss of the returned `params` at the given hyperparameters; for losses that use no key."""
     estimate, _ = first_step(estimator, case)
     assert_close(
@@ -263,7 +266,7 @@ def value_is_measured(estimator, case: Case):
     )
 
 
-def steps_are_counted(estimator, case: Case):
+def steps_are_counted(estimator: hg.AbstractEstimator, case: Case) -> None:
     """Every step counts the updates and the gradients that a budget is made of."""
     counts = first_step(estimator, case)[0].stats.counts
     for name in ("iterations", "gradients"):
@@ -271,7 +274,7 @@ def steps_are_counted(estimator, case: Case):
         ensure(number.dtype == jnp.int32 and number > 0, f"counts.{name} is {number} of type {number.dtype}")
 
 
-def same_call_same_bits(estimator, case: Case):
+def same_call_same_bits(estimator: hg.AbstractEstimator, case: Case) -> None:
     """Called twice with the same arguments an estimator gives the same bits, and the caller's arrays survive."""
     one, other = (first_step(estimator, case)[0] for _ in range(2))
     same = all(map(np.array_equal, *(jax.tree.leaves((e.value, e.hypergradient)) for e in (one, other))))

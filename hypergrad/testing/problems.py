@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 
 import hypergrad as hg
 
 
-def learned(hparams):
+def learned(hparams: Any) -> optax.GradientTransformation:
     """Momentum SGD with a learned log learning rate for every step."""
     return optax.sgd(lambda count: jnp.exp(hparams["log_rates"][count]), 0.9)
 
@@ -44,7 +45,9 @@ class Case:
     hparams: Any
     exact: Callable[[], Any] | None = None
 
-    def replace(self, train=None, valid=None, **changes):
+    def replace(
+        self, train: dict[str, Any] | None = None, valid: dict[str, Any] | None = None, **changes: Any
+    ) -> "Case":
         """The same case with other entries in its data, or other parameters or hyperparameters."""
         problem = self.problem
         problem = hg.BilevelProblem(
@@ -53,25 +56,25 @@ class Case:
         return dataclasses.replace(self, problem=problem, **changes)
 
 
-def rows_of(rng, num_rows, num_features, target):
+def rows_of(rng: np.random.Generator, num_rows: int, num_features: int, target: Callable[[Any], Any]) -> dict[str, Any]:
     """Random inputs, their targets, and the entries that scale and shift a loss."""
     x = rng.normal(size=(num_rows, num_features))
     return {"x": x, "y": target(x), "scale": np.float64(1.0), "shift": np.float64(0.0)}
 
 
-def ridge_inner(w, hparams, data, key):
+def ridge_inner(w: Any, hparams: Any, data: Any, key: Array) -> Array:
     """|Xw - y|²/2n + ½ Σ exp(h_i) w_i²."""
     fit = jnp.mean((data["x"] @ w - data["y"]) ** 2) / 2
     return data["scale"] * (fit + jnp.sum(jnp.exp(hparams["log_l2"]) * w**2) / 2) + data["shift"]
 
 
-def ridge_outer(w, hparams, data, key):
+def ridge_outer(w: Any, hparams: Any, data: Any, key: Array) -> Array:
     """|Xw - y|²/2m + 0.05 Σ h_i²; the last is a direct term."""
     fit = jnp.mean((data["x"] @ w - data["y"]) ** 2) / 2
     return data["scale"] * (fit + 0.05 * jnp.sum(hparams["log_l2"] ** 2)) + data["shift"]
 
 
-def ridge(seed=0, num_features=3, num_rows=8):
+def ridge(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
     """One log penalty per weight; the leaf `unused` enters neither loss."""
     rng = np.random.default_rng(seed)
     w_true = rng.normal(size=num_features)
@@ -79,7 +82,7 @@ def ridge(seed=0, num_features=3, num_rows=8):
     train, valid = (rows_of(rng, n, num_features, target) for n in (num_rows, num_rows - 2))
     h = rng.uniform(-2, 0, num_features)
 
-    def exact():
+    def exact() -> Any:
         return {"log_l2": ridge_gradient(train, valid, h), "unused": np.float64(0.0)}
 
     problem = hg.BilevelProblem(ridge_inner, ridge_outer, train, valid)
@@ -87,7 +90,7 @@ def ridge(seed=0, num_features=3, num_rows=8):
     return Case(problem, jnp.asarray(rng.normal(size=num_features)), hparams, exact)
 
 
-def ridge_gradient(train, valid, h):
+def ridge_gradient(train: dict[str, Any], valid: dict[str, Any], h: Any) -> Any:
     """The exact hypergradient of `ridge` at the log penalties `h`."""
     x, y, u, z, h = (np.asarray(one) for one in (train["x"], train["y"], valid["x"], valid["y"], h))
     hessian = x.T @ x / len(y) + np.diag(np.exp(h))
@@ -95,38 +98,38 @@ def ridge_gradient(train, valid, h):
     return 0.1 * h - np.exp(h) * w * np.linalg.solve(hessian, u.T @ (u @ w - z) / len(z))
 
 
-def scheduled(seed=0, num_features=3, num_rows=8):
+def scheduled(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
     """`ridge` with a log learning rate per step for the optimiser `learned`."""
     case = ridge(seed, num_features, num_rows)
     rates = np.random.default_rng(seed + 1).uniform(-3, -2, 6)
     return Case(case.problem, case.params, case.hparams | {"log_rates": jnp.asarray(rates)})
 
 
-def quadratic_inner(w, h, data, key):
+def quadratic_inner(w: Any, h: Any, data: Any, key: Array) -> Array:
     """½ wᵀAw - wᵀ(Bh + c)."""
     return w @ data["A"] @ w / 2 - w @ (data["B"] @ h + data["c"])
 
 
-def quadratic_outer(w, h, data, key):
+def quadratic_outer(w: Any, h: Any, data: Any, key: Array) -> Array:
     """½ (w - t)ᵀP(w - t) + ½ hᵀRh."""
     gap = w - data["t"]
     return gap @ data["P"] @ gap / 2 + h @ data["R"] @ h / 2
 
 
-def positive(rng, size, low=0.3, high=2.0):
+def positive(rng: np.random.Generator, size: int, low: float = 0.3, high: float = 2.0) -> Any:
     """A symmetric matrix with eigenvalues between `low` and `high`."""
     basis, _ = np.linalg.qr(rng.normal(size=(size, size)))
     return (basis * np.linspace(low, high, size)) @ basis.T
 
 
-def quadratic(seed=0, size=4, num_hparams=3):
+def quadratic(seed: int = 0, size: int = 4, num_hparams: int = 3) -> Case:
     """Constant Hessian and mixed derivative."""
     rng = np.random.default_rng(seed)
     train = {"A": positive(rng, size), "B": rng.normal(size=(size, num_hparams)), "c": rng.normal(size=size)}
     valid = {"P": positive(rng, size), "t": rng.normal(size=size), "R": positive(rng, num_hparams)}
     h = rng.normal(size=num_hparams)
 
-    def exact():
+    def exact() -> Any:
         w = np.linalg.solve(train["A"], train["B"] @ h + train["c"])
         return valid["R"] @ h + train["B"].T @ np.linalg.solve(train["A"], valid["P"] @ (w - valid["t"]))
 
@@ -134,7 +137,7 @@ def quadratic(seed=0, size=4, num_hparams=3):
     return Case(problem, jnp.asarray(rng.normal(size=size)), jnp.asarray(h), exact)
 
 
-def quadratic_optimum(case):
+def quadratic_optimum(case: Case) -> Any:
     """The λ that solves the bilevel problem of `quadratic`."""
     A, B, c = (np.asarray(case.problem.train[name]) for name in "ABc")
     P, t, R = (np.asarray(case.problem.valid[name]) for name in "PtR")
@@ -142,22 +145,22 @@ def quadratic_optimum(case):
     return np.linalg.solve(R + response.T @ P @ response, response.T @ P @ (t - np.linalg.solve(A, c)))
 
 
-def bce(logits, labels):
+def bce(logits: Any, labels: Any) -> Array:
     """Mean binary cross-entropy."""
     return jnp.mean(jnp.logaddexp(0.0, logits) - labels * logits)
 
 
-def logistic_inner(w, h, data, key):
+def logistic_inner(w: Any, h: Any, data: Any, key: Array) -> Array:
     """Mean cross-entropy + ½ Σ exp(h_i) w_i²."""
     return bce(data["x"] @ w, data["y"]) + jnp.sum(jnp.exp(h) * w**2) / 2
 
 
-def logistic_outer(w, h, data, key):
+def logistic_outer(w: Any, h: Any, data: Any, key: Array) -> Array:
     """Mean cross-entropy."""
     return bce(data["x"] @ w, data["y"])
 
 
-def logistic(seed=0, num_features=3, num_rows=12):
+def logistic(seed: int = 0, num_features: int = 3, num_rows: int = 12) -> Case:
     """Two classes, one log penalty per weight."""
     rng = np.random.default_rng(seed)
     w_true = rng.normal(size=num_features)
@@ -165,7 +168,7 @@ def logistic(seed=0, num_features=3, num_rows=12):
     train, valid = (rows_of(rng, num_rows, num_features, label) for _ in range(2))
     h = rng.uniform(-3, -1, num_features)
 
-    def exact():
+    def exact() -> Any:
         x, y, w = train["x"], train["y"], np.zeros(num_features)
         for _ in range(50):
             s = 1 / (1 + np.exp(-x @ w))
@@ -178,7 +181,7 @@ def logistic(seed=0, num_features=3, num_rows=12):
     return Case(problem, jnp.zeros(num_features), jnp.asarray(h), exact)
 
 
-def net_inner(model, hparams, data, key):
+def net_inner(model: Any, hparams: Any, data: Any, key: Array) -> Array:
     """Squared error under input noise, penalised."""
     noise = jnp.exp(hparams["log_noise"]) * jax.random.normal(key, data["x"].shape, data["x"].dtype)
     weights = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
@@ -186,12 +189,12 @@ def net_inner(model, hparams, data, key):
     return jnp.mean((jax.vmap(model)(data["x"] + noise) - data["y"]) ** 2) + jnp.exp(hparams["log_l2"]) * penalty
 
 
-def net_outer(model, hparams, data, key):
+def net_outer(model: Any, hparams: Any, data: Any, key: Array) -> Array:
     """Squared error and a direct term."""
     return jnp.mean((jax.vmap(model)(data["x"]) - data["y"]) ** 2) + 0.01 * hparams["log_l2"] ** 2
 
 
-def net(seed=0, num_rows=6):
+def net(seed: int = 0, num_rows: int = 6) -> Case:
     """A tanh network whose loss is random: neither quadratic nor noiseless."""
     rng = np.random.default_rng(seed)
     train, valid = (rows_of(rng, num_rows, 2, lambda x: np.sin(x.sum(1))) for _ in range(2))

@@ -31,7 +31,7 @@ def schedules() -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def hyperparameters(draw, size: int):
+def hyperparameters(draw: st.DrawFn, size: int) -> Any:
     """Pytrees of `size` numbers: vectors, matrices and scalars in nested tuples, lists and dictionaries."""
     cuts = sorted(draw(st.sets(st.integers(1, size - 1)))) if size > 1 else []
     trees: list[Any] = []
@@ -65,7 +65,7 @@ class Trial:
         """The problem and where to start."""
         return self.problem(self.seed, *self.sizes)
 
-    def __str__(self):
+    def __str__(self) -> str:
         arguments = ", ".join(map(str, (self.seed, *self.sizes)))
         return f"{self.problem.__name__}({arguments}), {self.optimiser}, T = {self.num_steps}"
 

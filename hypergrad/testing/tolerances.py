@@ -3,9 +3,11 @@
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 # same:      one formula in another order of operations
 # gradient:  the same derivative by another route
@@ -29,12 +31,12 @@ def loosened(factor: float) -> Iterator[None]:
         _factor.reset(token)
 
 
-def flat(tree):
+def flat(tree: PyTree) -> Any:
     """All leaves as one vector."""
     return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)])
 
 
-def relative_error(found, expected) -> float:
+def relative_error(found: PyTree, expected: PyTree) -> float:
     """‖found - expected‖ / ‖expected‖ over all leaves together."""
     found, expected = flat(found), flat(expected)
     ensure(found.shape == expected.shape, f"{found.size} numbers found, {expected.size} expected")
@@ -42,14 +44,14 @@ def relative_error(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / (size if size > 0 else 1))
 
 
-def assert_close(found, expected, kind="same"):
+def assert_close(found: PyTree, expected: PyTree, kind: str = "same") -> None:
     """Equal to the tolerance of `kind` for the dtype of `found`."""
     error = relative_error(found, expected)
     limit = RELATIVE[flat(found).dtype][kind] * _factor.get()
     ensure(error <= limit, f"relative error {error:.3g} > {limit:.3g}\n found    {found}\n expected {expected}")
 
 
-def ensure(condition, message: str) -> None:
+def ensure(condition: Any, message: str) -> None:
     """Raise `AssertionError` with the message unless the condition holds; also under `python -O`."""
     if not condition:
         raise AssertionError(message)
