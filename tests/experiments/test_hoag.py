@@ -21,6 +21,7 @@ def as_users_run_it():
         yield
 
 
+@pytest.mark.slow
 def test_one_penalty_and_one_per_feature(tmp_path, capsys):
     methods = ("HOAG, exponential", "HOAG, quadratic", "grid", "random")
     config = run.Config(

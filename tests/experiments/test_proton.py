@@ -49,6 +49,7 @@ def test_measurements(measured):
     assert 0.5 < np.median(np.diag(measured.covariance_t0) / np.diag(measured.covariance)) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_splits", [False, True])
 def test_reduced_chi2_is_the_full_one(measured, own_splits):
     fit = fit_of(measured, own_splits=own_splits)
@@ -112,6 +113,7 @@ def test_a_mask_is_a_narrower_network():
         assert decay > model.penalty(hidden, own, hparams, choices) > 0
 
 
+@pytest.mark.slow
 def test_hypergradient_of_all_hyperparameters(measured):
     fit = fit_of(measured)
     problem, inner = fit.prepare(Choices(np.array([3, 3]), 3, False, False, True))
@@ -173,6 +175,7 @@ def check_files(folder: Path, summary):
     assert json.loads((folder / "summary.json").read_text()) == summary
 
 
+@pytest.mark.slow
 def test_whole_run_on_the_proton(tmp_path, capsys):
     with jax.enable_x64(False):
         summary = main(Config(out=tmp_path, methods=("tpe",), **TINY))
@@ -182,6 +185,7 @@ def test_whole_run_on_the_proton(tmp_path, capsys):
     assert "final ensemble" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_whole_run_on_other_data_and_resume(tmp_path):
     with jax.enable_x64(False):
         config = Config(data="diabetes", out=tmp_path, **TINY)

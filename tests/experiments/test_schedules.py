@@ -74,6 +74,7 @@ def test_simulated_moments_follow_the_recursion():
     np.testing.assert_allclose(value, quadratics.losses_of(quadratic, rates)[-1], rtol=0.03)
 
 
+@pytest.mark.slow
 def test_short_horizon_bias(tmp_path):
     config = short_horizon.Config(hyper_steps=150, hyper_lr=0.05, particles=300, seeds=1, out=tmp_path)
     summary = short_horizon.main(config)
@@ -85,6 +86,7 @@ def test_short_horizon_bias(tmp_path):
     assert final["greedy, hg.Greedy"] == pytest.approx(final["greedy, closed form"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_pixel_decay(tmp_path):
     config = pixel_decay.Config(
         data="digits", num_train=400, num_valid=300, hyper_steps=12, num_steps=25, seeds=1, out=tmp_path
@@ -123,6 +125,7 @@ def test_the_displacement_has_the_gradient_of_the_weights():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
 
 
+@pytest.mark.slow
 def test_learned_schedules_beat_a_constant_rate_from_the_same_start(tmp_path):
     sizes = {"num_train": 400, "num_valid": 200, "num_steps": 12, "hyper_steps": 15, "hyper_lr": 0.15}
     summary = schedules.main(schedules.Config(data="digits", evaluations=2, seeds=1, out=tmp_path, **sizes))

@@ -59,6 +59,7 @@ def test_rebuilt_rows_are_laid_out_as_those_that_ship(tmp_path):
     np.testing.assert_array_equal(rebuild.packed([tmp_path / "000.npy"] * 480)["split"], split)
 
 
+@pytest.mark.slow
 def test_two_step_says_what_its_trials_say(tmp_path, capsys):
     config = two_step.Config(
         num_train=600, fractions=(0.2, 1.0), num_trials=6, top=2, seeds=1, steps=25, batch=64, max_depth=2, max_width=8,
@@ -130,6 +131,7 @@ def test_efficiency_is_the_ratio_of_trials_needed():
     assert efficiency(base, [[5.0] * 4] * 3) is None
 
 
+@pytest.mark.slow
 def test_subnetworks_writes_and_goes_on(tmp_path, capsys):
     config = subnetworks.Config(
         parts=("synthetic", "inside", "digits"), bases=("random",), branches=("dense",),
