@@ -39,12 +39,28 @@ VARIANTS = {
 }
 NUMBERS = (laws.plain_scan, laws.is_reverse, laws.closed_form)
 FORM = (laws.constants_and_scale, laws.batched_is_one_by_one, laws.state_is_a_fixed_point)
+LONG = (laws.finite_differences, laws.compiled_is_not_compiled)  # many programs
+every = pytest.mark.parametrize(("make", "claim"), ESTIMATORS.values(), ids=ESTIMATORS)
 
 
-@pytest.mark.row(1, 2, 5, 6, 7, 9, 10, 11, 14, 16, 18)
-@pytest.mark.parametrize(("make", "claim"), ESTIMATORS.values(), ids=ESTIMATORS)
+@pytest.mark.row(2, 5, 6, 7, 9, 10, 14, 16, 18)
+@every
 def test_estimators_keep_the_laws_of_their_claim(make, claim):
-    check_estimator(make, claim=claim, examples=8)
+    check_estimator(make, claim=claim, examples=8, without=LONG)
+
+
+@pytest.mark.slow
+@pytest.mark.row(1, 11)
+@every
+def test_estimators_keep_the_laws_that_take_long_to_compile(make, claim):
+    check_estimator(make, claim=claim, examples=8, only=LONG)
+
+
+@pytest.mark.row(1, 11)
+def test_reverse_mode_keeps_the_laws_that_take_long_to_compile():
+    """Here too, because the other estimators are held to it."""
+    ridge_alone = {"momentum": OPTIMISERS["momentum"]}
+    check_estimator(hg.Reverse, claim=Claim.EXACT, only=LONG, optimisers=ridge_alone)
 
 
 @pytest.mark.row(1, 2, 7, 10, 16)
