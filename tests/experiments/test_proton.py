@@ -202,7 +202,7 @@ def test_whole_run_on_other_data_and_resume(tmp_path):
         for path, text in zip(stored, lines, strict=True):
             assert without_time(path.read_text().splitlines()) == without_time(text)
         assert again["final"] == summary["final"]
-        with pytest.raises(ValueError, match="another run"):
+        with pytest.raises(SystemExit, match="another run"):
             main(Config(data="diabetes", out=tmp_path, **TINY | {"trials": 5}))
 
 
