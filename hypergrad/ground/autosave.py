@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import warnings
+from typing import Any
 
 import jax
 from jaxtyping import PyTree
@@ -65,7 +66,7 @@ class Autosave:
         """
         self.log.open()
         try:
-            self._write(state, len(self.chunks))
+            self._write(jax.tree.leaves(state), len(self.chunks))
         except BaseException:
             self.log.close()
             raise
@@ -91,7 +92,7 @@ class Autosave:
 
     def _start(self, state: PyTree) -> None:
         self._join()
-        self._thread = threading.Thread(target=self._try, args=(state, len(self.chunks)), daemon=True)
+        self._thread = threading.Thread(target=self._try, args=(jax.tree.leaves(state), len(self.chunks)), daemon=True)
         self._thread.start()
 
     def _join(self) -> None:
@@ -102,16 +103,16 @@ class Autosave:
             if self._error is not None:
                 warnings.warn(f"{self.path} could not be saved: {self._error}", RuntimeWarning, stacklevel=4)
 
-    def _try(self, state: PyTree, num_chunks: int) -> None:
+    def _try(self, leaves: list[Any], num_chunks: int) -> None:
         try:
-            self._write(state, num_chunks)
+            self._write(leaves, num_chunks)
             self._error = None
         except Exception as error:  # whatever it is, the run is worth more than its file
             self._error = error
 
-    def _write(self, state: PyTree, num_chunks: int) -> None:
+    def _write(self, leaves: list[Any], num_chunks: int) -> None:
         for chunk in self.chunks[self._num_appended : num_chunks]:
             self.log.append(chunk)
             self._num_appended += 1
         self.log.sync()
-        save_checkpoint(self.path, state, self.identity, self.log.header)
+        save_checkpoint(self.path, leaves, self.identity, self.log.header)

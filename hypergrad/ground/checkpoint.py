@@ -33,19 +33,19 @@ class CheckpointError(ValueError):
     """A file that is damaged, belongs to another run, or is in use. The message says which."""
 
 
-def save_checkpoint(path: Path, tree: PyTree, identity: Identity, log: dict[str, Any] | None = None) -> None:
-    """Writes all arrays of `tree`; `identity` describes the run they belong to, `log` its records in another file.
+def save_checkpoint(path: Path, leaves: list[Any], identity: Identity, log: dict[str, Any] | None = None) -> None:
+    """Writes arrays; `identity` describes the run they belong to, `log` its records in another file.
 
-    The write is atomic. *Memory*: the largest leaf, where leaves do not lie on the host already.
+    The write is atomic. *Memory*: the largest leaf, where leaves do not lie on the host already. Each is taken out of
+    the list when it is written, so that a list that holds the only reference lets go of it.
     """
-    leaves = jax.tree.leaves(tree)
     content = {"identity": identity, "arrays": [kind(leaf) for leaf in leaves], "log": log or {}}
     header = MAGIC + json.dumps(content).encode() + b"\n"
     total = hashlib.sha256()
     with replacing(path) as file:
         file.write(header)
-        for leaf in leaves:
-            array = to_numpy(leaf)
+        while leaves:
+            array = to_numpy(leaves.pop(0))
             update_digest(total, array)
             file.write(to_bytes(array).data)
         file.write(_trailer(header, total.hexdigest()))

@@ -1,13 +1,14 @@
 """Saving beside a run: nothing is saved twice, nothing is lost, a failure is a warning."""
 
 import threading
+import weakref
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import hypergrad as hg
-from hypergrad.ground import autosave
+from hypergrad.ground import autosave, checkpoint
 from hypergrad.ground.autosave import Autosave
 
 EMPTY = {"value": np.zeros(0, np.float32)}
@@ -57,7 +58,7 @@ def test_state_and_records_come_back(tmp_path, seconds, steps):
 
 def test_saves_come_after_so_many_steps(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(autosave, "save_checkpoint", lambda path, state, *rest: written.append(int(state)))
+    monkeypatch.setattr(autosave, "save_checkpoint", lambda path, leaves, *rest: written.append(int(leaves[0])))
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.run)  # at once, so that none is skipped
     monkeypatch.setattr(threading.Thread, "join", lambda self: None)
     one = saver(tmp_path, steps=3)
@@ -172,3 +173,26 @@ def test_a_checkpoint_without_its_records_is_refused(tmp_path):
     (tmp_path / "run.ckpt.records").unlink()
     with pytest.raises(hg.CheckpointError, match="run.ckpt.records cannot be read"):
         saver(tmp_path).load(jnp.int32(0))
+
+
+def test_arrays_are_let_go_as_they_are_written(tmp_path, monkeypatch):
+    state, alive = [jnp.full(3, float(i)) for i in range(4)], []
+    references = [weakref.ref(leaf) for leaf in state]
+
+    def counted(total, array):
+        alive.append(sum(reference() is not None for reference in references))
+        update(total, array)
+
+    update = checkpoint.update_digest
+    monkeypatch.setattr(checkpoint, "update_digest", counted)
+    one = saver(tmp_path, steps=1)
+    one.log.open()
+    release = threading.Event()
+    monkeypatch.setattr(one.log, "sync", lambda: release.wait(60))
+    one.chunks.append({"value": np.ones(1, np.float32)})
+    one.save_if_due(state, 1)
+    del state
+    release.set()
+    one._join()
+    one.log.close()
+    assert alive == [4, 3, 2, 1]

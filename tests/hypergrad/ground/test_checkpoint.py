@@ -46,7 +46,7 @@ ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "b": np.int32(4)}
 
 @pytest.fixture
 def small(tmp_path):
-    save_checkpoint(tmp_path / "small.ckpt", ARRAYS, IDENTITY)
+    save_checkpoint(tmp_path / "small.ckpt", jax.tree.leaves(ARRAYS), IDENTITY)
     return tmp_path / "small.ckpt"
 
 
@@ -85,7 +85,7 @@ DTYPES += ["float8_e5m2", "float8_e4m3fn", "float8_e8m0fnu", "float4_e2m1fn"]
 def test_every_type_of_jax_comes_back_bit_by_bit(tmp_path, name):
     array = jnp.asarray(np.arange(6).reshape(2, 3) % 2, getattr(jnp, name + "_" * (name == "bool")))
     tree = {"jax": array, "scalar": array[0, 1], "numpy": np.asarray(array), "empty": array[:0]}
-    save_checkpoint(tmp_path / "a", tree, IDENTITY)
+    save_checkpoint(tmp_path / "a", jax.tree.leaves(tree), IDENTITY)
     found = load_checkpoint(tmp_path / "a", tree, IDENTITY)[0]
     for key, leaf in tree.items():
         assert (found[key].dtype, found[key].shape, type(found[key])) == (leaf.dtype, leaf.shape, type(leaf))
@@ -95,7 +95,7 @@ def test_every_type_of_jax_comes_back_bit_by_bit(tmp_path, name):
 @pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
 def test_random_keys_come_back_by_their_data(tmp_path, impl):
     keys = {"one": jax.random.key(3, impl=impl), "many": jax.random.split(jax.random.key(4, impl=impl), 5)}
-    save_checkpoint(tmp_path / "a", keys, IDENTITY)
+    save_checkpoint(tmp_path / "a", jax.tree.leaves(keys), IDENTITY)
     found = load_checkpoint(tmp_path / "a", keys, IDENTITY)[0]
     for name, key in keys.items():
         assert found[name].dtype == key.dtype
@@ -109,7 +109,7 @@ def test_random_keys_come_back_by_their_data(tmp_path, impl):
 def test_arrays_return_to_their_devices(tmp_path):
     spread = jax.sharding.NamedSharding(jax.make_mesh((4,), ("rows",)), jax.sharding.PartitionSpec("rows"))
     tree = {"spread": jax.device_put(jnp.arange(8.0), spread), "third": jax.device_put(jnp.ones(3), jax.devices()[2])}
-    save_checkpoint(tmp_path / "a", tree, IDENTITY)
+    save_checkpoint(tmp_path / "a", jax.tree.leaves(tree), IDENTITY)
     found = load_checkpoint(tmp_path / "a", tree, IDENTITY)[0]
     assert found["spread"].sharding == spread and found["third"].devices() == {jax.devices()[2]}
     assert jnp.all(found["spread"] == tree["spread"])
