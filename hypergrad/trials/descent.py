@@ -42,7 +42,7 @@ class Descent(AbstractSearcher):
     starts: int = 5
     tolerance: float = 0.02
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not isinstance(self.base, AbstractSearcher):
             raise TypeError(f"base must be a searcher, got {self.base!r}")
         if not (isinstance(self.starts, int) and self.starts >= 1):

@@ -44,7 +44,7 @@ class PedAnova(AbstractImportance):
     quantile: float = 0.2
     permutations: int = 20
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not 0 < self.quantile < 1:
             raise ValueError(f"quantile must lie in (0, 1), got {self.quantile}")
 
@@ -79,7 +79,7 @@ class RidgeImportance(AbstractImportance):
 
     ridge: float = 0.1
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not self.ridge > 0:
             raise ValueError(f"ridge must be positive, got {self.ridge}")
 

@@ -69,7 +69,7 @@ class Vmapped(AbstractObjective):
     data: PyTree = None
     size: int = 8
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not (isinstance(self.size, int) and self.size >= 1):
             raise ValueError(f"size must be a positive integer, got {self.size!r}")
 
@@ -105,7 +105,9 @@ class Vmapped(AbstractObjective):
 
 
 @eqx.filter_jit
-def _train(train, shape, arrays, data, keys):
+def _train(
+    train: Callable[..., dict[str, Any]], shape: Hashable, arrays: PyTree, data: PyTree, keys: Array
+) -> dict[str, Any]:
     return jax.vmap(lambda one, key: train(shape, one, data, key))(arrays, keys)
 
 

@@ -55,14 +55,14 @@ class Grid(AbstractSearcher):
 
     points: int
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not (isinstance(self.points, int) and self.points >= 1):
             raise ValueError(f"points must be a positive integer, got {self.points!r}")
 
     def combinations(self, space: Space, fixed: Mapping[str, Any]) -> list[Params]:
         """All of them, each once: leaves that are not active do not count."""
         values = [[fixed[name]] if name in fixed else self._values(leaf) for name, leaf in space.leaves.items()]
-        found: dict[tuple, Params] = {}
+        found: dict[tuple[Any, ...], Params] = {}
         for chosen in itertools.product(*values):
             params = space.decode(np.full(len(values), 0.5), dict(zip(space.leaves, chosen, strict=True)))
             found.setdefault(tuple(params.items()), params)
@@ -80,7 +80,7 @@ class Grid(AbstractSearcher):
     def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
         """Does nothing."""
 
-    def _values(self, leaf: Any) -> list:
+    def _values(self, leaf: Any) -> list[Any]:
         if isinstance(leaf, Categorical):
             return list(leaf.choices)
         whole = isinstance(leaf, Int) and leaf.high - leaf.low < self.points

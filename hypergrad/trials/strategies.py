@@ -41,7 +41,7 @@ class DivideAndConquer(AbstractSearcher):
     block_score: Callable[[str, FinishedTrial], float] | None = None
     start: Literal["scratch", "donor"] = "scratch"
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_strategy(self)
         if not (isinstance(self.top, int) and self.top >= 2):
             raise ValueError(f"top must be an integer of at least 2, got {self.top!r}")
@@ -109,7 +109,7 @@ class SubnetworkAdaptive(AbstractSearcher):
     warmup: int = 20
     uniform: float = 0.2
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         _check_strategy(self)
         if not 0 <= self.uniform <= 1:
             raise ValueError(f"uniform must lie in [0, 1], got {self.uniform}")

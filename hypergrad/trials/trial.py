@@ -73,7 +73,7 @@ class Result:
     error: str | None = None
     exception: Exception | None = field(default=None, repr=False, compare=False)  # not saved
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).copy().items():
             if name != "exception":
                 object.__setattr__(self, name, plain(value))

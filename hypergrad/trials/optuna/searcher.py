@@ -49,14 +49,14 @@ class Optuna(AbstractSearcher):
     """
 
     sampler: Callable[[int], Any]
-    storage: str | os.PathLike | Any | None = None
+    storage: str | os.PathLike[str] | Any | None = None
     study: str = "hypergrad"
     reseed: bool = True
     heartbeat: float = 60.0
     warn: bool = False
     kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not callable(self.sampler):
             raise TypeError(f"sampler must be a function from a seed to an Optuna sampler, got {self.sampler!r}")
         if not self.heartbeat > 0:
