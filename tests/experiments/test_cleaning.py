@@ -135,6 +135,7 @@ def test_ten_learned_images_beat_ten_real_ones(tmp_path):
     assert runs["reverse"]["images"] == 10 and runs["all images"]["images"] == 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_impossible_options_are_named(name):
     config, bad = STUDIES[name]
