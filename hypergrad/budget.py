@@ -5,6 +5,9 @@ from typing import Any
 
 import equinox as eqx
 
+from .ground.checks import field, integer, real
+from .ground.total import LARGEST
+
 
 class Budget(eqx.Module):
     """How much a run may spend, in one unit: the same for every search.
@@ -18,17 +21,15 @@ class Budget(eqx.Module):
     **Raises** `TypeError` or `ValueError` unless exactly one is given and it is a positive number.
     """
 
-    iterations: int | None = None
-    gradients: int | None = None
-    seconds: float | None = None
+    iterations: int | None = field(integer("iterations", most=LARGEST, optional=True), None)
+    gradients: int | None = field(integer("gradients", most=LARGEST, optional=True), None)
+    seconds: float | None = field(real("seconds", optional=True), None)
 
     def __check_init__(self) -> None:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
             raise ValueError(f"give one of iterations, gradients, seconds; got {given}")
         ((name, value),) = given.items()
-        if not isinstance(value, int | float):
-            raise TypeError(f"budget must be a number, got {name}={value!r}")
         if not value > 0:
             raise ValueError(f"budget must be positive, got {name}={value}")
 

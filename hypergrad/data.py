@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
+from .ground.checks import checked, integer, random_key, shown
 from .ground.tree import named_leaves
 
 
+@checked(random_key("key"), integer("size", least=1))
 def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
     """Draws `size` rows independently and uniformly, with replacement.
 
@@ -15,11 +18,12 @@ def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
 
     **Raises** `ValueError` where `size` is not positive or the leading axes differ.
     """
-    rows = _num_rows(data, size)
+    rows = _num_rows(data)
     index = jax.random.randint(key, (size,), 0, rows)
     return jax.tree.map(lambda leaf: leaf[index], data)
 
 
+@checked(random_key("key"), integer("size", least=1))
 def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
     """Returns rows `t * size ... (t + 1) * size - 1` of an endless stream in which every row comes once per epoch.
 
@@ -28,7 +32,7 @@ def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
 
     **Raises** `ValueError` where `size` is not positive or larger than the data, or the leading axes differ.
     """
-    rows = _num_rows(data, size)
+    rows = _num_rows(data)
     if size > rows:
         raise ValueError(f"size is {size} but the data have {rows} rows: an epoch cannot fill a batch")
     turns, t = jnp.divmod(jnp.asarray(t, jnp.int32), rows)  # t * size would overflow int32 on a long run
@@ -39,10 +43,11 @@ def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[index], data)
 
 
-def _num_rows(data: PyTree, size: int) -> int:
+def _num_rows(data: PyTree) -> int:
     """Returns the length of the leading axis that all arrays share."""
-    if size < 1:
-        raise ValueError(f"size must be positive, got {size}")
+    for path, leaf in named_leaves(data, "data"):
+        if not isinstance(leaf, np.ndarray | jax.Array):
+            raise TypeError(f"{path} must be an array, got {shown(leaf)}")
     rows = {path: jnp.shape(leaf)[:1] for path, leaf in named_leaves(data, "data")}
     if len(set(rows.values())) != 1 or () in rows.values():
         raise ValueError(f"all arrays of data must have the same leading axis, got {rows}")

@@ -4,7 +4,7 @@
 def minibatch(key, data, size): ...
 
 class CG(AbstractLinearSolver):
-    max_steps: int = eqx.field(default=20, converter=integer("max_steps", least=1))
+    max_steps: int = field(integer("max_steps", least=1), 20)
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +67,11 @@ def checked(*rules: Rule) -> Callable[[Function], Function]:
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def field(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
+    """Returns a field of a class whose value is checked by a rule."""
+    return eqx.field(converter=rule, **({} if default is dataclasses.MISSING else {"default": default}))
 
 
 def shown(value: Any) -> str:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ..ground.checks import field, integer, real
 from ..ground.tree import norm
 
 MatVec = Callable[[PyTree], PyTree]
@@ -45,12 +46,7 @@ class AbstractLinearSolver(eqx.Module):
         """
 
 
-def check_options(max_steps: int, damping: float) -> None:
-    """Raises `ValueError` for a budget or a damping that cannot work."""
-    if not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}")
-    if isinstance(damping, int | float) and damping < 0:
-        raise ValueError(f"damping must not be negative, got {damping}")
+DAMPING = real("damping", least=0)
 
 
 class AbstractIterativeSolver(AbstractLinearSolver):
@@ -59,13 +55,10 @@ class AbstractIterativeSolver(AbstractLinearSolver):
     **Arguments**: `max_steps`, the budget; `damping`, added to the diagonal; `tol`, the relative residual to stop at.
     """
 
-    max_steps: int = 20
+    max_steps: int = field(integer("max_steps", least=1), 20)
     _: dataclasses.KW_ONLY
-    damping: float = 0.0
-    tol: float = 1e-6
-
-    def __check_init__(self) -> None:
-        check_options(self.max_steps, self.damping)
+    damping: float = field(DAMPING, 0.0)
+    tol: float = field(real("tol", least=0), 1e-6)
 
 
 def first_iterate(matvec: MatVec, b: PyTree, init: PyTree | None) -> tuple[PyTree, PyTree, int]:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .base import AbstractLinearSolver, LinearSolution, MatVec, check_options, damped, last_iterate
+from ..ground.checks import field
+from .base import DAMPING, AbstractLinearSolver, LinearSolution, MatVec, damped, last_iterate
 
 
 class Dense(AbstractLinearSolver):
@@ -19,10 +20,7 @@ class Dense(AbstractLinearSolver):
     """
 
     _: dataclasses.KW_ONLY
-    damping: float = 0.0
-
-    def __check_init__(self) -> None:
-        check_options(1, self.damping)
+    damping: float = field(DAMPING, 0.0)
 
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; neither `init` nor `tol` is needed."""

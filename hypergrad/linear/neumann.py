@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ..ground.checks import field, integer, real
 from ..ground.tree import norm, vdot
-from .base import AbstractLinearSolver, LinearSolution, MatVec, check_options, damped, first_iterate, last_iterate
+from .base import DAMPING, AbstractLinearSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
 
 
 class Neumann(AbstractLinearSolver):
@@ -24,19 +25,12 @@ class Neumann(AbstractLinearSolver):
     **Source**: Lorraine, Vicol, Duvenaud (2020), Algorithm 3.
     """
 
-    max_steps: int = 20
+    max_steps: int = field(integer("max_steps", least=1), 20)
     _: dataclasses.KW_ONLY
-    damping: float = 0.0
-    step_size: float | None = None
-    power_steps: int = 5
-    tol: float = 0.0
-
-    def __check_init__(self) -> None:
-        check_options(self.max_steps, self.damping)
-        if isinstance(self.step_size, int | float) and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
-        if not isinstance(self.power_steps, int) or self.power_steps < 1:
-            raise ValueError(f"power_steps must be a positive integer, got {self.power_steps!r}")
+    damping: float = field(DAMPING, 0.0)
+    step_size: float | None = field(real("step_size", above=0, optional=True), None)
+    power_steps: int = field(integer("power_steps", least=1), 5)
+    tol: float = field(real("tol", least=0), 0.0)
 
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .base import AbstractLinearSolver, LinearSolution, MatVec, check_options, damped, last_iterate
+from ..ground.checks import field, integer, real
+from .base import AbstractLinearSolver, LinearSolution, MatVec, damped, last_iterate
 
 
 class Nystrom(AbstractLinearSolver):
@@ -22,15 +23,10 @@ class Nystrom(AbstractLinearSolver):
     **Source**: Hataya and Yamada (2023), equation 6.
     """
 
-    rank: int = 20
+    rank: int = field(integer("rank", least=1), 20)
     _: dataclasses.KW_ONLY
-    damping: float = 0.01
-    seed: int = 0
-
-    def __check_init__(self) -> None:
-        check_options(self.rank, self.damping)
-        if isinstance(self.damping, int | float) and self.damping == 0:
-            raise ValueError("damping must be positive: H is approximated by a singular matrix")
+    damping: float = field(real("damping", above=0), 0.01)  # H is approximated by a singular matrix
+    seed: int = field(integer("seed", least=0), 0)
 
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; neither `init` nor `tol` is needed."""

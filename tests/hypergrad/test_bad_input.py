@@ -182,7 +182,7 @@ def test_minibatches_that_do_not_fit_are_refused():
     data = {"x": jnp.ones((4, 2)), "y": jnp.ones(3)}
     with pytest.raises(ValueError, match="same leading axis"):
         hg.minibatch(laws.KEY, data, 2)
-    with pytest.raises(ValueError, match="size must be positive"):
+    with pytest.raises(ValueError, match="size must be a positive integer"):
         hg.minibatch(laws.KEY, good(), 0)
     with pytest.raises(ValueError, match="size is 5"):
         hg.epoch_batch(laws.KEY, 0, good(), 5)
