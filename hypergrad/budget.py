@@ -50,3 +50,8 @@ class Budget(eqx.Module):
     def is_spent(self, spent: Any, started: float) -> bool:
         """Says if nothing of it is left."""
         return self.used(spent, started) >= self.amount
+
+
+def as_budget(budget: Any) -> Budget:
+    """Returns a `Budget`; an integer means iterations."""
+    return budget if isinstance(budget, Budget) else Budget(iterations=integer("budget", most=LARGEST)(budget))

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .budget import Budget
+from .budget import Budget, as_budget
 from .ground.autosave import Autosave
+from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
 from .ground.identity import Identity, devices, digest, program_digest, versions, without_addresses
 from .ground.signals import HeldSignals
 from .ground.total import LARGEST, Total
@@ -33,6 +34,20 @@ def everything(record: Record) -> Record:
     return record
 
 
+@checked(
+    instance("search", AbstractSearch, "a search such as GradientSearch(estimator, optimiser)"),
+    instance("problem", BilevelProblem, "a BilevelProblem"),
+    instance("state", SearchState, "the state that search.init or an earlier run returned"),
+    random_key("key"),
+    integer("chunk", least=1),
+    function("callback", "(state, history) -> true to stop", optional=True),
+    boolean("progress"),
+    path("checkpoint", optional=True),
+    real("every", least=0, optional=True),
+    integer("every_steps", least=1, optional=True),
+    function("keep", "record -> pytree of arrays"),
+    boolean("throw"),
+)
 def run(
     search: AbstractSearch,
     problem: BilevelProblem,
@@ -89,10 +104,8 @@ def run(
     **Raises** `CheckpointError` where the checkpoint is damaged, of another run, or in use; `OSError` where it cannot
     be written at the start; `FloatingPointError` as `throw` says.
     """
-    if isinstance(budget, int | float):
-        budget = Budget(iterations=budget)
-    if not (isinstance(chunk, int) and chunk >= 1):
-        raise ValueError(f"chunk must be a positive integer, got {chunk!r}")
+    budget = as_budget(budget)
+    _check_state(search, problem, state, key)
     state = eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
     course, started, saver = _Course(state, []), time.monotonic(), None
     if checkpoint is not None:
@@ -121,6 +134,18 @@ def run(
     except KeyboardInterrupt as error:
         raise _interrupt(course.state, _joined(course, search, problem, keep)) from error
     return course.state, _joined(course, search, problem, keep)
+
+
+def _check_state(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array) -> None:
+    """Raises `ValueError` unless a step of `search` on `problem` takes `state` and returns one of the same shapes."""
+    try:
+        after, _ = eqx.filter_eval_shape(search.step, problem, state, key)
+    except Exception as error:
+        raise ValueError(f"state does not fit search and problem, for which a step fails: {error}") from error
+    if describe(after) != describe(state):
+        raise ValueError(
+            f"state is not one of this search on this problem:\n  {describe(state)}\nis not\n  {describe(after)}"
+        )
 
 
 @dataclasses.dataclass

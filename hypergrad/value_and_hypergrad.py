@@ -6,9 +6,14 @@ import equinox as eqx
 from jaxtyping import Array, PyTree
 
 from .estimators.base import AbstractEstimator
+from .ground.checks import checked, instance, random_key
 from .problem import BilevelProblem, as_hparams
 
 
+@checked(
+    instance("problem", BilevelProblem, "a BilevelProblem"),
+    instance("estimator", AbstractEstimator, "an estimator such as Reverse(inner)"),
+)
 def value_and_hypergrad(
     problem: BilevelProblem, estimator: AbstractEstimator
 ) -> Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]]:
@@ -20,7 +25,11 @@ def value_and_hypergrad(
     **Raises** what the estimator's `init` raises.
     """
 
-    return lambda hparams, params, key: _cold_estimate(problem, estimator, as_hparams(hparams), params, key)
+    @checked(random_key("key"))
+    def function(hparams: PyTree, params: PyTree, key: Array) -> tuple[Array, PyTree]:
+        return _cold_estimate(problem, estimator, as_hparams(hparams), params, key)
+
+    return function
 
 
 @eqx.filter_jit

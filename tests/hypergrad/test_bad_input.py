@@ -1,5 +1,6 @@
 """Bad input is refused before anything compiles, by an error that names it."""
 
+import jax
 import jax.numpy as jnp
 import jaxopt
 import numpy as np
@@ -220,3 +221,53 @@ def test_half_precision_arrays_are_numbers():
 def test_more_options_that_cannot_work_are_named(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+def wrong_runs():
+    """Arguments of `run` that cannot work, and the start of what is said of each."""
+    case = ridge()
+    other = hg.GradientSearch(hg.Reverse(hg.OptaxSolver(optax.adam(0.1), 3)), optax.adam(0.1))
+    foreign = other.init(case.problem, case.params, case.hparams)
+    bigger = ridge(num_features=4)
+    return {
+        "search": [None, "search", SEARCH.estimator, hg.GradientSearch],
+        "problem": [None, case, case.problem.train, hg.BilevelProblem],
+        "state": [
+            None,
+            case.hparams,
+            foreign.inner_state,
+            foreign,
+            SEARCH.init(bigger.problem, bigger.params, bigger.hparams),
+        ],
+        "key": [None, 3, "key", jnp.zeros(2), jax.random.split(laws.KEY)],
+        "budget": [None, "4", True, 0, -1, 2.5, float("nan"), float("inf"), [4], 10**30],
+        "chunk": [None, "4", True, 0, -1, 2.5, float("nan"), 10**30],
+        "callback": [3, "print", [print]],
+        "progress": [None, 1, "yes"],
+        "checkpoint": [True, 3, np.int64(3), object(), ""],
+        "every": ["30", True, -1.0, float("nan")],
+        "every_steps": ["30", True, 0, 2.5],
+        "keep": [None, 3, "value"],
+        "throw": [None, 1, "yes"],
+    }
+
+
+SEARCH = hg.GradientSearch(hg.Reverse(INNER), optax.sgd(0.1))
+
+
+@pytest.mark.parametrize("name", wrong_runs())
+def test_every_wrong_argument_of_run_is_named(name):
+    case = ridge()
+    state = SEARCH.init(case.problem, case.params, case.hparams)
+    good = {"search": SEARCH, "problem": case.problem, "state": state, "key": laws.KEY, "budget": 3}
+    for value in wrong_runs()[name]:
+        with pytest.raises((TypeError, ValueError), match=f"^{name} (must be|does not fit|is not)"):
+            hg.run(**(good | {name: value}))
+
+
+@pytest.mark.parametrize("budget", [np.int64(4), np.float64(4), jnp.asarray(4), 4.0, hg.Budget(iterations=np.int32(4))])
+def test_integers_of_numpy_are_taken(budget):
+    case = ridge()
+    state = SEARCH.init(case.problem, case.params, case.hparams)
+    state, _ = hg.run(SEARCH, case.problem, state, key=jax.random.PRNGKey(0), budget=budget, chunk=np.int64(2))
+    assert state.num_steps == 2
