@@ -3,12 +3,14 @@
 import re
 
 import numpy as np
+import pytest
 
 from tests.helpers import ROOT
 
 TEXT = (ROOT / "docs" / "ensembles.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_guide_runs(capsys):
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):

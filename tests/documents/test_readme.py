@@ -3,6 +3,8 @@
 import re
 import tomllib
 
+import pytest
+
 from tests.helpers import ROOT
 
 PAGES = ("README.md", "docs/guide.md")  # the second continues the first
@@ -10,6 +12,7 @@ TEXTS = [(ROOT / page).read_text() for page in PAGES]
 TEXT = "\n".join(TEXTS)
 
 
+@pytest.mark.slow
 def test_the_python_examples_run(capsys):
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
     assert blocks

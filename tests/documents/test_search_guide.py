@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 import hypergrad as hg
 
 from tests.helpers import ROOT
@@ -9,6 +11,7 @@ from tests.helpers import ROOT
 TEXT = (ROOT / "docs" / "search.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}

@@ -117,6 +117,7 @@ def test_every_accepted_point_is_better_than_the_last():
     assert state.spent.hyper_updates == moved.sum() < len(moved)
 
 
+@pytest.mark.slow
 def test_it_beats_hoag_with_a_badly_chosen_schedule():
     """A schedule that is too tight wastes gradients, one that is too loose does not arrive."""
     case = quadratic()
@@ -207,6 +208,7 @@ def test_a_projection_is_kept():
     assert np.all(np.abs(history.hparams[-1]) <= 0.2)
 
 
+@pytest.mark.slow
 def test_equinox_models_run_whole():
     case = net()
     state, history = after_steps(hg.MAID(hg.OptaxSolver(optax.sgd(0.1), 20), hg.CG(5)), case, 10)

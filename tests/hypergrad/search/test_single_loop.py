@@ -182,6 +182,7 @@ def mean_case(case):
     return Case(hg.BilevelProblem(quadratic_inner, quadratic_outer, train, valid), case.params, case.hparams)
 
 
+@pytest.mark.slow
 def test_with_constant_steps_and_noise_saba_converges_and_soba_stalls():
     optimisers = optax.sgd(0.1), optax.sgd(0.1), optax.sgd(0.02)
     exact, errors = mean_case(sampled()), {}
@@ -196,6 +197,7 @@ def test_with_constant_steps_and_noise_saba_converges_and_soba_stalls():
     assert errors["soba", 20_000] > 1e-3 and errors["soba", 20_000] > errors["soba", 5_000] / 20
 
 
+@pytest.mark.slow
 def test_soba_converges_under_noise_with_falling_steps():
     fall = lambda start: optax.sgd(lambda k: start / jnp.sqrt(1 + k / 100))
     exact, case = mean_case(sampled()), sampled(noisy=True)
