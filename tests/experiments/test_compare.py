@@ -69,6 +69,7 @@ def test_on_the_elbo_hypergradients_per_weight_beat_search(tmp_path, capsys):
     assert all(name in printed for name in (*methods, "test_nll"))
 
 
+@pytest.mark.slow
 def test_the_validation_criterion_writes_what_it_finds(tmp_path):
     methods = ("greedy", "random", "tpe", "best_scalar")
     config = Config(criterion="validation", methods=methods, out=tmp_path, **SMALL)

@@ -27,6 +27,7 @@ def as_users_run_it():
         yield
 
 
+@pytest.mark.slow
 def test_what_is_written(tmp_path, capsys):
     summary = main(Config(out=tmp_path, **SMALL))
     assert {(run["members"], run["how"], run["round"]) for run in summary["runs"]} == {
