@@ -1,8 +1,9 @@
 """Statistics and criteria over many models at once, on plain JAX.
 
-`init_members`, `replicate_loss` and `replicate_optimiser` turn many models into one problem; `monte_carlo`,
-`bootstrap_weights` and `kfold_masks` give every member its own data; `chi2`, `phi2` and others judge the predictions;
-`mean_loss` and others are criteria for hyperparameters; `one_sigma` selects; `shard_members` spreads over devices.
+`init_replicas`, `replicate_loss` and `replicate_optimiser` turn many models into one problem; `monte_carlo`,
+`bootstrap_weights` and `kfold_masks` give every replica its own data; `chi2`, `phi2` and others are statistics of the
+predictions; `mean_loss` and others are criteria of hyperparameters; `one_sigma` chooses among trials; `shard_replicas`
+spreads an ensemble over devices.
 """
 
 from .chunks import chunked as chunked
@@ -28,11 +29,11 @@ from .folds import holdout_masks as holdout_masks
 from .folds import kfold_masks as kfold_masks
 from .pseudodata import bootstrap_weights as bootstrap_weights
 from .pseudodata import monte_carlo as monte_carlo
-from .replicas import init_members as init_members
+from .replicas import init_replicas as init_replicas
 from .replicas import is_finite as is_finite
-from .replicas import map_members as map_members
-from .replicas import member as member
-from .replicas import member_keys as member_keys
+from .replicas import map_replicas as map_replicas
+from .replicas import replica as replica
+from .replicas import replica_keys as replica_keys
 from .replicas import replicate_loss as replicate_loss
 from .replicas import replicate_optimiser as replicate_optimiser
 from .selection import Selection as Selection
@@ -41,10 +42,10 @@ from .selection import outliers as outliers
 from .selection import spread_replicas as spread_replicas
 from .selection import take_sets as take_sets
 from .sharding import gather as gather
-from .sharding import member_mesh as member_mesh
-from .sharding import pad_members as pad_members
-from .sharding import shard_members as shard_members
-from .sharding import share as share
+from .sharding import pad_replicas as pad_replicas
+from .sharding import replica_mesh as replica_mesh
+from .sharding import replicate_on_devices as replicate_on_devices
+from .sharding import shard_replicas as shard_replicas
 from .sharding import unpad as unpad
 from .statistics import BiasVariance as BiasVariance
 from .statistics import bias_variance as bias_variance
@@ -58,7 +59,7 @@ from .statistics import mean_of_best as mean_of_best
 from .statistics import negative_log_probability as negative_log_probability
 from .statistics import phi2 as phi2
 from .stopping import StoppingState as StoppingState
-from .stopping import best_members as best_members
+from .stopping import best_replicas as best_replicas
 from .stopping import early_stopping as early_stopping
 from .variational import MeanField as MeanField
 from .variational import evidence_log_variance as evidence_log_variance

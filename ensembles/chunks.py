@@ -1,4 +1,4 @@
-"""Many members in the memory there is."""
+"""Evaluation of many replicas in limited memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,27 +8,28 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .checks import num_members, positive
+from .checks import num_replicas, positive
 
 
 def chunked(
     function: Callable[..., Any], chunk: int | str | None = None, memory: float | None = None
 ) -> Callable[..., Any]:
-    """`function` for every member, as `jax.vmap` does it, in as many parts as memory asks for.
+    """Returns a function that does for all replicas what `function` does for one, in as many parts as memory requires.
 
     **Arguments**
 
-    - `function`: of one member and, as further arguments, its own data or key; it may train, predict or evaluate.
-    - `chunk`: members at a time. None is all at once, refused if they would not fit; `"auto"` is as many as fit.
-      A number is taken as it is, and then the result may be called inside `jit` and differentiated.
-    - `memory`: bytes that may be used; by default what the device has free.
+    - `function`: a function of one replica and, as further arguments, its own data or key; it may train, predict or
+      evaluate.
+    - `chunk`: the number of replicas at a time. `None` is all at once, refused if they would not fit; `"auto"` is as
+      many as fit. With an integer the result may be called inside `jit` and differentiated.
+    - `memory`: bytes that may be used; by default those that the device has free.
 
-    **Returns** a function of the same arguments, each with a leading axis of members, that returns results with a
-    leading axis of members. It compiles once per shape of its arguments.
+    The result takes the same arguments, each with a leading axis of replicas, and returns results with a leading axis
+    of replicas, as `jax.vmap` does. It compiles once per shape of its arguments.
 
-    The size is what XLA says it allocates for temporaries and results.
+    *Memory*: the bytes that XLA reports for temporaries and results.
 
-    **Raises** `MemoryError` with the estimate where all members, or with `"auto"` a single one, do not fit.
+    **Raises** `MemoryError` with the estimate where all replicas, or with `"auto"` a single one, do not fit.
     """
     if chunk not in (None, "auto"):
         return _mapped(function, positive(chunk, "chunk"))  # type: ignore[arg-type]
@@ -48,7 +49,7 @@ def chunked(
 
 def _mapped(function: Callable[..., Any], size: int) -> Callable[..., Any]:
     def call(*stacked: PyTree) -> PyTree:
-        num = num_members(stacked, "arguments")
+        num = num_replicas(stacked, "arguments")
         dynamic, static = eqx.partition(stacked, eqx.is_array)
         one = lambda dynamic: function(*eqx.combine(dynamic, static))
         if size >= num:
@@ -62,7 +63,7 @@ def _that_fits(
     function: Callable[..., Any], dynamic: PyTree, static: PyTree, shrink: bool, memory: float | None
 ) -> Callable[..., Any]:
     limit = available_bytes() if memory is None else memory
-    num = size = num_members(dynamic, "arguments")
+    num = size = num_replicas(dynamic, "arguments")
     while True:
         mapped = _mapped(function, size)
         compiled = jax.jit(lambda dynamic: mapped(*eqx.combine(dynamic, static)))  # noqa: B023
@@ -71,7 +72,7 @@ def _that_fits(
             return compiled
         advice = "" if shrink else '; chunk="auto" or a number does a part at a time'
         if not shrink or size == 1:
-            many = f"{num} members" if size == num else "one member at a time"
+            many = f"{num} replicas" if size == num else "one replica at a time"
             raise MemoryError(f"{many} need about {need / 1e6:.4g} MB, {limit / 1e6:.4g} MB are free{advice}")
         size = max(1, min(size // 2, int(size * limit / need)))
 
@@ -82,7 +83,7 @@ def _bytes_needed(compiled: Callable[..., Any], dynamic: PyTree) -> int:
 
 
 def available_bytes() -> float:
-    """Memory that the first device has free; of a CPU, the machine's. Infinity where it cannot be told."""
+    """Returns the bytes that the first device has free, for a CPU those of the machine; infinity if unknown."""
     device = jax.local_devices()[0]
     if stats := device.memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]

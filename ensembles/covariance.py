@@ -1,4 +1,4 @@
-"""Covariances of measurements, and residuals in their units."""
+"""Covariances of measurements, and residuals in units of their errors."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from .checks import concrete, has_shape
 
 
 def covariance(uncorrelated: ArrayLike, additive: ArrayLike, relative: ArrayLike, central: ArrayLike) -> Array:
-    """The covariance of N points from their errors:
+    """Returns the covariance of N points from their errors:
 
         C = diag(u²) + A Aᵀ + M Mᵀ,    M_is = relative_is · central_i
 
@@ -34,7 +34,7 @@ def covariance(uncorrelated: ArrayLike, additive: ArrayLike, relative: ArrayLike
 
 
 def cholesky(covariance: ArrayLike) -> Array:
-    """The lower factor L of C = L Lᵀ, which the statistics take in place of C: factorise once.
+    """Returns the lower factor L of C = L Lᵀ, which the statistics take in place of C.
 
     **Raises** `ValueError` where `covariance` is not square, not symmetric, not finite or not positive definite.
     """
@@ -56,8 +56,9 @@ def cholesky(covariance: ArrayLike) -> Array:
 
 
 def mask_covariance(covariance: ArrayLike, mask: ArrayLike) -> Array:
-    """C among the points of `mask` and the identity elsewhere: chi2 of a part of the points, of a shape that does not
-    depend on which. Give `mask` to the statistics too.
+    """Returns C among the points of `mask` and the identity elsewhere.
+
+    With its factor and the same `mask` the statistics are those of a part of the points, at a fixed shape.
 
     **Arguments**: `covariance` of shape (N, N); `mask` of shape (N,), true for the points that count.
     """
@@ -67,6 +68,6 @@ def mask_covariance(covariance: ArrayLike, mask: ArrayLike) -> Array:
 
 
 def whiten(factor: Array, residuals: Array) -> Array:
-    """L⁻¹ r for residuals of shape (..., N): independent numbers of unit variance if C is right."""
+    """Returns L⁻¹ r for residuals of shape (..., N): independent numbers of unit variance if C is right."""
     rows = residuals.reshape(-1, residuals.shape[-1])
     return solve_triangular(factor, rows.T, lower=True).T.reshape(residuals.shape)

@@ -1,7 +1,8 @@
-"""Criteria of hyperparameters: how well an ensemble predicts folds that it has not seen.
+"""Criteria of hyperparameters: the predictions of an ensemble for folds that it has not seen.
 
-A criterion is a function `(predictions, folds, keep=None) -> scalar`, minimised, of predictions of shape (K, R, N): of
-the R members that did not see fold k, for all N points. `outer_loss` makes it an outer loss of the stacked members.
+A criterion is a function `(predictions, folds, keep=None) -> scalar`, to be minimised. The predictions have the shape
+(K, R, N): those of the R replicas that did not see fold k, for all N points. `outer_loss` makes a criterion an outer
+loss of the stacked replicas.
 """
 
 from collections.abc import Callable
@@ -11,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import has_shape, num_members
+from .checks import has_shape, num_replicas
 from .covariance import cholesky
 from .folds import by_fold
-from .replicas import is_finite, map_members
+from .replicas import is_finite, map_replicas
 from .statistics import ensemble_chi2, mean_chi2, negative_log_probability, phi2
 
 
 class Fold(eqx.Module):
-    """What is held out: the numbers of its points, their data, and the factor of their covariance."""
+    """Points that are held out: their indices, their data, and the factor of their covariance."""
 
     rows: Array
     data: Array
@@ -27,7 +28,7 @@ class Fold(eqx.Module):
 
 
 def make_folds(masks: ArrayLike, data: ArrayLike, covariance: ArrayLike) -> tuple[Fold, ...]:
-    """One `Fold` for every row of `masks`, of shape (K, N), from data (N,) and their covariance (N, N).
+    """Returns one `Fold` for every row of `masks`, of shape (K, N), from data (N,) and their covariance (N, N).
 
     Correlations between a fold and the rest are left out.
 
@@ -43,56 +44,63 @@ def make_folds(masks: ArrayLike, data: ArrayLike, covariance: ArrayLike) -> tupl
     return tuple(Fold(jnp.asarray(i), jnp.asarray(data[i]), cholesky(C[np.ix_(i, i)])) for i in rows)
 
 
-def fold_chi2(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best: float = 1.0) -> Array:
-    """<chi2> of every fold over its members, or over the best of them, of shape (K,)."""
-    return _by_fold(lambda T, fold, keep: mean_chi2(T, fold.data, fold.factor, None, keep, best))(
+def fold_chi2(
+    predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best_fraction: float = 1.0
+) -> Array:
+    """Returns <chi2> of every fold over its replicas, or over the best of them, of shape (K,)."""
+    return _by_fold(lambda T, fold, keep: mean_chi2(T, fold.data, fold.factor, None, keep, best_fraction))(
         predictions, folds, keep
     )
 
 
 def fold_phi2(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
-    """φ² of every fold, of shape (K,)."""
+    """Returns φ² of every fold, of shape (K,)."""
     return _by_fold(lambda T, fold, keep: phi2(T, fold.factor, None, keep))(predictions, folds, keep)
 
 
 def fold_ensemble_chi2(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
-    """chi2 of the mean with the full covariance of every fold, of shape (K,)."""
+    """Returns chi2 of the mean with the full covariance of every fold, of shape (K,)."""
     return _by_fold(lambda T, fold, keep: ensemble_chi2(T, fold.data, fold.factor, None, keep))(
         predictions, folds, keep
     )
 
 
-def mean_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best: float = 1.0) -> Array:
-    """L1 = 1/K Σ_k <chi2_k>.
+def mean_loss(
+    predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best_fraction: float = 1.0
+) -> Array:
+    """Returns L1 = 1/K Σ_k <chi2_k>.
 
-    **Source**: NNPDF (2024), arXiv:2410.16248: the loss that its search minimises, there with `best=0.9`.
+    **Source**: NNPDF (2024), arXiv:2410.16248: the loss that its search minimises, there with `best_fraction=0.9`.
     """
-    return jnp.mean(fold_chi2(predictions, folds, keep, best))
+    return jnp.mean(fold_chi2(predictions, folds, keep, best_fraction))
 
 
-def worst_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best: float = 1.0) -> Array:
-    """L2 = max_k <chi2_k>; its gradient is that of the worst fold.
+def worst_loss(
+    predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best_fraction: float = 1.0
+) -> Array:
+    """Returns L2 = max_k <chi2_k>; its gradient is that of the worst fold.
 
     **Source**: as `mean_loss`.
     """
-    return jnp.max(fold_chi2(predictions, folds, keep, best))
+    return jnp.max(fold_chi2(predictions, folds, keep, best_fraction))
 
 
 def spread_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
-    """L3 = (1/K Σ_k φ²_k)⁻¹: favours the largest spread where there are no data. By itself it has no lower bound worth
-    reaching: it is the second statistic, after L1.
+    """Returns L3 = (1/K Σ_k φ²_k)⁻¹, which favours the largest spread where there are no data.
 
-    **Raises** `ValueError` for one member, whose spread is 0.
+    Alone it rewards useless predictions without bound: it ranks hyperparameters of equal L1.
+
+    **Raises** `ValueError` for one replica, whose spread is 0.
 
     **Source**: as `mean_loss`.
     """
     if predictions.ndim == 3 and predictions.shape[1] < 2:
-        raise ValueError("predictions holds one member a fold, whose spread is 0; give at least 2")
+        raise ValueError("predictions holds one replica per fold, whose spread is 0; give at least 2")
     return 1 / jnp.mean(fold_phi2(predictions, folds, keep))
 
 
 def full_covariance_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
-    """1/K Σ_k of chi2 of the mean with the spread of the members added to the covariance.
+    """Returns 1/K Σ_k of chi2 of the mean with the spread of the replicas added to the covariance.
 
     **Source**: Cruz-Martinez, Giani, Rabemananjara (2026), arXiv:2605.31482.
     """
@@ -100,7 +108,7 @@ def full_covariance_loss(predictions: Array, folds: tuple[Fold, ...], keep: Arra
 
 
 def log_probability_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
-    """1/K Σ_k -log p_k/N_k, which weighs error against spread; every point in units of its datum.
+    """Returns 1/K Σ_k -log p_k/N_k, which weighs error against spread; every point is in units of its datum.
 
     **Source**: as `full_covariance_loss`.
     """
@@ -117,18 +125,18 @@ def outer_loss(
     num: int | None = None,
     drop_failed: bool = False,
 ) -> Callable[[PyTree, PyTree, PyTree, Array], Array]:
-    """A criterion as `(members, hparams, data, key) -> scalar`, data being `(inputs, folds)`.
+    """Returns a criterion as a loss `(replicas, hparams, data, key) -> scalar`; its data are `(inputs, folds)`.
 
     **Arguments**
 
-    - `predict`: a function `(model, hparams, inputs) -> predictions` of one member for all N points.
-    - `num`: members that count, the first so many (others are padding). They are in the order of `cross`.
-    - `drop_failed`: leave out members whose predictions are not finite; a fold without any gives NaN.
+    - `predict`: a function `(model, hparams, inputs) -> predictions` of one replica for all N points.
+    - `num`: the number of replicas that count; those after them are padding. They are in the order of `cross`.
+    - `drop_failed`: leaves out replicas whose predictions are not finite; a fold without any replica left gives NaN.
     """
 
-    def loss(members: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
+    def loss(replicas: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
         inputs, folds = data
-        predictions = map_members(predict, members, hparams, inputs)[: num_members(members) if num is None else num]
+        predictions = map_replicas(predict, replicas, hparams, inputs)[: num_replicas(replicas) if num is None else num]
         keep = by_fold(is_finite(predictions), len(folds)) if drop_failed else None
         return criterion(by_fold(predictions, len(folds)), folds, keep=keep)
 
@@ -136,7 +144,7 @@ def outer_loss(
 
 
 def _by_fold(statistic: Callable[..., Array]) -> Callable[..., Array]:
-    """`statistic(predictions of a fold's points, fold, keep)` of every fold."""
+    """Returns a function that stacks `statistic(predictions for the points of a fold, fold, keep)` over the folds."""
 
     def values(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None) -> Array:
         has_shape(predictions, (len(folds), None, None), "predictions")

@@ -1,21 +1,21 @@
-"""Replicas of data: drawn from a covariance, or resampled."""
+"""Data of the replicas: drawn from a covariance, or resampled."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from .checks import has_shape, positive
-from .replicas import member_keys
+from .replicas import replica_keys
 
 
 def monte_carlo(key: Array, data: ArrayLike, factor: ArrayLike, num: int) -> Array:
-    """`num` fluctuations of N measurements, of shape (num, N):
+    """Returns `num` fluctuations of N measurements, of shape (num, N):
 
         D⁽ʳ⁾ = D + L z⁽ʳ⁾,    z ~ N(0, I)
 
-    so that the spread of models fitted to them is the error that the measurements leave.
+    The spread of models fitted to them is the error that the measurements leave.
 
-    **Arguments**: `data` D of shape (N,); `factor` L of their covariance, from `cholesky`. Replica r does not depend on
+    **Arguments**: `data` D of shape (N,); `factor` L of their covariance, from `cholesky`. Row r does not depend on
     `num`.
 
     **Source**: Giele, Keller, Kosower (2001); Del Debbio et al. (2005).
@@ -24,13 +24,13 @@ def monte_carlo(key: Array, data: ArrayLike, factor: ArrayLike, num: int) -> Arr
     has_shape(data, (None,), "data")
     has_shape(factor, (len(data), len(data)), "factor")
     draw = lambda key: jax.random.normal(key, data.shape, data.dtype)
-    return data + jax.vmap(draw)(member_keys(key, positive(num, "num"))) @ factor.T
+    return data + jax.vmap(draw)(replica_keys(key, positive(num, "num"))) @ factor.T
 
 
 def bootstrap_weights(key: Array, num_rows: int, num: int) -> Array:
-    """How often every row is in each of `num` samples of `num_rows` rows with replacement, of shape (num, num_rows).
+    """Returns the counts of every row in each of `num` samples with replacement, of shape (num, num_rows).
 
-    As weights of the rows in a loss they are the bootstrap, without a copy of the data per replica.
+    As weights of the rows in a loss the counts are the bootstrap, without a copy of the data per replica.
 
     **Source**: Efron (1979).
     """
@@ -40,4 +40,4 @@ def bootstrap_weights(key: Array, num_rows: int, num: int) -> Array:
         chosen = jax.random.randint(key, (rows,), 0, rows)
         return jnp.zeros(rows, jnp.int32).at[chosen].add(1)
 
-    return jax.vmap(draw)(member_keys(key, positive(num, "num")))
+    return jax.vmap(draw)(replica_keys(key, positive(num, "num")))

@@ -1,7 +1,8 @@
 """Replicas as one more axis: many models, their losses and their optimiser, stacked.
 
-A stacked ensemble is an ordinary model whose arrays have a leading axis of members, so whatever trains one model trains
-all of them: `replicate_loss` and `replicate_optimiser` make an ensemble an ordinary problem with an ordinary optimiser.
+A stacked ensemble is an ordinary model whose arrays have a leading axis of replicas, so a solver that trains one model
+trains all of them: `replicate_loss` and `replicate_optimiser` make an ensemble an ordinary problem with an ordinary
+optimiser.
 """
 
 from collections.abc import Callable
@@ -12,56 +13,56 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import num_members, positive
+from .checks import num_replicas, positive
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
 
 
-def member_keys(key: Array, num: int) -> Array:
-    """One key per member; member r gets `fold_in(key, r)`, however many there are."""
+def replica_keys(key: Array, num: int) -> Array:
+    """Returns one key per replica; that of replica r is `fold_in(key, r)`, whatever their number."""
     return jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(num, dtype=jnp.uint32))
 
 
-def init_members(make: Callable[[Array], PyTree], key: Array, num: int) -> PyTree:
-    """`num` models stacked: member r is `make(fold_in(key, r))`.
+def init_replicas(make: Callable[[Array], PyTree], key: Array, num: int) -> PyTree:
+    """Returns `num` models stacked: replica r is `make(fold_in(key, r))`.
 
     **Arguments**: `make`, a function `key -> model`; the model may be any pytree or `eqx.Module`.
 
-    **Raises** `ValueError` where `num` is not a positive whole number.
+    **Raises** `ValueError` where `num` is not a positive integer.
     """
-    return eqx.filter_vmap(make)(member_keys(key, positive(num, "num")))
+    return eqx.filter_vmap(make)(replica_keys(key, positive(num, "num")))
 
 
-def member(members: PyTree, r: int) -> PyTree:
-    """Member r alone: a model like the one that `make` returned."""
-    return jax.tree.map(lambda leaf: leaf[r] if eqx.is_array(leaf) else leaf, members)
+def replica(replicas: PyTree, r: int) -> PyTree:
+    """Returns replica r alone."""
+    return jax.tree.map(lambda leaf: leaf[r] if eqx.is_array(leaf) else leaf, replicas)
 
 
-def map_members(function: Callable[..., PyTree], members: PyTree, *shared: PyTree) -> PyTree:
-    """`function(member, *shared)` for every member at once, results stacked: predictions, for example."""
-    return eqx.filter_vmap(function, in_axes=(eqx.if_array(0), *[None] * len(shared)))(members, *shared)
+def map_replicas(function: Callable[..., PyTree], replicas: PyTree, *shared: PyTree) -> PyTree:
+    """Returns `function(replica, *shared)` for every replica at once, the results stacked."""
+    return eqx.filter_vmap(function, in_axes=(eqx.if_array(0), *[None] * len(shared)))(replicas, *shared)
 
 
 def replicate_loss(loss: Loss, data_axes: PyTree = None, hparams_axes: PyTree = None) -> Loss:
-    """The loss of an ensemble, from the loss of one model:
+    """Returns the loss of an ensemble, from the loss of one model:
 
         L(W, λ; data, key) = Σ_r loss(w_r, λ, data_r, fold_in(key, r))
 
-    No member sees another, so ∂L/∂w_r is the gradient of member r alone.
+    No replica sees another, so ∂L/∂w_r is the gradient of replica r alone.
 
     **Arguments**
 
     - `loss`: a function `(model, hparams, data, key) -> scalar`.
-    - `data_axes`: which of the data are the members' own, as in `jax.vmap`: 0 for arrays with a leading axis of members
-      (pseudodata, masks, weights), None for what all share, or a tree of these like the top of `data`.
+    - `data_axes`: 0 for data with a leading axis of replicas (pseudodata, masks, weights), `None` for data that all
+      share, or a tree of these like the top of `data`, as in `jax.vmap`.
     - `hparams_axes`: the same for the hyperparameters, all shared by default.
 
-    Call it once per loss: a new function is traced again.
+    Make it once per loss: a new function is traced again.
     """
 
-    def total(members: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
+    def total(replicas: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
         losses = eqx.filter_vmap(loss, in_axes=(eqx.if_array(0), hparams_axes, data_axes, 0))
-        return jnp.sum(losses(members, hparams, data, member_keys(key, num_members(members))))
+        return jnp.sum(losses(replicas, hparams, data, replica_keys(key, num_replicas(replicas))))
 
     return total
 
@@ -70,11 +71,11 @@ def replicate_optimiser(
     optimiser: optax.GradientTransformation | Callable[[PyTree], optax.GradientTransformation],
     settings: PyTree = None,
 ) -> optax.GradientTransformation:
-    """An optimiser that treats every member as if it were alone, one that couples all weights of a model included
-    (`optax.clip_by_global_norm`, `optax.lamb`).
+    """Returns an optimiser that treats every replica as if it were alone.
 
-    With `settings`, a tree of arrays with a leading axis of members, `optimiser` is a function `setting -> optimiser`
-    and every member has its own: learning rates, clip norms.
+    That holds for optimisers that couple all weights of a model, such as `optax.clip_by_global_norm`, as well. With
+    `settings`, a tree of arrays with a leading axis of replicas, `optimiser` is a function `setting -> optimiser`, and
+    every replica has its own learning rate, clip norm and so on.
     """
     if isinstance(optimiser, optax.GradientTransformation):
         if settings is not None:
@@ -95,9 +96,9 @@ def replicate_optimiser(
     return optax.GradientTransformation(init, update)
 
 
-def is_finite(members: PyTree) -> Array:
-    """Returns for every member whether all its floating numbers are finite; takes models and predictions alike."""
-    num = num_members(members)
-    leaves = jax.tree.leaves(eqx.filter(members, eqx.is_inexact_array))
+def is_finite(replicas: PyTree) -> Array:
+    """Returns for every replica whether all its floating numbers are finite; takes models and predictions alike."""
+    num = num_replicas(replicas)
+    leaves = jax.tree.leaves(eqx.filter(replicas, eqx.is_inexact_array))
     finite = [jnp.all(jnp.isfinite(leaf), axis=range(1, leaf.ndim)) for leaf in leaves]
     return jnp.all(jnp.stack(finite), axis=0) if finite else jnp.ones(num, bool)

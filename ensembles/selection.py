@@ -1,4 +1,4 @@
-"""From many tried hyperparameters to an ensemble: sets of equal standing, and replicas drawn from them."""
+"""The choice of hyperparameters among many trials, and their distribution over the replicas of an ensemble."""
 
 from typing import Literal, NamedTuple
 
@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import has_shape, num_members, positive
+from .checks import has_shape, num_replicas, positive
 
 
 class Selection(NamedTuple):
-    """`chosen`: numbers of the trials, the best first; `in_band`: all trials that could have been chosen, as a mask;
-    the band is from `lowest` to `lowest` + `sigma`."""
+    """A choice among trials.
+
+    - `chosen`: indices of the trials, the best first.
+    - `in_band`: mask of all trials that could have been chosen: those from `lowest` to `lowest` + `sigma`.
+    """
 
     chosen: np.ndarray
     in_band: np.ndarray
@@ -29,13 +32,13 @@ def one_sigma(
     replica_losses: ArrayLike | None = None,
     threshold: float = np.inf,
 ) -> Selection:
-    """Of all trials within one σ of the lowest loss, the `num` of lowest `ranking`:
+    """Chooses the `num` trials of lowest `ranking` among those within one σ of the lowest loss:
 
         { L_min <= L <= L_min + σ },  ordered by ranking
 
     **Arguments**
 
-    - `losses`: L1 of every trial, of shape (trials,). What is not finite or above `threshold` has failed.
+    - `losses`: L1 of every trial, of shape (trials,). A trial whose loss is not finite or above `threshold` failed.
     - `ranking`: of shape (trials,), lower is better: L3 = 1/φ² prefers the most conservative extrapolation.
     - `sigma`: the two readings of the published rule. `"trials"`: the standard deviation of L1 over the trials that did
       not fail. `"replicas"`: that of the loss over the replicas of the best trial, from `replica_losses` of shape
@@ -69,22 +72,26 @@ def one_sigma(
 
 
 def spread_replicas(num_replicas: int, num_sets: int, key: Array | None = None) -> Array:
-    """The set of every replica: in turns, r mod sets, or with `key` drawn independently and uniformly."""
+    """Returns the index of the set of every replica: r mod `num_sets`, or with `key` drawn uniformly."""
     replicas, sets = positive(num_replicas, "num_replicas"), positive(num_sets, "num_sets")
     return jnp.arange(replicas) % sets if key is None else jax.random.randint(key, (replicas,), 0, sets)
 
 
 def take_sets(hparams: PyTree, sets: ArrayLike) -> PyTree:
-    """Hyperparameters of every replica, from those of the sets stacked: for `hparams_axes=0` of `replicate_loss` and
-    `settings` of `replicate_optimiser`."""
-    known = num_members(hparams, "hparams")
+    """Returns the hyperparameters of every replica, from those of the sets stacked.
+
+    They are for `hparams_axes=0` of `replicate_loss` and `settings` of `replicate_optimiser`.
+    """
+    known = num_replicas(hparams, "hparams")
     if np.size(sets) == 0 or np.min(sets) < 0 or np.max(sets) >= known:
-        raise ValueError(f"sets must be numbers from 0 to {known - 1}")
+        raise ValueError(f"sets must be indices from 0 to {known - 1}")
     return jax.tree.map(lambda leaf: leaf[jnp.asarray(sets)], hparams)
 
 
 def outliers(values: ArrayLike, num_std: float = 4.0) -> np.ndarray:
-    """Replicas to remove, as a mask: those not finite or above mean + `num_std` · std, again until none is left.
+    """Returns a mask of the replicas to remove: those that are not finite or above mean + `num_std` · std.
+
+    Mean and std are taken again over the rest until none is above.
 
     **Source**: NNPDF (2022), the veto after a fit.
     """

@@ -1,17 +1,17 @@
-"""The axis of members over several devices and several processes.
+"""The axis of replicas over several devices and several processes.
 
-JAX spreads a computation over the devices on which its arguments lie. So the program stays as it is; only the members
-and their own data are placed with `shard_members`, and what all share with `share`:
+JAX spreads a computation over the devices that hold its arguments. So the program stays as it is: `shard_replicas`
+places the replicas and their own data, `replicate_on_devices` the arrays that all replicas share.
 
-    mesh = member_mesh()
-    members, pseudodata = shard_members((members, pseudodata), mesh)
+    mesh = replica_mesh()
+    replicas, pseudodata = shard_replicas((replicas, pseudodata), mesh)
     ...                                          # the same losses, optimiser, search
     predictions = gather(predictions, num)       # NumPy, in every process, without the padding
 
 With several processes, one per host or per GPU, every process runs this program and calls
 `jax.distributed.initialize()` before anything else. Under SLURM (`srun python program.py`), Open MPI and on Cloud TPUs
-that finds the others by itself; elsewhere it takes `coordinator_address`, `num_processes` and `process_id`. All
-processes must give the same members and data: use the same seeds.
+the call finds the others by itself; elsewhere it takes `coordinator_address`, `num_processes` and `process_id`. All
+processes must give the same replicas and data: use the same seeds.
 """
 
 from collections.abc import Sequence
@@ -24,47 +24,47 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from .checks import num_members, positive
+from .checks import num_replicas, positive
 
-AXIS = "members"
+AXIS = "replicas"
 
 
-def member_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices of all processes, or those given, along one axis."""
+def replica_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh of all devices of all processes, or of those given, along one axis."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def pad_members(members: PyTree, multiple: int) -> PyTree:
-    """The members and copies of the last one, up to a multiple of `multiple`."""
-    num, multiple = num_members(members), positive(multiple, "multiple")
+def pad_replicas(replicas: PyTree, multiple: int) -> PyTree:
+    """Returns the replicas and copies of the last one, up to a multiple of `multiple`."""
+    num, multiple = num_replicas(replicas), positive(multiple, "multiple")
     rows = np.minimum(np.arange(-(-num // multiple) * multiple), num - 1)
-    return jax.tree.map(lambda leaf: leaf[rows] if _is_array(leaf) else leaf, members)
+    return jax.tree.map(lambda leaf: leaf[rows] if _is_array(leaf) else leaf, replicas)
 
 
-def unpad(members: PyTree, num: int) -> PyTree:
-    """The first `num` members: statistics are of these."""
-    if not 1 <= num <= num_members(members):
-        raise ValueError(f"num must be from 1 to the {num_members(members)} members there are, got {num}")
-    return jax.tree.map(lambda leaf: leaf[:num] if _is_array(leaf) else leaf, members)
+def unpad(replicas: PyTree, num: int) -> PyTree:
+    """Returns the first `num` replicas, without padding."""
+    if not 1 <= num <= num_replicas(replicas):
+        raise ValueError(f"num must be from 1 to the {num_replicas(replicas)} replicas there are, got {num}")
+    return jax.tree.map(lambda leaf: leaf[:num] if _is_array(leaf) else leaf, replicas)
 
 
-def shard_members(members: PyTree, mesh: Mesh) -> PyTree:
-    """Every array of `members` spread over the mesh along its leading axis, padded where the devices ask for it.
+def shard_replicas(replicas: PyTree, mesh: Mesh) -> PyTree:
+    """Spreads every array of `replicas` over the mesh along its leading axis, padded to a multiple of the devices.
 
-    Give members and their own data in one call or in several; the padding is the same.
+    Replicas and their own data may come in one call or in several; the padding is the same.
     """
-    return _place(pad_members(members, mesh.size), NamedSharding(mesh, PartitionSpec(AXIS)))
+    return _place(pad_replicas(replicas, mesh.size), NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
-def share(tree: PyTree, mesh: Mesh) -> PyTree:
-    """A copy of every array on every device: hyperparameters, data of all members."""
+def replicate_on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Copies every array to every device: hyperparameters, and data that all replicas share."""
     return _place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def gather(members: PyTree, num: int | None = None) -> PyTree:
-    """All members, or the first `num`, as NumPy arrays in every process."""
-    arrays = jax.tree.map(_to_host, members)
+def gather(replicas: PyTree, num: int | None = None) -> PyTree:
+    """Returns all replicas, or the first `num`, as NumPy arrays in every process."""
+    arrays = jax.tree.map(_to_host, replicas)
     return arrays if num is None else unpad(arrays, num)
 
 

@@ -1,10 +1,10 @@
 """Statistics of an ensemble's predictions.
 
-Notation: T of shape (R, N), predictions of R members for N points; D the data; C = L Lᵀ their covariance, given as its
-factor L from `cholesky`; T̄ the mean over members; everything per point. Common arguments:
+Notation: T of shape (R, N) are the predictions of R replicas for N points, D the data, C = L Lᵀ their covariance, given
+as its factor L from `cholesky`, and T̄ the mean over replicas. All statistics are per point. Common arguments:
 
 - `mask` of shape (N,): the points that count. The factor must be that of `mask_covariance`.
-- `keep` of shape (R,): the members that count, such as those that `is_finite` finds; numbers of the others may be NaN.
+- `keep` of shape (R,): the replicas that count, such as those that `is_finite` finds; numbers of the others may be NaN.
 
 All are plain functions that can be jitted and differentiated in the predictions.
 """
@@ -18,13 +18,13 @@ from jax.scipy.linalg import cho_solve
 from jax.scipy.special import ndtri
 from jaxtyping import Array, ArrayLike
 
-from .checks import concrete, fraction, has_shape, num_members, positive
+from .checks import concrete, fraction, has_shape, num_replicas, positive
 from .covariance import whiten
-from .replicas import member_keys
+from .replicas import replica_keys
 
 
 class BiasVariance(NamedTuple):
-    """`total` = `bias` + `variance`."""
+    """Bias and variance, `total` = `bias` + `variance`."""
 
     bias: Array
     variance: Array
@@ -32,7 +32,7 @@ class BiasVariance(NamedTuple):
 
 
 def chi2(predictions: Array, data: ArrayLike, factor: Array, mask: ArrayLike | None = None) -> Array:
-    """(T - D)ᵀ C⁻¹ (T - D)/N for predictions of shape (..., N), of shape (...)."""
+    """Returns (T - D)ᵀ C⁻¹ (T - D)/N of shape (...), for predictions of shape (..., N)."""
     _check_points(predictions, factor, mask, data)
     white, count = _white(predictions - jnp.asarray(data), factor, mask)
     return jnp.sum(white**2, axis=-1) / count
@@ -44,38 +44,40 @@ def mean_chi2(
     factor: Array,
     mask: ArrayLike | None = None,
     keep: ArrayLike | None = None,
-    best: float = 1.0,
+    best_fraction: float = 1.0,
 ) -> Array:
-    """<chi2> over the members, or over the ⌈`best` R⌉ of lowest chi2, which a few failed fits do not move.
+    """Returns <chi2> over the replicas, or over the ⌈`best_fraction` R⌉ of lowest chi2.
 
-    **Source**: NNPDF (2024), arXiv:2410.16248; `best=0.9` is its average over the best 90 %.
+    The latter is robust against a few failed fits.
+
+    **Source**: NNPDF (2024), arXiv:2410.16248; `best_fraction=0.9` is its average over the best 90 %.
     """
-    return mean_of_best(_chi2_of_kept(predictions, data, factor, mask, keep), best, keep)
+    return mean_of_best(_chi2_of_kept(predictions, data, factor, mask, keep), best_fraction, keep)
 
 
-def mean_of_best(values: Array, best: float = 1.0, keep: ArrayLike | None = None) -> Array:
-    """The mean of the ⌈`best` R⌉ lowest of R values."""
+def mean_of_best(values: Array, best_fraction: float = 1.0, keep: ArrayLike | None = None) -> Array:
+    """Returns the mean of the ⌈`best_fraction` R⌉ lowest of R values."""
     keep, count = _kept(values, keep)
     # Rounded first: 0.55 * 100 is a little above 55.
-    number = jnp.ceil(jnp.round(fraction(best, "best") * count, 6))
+    number = jnp.ceil(jnp.round(fraction(best_fraction, "best_fraction") * count, 6))
     order = jnp.argsort(jnp.where(keep, values, jnp.inf))
     lowest = jnp.arange(len(values)) < number
     return jnp.sum(jnp.where(lowest, jnp.where(keep, values, 0)[order], 0)) / number
 
 
 def phi2(predictions: Array, factor: Array, mask: ArrayLike | None = None, keep: ArrayLike | None = None) -> Array:
-    """The spread of the members in units of the errors of the data; 0 for one member:
+    """Returns the spread of the replicas in units of the errors of the data; 0 for one replica:
 
         φ² = <chi2[T]> - chi2[T̄] = tr(C⁻¹ Cov[T])/N
 
-    with the covariance over R members (not R - 1). Computed as the trace, which does not cancel and needs no data.
+    with the covariance over R (not R - 1). The trace is what is computed: it does not cancel and needs no data.
 
     **Source**: NNPDF (2015), "Parton distributions for the LHC run II", equation 4.6.
     """
     _check_points(predictions, factor, mask)
-    _, deviations, members = _moments(predictions, keep)
+    _, deviations, replicas = _moments(predictions, keep)
     white, points = _white(deviations, factor, mask)
-    return jnp.sum(white**2) / (members * points)
+    return jnp.sum(white**2) / (replicas * points)
 
 
 def ensemble_chi2(
@@ -85,11 +87,11 @@ def ensemble_chi2(
     mask: ArrayLike | None = None,
     keep: ArrayLike | None = None,
 ) -> Array:
-    """chi2 of the mean with the spread of the members counted as an error:
+    """Returns chi2 of the mean with the spread of the replicas counted as an error:
 
         (T̄ - D)ᵀ (C + Cov[T])⁻¹ (T̄ - D)/N
 
-    with the covariance over R - 1; that of one member is 0. *Cost*: one solve with L and one of size R.
+    with the covariance over R - 1; that of one replica is 0. *Cost*: one solve with L and one of size R.
 
     **Source**: Cruz-Martinez, Giani, Rabemananjara (2026), arXiv:2605.31482.
     """
@@ -104,7 +106,7 @@ def negative_log_probability(
     keep: ArrayLike | None = None,
     scale: ArrayLike | None = None,
 ) -> Array:
-    """-log p(D)/N for D ~ N(T̄, C + Cov[T]), which unlike chi2 does not reward a large spread:
+    """Returns -log p(D)/N for D ~ N(T̄, C + Cov[T]), which unlike chi2 does not reward a large spread:
 
         ½ [ln 2π + log det(C + Cov[T])/N + ensemble_chi2]
 
@@ -127,7 +129,9 @@ def bias_variance(
     mask: ArrayLike | None = None,
     keep: ArrayLike | None = None,
 ) -> BiasVariance:
-    """<chi2[T]> = chi2[T̄] + φ²: error of the mean and spread about it. Without `factor` C = I, the mean squared error.
+    """Returns the parts of <chi2[T]> = chi2[T̄] + φ², the error of the mean and the spread about it.
+
+    Without `factor` C = I, which gives the mean squared error.
 
     The bias includes the noise of `data`, unless those are the truth.
 
@@ -147,22 +151,22 @@ def coverage(
     mask: ArrayLike | None = None,
     keep: ArrayLike | None = None,
 ) -> Array:
-    """The fraction of points within the central Gaussian interval of each of `levels`, of the shape of `levels`:
+    """Returns the fraction of points within the central Gaussian interval of each of `levels`, of the same shape:
 
         |D - T̄| <= Φ⁻¹((1 + level)/2) √(Var[T] + errors²)
 
-    with the variance over R - 1. A calibrated ensemble gives back the levels. Not differentiable.
+    with the variance over R - 1. The coverage of a calibrated ensemble equals the levels. It is not differentiable.
 
-    **Raises** `ValueError` for one member, or a level outside (0, 1).
+    **Raises** `ValueError` for one replica, or a level outside (0, 1).
     """
     levels = jnp.asarray(levels)
     if concrete(levels) and not bool(jnp.all((levels > 0) & (levels < 1))):
         raise ValueError(f"levels must be between 0 and 1, got {levels}")
     if len(predictions) < 2:
-        raise ValueError("predictions holds one member, so no spread to test; give at least 2")
+        raise ValueError("predictions holds one replica, so no spread to test; give at least 2")
     _check_points(predictions, None, mask, data)
-    mean, deviations, members = _moments(predictions, keep)
-    variance = jnp.sum(deviations**2, axis=0) / (members - 1)
+    mean, deviations, replicas = _moments(predictions, keep)
+    variance = jnp.sum(deviations**2, axis=0) / (replicas - 1)
     variance = variance if errors is None else variance + jnp.asarray(errors) ** 2
     pulls = jnp.abs(jnp.asarray(data) - mean) / jnp.sqrt(variance)
     inside = pulls <= ndtri((1 + levels[..., None]) / 2)
@@ -178,7 +182,7 @@ def calibration_error(
     keep: ArrayLike | None = None,
     num_levels: int = 19,
 ) -> Array:
-    """The mean of |coverage - level| over equally spaced levels, 0.05 to 0.95 by default.
+    """Returns the mean of |coverage - level| over equally spaced levels, 0.05 to 0.95 by default.
 
     **Source**: Kuleshov, Fenner, Ermon (2018).
     """
@@ -190,22 +194,24 @@ def calibration_error(
 def bootstrap_error(
     key: Array, statistic: Callable[[Array], Array], predictions: Array, num: int = 1000, chunk: int = 64
 ) -> Array:
-    """The standard deviation of `statistic(predictions)` over `num` ensembles resampled from the members, `chunk` at a
-    time: its error because there are only R of them.
+    """Returns the standard deviation of `statistic(predictions)` over `num` ensembles resampled from the replicas.
 
-    **Raises** `ValueError` for one member.
+    It is the error of the statistic that comes from the finite number of replicas. `chunk` ensembles are evaluated at
+    a time.
+
+    **Raises** `ValueError` for one replica.
 
     **Source**: Efron (1979).
     """
-    members = num_members(predictions, "predictions")
-    if members < 2:
-        raise ValueError("predictions holds one member, which cannot be resampled; give at least 2")
+    replicas = num_replicas(predictions, "predictions")
+    if replicas < 2:
+        raise ValueError("predictions holds one replica, which cannot be resampled; give at least 2")
 
     def resampled(key: Array) -> Array:
-        chosen = jax.random.randint(key, (members,), 0, members)
+        chosen = jax.random.randint(key, (replicas,), 0, replicas)
         return statistic(jax.tree.map(lambda leaf: leaf[chosen], predictions))
 
-    values = jax.lax.map(resampled, member_keys(key, positive(num, "num", 2)), batch_size=positive(chunk, "chunk"))
+    values = jax.lax.map(resampled, replica_keys(key, positive(num, "num", 2)), batch_size=positive(chunk, "chunk"))
     return jnp.std(values, axis=0, ddof=1)
 
 
@@ -230,7 +236,7 @@ def _check_points(
 
 
 def _white(residuals: Array, factor: Array, mask: ArrayLike | None) -> tuple[Array, Array]:
-    """L⁻¹ r, and the number of points."""
+    """Returns L⁻¹ r, and the number of points."""
     if mask is None:
         return whiten(factor, residuals), jnp.asarray(residuals.shape[-1], residuals.dtype)
     mask = jnp.asarray(mask, bool)
@@ -238,17 +244,17 @@ def _white(residuals: Array, factor: Array, mask: ArrayLike | None) -> tuple[Arr
 
 
 def _kept(values: Array, keep: ArrayLike | None) -> tuple[Array, Array]:
-    """Which members count, and how many."""
+    """Returns the mask of the replicas that count, and their number."""
     if keep is None:
         return jnp.ones(len(values), bool), jnp.asarray(len(values), values.dtype)
     has_shape(keep, (len(values),), "keep")
     if concrete(keep) and not bool(jnp.any(jnp.asarray(keep))):
-        raise ValueError("keep leaves no member")
+        raise ValueError("keep leaves no replica")
     return jnp.asarray(keep, bool), jnp.sum(jnp.asarray(keep, bool), dtype=values.dtype)
 
 
 def _moments(predictions: Array, keep: ArrayLike | None) -> tuple[Array, Array, Array]:
-    """The mean, the deviations from it (0 for members that do not count), and the number of members."""
+    """Returns the mean, the deviations from it (0 for replicas that do not count), and the number of replicas."""
     has_shape(predictions, (None, None), "predictions")
     keep, count = _kept(predictions, keep)
     clean = jnp.where(keep[:, None], predictions, 0)
@@ -267,17 +273,17 @@ def _chi2_of_kept(
 def _with_spread(
     predictions: Array, data: ArrayLike, factor: Array, mask: ArrayLike | None, keep: ArrayLike | None
 ) -> tuple[Array, Array, Array]:
-    """chi2 and log determinant with C + Cov[T], and the number of points.
+    """Returns chi2 and log determinant with C + Cov[T], and the number of points.
 
     With v = L⁻¹(T̄ - D) and A = L⁻¹(T - T̄)ᵀ/√(R - 1), C + Cov = L (I + A Aᵀ) Lᵀ, so
 
         vᵀ (I + A Aᵀ)⁻¹ v = |v - A y|² + |y|²,    y = (I + Aᵀ A)⁻¹ Aᵀ v,    det(I + A Aᵀ) = det(I + Aᵀ A)
     """
     _check_points(predictions, factor, mask, data)
-    mean, deviations, members = _moments(predictions, keep)
+    mean, deviations, replicas = _moments(predictions, keep)
     v, points = _white(mean - jnp.asarray(data), factor, mask)
     white, _ = _white(deviations, factor, mask)
-    A = white.T / jnp.sqrt(jnp.maximum(members - 1, 1))
+    A = white.T / jnp.sqrt(jnp.maximum(replicas - 1, 1))
     small = jnp.linalg.cholesky(jnp.eye(A.shape[1], dtype=A.dtype) + A.T @ A)
     y = cho_solve((small, True), A.T @ v)
     logdet = 2 * (jnp.sum(jnp.log(jnp.diag(factor))) + jnp.sum(jnp.log(jnp.diag(small))))

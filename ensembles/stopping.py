@@ -1,4 +1,4 @@
-"""Early stopping of every member on its own, and members that fail."""
+"""Early stopping of every replica by itself, and replicas that fail."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import concrete, num_members, positive
+from .checks import concrete, num_replicas, positive
 from .replicas import is_finite
 
 
 class StoppingState(NamedTuple):
-    """What `early_stopping` carries; everything but `inner` and `step` has a leading axis of members.
+    """The state of `early_stopping`; everything but `inner` and `step` has a leading axis of replicas.
 
     - `best`: the weights of the lowest validation loss, `best_loss`, found at `best_step`.
-    - `stopped`: members that train no more; `failed`: those of them that met a number that is not finite.
+    - `stopped`: mask of replicas that train no more; `failed`: mask of those that met a number that is not finite.
     """
 
     inner: PyTree
@@ -34,23 +34,23 @@ def early_stopping(
     patience: ArrayLike,
     max_updates: int | None = None,
 ) -> optax.GradientTransformation:
-    """Let a member train until its own validation loss has not fallen for `patience` updates, then put it back to its
-    best weights and leave it there.
+    """Returns an optimiser that stops each replica when its own validation loss has not fallen for `patience` updates.
 
-    A member whose loss or update is not finite is put back in the same way and marked as failed; the others do not
-    notice. Nothing is compiled again as members stop.
+    A replica that stops is put back to its best weights and stays there. One whose loss or update is not finite is put
+    back in the same way and marked as failed; the others are not affected. Nothing is compiled again as replicas stop.
 
     **Arguments**
 
-    - `optimiser`: of the stacked members, see `replicate_optimiser`.
-    - `valid_losses`: a function from the stacked members' parameters to one loss per member, evaluated at every update.
-      An optimiser sees the floating arrays alone; `eqx.combine` them with the rest of the models.
-    - `patience`: in updates; one for all or one per member, may be traced.
-    - `max_updates`: the update that puts back all who still train, so that the weights after it are everybody's best.
+    - `optimiser`: an optimiser of the stacked replicas, see `replicate_optimiser`.
+    - `valid_losses`: a function from the parameters of the stacked replicas to one loss per replica, evaluated at every
+      update. An optimiser sees the floating arrays alone; `eqx.combine` them with the rest of the models.
+    - `patience`: the number of updates, one for all or one per replica; it may be traced.
+    - `max_updates`: the update that puts back all replicas that still train, so that the weights after it are the best.
 
-    The state, a `StoppingState`, tells who stopped and failed, and holds the best weights of those still training, see
-    `best_members`. Members that stop are a constant pattern to the gradient: its discontinuity is not differentiated.
-    *Memory*: the parameters once more.
+    The state, a `StoppingState`, tells which replicas stopped and failed. It holds the best weights of those that still
+    train, see `best_replicas`. The update at which a replica stops is a constant to the gradient.
+
+    *Memory*: the parameters once more. *Bias*: the discontinuity at the stop is not differentiated.
 
     **Source**: Prechelt (1998), "Early stopping - but when?"; NNPDF (2022), the patience of one replica.
     """
@@ -60,16 +60,16 @@ def early_stopping(
         positive(max_updates, "max_updates")
 
     def init(params: PyTree) -> StoppingState:
-        num = num_members(params, "params")
+        num = num_replicas(params, "params")
         loss = jax.eval_shape(valid_losses, params)
         if loss.shape != (num,):
-            raise ValueError(f"valid_losses must return one loss per member, ({num},), it returned {loss.shape}")
+            raise ValueError(f"valid_losses must return one loss per replica, ({num},), it returned {loss.shape}")
         zeros, none = jnp.zeros(num, jnp.int32), jnp.zeros(num, bool)
         # Not infinity, so that states can be interpolated.
         worst = jnp.full(num, jnp.finfo(loss.dtype).max, loss.dtype)
         inner = optimiser.init(params)
-        if jax.tree.leaves(inner) and num_members(inner, "the state of optimiser") != num:
-            raise ValueError("the state of optimiser has no axis of members: wrap it in replicate_optimiser")
+        if jax.tree.leaves(inner) and num_replicas(inner, "the state of optimiser") != num:
+            raise ValueError("the state of optimiser has no axis of replicas: wrap it in replicate_optimiser")
         return StoppingState(inner, jnp.zeros((), jnp.int32), params, worst, zeros, none, none)
 
     def update(updates: PyTree, state: StoppingState, params: PyTree) -> tuple[PyTree, StoppingState]:
@@ -77,14 +77,14 @@ def early_stopping(
         updates, inner = optimiser.update(updates, state.inner, params)
         failed = ~(jnp.isfinite(losses) & is_finite(updates)) & ~state.stopped
         better = (losses < state.best_loss) & ~state.stopped & ~failed
-        best = where_members(better, params, state.best)
+        best = where_replicas(better, params, state.best)
         best_step = jnp.where(better, state.step, state.best_step)
         stopped = state.stopped | failed | (state.step - best_step >= patience)
         if max_updates is not None:
             stopped = stopped | (state.step + 1 >= max_updates)
         back = jax.tree.map(jnp.subtract, best, params)
         after = StoppingState(
-            inner=where_members(stopped, state.inner, inner),
+            inner=where_replicas(stopped, state.inner, inner),
             step=state.step + 1,
             best=best,
             best_loss=jnp.where(better, losses, state.best_loss),
@@ -92,17 +92,17 @@ def early_stopping(
             stopped=stopped,
             failed=state.failed | failed,
         )
-        return where_members(stopped, back, updates), after
+        return where_replicas(stopped, back, updates), after
 
     return optax.GradientTransformation(init, update)
 
 
-def best_members(state: StoppingState, params: PyTree, valid_losses: Callable[[PyTree], Array]) -> PyTree:
-    """The best weights of every member after training, `params` (the end, which no update has looked at) included."""
-    return where_members(valid_losses(params) < state.best_loss, params, state.best)
+def best_replicas(state: StoppingState, params: PyTree, valid_losses: Callable[[PyTree], Array]) -> PyTree:
+    """Returns the best weights of every replica after training, `params` included, which no update has measured."""
+    return where_replicas(valid_losses(params) < state.best_loss, params, state.best)
 
 
-def where_members(condition: Array, a: PyTree, b: PyTree) -> PyTree:
-    """Member by member, `a` where the condition holds, else `b`."""
+def where_replicas(condition: Array, a: PyTree, b: PyTree) -> PyTree:
+    """Returns `a` for the replicas where the condition holds, else `b`."""
     choose = lambda a, b: jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
     return jax.tree.map(choose, a, b)

@@ -12,8 +12,8 @@ from jaxtyping import Array, PyTree
 class MeanField(eqx.Module):
     """Independent Gaussians q(w_i) = N(mean_i, exp(2 log_std_i)) over every floating array of a model.
 
-    It is itself a model: `mean` is the model, activation functions included, `log_std` a tree of arrays like its
-    parameters, and both are trained.
+    The posterior is a model itself: `mean` is the model, activation functions included, `log_std` a tree of arrays like
+    its parameters, and both are trained.
 
     **Arguments**: `model`, any pytree or `eqx.Module`; `log_std`, the initial log standard deviation of every weight.
     """
@@ -34,7 +34,7 @@ class MeanField(eqx.Module):
         return eqx.filter(self.mean, eqx.is_inexact_array)
 
     def sample(self, key: Array) -> PyTree:
-        """A model with weights mean + exp(log_std) · ε, ε ~ N(0, 1): differentiable in both."""
+        """Draws a model with weights mean + exp(log_std) · ε, ε ~ N(0, 1), differentiable in both."""
         weights, rest = eqx.partition(self.mean, eqx.is_inexact_array)
         flat, unravel = ravel_pytree(weights)  # one call of the generator compiles and runs faster than one per array
         noise = unravel(jax.random.normal(key, flat.shape, flat.dtype))
@@ -43,12 +43,12 @@ class MeanField(eqx.Module):
 
 
 def gaussian_kl(posterior: MeanField, log_variance: PyTree) -> Array:
-    """KL(q || p) to the prior p(w_i) = N(0, exp(h_i)), in nats, in closed form:
+    """Returns KL(q || p) to the prior p(w_i) = N(0, exp(h_i)), in nats, in closed form:
 
         ½ Σ_i [ (m_i² + s_i²) exp(-h_i) - 1 + h_i - 2 log s_i ]
 
-    `log_variance` holds h as a tree like the weights, or any prefix of it: one number for all, one per layer, one per
-    array. Shapes broadcast. For log-precisions pass their negatives.
+    `log_variance` is h, a tree like the weights or any prefix of it: one number for all, one per layer, one per array.
+    Shapes broadcast. The negatives of log-precisions are log-variances.
 
     **Source**: Graves (2011), section 4; Bakhteev and Strijov (2020).
     """
@@ -57,7 +57,7 @@ def gaussian_kl(posterior: MeanField, log_variance: PyTree) -> Array:
         sizes = mean**2 + jnp.exp(2 * log_std)
         return jnp.sum(sizes * jnp.exp(-h) - 1 + h - 2 * log_std) / 2
 
-    prior = broadcast_prefix(log_variance, posterior.weights)
+    prior = jax.tree.broadcast(log_variance, posterior.weights)
     return jax.tree.reduce(jnp.add, jax.tree.map(term, posterior.weights, posterior.log_std, prior))
 
 
@@ -69,7 +69,7 @@ def negative_elbo(
     num_examples: int,
     num_samples: int = 1,
 ) -> Array:
-    """The negative evidence lower bound per example, a loss in the posterior and in the prior's h:
+    """Returns the negative evidence lower bound per example, a loss in the posterior and in h of the prior:
 
         -1/S Σ_s mean_rows log p(y | x, w_s) + KL(q || p)/n,    w_s ~ q by reparametrisation
 
@@ -80,7 +80,7 @@ def negative_elbo(
       gives an unbiased estimate.
     - `num_examples`: n, the size of the whole training set; `num_samples`: S.
 
-    At the optimum over q its derivative in h is the partial one alone (envelope theorem).
+    At the optimum over q the derivative in h is the partial derivative (envelope theorem).
     """
     draw = lambda key: jnp.mean(log_likelihood(posterior.sample(key)))
     expected = draw(key) if num_samples == 1 else jnp.mean(jax.vmap(draw)(jax.random.split(key, num_samples)))
@@ -88,7 +88,9 @@ def negative_elbo(
 
 
 def evidence_log_variance(posterior: MeanField) -> PyTree:
-    """The prior log-variances that maximise the ELBO at fixed posterior, h_i = log(m_i² + s_i²): the EM step.
+    """Returns the prior log-variances that maximise the ELBO at fixed posterior, h_i = log(m_i² + s_i²).
+
+    They are the M-step of expectation maximisation.
 
     **Source**: MacKay (1992); Tipping (2001), the M-step of automatic relevance determination.
     """
@@ -100,14 +102,9 @@ def evidence_log_variance(posterior: MeanField) -> PyTree:
 def predictive_log_probs(
     posterior: MeanField, log_probs: Callable[[PyTree], Array], key: Array, num_samples: int
 ) -> Array:
-    """log 1/S Σ_s p(y | x, w_s): the average of the members' predictive probabilities.
+    """Returns log 1/S Σ_s p(y | x, w_s), w_s ~ q, the mean of the predictive probabilities of S samples.
 
     `log_probs` is a function from a model to log-probabilities of any shape.
     """
-    members = jax.vmap(lambda key: log_probs(posterior.sample(key)))(jax.random.split(key, num_samples))
-    return jax.nn.logsumexp(members, axis=0) - jnp.log(num_samples)
-
-
-def broadcast_prefix(prefix: PyTree, tree: PyTree) -> PyTree:
-    """Every leaf of `prefix` copied to all leaves of `tree` below it."""
-    return jax.tree.map(lambda leaf, below: jax.tree.map(lambda _: leaf, below), prefix, tree)
+    drawn = jax.vmap(lambda key: log_probs(posterior.sample(key)))(jax.random.split(key, num_samples))
+    return jax.nn.logsumexp(drawn, axis=0) - jnp.log(num_samples)

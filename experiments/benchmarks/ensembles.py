@@ -43,7 +43,7 @@ class Config:
     """
 
     sizes: tuple[int, ...] = (1, 3, 10, 30, 100, 300, 1000)
-    """Members of the ensembles."""
+    """Replicas of the ensembles."""
     steps: int = 500
     """Training steps in one timing."""
     rounds: int = 5
@@ -85,13 +85,13 @@ def programs(config: Config) -> dict[str, hg.AbstractInnerSolver]:
 
 
 def setting(seed: int, num: int):
-    """Stacked models, and data of which the last belong to the members."""
+    """Stacked models, and data of which the last belong to the replicas."""
     keys = jax.random.split(jax.random.key(seed), 3)
     x = jnp.geomspace(3e-5, 1.0, GRID)
     grid = jnp.stack([x, jnp.log(x) / 10], axis=1)
     linear = jax.random.normal(keys[0], (ROWS, ROWS)) / np.sqrt(ROWS)
     make = lambda key: eqx.nn.MLP(2, OUTPUTS, 22, 2, jnp.tanh, key=key)
-    models = ens.init_members(lambda key: _paper_sizes(make(key), key), keys[1], num)
+    models = ens.init_replicas(lambda key: _paper_sizes(make(key), key), keys[1], num)
     return models, (grid, linear, ens.monte_carlo(keys[2], jnp.zeros(ROWS), jnp.eye(ROWS), num))
 
 
@@ -146,7 +146,7 @@ def run(config: Config) -> list[dict]:
     inner, rows, calls, memory = programs(config), [], {}, {}
     models, (grid, linear, targets) = setting(config.seed, max(config.alone, *config.sizes))
     first = lambda num: (jax.tree.map(lambda a: a[:num] if eqx.is_array(a) else a, models), targets[:num])
-    singles = [(ens.member(models, r), (grid, linear, targets[r])) for r in range(config.alone)]
+    singles = [(ens.replica(models, r), (grid, linear, targets[r])) for r in range(config.alone)]
     train_one, memory[1, ONE] = trainer(inner[ONE], loss, *singles[0])
     calls[config.alone, ONE] = lambda: [jax.block_until_ready(train_one(*single)) for single in singles]
     memory[config.alone, ONE] = memory[1, ONE]
@@ -156,9 +156,9 @@ def run(config: Config) -> list[dict]:
         train, memory[num, ALL] = trainer(inner[ALL], LIFTED, *args)
         calls[num, ALL] = lambda train=train, args=args: train(*args)
         if 1 < jax.device_count() <= num:
-            mesh = ens.member_mesh()
-            some, own = ens.shard_members((some, own), mesh)
-            args = (some, (*ens.share((grid, linear), mesh), own))
+            mesh = ens.replica_mesh()
+            some, own = ens.shard_replicas((some, own), mesh)
+            args = (some, (*ens.replicate_on_devices((grid, linear), mesh), own))
             train, per_device = trainer(inner[ALL], LIFTED, *args)
             memory[num, SPREAD] = mesh.size * per_device
             calls[num, SPREAD] = lambda train=train, args=args: train(*args)
@@ -168,7 +168,7 @@ def run(config: Config) -> list[dict]:
                 found = measure(call, num * config.steps)
                 bar.update()
                 if index >= 0:
-                    rows.append({"round": index, "members": num, "how": how, **found, "bytes": memory[num, how]})
+                    rows.append({"round": index, "replicas": num, "how": how, **found, "bytes": memory[num, how]})
     return rows
 
 
@@ -176,8 +176,8 @@ def summarise(rows: list[dict]) -> list[dict[str, str]]:
     """Medians over rounds, with the range of the gain."""
     alone = {row["round"]: row for row in rows if row["how"] == ONE}
     table = []
-    for how, num in dict.fromkeys((row["how"], row["members"]) for row in rows):
-        mine = [row for row in rows if (row["how"], row["members"]) == (how, num)]
+    for how, num in dict.fromkeys((row["how"], row["replicas"]) for row in rows):
+        mine = [row for row in rows if (row["how"], row["replicas"]) == (how, num)]
         gains = {unit: [alone[row["round"]][unit] / row[unit] for row in mine] for unit in ("wall_ms", "cpu_ms")}
         energies = [row["energy_mj"] for row in mine]
         held = mine[0]["bytes"]
@@ -203,8 +203,8 @@ def _range(values: list[float]) -> str:
 def draw(path: Path, rows: list[dict]) -> None:
     """Time and memory per replica against the size of the ensemble."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    sizes = {how: sorted({row["members"] for row in rows if row["how"] == how}) for how in (ALL, SPREAD)}
-    pick = lambda num, how, name: [row[name] for row in rows if (row["members"], row["how"]) == (num, how)]
+    sizes = {how: sorted({row["replicas"] for row in rows if row["how"] == how}) for how in (ALL, SPREAD)}
+    pick = lambda num, how, name: [row[name] for row in rows if (row["replicas"], row["how"]) == (num, how)]
     alone = [row for row in rows if row["how"] == ONE]
     for name, label, colour in (("wall_ms", "wall time", "#0072B2"), ("cpu_ms", "CPU time", "#D55E00")):
         for how, style in ((ALL, "o-"), (SPREAD, "s--")):

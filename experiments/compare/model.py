@@ -10,7 +10,6 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 import hypergrad as hg
 from ensembles import MeanField, negative_elbo, predictive_log_probs
-from ensembles.variational import broadcast_prefix
 
 EVALUATION_ROWS = 5000
 EVALUATION_SAMPLES = 16
@@ -76,7 +75,9 @@ def validation(num_examples: int, batch: int, outer_batch: int) -> Criterion:
 
     def inner_loss(model, hparams, rows, key):
         weights = eqx.filter(model, eqx.is_inexact_array)
-        decay = jax.tree.map(lambda w, h: jnp.sum(w**2 * jnp.exp(-h)) / 2, weights, broadcast_prefix(hparams, weights))
+        decay = jax.tree.map(
+            lambda w, h: jnp.sum(w**2 * jnp.exp(-h)) / 2, weights, jax.tree.broadcast(hparams, weights)
+        )
         rows = some_rows(key, rows, batch)
         return -jnp.mean(log_likelihood(model, rows)) + sum(jax.tree.leaves(decay)) / num_examples
 

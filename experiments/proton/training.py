@@ -135,7 +135,7 @@ class Fit:
         layers = shapes(self.theory.inputs, self.theory.outputs, sizes.max_widths)
         replicate = lambda tree: jax.tree.map(lambda a: jnp.tile(a, (K, *[1] * (a.ndim - 1))), tree)
         self.own = replicate(
-            ens.init_members(lambda key: draw_own(key, layers, self.theory.outputs), jax.random.key(seed), R)
+            ens.init_replicas(lambda key: draw_own(key, layers, self.theory.outputs), jax.random.key(seed), R)
         )
         self.start = jax.tree.map(
             lambda a: jnp.tile(a, (K * R, *[1] * a.ndim)), unmoved(layers, float(preprocessing > 0))

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 import hypergrad as hg
-from ensembles import MeanField, init_members, kfold_masks, negative_elbo, replicate_loss
-from ensembles.variational import broadcast_prefix
+from ensembles import MeanField, init_replicas, kfold_masks, negative_elbo, replicate_loss
 
 from ..common.data import Rows
 from .settings import Setting
@@ -98,7 +97,7 @@ def cross_validation(setting: Setting, num_rows: int) -> Criterion:
     def inner(model, hparams, rows, key):
         chosen = some(key, rows, setting.batch)
         weights = eqx.filter(model, eqx.is_inexact_array)
-        prior = broadcast_prefix(in_training_units(setting, hparams), weights)
+        prior = jax.tree.broadcast(in_training_units(setting, hparams), weights)
         decay = jax.tree.map(lambda w, h: jnp.sum(w**2 * jnp.exp(-h)) / 2, weights, prior)
         seen = 1 - chosen.held
         fit = jnp.sum(seen * setting.log_likelihood(model, Rows(chosen.x, chosen.y))) / jnp.maximum(jnp.sum(seen), 1)
@@ -116,7 +115,7 @@ def cross_validation(setting: Setting, num_rows: int) -> Criterion:
         return Folded(rows.x, rows.y, held.astype(jnp.float32))
 
     return Criterion(
-        params=lambda key: init_members(setting.model, key, FOLDS),
+        params=lambda key: init_replicas(setting.model, key, FOLDS),
         data=data,
         inner_loss=replicate_loss(inner, axes),
         outer_loss=outer(setting.outer_batch),

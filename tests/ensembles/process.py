@@ -11,7 +11,7 @@ import optax
 import ensembles as ens
 import hypergrad as hg
 
-MEMBERS, POINTS, STEPS = 5, 8, 6
+REPLICAS, POINTS, STEPS = 5, 8, 6
 
 
 def loss(model, hparams, data, key):
@@ -33,30 +33,30 @@ def train(mesh=None):
     y, C = jnp.sin(x[:, 0]), 0.1 * jnp.eye(POINTS) + 0.02
     mask = jnp.arange(POINTS) < 5
     own = {
-        "members": ens.init_members(lambda key: eqx.nn.MLP(2, "scalar", 6, 1, jnp.tanh, key=key), keys[1], MEMBERS),
-        "y": ens.monte_carlo(keys[2], y, ens.cholesky(C), MEMBERS),
-        "mask": jnp.tile(mask, (MEMBERS, 1)),
+        "replicas": ens.init_replicas(lambda key: eqx.nn.MLP(2, "scalar", 6, 1, jnp.tanh, key=key), keys[1], REPLICAS),
+        "y": ens.monte_carlo(keys[2], y, ens.cholesky(C), REPLICAS),
+        "mask": jnp.tile(mask, (REPLICAS, 1)),
     }
     shared = {"x": x, "folds": ens.make_folds(~mask[None], y, C), "hparams": {"l2": jnp.asarray(-3.0)}, "key": keys[3]}
     if mesh is not None:
-        own, shared = ens.shard_members(own, mesh), ens.share(shared, mesh)
+        own, shared = ens.shard_replicas(own, mesh), ens.replicate_on_devices(shared, mesh)
     optimiser = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.05))
     problem = hg.BilevelProblem(
         ens.replicate_loss(loss, (None, 0, 0)),
-        ens.outer_loss(ens.mean_loss, predict, num=MEMBERS),
+        ens.outer_loss(ens.mean_loss, predict, num=REPLICAS),
         train=(shared["x"], own["y"], own["mask"]),
         valid=(shared["x"], shared["folds"]),
     )
     estimator = hg.Reverse(hg.OptaxSolver(ens.replicate_optimiser(optimiser), STEPS))
     search = hg.GradientSearch(estimator, optax.sgd(0.1))
-    state = search.init(problem, own["members"], shared["hparams"])
+    state = search.init(problem, own["replicas"], shared["hparams"])
     keep = lambda record: (record.value, record.hparams)
     state, history = hg.run(search, problem, state, key=shared["key"], budget=3 * STEPS, keep=keep)
     values, hparams = history.records
     models = state.best.params
     return {
-        "predictions": ens.gather(eqx.filter_jit(ens.map_members)(predict, models, None, shared["x"]), MEMBERS),
-        "weights": ens.gather(models.layers[0].weight, MEMBERS),
+        "predictions": ens.gather(eqx.filter_jit(ens.map_replicas)(predict, models, None, shared["x"]), REPLICAS),
+        "weights": ens.gather(models.layers[0].weight, REPLICAS),
         "values": values,
         "hparams": hparams["l2"],
     }
@@ -66,7 +66,7 @@ if __name__ == "__main__":
     port, process_id, out = sys.argv[1:]
     jax.config.update("jax_enable_x64", True)
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=int(process_id))
-    mesh = ens.member_mesh()
+    mesh = ens.replica_mesh()
     assert jax.process_count() == 2 and mesh.size == 4, (jax.process_count(), mesh)
     np.savez(out, **train(mesh))
     jax.distributed.shutdown()

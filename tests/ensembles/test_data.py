@@ -13,7 +13,7 @@ import ensembles as ens
 import hypergrad as hg
 
 KEY = jax.random.key(0)
-POINTS, FOLDS, MEMBERS = 12, 3, 5
+POINTS, FOLDS, REPLICAS = 12, 3, 5
 
 
 def test_monte_carlo_replicas_have_the_mean_and_covariance_of_the_data():
@@ -73,11 +73,11 @@ def test_splits_hold_out_their_fraction_of_every_group(seed, share):
 
 
 def test_folds_and_replicas_cross():
-    masks, replicas = ens.kfold_masks(KEY, POINTS, FOLDS), jax.random.normal(KEY, (MEMBERS, POINTS))
+    masks, replicas = ens.kfold_masks(KEY, POINTS, FOLDS), jax.random.normal(KEY, (REPLICAS, POINTS))
     all_masks, all_data = ens.cross(masks, replicas)
     masks_again, data_again = (ens.by_fold(each, FOLDS) for each in (all_masks, all_data))
     for k in range(FOLDS):
-        for r in range(MEMBERS):
+        for r in range(REPLICAS):
             np.testing.assert_array_equal(masks_again[k, r], masks[k])
             np.testing.assert_array_equal(data_again[k, r], replicas[r])
 
@@ -87,7 +87,7 @@ def folded(seed=0):
     random = np.random.default_rng(seed)
     A = random.normal(size=(POINTS, POINTS))
     C, data = A @ A.T + np.eye(POINTS), random.normal(size=POINTS) + 3
-    predictions = data + random.normal(size=(FOLDS, MEMBERS, POINTS))
+    predictions = data + random.normal(size=(FOLDS, REPLICAS, POINTS))
     masks = np.asarray(ens.kfold_masks(jax.random.key(seed), POINTS, FOLDS))
     return jnp.asarray(predictions), data, C, [np.flatnonzero(m) for m in masks], ens.make_folds(masks, data, C)
 
@@ -115,7 +115,7 @@ def test_criteria_are_their_formulas(seed):
         "fold_chi2": (ens.fold_chi2(predictions, folds), chi2),
         "fold_phi2": (ens.fold_phi2(predictions, folds), phi2),
         "L1": (ens.mean_loss(predictions, folds), np.mean(chi2)),
-        "L1 best": (ens.mean_loss(predictions, folds, best=0.6), np.mean(best)),
+        "L1 best": (ens.mean_loss(predictions, folds, best_fraction=0.6), np.mean(best)),
         "L2": (ens.worst_loss(predictions, folds), np.max(chi2)),
         "L3": (ens.spread_loss(predictions, folds), 1 / np.mean(phi2)),
         "full": (ens.full_covariance_loss(predictions, folds), np.mean(full)),
@@ -139,13 +139,13 @@ def test_failed_replicas_of_a_fold_count_for_nothing(criterion):
 
 
 def ridge_ensemble(criterion, num=None, drop_failed=False):
-    """Linear models by gradient descent with a penalty and per-point weights: K·R members, each without its fold."""
+    """Linear models by gradient descent with a penalty and per-point weights: K·R replicas, each without its fold."""
     keys = jax.random.split(KEY, 3)
     x = jax.random.normal(keys[0], (POINTS, 2))
     y = x @ jnp.array([1.0, -2.0]) + 0.5
     C = 0.3 * jnp.eye(POINTS) + 0.1
     masks = ens.kfold_masks(keys[1], POINTS, FOLDS)
-    held, targets = ens.cross(masks, ens.monte_carlo(keys[2], y, ens.cholesky(C), MEMBERS))
+    held, targets = ens.cross(masks, ens.monte_carlo(keys[2], y, ens.cholesky(C), REPLICAS))
 
     def inner(w, hparams, data, key):
         x, targets, held = data
@@ -165,10 +165,10 @@ def ridge_ensemble(criterion, num=None, drop_failed=False):
 @pytest.mark.row(1)
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_hypergradients_of_criteria_are_finite_differences(criterion):
-    """13 hyperparameters, through 15 members."""
+    """13 hyperparameters, through 15 replicas."""
     problem, hparams = ridge_ensemble(criterion)
     inner = hg.OptaxSolver(ens.replicate_optimiser(optax.sgd(0.2, 0.5)), 15)
-    start = jnp.zeros((FOLDS * MEMBERS, 2)) + jax.random.normal(KEY, (FOLDS * MEMBERS, 2))
+    start = jnp.zeros((FOLDS * REPLICAS, 2)) + jax.random.normal(KEY, (FOLDS * REPLICAS, 2))
     _, found = hg.value_and_hypergrad(problem, hg.Reverse(inner))(hparams, start, KEY)
     flat, unravel = jax.flatten_util.ravel_pytree(hparams)
     value = jax.jit(lambda flat: hg.evaluate(inner, problem, start, unravel(flat), KEY).value)
@@ -180,28 +180,28 @@ def test_hypergradients_of_criteria_are_finite_differences(criterion):
 @pytest.mark.row(13)
 def test_padding_and_failed_replicas_do_not_count_in_the_outer_loss():
     problem, hparams = ridge_ensemble(ens.mean_loss)
-    members = jax.random.normal(KEY, (FOLDS * MEMBERS, 2))
-    expected = problem.outer_loss(members, hparams, problem.valid, KEY)
-    padded = jnp.concatenate([members, jnp.full((3, 2), jnp.nan)])
-    outer = ridge_ensemble(ens.mean_loss, num=FOLDS * MEMBERS)[0].outer_loss
+    replicas = jax.random.normal(KEY, (FOLDS * REPLICAS, 2))
+    expected = problem.outer_loss(replicas, hparams, problem.valid, KEY)
+    padded = jnp.concatenate([replicas, jnp.full((3, 2), jnp.nan)])
+    outer = ridge_ensemble(ens.mean_loss, num=FOLDS * REPLICAS)[0].outer_loss
     np.testing.assert_allclose(outer(padded, hparams, problem.valid, KEY), expected, rtol=1e-12)
-    broken = members.at[4].set(jnp.nan)
+    broken = replicas.at[4].set(jnp.nan)
     assert np.isnan(problem.outer_loss(broken, hparams, problem.valid, KEY))
     robust = ridge_ensemble(ens.mean_loss, drop_failed=True)[0].outer_loss
     value, gradient = jax.value_and_grad(robust)(broken, hparams, problem.valid, KEY)
     first = problem.valid[1][0]
-    of_fold = ens.chi2((members[:4] @ problem.valid[0].T)[:, first.rows], first.data, first.factor)
-    whole = ens.fold_chi2(ens.by_fold(members @ problem.valid[0].T, FOLDS), problem.valid[1])
+    of_fold = ens.chi2((replicas[:4] @ problem.valid[0].T)[:, first.rows], first.data, first.factor)
+    whole = ens.fold_chi2(ens.by_fold(replicas @ problem.valid[0].T, FOLDS), problem.valid[1])
     np.testing.assert_allclose(value, (np.mean(of_fold) + whole[1] + whole[2]) / 3, rtol=1e-12)
     assert np.all(np.isfinite(gradient)) and np.all(gradient[4] == 0)
 
 
 def test_criteria_compile_once_and_take_equinox_models():
-    models = ens.init_members(lambda key: eqx.nn.MLP(2, "scalar", 4, 1, key=key), KEY, FOLDS * MEMBERS)
+    models = ens.init_replicas(lambda key: eqx.nn.MLP(2, "scalar", 4, 1, key=key), KEY, FOLDS * REPLICAS)
     problem, hparams = ridge_ensemble(ens.mean_loss)
     loss = ens.outer_loss(ens.mean_loss, lambda model, hparams, x: jax.vmap(model)(x))
     found = eqx.filter_jit(loss)(models, hparams, problem.valid, KEY)
-    one_by_one = jnp.stack([jax.vmap(ens.member(models, r))(problem.valid[0]) for r in range(FOLDS * MEMBERS)])
+    one_by_one = jnp.stack([jax.vmap(ens.replica(models, r))(problem.valid[0]) for r in range(FOLDS * REPLICAS)])
     np.testing.assert_allclose(found, ens.mean_loss(ens.by_fold(one_by_one, FOLDS), problem.valid[1]), rtol=1e-12)
 
 
@@ -261,7 +261,7 @@ def test_data_and_selection_refuse_bad_input_by_name():
         "strata must have shape": lambda: ens.kfold_masks(KEY, 4, 2, [0, 1]),
         r"fold_of_group leaves no row to fold \[1\]": lambda: ens.group_masks([0, 1], [0, 2]),
         r"fold_of_group leaves no row to fold \[0\]": lambda: ens.group_masks([0, 1], [-1, -1]),
-        "groups must be numbers from 0 to 1": lambda: ens.group_masks([0, 2], [0, 1]),
+        "groups must be indices from 0 to 1": lambda: ens.group_masks([0, 2], [0, 1]),
         "fraction must be": lambda: ens.holdout_masks(KEY, 10, 1.0, 2),
         "fraction 0.01 holds out 0 of 10": lambda: ens.holdout_masks(KEY, 10, 0.01, 2),
         "replicas must have shape": lambda: ens.cross(masks, jnp.ones((3, 4))),
@@ -271,12 +271,12 @@ def test_data_and_selection_refuse_bad_input_by_name():
         "not positive definite": lambda: ens.make_folds(masks, data, C - 1e3 * np.eye(POINTS)),
         r"predictions must have shape \(3, any, any\)": lambda: ens.mean_loss(predictions[:2], folds),
         "keep must have shape": lambda: ens.mean_loss(predictions, folds, jnp.ones(3)),
-        "one member a fold": lambda: ens.spread_loss(predictions[:, :1], folds),
+        "one replica a fold": lambda: ens.spread_loss(predictions[:, :1], folds),
         "losses: none of 2 trials": lambda: ens.one_sigma([np.nan, 4.0], [1, 1], threshold=3.0),
         "ranking must have shape": lambda: ens.one_sigma(LOSSES, RANKING[:2]),
         "needs replica_losses": lambda: ens.one_sigma(LOSSES, RANKING, sigma="replicas"),
         "sigma must be": lambda: ens.one_sigma(LOSSES, RANKING, sigma="both"),
-        "sets must be numbers from 0 to 2": lambda: ens.take_sets({"a": jnp.ones(3)}, [3]),
+        "sets must be indices from 0 to 2": lambda: ens.take_sets({"a": jnp.ones(3)}, [3]),
     }
     for message, call in refused.items():
         with pytest.raises(ValueError, match=message):

@@ -23,7 +23,7 @@ def make(key):
 
 
 def loss(model, hparams, data, key):
-    """Every member its own targets and mask, its own minibatch noise; inputs and penalty shared."""
+    """Every replica its own targets and mask, its own minibatch noise; inputs and penalty shared."""
     x, y, mask = data
     noisy = x + 0.1 * jax.random.normal(key, x.shape, x.dtype)
     misfit = jnp.sum(mask * (jax.vmap(model)(noisy) - y) ** 2) / jnp.sum(mask)
@@ -39,7 +39,7 @@ def setting(num, dtype=jnp.float64, key=0):
     y = jnp.sin(x[:, 0]) + 0.3 * jax.random.normal(keys[1], (num, 20), dtype)
     mask = jax.random.bernoulli(keys[2], 0.7, (num, 20)).astype(dtype)
     cast = lambda model: jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, model)
-    return ens.init_members(lambda key: cast(make(key)), keys[3], num), {"l2": jnp.asarray(-5.0, dtype)}, (x, y, mask)
+    return ens.init_replicas(lambda key: cast(make(key)), keys[3], num), {"l2": jnp.asarray(-5.0, dtype)}, (x, y, mask)
 
 
 def train(inner, training_loss, model, hparams, data, key):
@@ -48,42 +48,44 @@ def train(inner, training_loss, model, hparams, data, key):
     return eqx.filter_jit(inner.solve)(problem, hparams, state, key)[0].params
 
 
-def alone_after_training(members, hparams, data, key, r):
+def alone_after_training(replicas, hparams, data, key, r):
     x, y, mask = data
     own_key = lambda model, hparams, data, key: loss(model, hparams, data, jax.random.fold_in(key, r))
-    return train(ALONE, own_key, ens.member(members, r), hparams, (x, y[r], mask[r]), key)
+    return train(ALONE, own_key, ens.replica(replicas, r), hparams, (x, y[r], mask[r]), key)
 
 
 @pytest.mark.row(10)
 @pytest.mark.parametrize(("dtype", "limit"), [(jnp.float64, 1e-12), (jnp.float32, 1e-6)])
 def test_trained_together_is_trained_alone(dtype, limit):
-    members, hparams, data = setting(5, dtype)
+    replicas, hparams, data = setting(5, dtype)
     key = jax.random.key(1)
-    together = train(TOGETHER, LIFTED, members, hparams, data, key)
-    assert relative_error(arrays(together), arrays(members)) > 0.05
+    together = train(TOGETHER, LIFTED, replicas, hparams, data, key)
+    assert relative_error(arrays(together), arrays(replicas)) > 0.05
     for r in range(5):
-        one = alone_after_training(members, hparams, data, key, r)
-        assert relative_error(arrays(ens.member(together, r)), arrays(one)) <= limit
+        one = alone_after_training(replicas, hparams, data, key, r)
+        assert relative_error(arrays(ens.replica(together, r)), arrays(one)) <= limit
 
 
 def test_an_optimiser_that_couples_replicas_is_caught():
-    members, hparams, data = setting(3)
+    replicas, hparams, data = setting(3)
     key = jax.random.key(1)
-    coupled = train(ALONE, LIFTED, members, hparams, data, key)
-    one = alone_after_training(members, hparams, data, key, 0)
-    assert relative_error(arrays(ens.member(coupled, 0)), arrays(one)) > 1e-3
+    coupled = train(ALONE, LIFTED, replicas, hparams, data, key)
+    one = alone_after_training(replicas, hparams, data, key, 0)
+    assert relative_error(arrays(ens.replica(coupled, 0)), arrays(one)) > 1e-3
 
 
 @pytest.mark.row(8)
 @given(order=st.permutations(range(4)))
 def test_permuting_replicas_permutes_the_result(order):
-    members, hparams, (x, y, mask) = setting(4)
+    replicas, hparams, (x, y, mask) = setting(4)
     order = np.array(order)
     quiet = ens.replicate_loss(lambda *args: loss(*args[:3], jax.random.key(0)), data_axes=(None, 0, 0))
     take = lambda tree: jax.tree.map(lambda a: a[order] if eqx.is_array(a) else a, tree)
-    value = lambda members, y, mask: eqx.filter_value_and_grad(quiet)(members, hparams, (x, y, mask), jax.random.key(0))
-    total, gradient = value(members, y, mask)
-    total_permuted, gradient_permuted = value(take(members), y[order], mask[order])
+    value = lambda replicas, y, mask: eqx.filter_value_and_grad(quiet)(
+        replicas, hparams, (x, y, mask), jax.random.key(0)
+    )
+    total, gradient = value(replicas, y, mask)
+    total_permuted, gradient_permuted = value(take(replicas), y[order], mask[order])
     np.testing.assert_allclose(total_permuted, total, rtol=1e-12)
     assert relative_error(arrays(gradient_permuted), arrays(take(gradient))) < 1e-12
 
@@ -100,19 +102,19 @@ INNER = {
 
 @pytest.mark.parametrize("name", INNER)
 def test_hypergradient_of_a_sum_over_members_is_the_sum_of_theirs(name):
-    members, hparams, (x, y, mask) = setting(3)
+    replicas, hparams, (x, y, mask) = setting(3)
     plain = optax.sgd(0.05, 0.9)
     outer = lambda model, hparams, data, key: jnp.mean((jax.vmap(model)(data[0]) - data[1]) ** 2)
     problem = hg.BilevelProblem(
         ens.replicate_loss(still, (None, 0, 0)), ens.replicate_loss(outer, (None, 0)), (x, y, mask), (x[:7], y[:, :7])
     )
     estimator = INNER[name](hg.OptaxSolver(ens.replicate_optimiser(plain), STEPS))
-    value, total = hg.value_and_hypergrad(problem, estimator)(hparams, members, jax.random.key(1))
+    value, total = hg.value_and_hypergrad(problem, estimator)(hparams, replicas, jax.random.key(1))
     parts = []
     for r in range(3):
         problem = hg.BilevelProblem(still, outer, (x, y[r], mask[r]), (x[:7], y[r, :7]))
         one = hg.value_and_hypergrad(problem, INNER[name](hg.OptaxSolver(plain, STEPS)))
-        parts.append(one(hparams, ens.member(members, r), jax.random.key(1)))
+        parts.append(one(hparams, ens.replica(replicas, r), jax.random.key(1)))
     np.testing.assert_allclose(value, sum(v for v, _ in parts), rtol=1e-12)
     np.testing.assert_allclose(total["l2"], sum(h["l2"] for _, h in parts), rtol=1e-9)
 
@@ -125,33 +127,33 @@ def still(model, hparams, data, key):
 
 
 def test_every_replica_has_its_own_hyperparameters_and_optimiser():
-    members, _, data = setting(3)
+    replicas, _, data = setting(3)
     hparams = {"l2": jnp.array([-6.0, -2.0, 0.0])}
     rates = jnp.array([0.01, 0.03, 0.1])
     lifted = ens.replicate_loss(loss, (None, 0, 0), hparams_axes=0)
     inner = hg.OptaxSolver(ens.replicate_optimiser(optax.adam, rates), STEPS)
     key = jax.random.key(1)
-    together = train(inner, lifted, members, hparams, data, key)
+    together = train(inner, lifted, replicas, hparams, data, key)
     x, y, mask = data
     for r in range(3):
         own_key = lambda model, h, data, key, r=r: loss(model, h, data, jax.random.fold_in(key, r))
         alone = hg.OptaxSolver(optax.adam(rates[r]), STEPS)
         own = {"l2": hparams["l2"][r]}
-        one = train(alone, own_key, ens.member(members, r), own, (x, y[r], mask[r]), key)
-        assert relative_error(arrays(ens.member(together, r)), arrays(one)) <= 1e-12
+        one = train(alone, own_key, ens.replica(replicas, r), own, (x, y[r], mask[r]), key)
+        assert relative_error(arrays(ens.replica(together, r)), arrays(one)) <= 1e-12
 
 
 def test_replicas_do_not_depend_on_how_many_there_are():
-    few, many = (ens.init_members(make, jax.random.key(0), num) for num in (2, 5))
+    few, many = (ens.init_replicas(make, jax.random.key(0), num) for num in (2, 5))
     assert relative_error(arrays(few), arrays(jax.tree.map(lambda a: a[:2], arrays(many)))) == 0
-    one = make(ens.member_keys(jax.random.key(0), 5)[3])
-    assert relative_error(arrays(ens.member(many, 3)), arrays(one)) == 0
-    assert ens.member(many, 3)(jnp.ones(2)).shape == ()
+    one = make(ens.replica_keys(jax.random.key(0), 5)[3])
+    assert relative_error(arrays(ens.replica(many, 3)), arrays(one)) == 0
+    assert ens.replica(many, 3)(jnp.ones(2)).shape == ()
 
 
 @pytest.mark.row(16)
 def test_one_trace_serves_any_data():
-    members, hparams, (x, y, mask) = setting(3)
+    replicas, hparams, (x, y, mask) = setting(3)
     traces = []
 
     def counted(*args):
@@ -160,30 +162,30 @@ def test_one_trace_serves_any_data():
 
     lifted = eqx.filter_jit(ens.replicate_loss(counted, (None, 0, 0)))
     for changed in (mask, 1 - mask, jnp.ones_like(mask)):
-        lifted(members, hparams, (x, y, changed), jax.random.key(0))
+        lifted(replicas, hparams, (x, y, changed), jax.random.key(0))
     assert len(traces) == 1
 
 
 @pytest.mark.row(20)
 def test_failed_replicas_are_found_and_do_not_touch_others():
-    members, hparams, (x, y, mask) = setting(3)
+    replicas, hparams, (x, y, mask) = setting(3)
     key = jax.random.key(1)
-    clean = train(TOGETHER, LIFTED, members, hparams, (x, y, mask), key)
-    broken = eqx.tree_at(lambda m: m.layers[0].bias, members, members.layers[0].bias.at[1, 0].set(1e200))
+    clean = train(TOGETHER, LIFTED, replicas, hparams, (x, y, mask), key)
+    broken = eqx.tree_at(lambda m: m.layers[0].bias, replicas, replicas.layers[0].bias.at[1, 0].set(1e200))
     late = lambda model, hparams, data, key: loss(model, hparams, data, key) * jnp.exp(model.layers[0].bias[0])
     after = train(TOGETHER, ens.replicate_loss(late, (None, 0, 0)), broken, hparams, (x, y, mask), key)
     assert ens.is_finite(after).tolist() == [True, False, True]
-    whole = train(TOGETHER, ens.replicate_loss(late, (None, 0, 0)), members, hparams, (x, y, mask), key)
+    whole = train(TOGETHER, ens.replicate_loss(late, (None, 0, 0)), replicas, hparams, (x, y, mask), key)
     for r in (0, 2):
-        assert relative_error(arrays(ens.member(after, r)), arrays(ens.member(whole, r))) <= 1e-12
+        assert relative_error(arrays(ens.replica(after, r)), arrays(ens.replica(whole, r))) <= 1e-12
     assert ens.is_finite(clean).all()
 
 
 def test_lifting_refuses_bad_input_by_name():
     _, hparams, data = setting(3)
-    with pytest.raises(ValueError, match="num must be a whole number"):
-        ens.init_members(make, jax.random.key(0), 0)
-    with pytest.raises(ValueError, match=r"members\['b'\]"):
+    with pytest.raises(ValueError, match="num must be an integer"):
+        ens.init_replicas(make, jax.random.key(0), 0)
+    with pytest.raises(ValueError, match=r"replicas\['b'\]"):
         LIFTED({"a": jnp.ones((3, 2)), "b": jnp.ones(2)}, hparams, data, jax.random.key(0))
     with pytest.raises(ValueError, match="no arrays"):
         ens.is_finite({"a": "text"})

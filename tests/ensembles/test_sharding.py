@@ -1,4 +1,4 @@
-"""Law 12: members over devices and processes, padded, are members on one."""
+"""Law 12: replicas over devices and processes, padded, are replicas on one."""
 
 import os
 import socket
@@ -35,9 +35,9 @@ def check(found, alone):
 
 @pytest.mark.row(12)
 def test_replicas_over_four_devices_are_those_on_one(alone):
-    mesh = ens.member_mesh()
+    mesh = ens.replica_mesh()
     assert mesh.size == 4 and mesh.axis_types == (AxisType.Auto,)
-    check(training_process.train(mesh), alone)  # 5 members on 4 devices: padded
+    check(training_process.train(mesh), alone)  # 5 replicas on 4 devices: padded
 
 
 @pytest.mark.slow
@@ -72,35 +72,35 @@ def test_replicas_over_two_processes_are_those_on_one(alone, tmp_path):
 
 def tree(num=5):
     return {
-        "model": ens.init_members(lambda key: eqx.nn.MLP(2, 1, 3, 1, key=key), jax.random.key(0), num),
-        "keys": ens.member_keys(jax.random.key(1), num),
+        "model": ens.init_replicas(lambda key: eqx.nn.MLP(2, 1, 3, 1, key=key), jax.random.key(0), num),
+        "keys": ens.replica_keys(jax.random.key(1), num),
         "counts": np.arange(num),
         "name": "text",
     }
 
 
 def test_every_array_is_spread_and_comes_back():
-    mesh = ens.member_mesh()
-    spread = ens.shard_members(tree(), mesh)
+    mesh = ens.replica_mesh()
+    spread = ens.shard_replicas(tree(), mesh)
     for leaf in jax.tree.leaves(eqx.filter(spread, eqx.is_array)):
         assert leaf.shape[0] == 8
         assert {shard.data.shape[0] for shard in leaf.addressable_shards} == {2}
         assert len(leaf.sharding.device_set) == 4
     assert spread["counts"].tolist() == [0, 1, 2, 3, 4, 4, 4, 4]
     np.testing.assert_array_equal(
-        jax.random.key_data(spread["keys"])[:5], jax.random.key_data(ens.member_keys(jax.random.key(1), 5))
+        jax.random.key_data(spread["keys"])[:5], jax.random.key_data(ens.replica_keys(jax.random.key(1), 5))
     )
     back = ens.gather({"model": spread["model"], "counts": spread["counts"]}, 5)
     np.testing.assert_array_equal(back["model"].layers[0].weight, tree()["model"].layers[0].weight)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(eqx.filter(back, eqx.is_array)))
-    for leaf in jax.tree.leaves(eqx.filter(ens.share(tree(), mesh), eqx.is_array)):
+    for leaf in jax.tree.leaves(eqx.filter(ens.replicate_on_devices(tree(), mesh), eqx.is_array)):
         assert leaf.sharding.is_fully_replicated and len(leaf.sharding.device_set) == 4
 
 
 def test_training_stays_spread():
     """Nothing is collected on one device behind the user's back."""
-    mesh = ens.member_mesh()
-    spread = ens.shard_members(jnp.ones((8, 3)), mesh)
+    mesh = ens.replica_mesh()
+    spread = ens.shard_replicas(jnp.ones((8, 3)), mesh)
     step = jax.jit(lambda w: w - 0.1 * jax.grad(lambda w: jnp.sum(jax.vmap(lambda w: jnp.sum(w**4))(w)))(w))
     assert {shard.data.shape for shard in step(spread).addressable_shards} == {(2, 3)}
     assert "all-gather" not in step.lower(spread).compile().as_text()
@@ -108,23 +108,23 @@ def test_training_stays_spread():
 
 @pytest.mark.row(13)
 def test_padded_ensembles_are_unpadded_ones():
-    padded = ens.pad_members({"a": jnp.arange(3)}, 4)
+    padded = ens.pad_replicas({"a": jnp.arange(3)}, 4)
     assert padded["a"].tolist() == [0, 1, 2, 2]
     assert ens.unpad(padded, 3)["a"].tolist() == [0, 1, 2]
-    assert ens.pad_members({"a": jnp.arange(4)}, 4)["a"].tolist() == [0, 1, 2, 3]
+    assert ens.pad_replicas({"a": jnp.arange(4)}, 4)["a"].tolist() == [0, 1, 2, 3]
 
 
 def test_chunks_of_spread_replicas_change_nothing():
-    members = jnp.arange(8.0)
-    expected = ens.chunked(jnp.sin, 8)(members)
+    replicas = jnp.arange(8.0)
+    expected = ens.chunked(jnp.sin, 8)(replicas)
     for chunk in (1, 3, "auto"):
-        assert_close(ens.chunked(jnp.sin, chunk)(ens.shard_members(members, ens.member_mesh())), expected)
+        assert_close(ens.chunked(jnp.sin, chunk)(ens.shard_replicas(replicas, ens.replica_mesh())), expected)
 
 
 def test_sharding_refuses_bad_input_by_name():
     with pytest.raises(ValueError, match="multiple must be"):
-        ens.pad_members(jnp.ones(3), 0)
-    with pytest.raises(ValueError, match="num must be from 1 to the 3 members"):
+        ens.pad_replicas(jnp.ones(3), 0)
+    with pytest.raises(ValueError, match="num must be from 1 to the 3 replicas"):
         ens.unpad(jnp.ones(3), 4)
     with pytest.raises(ValueError, match="same leading axis"):
-        ens.shard_members((jnp.ones(3), jnp.ones(2)), ens.member_mesh())
+        ens.shard_replicas((jnp.ones(3), jnp.ones(2)), ens.replica_mesh())

@@ -13,7 +13,7 @@ import ensembles as ens
 LIMIT = 1e-10
 
 
-def case(seed, members=7, points=9):
+def case(seed, replicas=7, points=9):
     """Predictions, data, covariance, its factor; correlated, of unequal sizes."""
     random = np.random.default_rng(seed)
     C = ens.covariance(
@@ -23,7 +23,7 @@ def case(seed, members=7, points=9):
         random.normal(size=points),
     )
     data = random.normal(size=points) + 3
-    T = data + random.normal(size=(members, points)) * random.uniform(0.1, 2)
+    T = data + random.normal(size=(replicas, points)) * random.uniform(0.1, 2)
     return jnp.asarray(T), jnp.asarray(data), C, ens.cholesky(C)
 
 
@@ -32,11 +32,11 @@ def by_hand(T, D, C):
     return (T - D) @ np.linalg.inv(C) @ (T - D) / len(D)
 
 
-seeds = given(seed=st.integers(0, 2**16), members=st.sampled_from([2, 7]))
+seeds = given(seed=st.integers(0, 2**16), replicas=st.sampled_from([2, 7]))
 
 
 @seeds
-def test_the_covariance_is_its_formula_entry_by_entry(seed, members):
+def test_the_covariance_is_its_formula_entry_by_entry(seed, replicas):
     random = np.random.default_rng(seed)
     u, A, M, t = random.uniform(1, 2, 4), random.normal(size=(4, 3)), random.normal(size=(4, 2)), random.normal(size=4)
     expected = [
@@ -65,16 +65,16 @@ def test_t0_removes_the_bias_towards_low_values():
 
 
 @seeds
-def test_chi2_is_its_formula(seed, members):
-    T, D, C, L = case(seed, members)
+def test_chi2_is_its_formula(seed, replicas):
+    T, D, C, L = case(seed, replicas)
     expected = [by_hand(t, D, C) for t in np.asarray(T)]
     np.testing.assert_allclose(ens.chi2(T, D, L), expected, rtol=LIMIT)
     np.testing.assert_allclose(ens.chi2(T[0], D, L), expected[0], rtol=LIMIT)
     np.testing.assert_allclose(ens.chi2(T[None], D, L), [expected], rtol=LIMIT)
     np.testing.assert_allclose(ens.mean_chi2(T, D, L), np.mean(expected), rtol=LIMIT)
     for best in (0.9, 0.5):
-        number = int(np.ceil(round(best * members, 6)))
-        found = ens.mean_chi2(T, D, L, best=best)
+        number = int(np.ceil(round(best * replicas, 6)))
+        found = ens.mean_chi2(T, D, L, best_fraction=best)
         np.testing.assert_allclose(found, np.mean(np.sort(expected)[:number]), rtol=LIMIT)
 
 
@@ -85,8 +85,8 @@ def test_the_best_fraction_is_rounded_up_without_rounding_errors(fraction, numbe
 
 
 @seeds
-def test_phi2_is_a_difference_of_chi2_and_a_trace(seed, members):
-    T, D, C, L = case(seed, members)
+def test_phi2_is_a_difference_of_chi2_and_a_trace(seed, replicas):
+    T, D, C, L = case(seed, replicas)
     found = ens.phi2(T, L)
     difference = np.mean([by_hand(t, D, C) for t in np.asarray(T)]) - by_hand(np.mean(T, 0), D, C)
     trace = np.trace(np.linalg.inv(C) @ np.cov(T, rowvar=False, ddof=0)) / len(D)
@@ -94,11 +94,11 @@ def test_phi2_is_a_difference_of_chi2_and_a_trace(seed, members):
     np.testing.assert_allclose(found, trace, rtol=LIMIT)
 
 
-@given(seed=st.integers(0, 2**16), members=st.sampled_from([1, 2, 5, 30]))
-def test_the_spread_counts_as_an_error(seed, members):
-    """Fewer members than points and more."""
-    T, D, C, L = case(seed, members)
-    spread = np.cov(T, rowvar=False, ddof=1) if members > 1 else 0
+@given(seed=st.integers(0, 2**16), replicas=st.sampled_from([1, 2, 5, 30]))
+def test_the_spread_counts_as_an_error(seed, replicas):
+    """Fewer replicas than points and more."""
+    T, D, C, L = case(seed, replicas)
+    spread = np.cov(T, rowvar=False, ddof=1) if replicas > 1 else 0
     whole, mean = np.asarray(C) + spread, np.mean(T, 0)
     chi2 = by_hand(mean, np.asarray(D), whole)
     np.testing.assert_allclose(ens.ensemble_chi2(T, D, L), chi2, rtol=LIMIT)
@@ -109,9 +109,9 @@ def test_the_spread_counts_as_an_error(seed, members):
         np.testing.assert_allclose(found, expected, rtol=LIMIT, atol=LIMIT)
 
 
-@given(seed=st.integers(0, 2**16), members=st.sampled_from([2, 7]), count=st.sampled_from([1, 5, 9]))
-def test_masked_points_count_for_nothing(seed, members, count):
-    T, D, C, _ = case(seed, members)
+@given(seed=st.integers(0, 2**16), replicas=st.sampled_from([2, 7]), count=st.sampled_from([1, 5, 9]))
+def test_masked_points_count_for_nothing(seed, replicas, count):
+    T, D, C, _ = case(seed, replicas)
     mask = np.random.default_rng(seed).permutation(9) < count
     masked = ens.cholesky(ens.mask_covariance(C, mask))
     part = (T[:, mask], D[mask], ens.cholesky(np.asarray(C)[np.ix_(mask, mask)]))
@@ -127,7 +127,7 @@ def test_masked_points_count_for_nothing(seed, members, count):
 
 OF_MEMBERS = {
     "mean_chi2": lambda T, D, L, keep: ens.mean_chi2(T, D, L, keep=keep),
-    "best": lambda T, D, L, keep: ens.mean_chi2(T, D, L, keep=keep, best=0.6),
+    "best": lambda T, D, L, keep: ens.mean_chi2(T, D, L, keep=keep, best_fraction=0.6),
     "phi2": lambda T, D, L, keep: ens.phi2(T, L, keep=keep),
     "ensemble_chi2": lambda T, D, L, keep: ens.ensemble_chi2(T, D, L, keep=keep),
     "log_probability": lambda T, D, L, keep: ens.negative_log_probability(T, D, L, keep=keep),
@@ -177,8 +177,8 @@ def test_gradients_are_finite_differences(name):
 
 
 @seeds
-def test_bias_and_variance_add_up(seed, members):
-    T, D, _, L = case(seed, members)
+def test_bias_and_variance_add_up(seed, replicas):
+    T, D, _, L = case(seed, replicas)
     parts = ens.bias_variance(T, D, L)
     np.testing.assert_allclose(parts.total, ens.mean_chi2(T, D, L), rtol=LIMIT)
     squared = ens.bias_variance(T, D)
@@ -218,12 +218,12 @@ def test_whitened_residuals_of_the_right_covariance_have_unit_variance():
 
 @pytest.mark.row(25)
 def test_one_replica_has_no_spread():
-    T, D, _, L = case(1, members=1)
+    T, D, _, L = case(1, replicas=1)
     assert ens.phi2(T, L) == 0
     np.testing.assert_allclose(ens.ensemble_chi2(T, D, L), ens.chi2(T[0], D, L), rtol=LIMIT)
-    with pytest.raises(ValueError, match="predictions holds one member"):
+    with pytest.raises(ValueError, match="predictions holds one replica"):
         ens.coverage(T, D, 0.5)
-    with pytest.raises(ValueError, match="predictions holds one member"):
+    with pytest.raises(ValueError, match="predictions holds one replica"):
         ens.bootstrap_error(jax.random.key(0), jnp.mean, T)
 
 
@@ -241,8 +241,8 @@ def test_statistics_refuse_bad_input_by_name():
         "mask leaves no point": lambda: ens.chi2(T, D, L, jnp.zeros(9)),
         "factor is not that of mask_covariance": lambda: ens.chi2(T, D, L, jnp.arange(9) < 5),
         r"keep must have shape": lambda: ens.phi2(T, L, keep=jnp.ones(3)),
-        "keep leaves no member": lambda: ens.phi2(T, L, keep=jnp.zeros(7)),
-        "best must be above 0": lambda: ens.mean_chi2(T, D, L, best=0.0),
+        "keep leaves no replica": lambda: ens.phi2(T, L, keep=jnp.zeros(7)),
+        "best_fraction must be above 0": lambda: ens.mean_chi2(T, D, L, best_fraction=0.0),
         "levels": lambda: ens.coverage(T, D, 1.5),
         "num must be": lambda: ens.bootstrap_error(jax.random.key(0), jnp.mean, T, num=1),
         "uncorrelated": lambda: ens.covariance(C, C, C, D),

@@ -16,7 +16,7 @@ RATE = 0.1
 
 
 def train_loss(w, hparams, data, key):
-    """One weight drawn to the target of its member."""
+    """One weight drawn to the target of its replica."""
     return (w - data) ** 2 * hparams
 
 
@@ -47,7 +47,7 @@ def path(steps=60, targets=(1.0, 2.0, 3.0)):
 
 
 def test_at_the_last_update_all_are_put_back_to_their_best():
-    valid = lambda w: (w - 1.5) ** 2  # never reached by the first member, passed by the others
+    valid = lambda w: (w - 1.5) ** 2  # never reached by the first replica, passed by the others
     plain = ens.replicate_optimiser(optax.sgd(RATE, 0.5))
     inner = hg.OptaxSolver(ens.early_stopping(plain, valid, 100, max_updates=20), 20)
     problem, hparams = parabolas([1.0, 2.0, 3.0]), jnp.asarray(1.0)
@@ -83,8 +83,8 @@ def test_replicas_that_improve_train_to_the_end():
     np.testing.assert_allclose(weights, path()[5], rtol=1e-12)
     assert not state.stopped.any()
     np.testing.assert_allclose(state.best, path()[4], rtol=1e-12)
-    np.testing.assert_array_equal(ens.best_members(state, weights, lambda w: -w), weights)
-    np.testing.assert_array_equal(ens.best_members(state, weights, lambda w: w), state.best)
+    np.testing.assert_array_equal(ens.best_replicas(state, weights, lambda w: -w), weights)
+    np.testing.assert_array_equal(ens.best_replicas(state, weights, lambda w: w), state.best)
 
 
 @pytest.mark.row(16)
@@ -122,7 +122,7 @@ def test_an_update_that_is_not_finite_never_reaches_the_weights():
 
 
 def test_hypergradients_pass_through_stopping():
-    """λ scales the loss; at the best step of each member by hand, central differences elsewhere."""
+    """λ scales the loss; at the best step of each replica by hand, central differences elsewhere."""
     valid = lambda w: (w - jnp.array([0.45, 1.55, 2.95])) ** 2
     inner = hg.OptaxSolver(ens.early_stopping(ens.replicate_optimiser(optax.sgd(RATE, 0.5)), valid, 3), 12)
     problem = hg.BilevelProblem(
@@ -140,42 +140,42 @@ def test_models_stopped_on_their_own_rows_are_those_trained_alone():
     x = jnp.linspace(-1, 1, 24)
     targets = jnp.sin(3 * x) + 0.5 * jax.random.normal(KEY, (4, 24))
     held_out = ens.holdout_masks(KEY, 24, 0.4, 4)
-    models = ens.init_members(lambda key: eqx.nn.MLP("scalar", "scalar", 12, 1, jnp.tanh, key=key), KEY, 4)
+    models = ens.init_replicas(lambda key: eqx.nn.MLP("scalar", "scalar", 12, 1, jnp.tanh, key=key), KEY, 4)
 
     def misfit(model, hparams, data, key):
         y, mask = data
         return jnp.sum(mask * (jax.vmap(model)(x) - y) ** 2) / jnp.sum(mask)
 
-    def trained(members, y, held):
-        rest = eqx.filter(members, eqx.is_inexact_array, inverse=True)
+    def trained(replicas, y, held):
+        rest = eqx.filter(replicas, eqx.is_inexact_array, inverse=True)
         one = eqx.filter_vmap(misfit, in_axes=(eqx.if_array(0), None, 0, None))
         valid = lambda weights: one(eqx.combine(weights, rest), None, (y, held), None)
         plain = ens.replicate_optimiser(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.05)))
         inner = hg.OptaxSolver(ens.early_stopping(plain, valid, 15), 150)
         lifted = ens.replicate_loss(misfit, 0)
         problem = hg.BilevelProblem(lifted, lifted, (y, ~held), (y, held))
-        state, _ = inner.solve(problem, jnp.zeros(1), inner.init(problem, members, jnp.zeros(1)), KEY)
+        state, _ = inner.solve(problem, jnp.zeros(1), inner.init(problem, replicas, jnp.zeros(1)), KEY)
         return eqx.filter(state.params, eqx.is_inexact_array), state.solver.internal_state
 
     together, state = trained(models, targets, held_out)
     assert state.stopped.all() and len(np.unique(state.best_step)) > 1
     one = jax.tree.map(lambda leaf: leaf[2:3] if eqx.is_array(leaf) else leaf, models)
     alone, _ = trained(one, targets[2:3], held_out[2:3])
-    assert relative_error(ens.member(together, 2), ens.member(alone, 0)) < 1e-12
+    assert relative_error(ens.replica(together, 2), ens.replica(alone, 0)) < 1e-12
 
 
 def test_early_stopping_refuses_bad_options_by_name():
     plain = ens.replicate_optimiser(optax.adam(0.1))
     with pytest.raises(ValueError, match="patience"):
         ens.early_stopping(plain, lambda w: w, 0)
-    with pytest.raises(ValueError, match="valid_losses must return one loss per member"):
+    with pytest.raises(ValueError, match="valid_losses must return one loss per replica"):
         ens.early_stopping(plain, jnp.sum, 3).init(jnp.ones(3))
     with pytest.raises(ValueError, match="state of optimiser"):
         ens.early_stopping(optax.adam(0.1), lambda w: w, 3).init(jnp.ones(3))
 
 
 def fit(model, x, y):
-    """A whole training run of one member."""
+    """A whole training run of one replica."""
     weights, rest = eqx.partition(model, eqx.is_inexact_array)
     loss = lambda w: jnp.mean((jax.vmap(eqx.combine(w, rest))(x) - y) ** 2)
     step = lambda w, _: (jax.tree.map(lambda w, g: w - 0.1 * g, w, jax.grad(loss)(w)), None)
@@ -184,22 +184,22 @@ def fit(model, x, y):
 
 
 def many(num=7):
-    members = ens.init_members(lambda key: eqx.nn.MLP(2, "scalar", 16, 1, key=key), KEY, num)
-    return members, jax.random.normal(KEY, (num, 30, 2)), jax.random.normal(KEY, (num, 30))
+    replicas = ens.init_replicas(lambda key: eqx.nn.MLP(2, "scalar", 16, 1, key=key), KEY, num)
+    return replicas, jax.random.normal(KEY, (num, 30, 2)), jax.random.normal(KEY, (num, 30))
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100, None, "auto"])
 def test_chunk_size_changes_nothing(chunk):
     stacked = many()
     alone = eqx.filter_jit(fit)
-    expected = [alone(*(ens.member(each, r) for each in stacked)) for r in range(7)]
+    expected = [alone(*(ens.replica(each, r) for each in stacked)) for r in range(7)]
     weights, losses = (
         eqx.filter_jit(ens.chunked(fit, chunk))(*stacked)
         if isinstance(chunk, int)
         else ens.chunked(fit, chunk)(*stacked)
     )
     for r, (one, loss) in enumerate(expected):
-        assert relative_error(ens.member(weights, r), one) <= 1e-12
+        assert relative_error(ens.replica(weights, r), one) <= 1e-12
         np.testing.assert_allclose(losses[r], loss, rtol=1e-12)
 
 
@@ -212,7 +212,7 @@ def test_what_does_not_fit_is_refused_or_divided():
         sizes.append(None)
         return fit(model, x, y)
 
-    with pytest.raises(MemoryError, match=r'64 members need about [\d.]+ MB, 0.1 MB are free; chunk="auto"'):
+    with pytest.raises(MemoryError, match=r'64 replicas need about [\d.]+ MB, 0.1 MB are free; chunk="auto"'):
         ens.chunked(fit, memory=1e5)(*stacked)
     auto = ens.chunked(seen, "auto", memory=2e5)
     _, losses = auto(*stacked)
@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_refused_or_divided():
     traced = len(sizes)
     auto(*stacked)
     assert traced > 1 and len(sizes) == traced  # smaller sizes were tried, once
-    with pytest.raises(MemoryError, match=r"one member at a time need"):
+    with pytest.raises(MemoryError, match=r"one replica at a time need"):
         ens.chunked(fit, "auto", memory=10)(*stacked)
 
 

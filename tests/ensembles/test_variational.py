@@ -147,8 +147,8 @@ def test_prediction_averages_probabilities():
     x, key = jax.random.normal(jax.random.key(1), (6, 3)), jax.random.key(2)
     log_probs = lambda model: jax.nn.log_softmax(jax.vmap(model)(x))
     averaged = predictive_log_probs(posterior, log_probs, key, 16)
-    members = [jnp.exp(log_probs(posterior.sample(k))) for k in jax.random.split(key, 16)]
-    np.testing.assert_allclose(jnp.exp(averaged), sum(members) / 16, rtol=1e-12)
+    replicas = [jnp.exp(log_probs(posterior.sample(k))) for k in jax.random.split(key, 16)]
+    np.testing.assert_allclose(jnp.exp(averaged), sum(replicas) / 16, rtol=1e-12)
 
 
 def test_a_model_without_weights_is_refused():

@@ -30,7 +30,7 @@ def as_users_run_it():
 @pytest.mark.slow
 def test_what_is_written(tmp_path, capsys):
     summary = main(Config(out=tmp_path, **SMALL))
-    assert {(run["members"], run["how"], run["round"]) for run in summary["runs"]} == {
+    assert {(run["replicas"], run["how"], run["round"]) for run in summary["runs"]} == {
         (num, how, index) for num, how in ((2, ONE), (6, ALL), (6, SPREAD)) for index in (0, 1)
     }
     written = json.loads((tmp_path / "summary.json").read_text())
@@ -38,7 +38,7 @@ def test_what_is_written(tmp_path, capsys):
     with open(tmp_path / "history.csv") as file:
         assert len(list(csv.DictReader(file))) == len(written["runs"]) == 6
     assert (tmp_path / "ensembles.png").stat().st_size > 5000
-    held = {(run["members"], run["how"]): run["bytes"] for run in written["runs"]}
+    held = {(run["replicas"], run["how"]): run["bytes"] for run in written["runs"]}
     assert 0 < held[6, ALL] < 6 * held[2, ONE]  # what is shared is held once
     assert held[6, ALL] < held[6, SPREAD]  # once per device
     assert all(run["wall_ms"] > 0 for run in written["runs"])
@@ -54,17 +54,17 @@ def test_both_programs_are_the_same_training():
     shape = [layer.weight.shape for layer in together.layers]
     assert shape == [(3, 25, 2), (3, 20, 25), (3, 8, 20)]
     arrays = lambda tree: eqx.filter(tree, eqx.is_inexact_array)
-    singles = [(ens.member(models, r), (grid, linear, targets[r])) for r in range(3)]
+    singles = [(ens.replica(models, r), (grid, linear, targets[r])) for r in range(3)]
     train_one, _ = benchmark.trainer(inner[ONE], benchmark.loss, *singles[0])
     for r, single in enumerate(singles):
         one = train_one(*single)
         assert relative_error(arrays(one), arrays(single[0])) > 0.01
-        assert relative_error(arrays(ens.member(together, r)), arrays(one)) < 1e-5
+        assert relative_error(arrays(ens.replica(together, r)), arrays(one)) < 1e-5
 
 
 def test_gains_are_ratios_within_a_round():
     row = lambda index, how, num, ms: {
-        **{"round": index, "how": how, "members": num},
+        **{"round": index, "how": how, "replicas": num},
         **{"wall_ms": ms, "cpu_ms": 2 * ms, "energy_mj": None, "bytes": 1000},
     }
     table = benchmark.summarise([row(0, ONE, 1, 8.0), row(0, ALL, 4, 2.0), row(1, ONE, 1, 4.0), row(1, ALL, 4, 2.0)])

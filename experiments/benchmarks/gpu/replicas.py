@@ -33,13 +33,17 @@ def train(config, training, models, data, num: int | None, precision: str = "def
     """Time, energy and memory of training; `num` is None for a network that is not stacked."""
     grid, linear, targets = data
     if num is None:
-        inner, loss, args = training[benchmark.ONE], benchmark.loss, (ens.member(models, 0), (grid, linear, targets[0]))
+        inner, loss, args = (
+            training[benchmark.ONE],
+            benchmark.loss,
+            (ens.replica(models, 0), (grid, linear, targets[0])),
+        )
     else:
         some = jax.tree.map(lambda leaf: leaf[:num] if eqx.is_array(leaf) else leaf, (models, targets))
         shared: tuple = (grid, linear)
         if spread:
-            mesh = ens.member_mesh()
-            some, shared = ens.shard_members(some, mesh), ens.share(shared, mesh)
+            mesh = ens.replica_mesh()
+            some, shared = ens.shard_replicas(some, mesh), ens.replicate_on_devices(shared, mesh)
         inner, loss, args = training[benchmark.ALL], benchmark.LIFTED, (some[0], (*shared, some[1]))
     with jax.default_matmul_precision(precision):
         call, held = benchmark.trainer(inner, loss, *args)
