@@ -264,7 +264,7 @@ def test_data_and_selection_refuse_bad_input_by_name():
         "groups must be indices from 0 to 1": lambda: ens.group_masks([0, 2], [0, 1]),
         "fraction must be": lambda: ens.holdout_masks(KEY, 10, 1.0, 2),
         "fraction 0.01 holds out 0 of 10": lambda: ens.holdout_masks(KEY, 10, 0.01, 2),
-        "replicas must have shape": lambda: ens.cross(masks, jnp.ones((3, 4))),
+        "pseudodata must have shape": lambda: ens.cross(masks, jnp.ones((3, 4))),
         "not a multiple of num_folds": lambda: ens.by_fold(jnp.ones(7), 2),
         r"masks: fold \[1\] is empty": lambda: ens.make_folds(masks & [[True], [False]], data, C),
         "masks must have shape": lambda: ens.make_folds(masks[:, 1:], data, C),
