@@ -2,7 +2,7 @@
 
     Φ:  v <- μ v + ∇L(w, λ),  w <- w - η v
 
-Every function takes a `Case` and returns `f(hparams, params, train, valid) -> (outer loss, hypergradient)`, to be
+Every function takes a `Benchmark` and returns `f(hparams, params, train, valid) -> (outer loss, hypergradient)`, to be
 jitted.
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .problems import MOMENTUM, Case
+from .problems import MOMENTUM, Benchmark
 
 add = lambda a, b: jax.tree.map(jnp.add, a, b)
 scale = lambda a, x: jax.tree.map(lambda x: a * x, x)
@@ -22,18 +22,18 @@ dot = lambda a, b: sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 zeros = lambda a: jax.tree.map(jnp.zeros_like, a)
 
 
-def inner_gradient(case: Case, train) -> Callable:
-    """∇_w L(w, λ)."""
+def inner_gradient(case: Benchmark, train) -> Callable:
+    """Returns the function ∇_w L(w, λ)."""
     return jax.grad(lambda w, hparams: case.problem.inner_loss(w, hparams, train, None))
 
 
-def outer(case: Case, valid) -> Callable:
-    """`(w, λ) -> (F, (∂_w F, ∂_λ F))`."""
+def outer(case: Benchmark, valid) -> Callable:
+    """Returns the function `(w, λ) -> (F, (∂_w F, ∂_λ F))`."""
     return jax.value_and_grad(lambda w, hparams: case.problem.outer_loss(w, hparams, valid, None), argnums=(0, 1))
 
 
-def stepper(case: Case, train) -> Callable:
-    """`(λ, (w, v)) -> Φ(w, v)`."""
+def stepper(case: Benchmark, train) -> Callable:
+    """Returns the function `(λ, (w, v)) -> Φ(w, v)`."""
     gradient = inner_gradient(case, train)
 
     def step(hparams, state):
@@ -44,14 +44,14 @@ def stepper(case: Case, train) -> Callable:
     return step
 
 
-def train_for(case: Case, train, hparams, state, steps: int):
-    """`steps` updates."""
+def train_for(case: Benchmark, train, hparams, state, steps: int):
+    """Returns the state after `steps` updates."""
     step = stepper(case, train)
     return lax.scan(lambda state, _: (step(hparams, state), None), state, length=steps)[0]
 
 
-def plain(case: Case) -> Callable:
-    """Training alone: the unit in which everything else is counted."""
+def plain(case: Benchmark) -> Callable:
+    """Returns training alone, the unit in which everything else is counted."""
 
     def f(hparams, params, train, valid):
         w, _ = train_for(case, train, hparams, (params, zeros(params)), case.num_steps)
@@ -60,8 +60,8 @@ def plain(case: Case) -> Callable:
     return f
 
 
-def pull_back(case: Case, train, hparams, carry, w):
-    """One adjoint step at w:  q = c_v - η c_w,  g += ∂²L/∂λ∂w q,  c_w += H q,  c_v = μ q; and ∇L(w)."""
+def pull_back(case: Benchmark, train, hparams, carry, w):
+    """Takes one adjoint step at w:  q = c_v - η c_w,  g += ∂²L/∂λ∂w q,  c_w += H q,  c_v = μ q; returns ∇L(w) too."""
     cw, cv, g = carry
     q = axpy(-case.learning_rate, cw, cv)
     gradient, pullback = jax.vjp(inner_gradient(case, train), w, hparams)
@@ -69,14 +69,14 @@ def pull_back(case: Case, train, hparams, carry, w):
     return (add(cw, hq), scale(MOMENTUM, q), add(g, mixed)), gradient
 
 
-def record(case: Case, train, hparams, state, steps: int):
-    """`steps` updates; the end and the weights before each."""
+def record(case: Benchmark, train, hparams, state, steps: int):
+    """Returns the state after `steps` updates, and the weights before each."""
     step = stepper(case, train)
     return lax.scan(lambda state, _: (step(hparams, state), state[0]), state, length=steps)
 
 
-def reverse(case: Case, horizon: int | None = None) -> Callable:
-    """Store w_t, then one VJP a step, over the last `horizon` steps."""
+def reverse(case: Benchmark, horizon: int | None = None) -> Callable:
+    """Returns the sweep that stores w_t, and makes one VJP per step over the last `horizon` steps."""
     steps = case.num_steps if horizon is None else horizon
 
     def f(hparams, params, train, valid):
@@ -89,8 +89,8 @@ def reverse(case: Case, horizon: int | None = None) -> Callable:
     return f
 
 
-def reverse_remat(case: Case) -> Callable:
-    """`jax.grad` through a scan over `jax.checkpoint`-ed steps."""
+def reverse_remat(case: Benchmark) -> Callable:
+    """Returns `jax.grad` through a scan over `jax.checkpoint`-ed steps."""
 
     def f(hparams, params, train, valid):
         step = jax.checkpoint(stepper(case, train))
@@ -105,8 +105,8 @@ def reverse_remat(case: Case) -> Callable:
     return f
 
 
-def reverse_sqrt(case: Case) -> Callable:
-    """About √T stored states; each segment is run again and swept."""
+def reverse_sqrt(case: Benchmark) -> Callable:
+    """Returns the sweep with about √T stored states; each segment is run again and swept."""
     count = math.isqrt(case.num_steps)
     length = case.num_steps // count
     head = case.num_steps % count
@@ -128,8 +128,8 @@ def reverse_sqrt(case: Case) -> Callable:
     return f
 
 
-def reverse_sqrt_remat(case: Case) -> Callable:
-    """`jax.grad` through a scan of checkpointed scans of checkpointed steps."""
+def reverse_sqrt_remat(case: Benchmark) -> Callable:
+    """Returns `jax.grad` through a scan of checkpointed scans of checkpointed steps."""
     count = math.isqrt(case.num_steps)
     length, head = case.num_steps // count, case.num_steps % count
 
@@ -148,8 +148,8 @@ def reverse_sqrt_remat(case: Case) -> Callable:
     return f
 
 
-def drmad(case: Case) -> Callable:
-    """The adjoint along the straight line from w_0 to w_T; velocities do not enter an adjoint of SGD."""
+def drmad(case: Benchmark) -> Callable:
+    """Returns the adjoint along the straight line from w_0 to w_T; velocities do not enter an adjoint of SGD."""
 
     def f(hparams, params, train, valid):
         w, _ = train_for(case, train, hparams, (params, zeros(params)), case.num_steps)
@@ -164,8 +164,8 @@ def drmad(case: Case) -> Callable:
     return f
 
 
-def reversal(case: Case) -> Callable:
-    """The adjoint along w_t = w_{t+1} + η v_{t+1},  v_t = (v_{t+1} - ∇L(w_t)) / μ."""
+def reversal(case: Benchmark) -> Callable:
+    """Returns the adjoint along w_t = w_{t+1} + η v_{t+1},  v_t = (v_{t+1} - ∇L(w_t)) / μ."""
 
     def f(hparams, params, train, valid):
         w, v = train_for(case, train, hparams, (params, zeros(params)), case.num_steps)
@@ -182,8 +182,8 @@ def reversal(case: Case) -> Callable:
     return f
 
 
-def greedy(case: Case) -> Callable:
-    """-η Σ_t (∂²L/∂λ∂w)(w_t) ∇F(w_{t+1}), on the way forward."""
+def greedy(case: Benchmark) -> Callable:
+    """Returns -η Σ_t (∂²L/∂λ∂w)(w_t) ∇F(w_{t+1}), summed on the way forward."""
 
     def f(hparams, params, train, valid):
         value_and_grads = outer(case, valid)
@@ -204,8 +204,8 @@ def greedy(case: Case) -> Callable:
     return f
 
 
-def implicit(case: Case, linear_solve: Callable) -> Callable:
-    """∂_λ F - ∂²L/∂λ∂w v with v = `linear_solve(H, ∂_w F)`, and the size of the residual."""
+def implicit(case: Benchmark, linear_solve: Callable) -> Callable:
+    """Returns ∂_λ F - ∂²L/∂λ∂w v with v = `linear_solve(H, ∂_w F)`, and the size of the residual."""
 
     def f(hparams, params, train, valid):
         w, _ = train_for(case, train, hparams, (params, zeros(params)), case.num_steps)
@@ -221,7 +221,7 @@ def implicit(case: Case, linear_solve: Callable) -> Callable:
 
 
 def cg(steps: int) -> Callable:
-    """Conjugate gradients, a fixed number of steps."""
+    """Returns conjugate gradients with a fixed number of steps."""
 
     def solve(hvp, b):
         def body(carry, _):
@@ -238,7 +238,7 @@ def cg(steps: int) -> Callable:
 
 
 def neumann(steps: int, step_size: float) -> Callable:
-    """v = α Σ_{k < steps} (I - αH)^k b."""
+    """Returns v = α Σ_{k < steps} (I - αH)^k b."""
 
     def solve(hvp, b):
         body = lambda carry, _: ((axpy(step_size, carry[1], carry[0]), axpy(-step_size, hvp(carry[1]), carry[1])), None)

@@ -1,11 +1,11 @@
-"""What every estimator costs beside the same recursion written by hand, and how near it is to the exact hypergradient.
+"""The cost of every estimator against the same recursion written by hand, and its distance to the exact hypergradient.
 
 `python -m experiments.benchmarks.cost` prints the tables and writes cost.json.
 """
 
-import dataclasses
 import os
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,11 @@ import equinox as eqx
 import jax
 import numpy as np
 import optax
-import tyro
 
 import hypergrad as hg
 
+from ..common.command import command
+from ..common.config import Options, Out, Positive, Some
 from ..common.report import environment, text_table, write_json
 from . import bare
 from .measure import (
@@ -31,7 +32,7 @@ from .measure import (
     memory_with_data_doubled,
     temp_bytes,
 )
-from .problems import MOMENTUM, PROBLEMS, Case
+from .problems import MOMENTUM, PROBLEMS, Benchmark
 
 ONE_THREAD = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
@@ -43,27 +44,23 @@ REVERSE_ERROR = 2e-6
 DOCUMENTED = {"hvp": 1, "step_vjp": 2}  # the weights in hypergrad.stats.Counts.gradients
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Time, memory and accuracy of the estimators on three problems, beside hand-written loops, on one CPU thread.
+@dataclass(frozen=True)
+class Config(Options):
+    """Time, memory and accuracy of the estimators on three problems, against hand-written loops, on one CPU thread.
 
-    Time is CPU time, the median over rounds of the ratio to another run of the same round. Memory is what XLA allocates
-    for temporaries. Accuracy is against the unrolled hypergradient in float64.
+    Time is CPU time, the median over rounds of the ratio to another run of the same round. Memory is that which
+    XLA allocates for temporaries. Accuracy is against the unrolled hypergradient in float64.
     """
 
-    problems: tuple[Literal["P1", "P2", "P3"], ...] = ("P1", "P2", "P3")
+    problems: Some[Literal["P1", "P2", "P3"]] = ("P1", "P2", "P3")
     """P1: logistic regression, a penalty per feature. P2: MLP, a penalty per weight. P3: a weight per example."""
-    rounds: int = 9
-    """Interleaved repetitions."""
-    out: Path = Path("results/cost")
-    """Output folder."""
-    seed: int = 0
-    """Seed of the data."""
-    quick: bool = False
-    """Two rounds of 25 training steps: shows that it runs, measures nothing."""
+    rounds: Positive = 9  # Interleaved repetitions.
+    out: Out = Path("results/cost")
+    seed: int = 0  # Seed of the data.
+    quick: bool = False  # Two rounds of 25 training steps: shows that it runs, measures nothing.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Entry:
     """An estimator and its hand-written counterparts, of which the fastest counts."""
 
@@ -72,13 +69,13 @@ class Entry:
     bares: tuple[Callable, ...]
 
 
-def training(case: Case) -> hg.AbstractInnerSolver:
-    """SGD with momentum."""
+def training(case: Benchmark) -> hg.AbstractInnerSolver:
+    """Returns SGD with momentum."""
     return hg.OptaxSolver(optax.sgd(case.learning_rate, MOMENTUM), case.num_steps)
 
 
-def entries(case: Case) -> list[Entry]:
-    """All estimators, on one case."""
+def entries(case: Benchmark) -> list[Entry]:
+    """Returns all estimators for one case."""
     inner, lr = training(case), case.learning_rate
     neumann = hg.Neumann(20, step_size=lr)
     reversible = hg.OptaxSolver(hg.MomentumSGD(lr, MOMENTUM), case.num_steps)
@@ -98,8 +95,8 @@ def entries(case: Case) -> list[Entry]:
     ]
 
 
-def examine(case: Case, entry: Entry, right: np.ndarray, key: jax.Array) -> dict[str, Any]:
-    """All of a row but the times of later calls."""
+def examine(case: Benchmark, entry: Entry, right: np.ndarray, key: jax.Array) -> dict[str, Any]:
+    """Returns a row without the times of later calls."""
     estimator, problem, args = entry.estimator, case.problem, arguments(case)
 
     def cold():
@@ -121,8 +118,8 @@ def examine(case: Case, entry: Entry, right: np.ndarray, key: jax.Array) -> dict
     }
 
 
-def measure(case: Case, rounds: int, key: jax.Array) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """One row per estimator; and what a Hessian-vector product and a step-VJP cost in inner gradients."""
+def measure(case: Benchmark, rounds: int, key: jax.Array) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Returns one row per estimator, and the cost of Hessian-vector product and step-VJP in inner gradients."""
     rows, right, args = [], exact(case), arguments(case)
     calls: dict[Hashable, Callable] = {"plain": partial(jax.jit(bare.plain(case)), *args)}
     for entry in entries(case):
@@ -148,8 +145,8 @@ def measure(case: Case, rounds: int, key: jax.Array) -> tuple[list[dict[str, Any
     return rows, {name: float(np.median(times[name] / count / gradient)) for name in products}
 
 
-def single_products(case: Case, key: jax.Array, count: int) -> dict[str, Callable]:
-    """`count` Hessian-vector products at one point, and `count` step-VJPs along training."""
+def single_products(case: Benchmark, key: jax.Array, count: int) -> dict[str, Callable]:
+    """Returns calls of `count` Hessian-vector products at one point, and of `count` step-VJPs along training."""
     inner, hparams = training(case), case.hparams
     start = inner.init(case.problem, case.params, hparams)
 
@@ -182,7 +179,7 @@ def single_products(case: Case, key: jax.Array, count: int) -> dict[str, Callabl
 
 
 def missed(rows: list[dict[str, Any]]) -> list[str]:
-    """What is above its target."""
+    """Returns a line for every number above its target."""
     found = [
         f"{row['problem']} {row['estimator']}: {name} {row[name]:.3g} > {target}"
         for row in rows
@@ -197,7 +194,7 @@ def missed(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def printed(row: dict[str, Any]) -> dict[str, str]:
-    """A row as it is shown."""
+    """Returns a row as it is shown."""
     return {
         "": row["problem"],
         "estimator": row["estimator"],
@@ -216,7 +213,7 @@ def printed(row: dict[str, Any]) -> dict[str, str]:
 
 
 def main(config: Config) -> None:
-    """Measure, print, write."""
+    """Measures, prints, writes."""
     os.environ.update(ONE_THREAD)  # read when JAX first meets its device
     key, steps = jax.random.key(config.seed), {"num_steps": 25} if config.quick else {}
     rows, weights = [], []
@@ -244,4 +241,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    command(main, Config(cache=False), "benchmarks.cost")

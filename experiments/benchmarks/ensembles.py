@@ -1,39 +1,41 @@
-"""What a replica costs in an ensemble, beside the same program run one replica at a time.
+"""The cost of a replica in an ensemble, compared with the same program run one replica at a time.
 
 `python -m experiments.benchmarks.ensembles` prints the table and writes summary.json, history.csv and a plot.
 """
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
-import tyro
 from matplotlib.ticker import LogLocator
 from tqdm.auto import tqdm
 
 import ensembles as ens
 import hypergrad as hg
 
-from ..common.report import environment, text_table, write_csv, write_json
+from ..common.command import command
+from ..common.config import Options, Out, Positive, Some
+from ..common.figures import COLOURS, figure
+from ..common.report import Row, grouped, save
 
 GRID, OUTPUTS = 36, 8
 ROWS = GRID * OUTPUTS  # linear data need no more rows than the map has columns, once whitened and reduced by QR
 OPTIMISER = optax.chain(optax.clip_by_global_norm(1.0), optax.nadam(2e-3))
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+QUICK: dict[str, Any] = {"sizes": (1, 3, 10, 30, 100), "steps": 50, "rounds": 2, "alone": 2}
+
+
+@dataclass(frozen=True)
+class Config(Options):
     """Time, memory and energy per replica and training step, for ensembles of 1 to 1000 and one replica at a time.
 
     The model is of the size of a fit of proton structure: a network 2-25-20-8 on a grid of 36 points, and a linear map
@@ -42,31 +44,16 @@ class Config:
     is also spread over them; on a CPU every core is one.
     """
 
-    sizes: tuple[int, ...] = (1, 3, 10, 30, 100, 300, 1000)
-    """Replicas of the ensembles."""
-    steps: int = 500
-    """Training steps in one timing."""
-    rounds: int = 5
-    """Interleaved repetitions; ratios are within a round."""
-    alone: int = 5
-    """Replicas trained one after another in every round."""
-    out: Path = Path("results/ensembles")
-    """Output folder."""
-    seed: int = 0
-    """Seed of the data and the initial weights."""
-    quick: bool = False
-    """Ensembles up to 100, 50 steps, two rounds: shows that it runs."""
-
-    def __post_init__(self):
-        for name in ("steps", "rounds", "alone"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if not self.sizes or min(self.sizes) < 1:
-            raise ValueError(f"--sizes must be positive numbers, got {self.sizes}")
+    sizes: Some[Positive] = (1, 3, 10, 30, 100, 300, 1000)  # Numbers of replicas.
+    steps: Positive = 500  # Training steps in one timing.
+    rounds: Positive = 5  # Interleaved repetitions; ratios are within a round.
+    alone: Positive = 5  # Replicas trained one after another in every round.
+    seed: int = 0  # Seed of the data and the initial weights.
+    out: Out = Path("results/ensembles")
 
 
 def loss(model, hparams, data, key):
-    """chi2 of one replica to its own data."""
+    """Returns chi2 of one replica to its own data."""
     grid, linear, targets = data
     outputs = jax.vmap(model)(grid)
     return jnp.mean((linear @ outputs.ravel() - targets) ** 2)
@@ -77,7 +64,7 @@ ONE, ALL, SPREAD = "one by one", "together", "over devices"
 
 
 def programs(config: Config) -> dict[str, hg.AbstractInnerSolver]:
-    """The same training, of one model and of stacked models."""
+    """Returns the same training of one model and of stacked models."""
     return {
         ONE: hg.OptaxSolver(OPTIMISER, config.steps),
         ALL: hg.OptaxSolver(ens.replicate_optimiser(OPTIMISER), config.steps),
@@ -85,7 +72,7 @@ def programs(config: Config) -> dict[str, hg.AbstractInnerSolver]:
 
 
 def setting(seed: int, num: int):
-    """Stacked models, and data of which the last belong to the replicas."""
+    """Returns stacked models, and data of which the last belong to the replicas."""
     keys = jax.random.split(jax.random.key(seed), 3)
     x = jnp.geomspace(3e-5, 1.0, GRID)
     grid = jnp.stack([x, jnp.log(x) / 10], axis=1)
@@ -96,14 +83,14 @@ def setting(seed: int, num: int):
 
 
 def _paper_sizes(mlp: eqx.nn.MLP, key) -> eqx.nn.MLP:
-    """Hidden layers of 25 and 20."""
+    """Returns the network with hidden layers of 25 and 20 units."""
     keys = jax.random.split(key, 3)
     sizes = zip((2, 25, 20), (25, 20, OUTPUTS), keys, strict=True)
     return eqx.tree_at(lambda m: m.layers, mlp, tuple(eqx.nn.Linear(i, o, key=k) for i, o, k in sizes))
 
 
 def trainer(inner: hg.AbstractInnerSolver, training_loss: Callable, models, data) -> tuple[Callable, int]:
-    """A compiled function `(models, data) -> trained models`, and the bytes that it holds."""
+    """Returns a compiled function `(models, data) -> trained models`, and the bytes that it holds."""
     hparams, key = jnp.zeros(1), jax.random.key(0)
 
     @eqx.filter_jit
@@ -117,7 +104,7 @@ def trainer(inner: hg.AbstractInnerSolver, training_loss: Callable, models, data
 
 
 def measure(call: Callable, replica_steps: int) -> dict[str, float | None]:
-    """Wall and CPU milliseconds, and millijoules, per replica and step."""
+    """Returns wall and CPU milliseconds, and millijoules, per replica and step."""
     joules, wall, cpu = energy_counter(), time.perf_counter(), time.process_time()
     jax.block_until_ready(call())
     wall, cpu, after = time.perf_counter() - wall, time.process_time() - cpu, energy_counter()
@@ -142,7 +129,7 @@ def energy_counter() -> float | None:
 
 
 def run(config: Config) -> list[dict]:
-    """All timings: one dictionary per ensemble and round."""
+    """Returns all timings: one dictionary per ensemble and round."""
     inner, rows, calls, memory = programs(config), [], {}, {}
     models, (grid, linear, targets) = setting(config.seed, max(config.alone, *config.sizes))
     first = lambda num: (jax.tree.map(lambda a: a[:num] if eqx.is_array(a) else a, models), targets[:num])
@@ -172,15 +159,14 @@ def run(config: Config) -> list[dict]:
     return rows
 
 
-def summarise(rows: list[dict]) -> list[dict[str, str]]:
-    """Medians over rounds, with the range of the gain."""
+def summarise(rows: list[Row]) -> list[Row]:
+    """Returns medians over rounds, with the range of the gain."""
     alone = {row["round"]: row for row in rows if row["how"] == ONE}
     table = []
-    for how, num in dict.fromkeys((row["how"], row["replicas"]) for row in rows):
-        mine = [row for row in rows if (row["how"], row["replicas"]) == (how, num)]
+    for mine in grouped(rows, ("how", "replicas")):
+        how, num, held = (mine[0][name] for name in ("how", "replicas", "bytes"))
         gains = {unit: [alone[row["round"]][unit] / row[unit] for row in mine] for unit in ("wall_ms", "cpu_ms")}
         energies = [row["energy_mj"] for row in mine]
-        held = mine[0]["bytes"]
         table.append(
             {
                 "replicas": f"{num}, {how}",
@@ -200,53 +186,41 @@ def _range(values: list[float]) -> str:
     return f"{np.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
-def draw(path: Path, rows: list[dict]) -> None:
-    """Time and memory per replica against the size of the ensemble."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    sizes = {how: sorted({row["replicas"] for row in rows if row["how"] == how}) for how in (ALL, SPREAD)}
+def draw(path: Path, rows: list[Row]) -> None:
+    """Draws time and memory per replica against the size of the ensemble."""
+    sizes = {how: sorted({row["replicas"] for row in rows if row["how"] == how}) for how in (ONE, ALL, SPREAD)}
     pick = lambda num, how, name: [row[name] for row in rows if (row["replicas"], row["how"]) == (num, how)]
-    alone = [row for row in rows if row["how"] == ONE]
-    for name, label, colour in (("wall_ms", "wall time", "#0072B2"), ("cpu_ms", "CPU time", "#D55E00")):
-        for how, style in ((ALL, "o-"), (SPREAD, "s--")):
-            if sizes[how]:
-                times = 1e3 * np.array([pick(num, how, name) for num in sizes[how]])
-                left.plot(sizes[how], np.median(times, 1), style, color=colour, label=f"{label}, {how}")
-                left.fill_between(sizes[how], times.min(1), times.max(1), color=colour, alpha=0.15, lw=0)
-        one = 1e3 * np.median([row[name] for row in alone])
-        left.axhline(one, color=colour, ls=":", label=f"{label}, {ONE}")
-    left.set(xscale="log", yscale="log", xlabel="replicas", ylabel="µs per replica and step")
-    memory = [pick(num, ALL, "bytes")[0] / 1e3 / num for num in sizes[ALL]]
-    right.plot(sizes[ALL], memory, "o-", color="black", label=ALL)
-    right.axhline(alone[0]["bytes"] / 1e3, color="black", ls=":", label=ONE)
-    right.set(xscale="log", yscale="log", xlabel="replicas", ylabel="kB per replica, data included")
-    for axes in (left, right):
-        axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with figure(path, 1, 2, (9, 4)) as (left, right):
+        for name, label, colour in (("wall_ms", "wall time", COLOURS[0]), ("cpu_ms", "CPU time", COLOURS[1])):
+            for how, style in ((ALL, "o-"), (SPREAD, "s--")):
+                if sizes[how]:
+                    times = 1e3 * np.array([pick(num, how, name) for num in sizes[how]])
+                    left.plot(sizes[how], np.median(times, 1), style, color=colour, label=f"{label}, {how}")
+                    left.fill_between(sizes[how], times.min(1), times.max(1), color=colour, alpha=0.15, lw=0)
+            one = 1e3 * np.median(pick(sizes[ONE][0], ONE, name))
+            left.axhline(one, color=colour, ls=":", label=f"{label}, {ONE}")
+        left.set(xscale="log", yscale="log", xlabel="replicas", ylabel="µs per replica and step")
+        memory = [pick(num, ALL, "bytes")[0] / 1e3 / num for num in sizes[ALL]]
+        right.plot(sizes[ALL], memory, "o-", color="black", label=ALL)
+        right.axhline(pick(sizes[ONE][0], ONE, "bytes")[0] / 1e3, color="black", ls=":", label=ONE)
+        right.set(xscale="log", yscale="log", xlabel="replicas", ylabel="kB per replica, data included")
+        for axes in (left, right):
+            axes.grid(alpha=0.3, which="both")
+            axes.legend(fontsize=8)
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
 
 
-def main(config: Config) -> dict:
-    """Measure, print, write."""
-    if config.quick:
-        small = tuple(num for num in config.sizes if num <= 100) or (1,)
-        config = dataclasses.replace(config, sizes=small, steps=50, rounds=2, alone=2)
+def main(config: Config) -> dict[str, Any]:
+    """Measures, writes everything, returns the summary."""
     rows = run(config)
-    table = summarise(rows)
-    config.out.mkdir(parents=True, exist_ok=True)
-    summary = {"config": config, "environment": environment(), "runs": rows, "table": table}
-    write_json(config.out / "summary.json", summary)
-    write_csv(config.out / "history.csv", rows)
     draw(config.out / "ensembles.png", rows)
-    print("Per replica and training step; gain: how many times cheaper than one by one, median and range of rounds.\n")
-    print(text_table(table))
-    return summary
+    title = "Per replica and training step; gain: how many times cheaper than one by one, median and range of rounds."
+    return save(config, rows, summarise(rows), rows, title)
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
-    main(tyro.cli(Config))
+    command(main, Config(cache=False), "benchmarks.ensembles", quick=QUICK)

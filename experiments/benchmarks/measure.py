@@ -10,23 +10,23 @@ from jaxtyping import PyTree
 import hypergrad as hg
 
 from . import bare
-from .problems import Case
+from .problems import Benchmark
 
 
-def arguments(case: Case) -> tuple:
-    """What a hand-written function is called with."""
+def arguments(case: Benchmark) -> tuple:
+    """Returns the arguments of a hand-written function."""
     return case.hparams, case.params, case.problem.train, case.problem.valid
 
 
 def seconds(call: Callable, clock: Callable = time.process_time) -> float:
-    """Time of one call, until its result is there."""
+    """Returns the time of one call, until its result is ready."""
     start = clock()
     jax.block_until_ready(call())
     return clock() - start
 
 
 def first_call(call: Callable) -> float:
-    """Wall time with tracing and compilation, the better of two."""
+    """Returns the wall time with tracing and compilation, the shorter of two."""
 
     def once():
         jax.clear_caches()
@@ -36,7 +36,7 @@ def first_call(call: Callable) -> float:
 
 
 def interleaved(calls: Mapping[Hashable, Callable], rounds: int) -> dict[Hashable, np.ndarray]:
-    """CPU times, one number a round, every round in the same order."""
+    """Returns CPU times, one number per round, every round in the same order."""
     for call in calls.values():
         jax.block_until_ready(call())
     times = [[seconds(call) for call in calls.values()] for _ in range(rounds)]
@@ -44,12 +44,12 @@ def interleaved(calls: Mapping[Hashable, Callable], rounds: int) -> dict[Hashabl
 
 
 def temp_bytes(function: Callable, *args) -> int:
-    """Memory that XLA allocates for temporaries."""
+    """Returns the bytes that XLA allocates for temporaries."""
     return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
 
-def estimator_temp_bytes(case: Case, estimator: hg.AbstractEstimator, key: jax.Array) -> int:
-    """The same for one step of an estimator; data are arguments, as for the hand-written functions."""
+def estimator_temp_bytes(case: Benchmark, estimator: hg.AbstractEstimator, key: jax.Array) -> int:
+    """Returns the same for one step of an estimator; data are arguments, as for the hand-written functions."""
 
     def step(hparams, state, train, valid, key):
         problem = hg.BilevelProblem(case.problem.inner_loss, case.problem.outer_loss, train, valid)
@@ -60,9 +60,9 @@ def estimator_temp_bytes(case: Case, estimator: hg.AbstractEstimator, key: jax.A
 
 
 def memory_with_data_doubled(
-    case: Case, estimator: hg.AbstractEstimator, by_hand: Callable[[Case], Callable], key: jax.Array
+    case: Benchmark, estimator: hg.AbstractEstimator, by_hand: Callable[[Benchmark], Callable], key: jax.Array
 ) -> dict[str, float]:
-    """Temporaries on twice the training rows, over those on the data as they are."""
+    """Returns the ratio of temporary memory on twice the training rows to that on the data as they are."""
     twice = case.with_train(jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), case.problem.train))
     ours = [estimator_temp_bytes(each, estimator, key) for each in (twice, case)]
     hand = [temp_bytes(by_hand(each), *arguments(each)) for each in (twice, case)]
@@ -70,12 +70,12 @@ def memory_with_data_doubled(
 
 
 def flat(tree: PyTree) -> np.ndarray:
-    """All entries, as one float64 vector."""
+    """Returns all entries as one float64 vector."""
     return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])
 
 
-def exact(case: Case) -> np.ndarray:
-    """The unrolled hypergradient in float64, by `jax.grad` through the training loop."""
+def exact(case: Benchmark) -> np.ndarray:
+    """Returns the unrolled hypergradient in float64, by `jax.grad` through the training loop."""
     with jax.enable_x64(True):
         widen = lambda leaf: np.asarray(leaf, np.float64) if leaf.dtype == np.float32 else leaf
         wide = jax.tree.map(widen, arguments(case))
@@ -83,7 +83,7 @@ def exact(case: Case) -> np.ndarray:
 
 
 def agreement(found: np.ndarray, right: np.ndarray) -> dict[str, float]:
-    """Cosine and relative error."""
+    """Returns the cosine and the relative error."""
     size = np.linalg.norm(right)
     return {
         "cosine": float(found @ right / (np.linalg.norm(found) * size)),

@@ -1,4 +1,4 @@
-"""Three bilevel problems of different kind, all trained on the full batch by SGD with momentum 0.9.
+"""Three bilevel problems of different kinds, all trained on the full batch by SGD with momentum 0.9.
 
 | | inner problem | hyperparameters | steps T |
 |---|---|---|---|
@@ -10,7 +10,8 @@ The data are synthetic, in float32.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import equinox as eqx
 import jax
@@ -24,8 +25,8 @@ MOMENTUM = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-    """A bilevel problem, where to start, and how to train:  v <- 0.9 v + g,  w <- w - learning_rate v,  T times."""
+class Benchmark:
+    """A bilevel problem with its start and its training:  v <- 0.9 v + g,  w <- w - learning_rate v,  T times."""
 
     name: str
     problem: hg.BilevelProblem
@@ -34,25 +35,25 @@ class Case:
     learning_rate: float
     num_steps: int
 
-    def with_train(self, train: PyTree) -> "Case":
-        """The same case on other training data."""
+    def with_train(self, train: PyTree) -> "Benchmark":
+        """Returns the same problem on other training data."""
         problem = eqx.tree_at(lambda problem: problem.train, self.problem, train)
         return dataclasses.replace(self, problem=problem)
 
 
 def l2(params: PyTree, log_penalty: PyTree) -> ArrayLike:
-    """½ Σ_j exp(λ_j) w_j²."""
+    """Returns ½ Σ_j exp(λ_j) w_j²."""
     terms = jax.tree.map(lambda w, penalty: jnp.sum(jnp.exp(penalty) * w**2), params, log_penalty)
     return 0.5 * sum(jax.tree.leaves(terms))
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """-log p(label), one number a row."""
+    """Returns -log p(label) of every row."""
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
 
 
-def logistic(seed: int, num_steps: int = 200) -> Case:
-    """P1: (Σ_i log(1 + exp(-y_i x_i·w)) + ½ Σ_j exp(λ_j) w_j²)/n on sparse non-negative unit rows, λ = 0."""
+def logistic(seed: int, num_steps: int = 200) -> Benchmark:
+    """Returns P1: (Σ_i log(1 + exp(-y_i x_i·w)) + ½ Σ_j exp(λ_j) w_j²)/n on sparse non-negative unit rows, λ = 0."""
     rng = np.random.default_rng(seed)
     features, rows = 1000, {"train": 2000, "valid": 1000}
     truth = rng.normal(size=features) * (rng.random(features) < 0.1)
@@ -78,18 +79,27 @@ def logistic(seed: int, num_steps: int = 200) -> Case:
     smoothness = (np.linalg.norm(train[0], 2) ** 2 / 4 + 1) / rows["train"]
     problem = hg.BilevelProblem(inner_loss, outer_loss, train, valid)
     zeros = jnp.zeros(features, jnp.float32)
-    return Case("P1", problem, zeros, zeros, float(1 / smoothness), num_steps)
+    return Benchmark("P1", problem, zeros, zeros, float(1 / smoothness), num_steps)
 
 
-def mlp(seed: int, num_steps: int = 100) -> Case:
-    """P2: mean cross-entropy + ½ Σ exp(λ) w² of a tanh network on noisy prototypes, λ = log 0.01."""
+def mlp(seed: int, num_steps: int = 100) -> Benchmark:
+    """Returns P2: mean cross-entropy + ½ Σ exp(λ) w² of a tanh network on noisy prototypes, λ = log 0.01."""
     rng = np.random.default_rng(seed)
     draw = prototypes(rng, noise=3.0)
     train, valid = draw(128, 0.1), draw(300, 0.1)
+    losses, params = tanh_network(rng, (784, 128, 10))
+    hparams = jax.tree.map(lambda w: jnp.full_like(w, np.log(0.01)), params)
+    return Benchmark("P2", hg.BilevelProblem(*losses, train, valid), params, hparams, 0.1, num_steps)
+
+
+def tanh_network(rng: np.random.Generator, widths: Sequence[int]) -> tuple[tuple[Callable, Callable], PyTree]:
+    """Returns the losses of a tanh network with one penalty per weight and bias, and its initial weights."""
 
     def predict(params, x):
-        hidden = jnp.tanh(x @ params["w1"] + params["b1"])
-        return hidden @ params["w2"] + params["b2"]
+        *first, last = params
+        for layer in first:
+            x = jnp.tanh(x @ layer["w"] + layer["b"])
+        return x @ last["w"] + last["b"]
 
     def outer_loss(params, log_penalty, data, key):
         return jnp.mean(cross_entropy(predict(params, data[0]), data[1]))
@@ -97,17 +107,15 @@ def mlp(seed: int, num_steps: int = 100) -> Case:
     def inner_loss(params, log_penalty, data, key):
         return outer_loss(params, log_penalty, data, key) + l2(params, log_penalty)
 
-    def dense(rows, columns):
-        return jnp.asarray(rng.normal(size=(rows, columns)) / np.sqrt(rows), jnp.float32)
+    def dense(inputs, outputs):
+        weights = rng.normal(size=(inputs, outputs)) / np.sqrt(inputs)
+        return {"w": jnp.asarray(weights, jnp.float32), "b": jnp.zeros(outputs, jnp.float32)}
 
-    params = {"w1": dense(784, 128), "b1": jnp.zeros(128), "w2": dense(128, 10), "b2": jnp.zeros(10)}
-    hparams = jax.tree.map(lambda w: jnp.full_like(w, np.log(0.01)), params)
-    problem = hg.BilevelProblem(inner_loss, outer_loss, train, valid)
-    return Case("P2", problem, params, hparams, 0.1, num_steps)
+    return (inner_loss, outer_loss), [dense(*sizes) for sizes in pairwise(widths)]
 
 
-def softmax(seed: int, num_steps: int = 100) -> Case:
-    """P3: mean_i sigmoid(λ_i) · cross-entropy_i + 0.005 |w|², half of the training labels wrong; λ = 0 at the start."""
+def softmax(seed: int, num_steps: int = 100) -> Benchmark:
+    """Returns P3: mean_i sigmoid(λ_i) · cross-entropy_i + 0.005 |w|², half of the training labels wrong, λ = 0."""
     rng = np.random.default_rng(seed)
     draw = prototypes(rng, noise=3.0)
     train, valid = draw(1000, 0.5), draw(500, 0.0)
@@ -119,12 +127,14 @@ def softmax(seed: int, num_steps: int = 100) -> Case:
         return jnp.mean(cross_entropy(data[0] @ w, data[1]))
 
     problem = hg.BilevelProblem(inner_loss, outer_loss, train, valid)
-    return Case("P3", problem, jnp.zeros((784, 10)), jnp.zeros(1000), 0.5, num_steps)
+    return Benchmark("P3", problem, jnp.zeros((784, 10)), jnp.zeros(1000), 0.5, num_steps)
 
 
 def prototypes(rng: np.random.Generator, noise: float) -> Callable:
-    """A function `(rows, wrong) -> (x, labels)`: ten Gaussian class centres in 784 dimensions, noise around them, and a
-    fraction `wrong` of labels replaced by another class."""
+    """Returns a function `(rows, wrong) -> (x, labels)` that draws noise around ten Gaussian centres in 784 dimensions.
+
+    A fraction `wrong` of the labels is replaced by another class.
+    """
     centres = rng.normal(size=(10, 784))
 
     def draw(rows, wrong):
@@ -136,4 +146,4 @@ def prototypes(rng: np.random.Generator, noise: float) -> Callable:
     return draw
 
 
-PROBLEMS: dict[str, Callable[..., Case]] = {"P1": logistic, "P2": mlp, "P3": softmax}
+PROBLEMS: dict[str, Callable[..., Benchmark]] = {"P1": logistic, "P2": mlp, "P3": softmax}

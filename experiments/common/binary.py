@@ -17,15 +17,17 @@ SHA256 = {
 
 
 class Source(NamedTuple):
-    """Where a data set is read from; None: it ships with scikit-learn."""
+    """The file of a data set; `None` where it ships with scikit-learn."""
 
     name: Name
     path: Path | None
 
 
 def find(name: Name, data_dir: Path | None) -> Source | None:
-    """breast_cancer ships with scikit-learn; ijcnn1 and a9a (LIBSVM; Chang and Lin 2001) are looked for as
-    `data_dir/NAME/NAME.npz`. `None` if there is no such file."""
+    """Returns the source of a data set, or `None` if there is no such file.
+
+    breast_cancer ships with scikit-learn; ijcnn1 and a9a (LIBSVM; Chang and Lin 2001) are `data_dir/NAME/NAME.npz`.
+    """
     if name == "breast_cancer":
         return Source(name, None)
     path = data_dir / name / f"{name}.npz" if data_dir else None
@@ -33,7 +35,7 @@ def find(name: Name, data_dir: Path | None) -> Source | None:
 
 
 def load(source: Source) -> Rows:
-    """All rows, with labels -1 and 1. **Raises** `ValueError` where a file is not the one expected."""
+    """Returns all rows, with labels -1 and 1. **Raises** `ValueError` where a file is not the one expected."""
     if source.path is None:
         from sklearn.datasets import load_breast_cancer
 
@@ -46,7 +48,7 @@ def load(source: Source) -> Rows:
 
 
 def thirds(rows: Rows, seed: int, most: int) -> Splits:
-    """At most so many rows, shuffled, in three equal parts; inputs standardised on the training part."""
+    """Returns at most so many rows, shuffled, in three equal parts; inputs are standardised on the training part."""
     order = np.random.default_rng(seed).permutation(len(rows.y))[:most]
     size = len(order) // 3
     train, valid, test = (rows.take(order[i * size : (i + 1) * size]) for i in range(3))

@@ -65,6 +65,12 @@ class Cells:
             raise SystemExit(f"{path} is damaged; delete it, and the same command computes it again")
         return found["result"]
 
+    def get(self, labels: Labels, make: Callable[[], Any]) -> Any:
+        """Returns the result of a cell, made and stored if it is not finished."""
+        if labels not in self:
+            self.write(labels, make())
+        return self.read(labels)
+
     def write(self, labels: Labels, result: Any) -> None:
         """Stores a finished cell in one step: complete or not at all."""
         content = {"labels": as_json(labels), "result": as_json(result)}
@@ -84,8 +90,7 @@ def run_cells(
 
     - `cells`: labels of the cells, see `grid`.
     - `run`: a function `(advance, **labels) -> result`. It calls `advance` with the share of the cell done since. The
-      result is a dictionary that JSON can hold, arrays included; each row of its lists `runs` and `history` gets the
-      labels.
+      result is a dictionary that JSON can hold, arrays included; each row of a list of rows gets the labels.
     """
     store = Cells(config)
     finished = sum(labels in store for labels in cells)
@@ -105,10 +110,8 @@ def run_cells(
 
 
 def _labelled(labels: Labels, result: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: [labels | line for line in value] if name in ("runs", "history") else value
-        for name, value in result.items()
-    }
+    is_rows = lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value)
+    return {name: [labels | row for row in value] if is_rows(value) else value for name, value in result.items()}
 
 
 def rows(cells: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:

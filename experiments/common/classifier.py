@@ -1,4 +1,4 @@
-"""What classifiers have in common: models map one row to the logits of its classes."""
+"""Losses and measures of classifiers, which map one row to the logits of its classes."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from .data import Rows
 
 
 def cross_entropy(model: Callable, x: Array, y: Array) -> Array:
-    """-log p(y | x) of every row."""
+    """Returns -log p(y | x) of every row."""
     return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), y)
 
 
@@ -22,6 +22,6 @@ def _num_right(model, x, y):
 
 
 def accuracy(model: Callable, rows: Rows) -> float:
-    """Share of the rows whose class has the largest logit."""
+    """Returns the fraction of rows whose class has the largest logit."""
     x, y = rows
     return int(_num_right(model, jnp.asarray(x), jnp.asarray(y))) / len(y)

@@ -1,10 +1,10 @@
 """Options that experiments share, and the rules that option types carry."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -20,23 +20,34 @@ class Rule(NamedTuple):
     complaint: str
 
 
-ABOVE_ZERO = Rule(lambda value: value > 0, "must be positive, got {value}")
-NOT_NEGATIVE = Rule(lambda value: value >= 0, "must not be negative, got {value}")
+ABOVE_ZERO = Rule(lambda value: value > 0, "must be positive")
+NOT_NEGATIVE = Rule(lambda value: value >= 0, "must not be negative")
 Positive = Annotated[int, tyro.conf.arg(metavar="N"), ABOVE_ZERO]
 PositiveFloat = Annotated[float, ABOVE_ZERO]
 NonNegative = Annotated[int, tyro.conf.arg(metavar="N"), NOT_NEGATIVE]
 NonNegativeFloat = Annotated[float, NOT_NEGATIVE]
+Fraction = Annotated[float, Rule(lambda value: 0 < value < 1, "must lie between 0 and 1")]
 Some = Annotated[tuple[T, ...], Rule(lambda value: len(value) > 0, "is empty")]
-Out = Annotated[Path, tyro.conf.arg(help="Output folder. It also holds the finished cells of a run that was stopped.")]
-REPETITIONS = "Number of repetitions, each with its own split, initial weights and noise."
-Seeds = Annotated[int, tyro.conf.arg(metavar="N", help=REPETITIONS), ABOVE_ZERO]
+
+
+def described(text: str, metavar: str | None = None) -> Any:
+    """Returns the annotation that describes an option, for types of options that configurations give other defaults."""
+    return tyro.conf.arg(help=text, metavar=metavar)
+
+
+Out = Annotated[Path, described("Output folder. It also holds the finished cells of a run that was stopped.")]
+Quick = Annotated[bool, described("Smaller sizes, which show that it runs.")]
 Cache = Annotated[
-    bool,
-    tyro.conf.arg(
-        help="Keep compiled programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR, for the next run."
-    ),
+    bool, described("Keep compiled programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR, for later.")
 ]
-Quick = Annotated[bool, tyro.conf.arg(help="Smaller sizes, which show that it runs.")]
+REPETITIONS = "Number of repetitions, each with its own split, initial weights and noise."
+Seeds = Annotated[int, described(REPETITIONS, "N"), ABOVE_ZERO]
+Digits = Annotated[
+    Literal["digits", "mnist"],
+    described("digits: 8 x 8, ships with scikit-learn. mnist: 28 x 28, from --data-dir or downloaded."),
+]
+Train = Annotated[int, described("Training rows.", "N"), ABOVE_ZERO]
+Valid = Annotated[int, described("Validation rows.", "N"), ABOVE_ZERO]
 
 
 @dataclass(frozen=True)
@@ -48,9 +59,19 @@ class Checked:
 
     def __post_init__(self):
         for name, hint in get_type_hints(type(self), include_extras=True).items():
-            for rule in getattr(hint, "__metadata__", ()):
-                if isinstance(rule, Rule) and not rule.holds(getattr(self, name)):
-                    raise ValueError(f"{name} {rule.complaint.format(value=getattr(self, name))}")
+            for complaint in _complaints(hint, getattr(self, name)):
+                raise ValueError(f"{name} {complaint}, got {getattr(self, name)}")
+
+
+def _complaints(hint: Any, value: Any) -> Iterator[str]:
+    """Yields the complaints about a value of this type, and about its parts if it is a tuple."""
+    yield from (
+        rule.complaint for rule in getattr(hint, "__metadata__", ()) if isinstance(rule, Rule) and not rule.holds(value)
+    )
+    bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if get_origin(bare) is tuple:
+        for part in value:
+            yield from _complaints(get_args(bare)[0], part)
 
 
 @dataclass(frozen=True)
@@ -92,16 +113,15 @@ class WithData(Common):
 class OnDigits(WithData):
     """Options of an experiment on handwritten digits."""
 
-    data: Literal["digits", "mnist"] = "digits"
-    """digits: 8 x 8, ships with scikit-learn. mnist: 28 x 28, from --data-dir or downloaded."""
+    data: Digits = "digits"
 
 
 @dataclass(frozen=True)
 class OnSplits(OnDigits):
     """Options of an experiment on handwritten digits split in three."""
 
-    num_train: Positive = 800  # Training rows.
-    num_valid: Positive = 400  # Validation rows.
+    num_train: Train = 800
+    num_valid: Valid = 400
 
     def splits(self, seed: int) -> Splits:
         """Returns the training, validation and test rows of a seed."""

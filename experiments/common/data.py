@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+INPUTS = {"digits": 64, "mnist": 784}  # pixels of an image
 MNIST = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -16,26 +17,31 @@ MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 
 class Rows(NamedTuple):
-    """Inputs of shape (rows, features), standardised to about [0, 1], and whole-number labels of shape (rows,)."""
+    """Inputs of shape (rows, features), scaled to about [0, 1], and integer labels of shape (rows,)."""
 
     x: np.ndarray
     y: np.ndarray
 
     def take(self, index: np.ndarray) -> "Rows":
-        """Some of the rows."""
+        """Returns some of the rows."""
         return Rows(self.x[index], self.y[index])
 
 
 class Splits(NamedTuple):
-    """Three sets without a row in common. Only the end of an experiment may look at `test`."""
+    """Three sets without a row in common. Only the end of an experiment may use `test`."""
 
     train: Rows
     valid: Rows
     test: Rows
 
 
+def train_and_test(train: Rows, test: Rows) -> Splits:
+    """Returns two sets as splits with no validation rows."""
+    return Splits(train, train.take(np.arange(0)), test)
+
+
 def digits() -> Rows:
-    """1797 handwritten digits of 8 x 8 pixels, scaled to [0, 1]; ships with scikit-learn (UCI optdigits test set)."""
+    """Returns 1797 handwritten digits of 8 x 8 pixels, scaled to [0, 1] (UCI optdigits test set, from scikit-learn)."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -43,21 +49,22 @@ def digits() -> Rows:
 
 
 def mnist(data_dir: Path | None) -> tuple[Rows, Rows]:
-    """The 60,000 training and 10,000 test images of MNIST, 784 pixels scaled to [0, 1] (LeCun et al. 1998).
+    """Returns the 60,000 training and 10,000 test images of MNIST, 784 pixels scaled to [0, 1] (LeCun et al. 1998).
 
-    The four original IDX files are looked for in `data_dir` and `data_dir/mnist`; without them they are downloaded to
-    the user's cache. Either way their SHA-256 must match: `ValueError` if not, `FileNotFoundError` with what to do
-    when a file can neither be found nor downloaded.
+    The four original IDX files are read from `data_dir` or `data_dir/mnist`, or downloaded to the user's cache.
+
+    **Raises** `ValueError` where the SHA-256 of a file does not match, and `FileNotFoundError` with advice where a file
+    can neither be found nor downloaded.
     """
     return _read_idx([_mnist_file(name, data_dir) for name in MNIST])
 
 
 def fashion_mnist(data_dir: Path | None) -> tuple[Rows, Rows]:
-    """The 60,000 training and 10,000 test images of Fashion-MNIST (Xiao, Rasul, Vollgraf 2017), in MNIST's format.
+    """Returns the 60,000 training and 10,000 test images of Fashion-MNIST (Xiao, Rasul, Vollgraf 2017).
 
-    The four IDX files have MNIST's names; they are looked for in `data_dir`/fashion-mnist, then in `data_dir`, and are
-    known by their shapes alone. `FileNotFoundError` where they are missing, `ValueError` where shapes differ, or where
-    a file is MNIST's.
+    The four IDX files have MNIST's names and format. They are read from `data_dir`/fashion-mnist or `data_dir`.
+
+    **Raises** `FileNotFoundError` where they are missing, `ValueError` where shapes differ or a file is MNIST's.
     """
     import pooch
 
@@ -72,7 +79,7 @@ def fashion_mnist(data_dir: Path | None) -> tuple[Rows, Rows]:
 
 
 def image_sets(name: str, data_dir: Path | None) -> tuple[Rows, Rows]:
-    """Training and test images of `mnist` or `fashion`."""
+    """Returns the training and test images of `mnist` or `fashion`."""
     return (fashion_mnist if name == "fashion" else mnist)(data_dir)
 
 
@@ -108,7 +115,7 @@ def _idx(path: Path, header: int) -> np.ndarray:
 
 
 def split(name: str, data_dir: Path | None, seed: int, num_train: int, num_valid: int) -> Splits:
-    """Digits or MNIST, shuffled by `seed`; inputs centred on the training mean. MNIST keeps its own test set."""
+    """Returns digits or MNIST, shuffled by `seed`, inputs centred on the training mean; MNIST keeps its test set."""
     if name == "mnist":
         pool, test = mnist(data_dir)
     else:

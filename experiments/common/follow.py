@@ -1,41 +1,33 @@
-"""A search with its course on the way."""
+"""A search, observed on the way."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
 import hypergrad as hg
 
 
+class Steps(NamedTuple):
+    """Hyper-steps of a search, training steps per hyper-step, and about how many measurements on the way."""
+
+    hyper: int
+    inner: int
+    measurements: int
+
+
 def follow(
-    search: hg.GradientSearch,
-    problem: hg.BilevelProblem,
-    state: hg.SearchState,
-    *,
-    key: Array,
-    steps: int,
-    inner_steps: int,
-    looks: int,
-    measure: Callable[[hg.SearchState], Mapping[str, Any]],
-    advance: Callable[[int], Any],
-) -> tuple[hg.SearchState, list[dict[str, Any]]]:
-    """Take `steps` hyper-steps; the last state, and what `measure` says of it at about `looks` times on the way.
+    search: hg.GradientSearch, problem: hg.BilevelProblem, state: hg.SearchState, key: Array, steps: Steps
+) -> Iterator[tuple[hg.SearchState, dict[str, Any]]]:
+    """Yields the state after every few hyper-steps, with a line of the history.
 
-    Each line of the history has the hyper-steps taken, the seconds since the start and the outer loss that the last of
-    these steps measured. `advance` is told the steps taken since.
+    The line has the hyper-steps taken, the outer loss that the last of them measured, and the seconds since the start.
     """
-    history: list[dict[str, Any]] = []
-    started = time.monotonic()
-
-    def look(state, values):
-        line = {"hyper_steps": int(state.num_steps), "outer_loss": float(values[-1]), **measure(state)}
-        history.append(line | {"seconds": round(time.monotonic() - started, 2)})
-        advance(len(values))
-
-    budget = hg.Budget(iterations=steps * inner_steps)
-    chunk = max(1, steps // looks)
+    started, chunk = time.monotonic(), max(1, steps.hyper // steps.measurements)
     value = lambda record: record.value
-    state, _ = hg.run(search, problem, state, key=key, budget=budget, chunk=chunk, callback=look, keep=value)
-    return state, history
+    for first in range(0, steps.hyper, chunk):
+        budget = steps.inner * min(first + chunk, steps.hyper)
+        state, history = hg.run(search, problem, state, key=key, budget=budget, chunk=chunk, keep=value)
+        line = {"hyper_steps": int(state.num_steps), "outer_loss": float(history[-1])}
+        yield state, line | {"seconds": round(time.monotonic() - started, 2)}

@@ -1,4 +1,4 @@
-"""What every experiment writes: tables, JSON, CSV, and where and with what it ran."""
+"""Files that every experiment writes: tables, JSON, CSV, and a record of machine, versions and commit."""
 
 import csv
 import dataclasses
@@ -16,11 +16,11 @@ import numpy as np
 
 from .config import Common
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 def environment() -> dict[str, Any]:
-    """Device, versions and commit."""
+    """Returns device, versions and commit."""
     packages = ("jax", "jaxlib", "jaxopt", "optax", "equinox", "numpy")
     return {
         "device": jax.devices()[0].device_kind,
@@ -41,7 +41,7 @@ def _commit() -> str | None:
 
 
 def as_json(value: Any) -> Any:
-    """Dataclasses, paths and arrays as what JSON knows."""
+    """Returns dataclasses, paths and arrays as values that JSON knows; a number that is not finite becomes `None`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -62,8 +62,8 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One line per row, columns as in the first."""
+def write_csv(path: Path, rows: Iterable[Row]) -> None:
+    """Writes one line per row, with the columns of the first."""
     rows = list(rows)
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
@@ -72,7 +72,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def mean_and_spread(values: Iterable[float | None]) -> str:
-    """`mean ± standard deviation`, over what was measured."""
+    """Returns `mean ± standard deviation` of the values that are not `None`."""
     measured = np.array([value for value in values if value is not None], float)
     if measured.size == 0:
         return "-"
@@ -81,8 +81,8 @@ def mean_and_spread(values: Iterable[float | None]) -> str:
     return f"{measured.mean():.4g} ± {measured.std(ddof=1):.2g}"
 
 
-def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Aligned columns with a heading; valid Markdown."""
+def text_table(rows: Sequence[Row]) -> str:
+    """Returns aligned columns with a heading, as a Markdown table."""
     columns = list(rows[0])
     cells = [columns, *[[str(row[name]) for name in columns] for row in rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -93,15 +93,20 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def spread_table(runs: Sequence[Mapping[str, Any]], by: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """One line per group of runs that agree in `by`, in order of appearance: mean ± deviation of each column."""
-    groups: dict[tuple, list] = {}
-    for run in runs:
-        groups.setdefault(tuple(run[name] for name in by), []).append(run)
+def spread_table(runs: Sequence[Row], by: Sequence[str], columns: Sequence[str]) -> list[Row]:
+    """Returns one line per group of runs that agree in `by`: mean ± standard deviation of each column."""
     return [
-        dict(zip(by, group, strict=True)) | {name: mean_and_spread(run[name] for run in members) for name in columns}
-        for group, members in groups.items()
+        {name: group[0][name] for name in by} | {name: mean_and_spread(run[name] for run in group) for name in columns}
+        for group in grouped(runs, by)
     ]
+
+
+def grouped(rows: Iterable[Row], by: Sequence[str]) -> list[list[Row]]:
+    """Returns the rows that agree in `by` together, in order of appearance."""
+    groups: dict[tuple, list] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    return list(groups.values())
 
 
 def save(config: Common, runs: Sequence[Row], table: Sequence[Row], history: Sequence[Row], title: str, **more: Any):

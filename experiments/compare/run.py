@@ -1,28 +1,38 @@
-"""The comparison: configuration, loop over methods and seeds, tables and plots."""
+"""The comparison: configuration, cells, report."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
+from jaxtyping import ArrayLike
 
 import hypergrad as hg
+from ensembles import predictive_log_probs
 
-from ..common.cells import Cells
+from ..common.cells import grid, rows, run_cells
 from ..common.config import OnSplits, Out, Positive, Some
-from ..common.contest import Task, Tracker, compile_method, full
-from ..common.data import Splits, split
+from ..common.data import INPUTS, Rows
+from ..common.figures import figure, step_curves
 from ..common.report import save, spread_table
-from .methods import BOX, START, all_methods
-from .model import CRITERIA, network
-from .plots import draw
+from ..study.cell import Draws, flat, make_task
+from ..study.contest import COUNTS, Task, budget_of, compete, compile_method, full
+from ..study.criteria import CRITERIA
+from ..study.methods import estimators
+from ..study.plots import COLOURS
+from ..study.settings import IMAGES, Setting, log_probs, network
+from .methods import ALL, MethodName, methods
 
 QUICK = {"seeds": 1, "budget": 600.0}
-MethodName = Literal["greedy", "drmad", "hoag", "reverse", "random", "random_scalar", "tpe", "best_scalar"]
-ALL: tuple[MethodName, ...] = ("greedy", "drmad", "hoag", "reverse", "random", "random_scalar", "tpe", "best_scalar")
+BOX = (-10.0, 4.0)  # range of the log-variances, for every method
+START = -3.0  # the middle of the box
+EVALUATION_ROWS = 5000
+TEST_SAMPLES = 64  # of the posterior
+LABELS = {"elbo": "negative ELBO per example", "validation": "validation loss"}
 
 
 @dataclass(frozen=True)
@@ -40,134 +50,154 @@ class Config(OnSplits):
 
     criterion: Literal["elbo", "validation"] = "elbo"
     """elbo: variational evidence bound on the training data. validation: cross-entropy on held-out data."""
-    methods: Some[MethodName] = ALL
-    """Which methods to run."""
-    budget: float = 3000
-    """What every method may spend, per seed."""
+    methods: Some[MethodName] = ALL  # Which methods to run.
+    budget: float = 3000  # What every method may spend, per seed.
     budget_unit: Literal["iterations", "gradients", "seconds"] = "iterations"
     """iterations: updates of the weights. gradients: gradient equivalents. seconds: wall time."""
     out: Out = Path("results/compare")
-    hidden: Positive = 64
-    """Hidden units."""
-    batch: Positive = 100
-    """Rows per training step."""
-    outer_batch: Positive = 2000
-    """Rows per outer gradient; all of them if there are no more."""
-    inner_lr: float = 0.01
-    """Learning rate of Adam on the weights."""
-    hyper_lr: float = 0.1
-    """Learning rate of Adam on the log-variances, the same for all gradient methods."""
-    period: Positive = 10
-    """Training steps per hyper-update of drmad, hoag and reverse (greedy: 1)."""
-    knots: Positive = 1
-    """Segments of DrMAD's path; 1 is the paper's straight line."""
-    cg_steps: Positive = 20
-    """Conjugate-gradient steps of hoag."""
-    cg_damping: float = 0.1
-    """Added to the Hessian by hoag: one-sample Hessians are indefinite."""
-    trial_steps: Positive = 300
-    """Training steps per trial of random, random_scalar and tpe."""
+    hidden: Positive = 64  # Hidden units.
+    batch: Positive = 100  # Rows per training step.
+    outer_batch: Positive = 2000  # Rows per outer gradient; all of them if there are no more.
+    inner_lr: float = 0.01  # Learning rate of Adam on the weights.
+    hyper_lr: float = 0.1  # Learning rate of Adam on the log-variances, the same for all gradient methods.
+    period: Positive = 10  # Training steps per hyper-update of drmad, hoag and reverse (greedy: 1).
+    knots: Positive = 1  # Segments of DrMAD's path; 1 is the paper's straight line.
+    cg_steps: Positive = 20  # Conjugate-gradient steps of hoag.
+    cg_damping: float = 0.1  # Added to the Hessian by hoag: one-sample Hessians are indefinite.
+    trial_steps: Positive = 300  # Training steps per trial of random, random_scalar and tpe.
 
     def __post_init__(self):
         super().__post_init__()
         if not 1 <= self.knots <= self.period:
             raise ValueError(f"knots must be between 1 and period ({self.period}), got {self.knots}")
-        self.spendable()
-
-    def spendable(self) -> hg.Budget:
-        """The budget of one run."""
-        amount: dict[str, Any] = {self.budget_unit: self.budget}
-        return hg.Budget(**amount)
+        budget_of(self.budget_unit, self.budget)
 
 
-def make_task(config: Config, criterion, data: Splits, seed: int) -> Task:
-    """The problem of one seed."""
-    init_key, run_key = jax.random.split(jax.random.key(seed))
-    model = network(data.train.x.shape[1], config.hidden, init_key)
-    weights = eqx.filter(model, eqx.is_inexact_array)
-    train, valid = ((part.x.astype(model.layers[0].weight.dtype), part.y) for part in (data.train, data.valid))
-    problem = hg.BilevelProblem(
-        criterion.inner_loss, criterion.outer_loss, train, valid if criterion.uses_valid else train
+def make_setting(config: Config) -> Setting:
+    """Returns the data, the model and the training that the options describe."""
+    timed = config.budget_unit == "seconds"
+    return Setting(
+        config.splits,
+        network(INPUTS[config.data], 10, config.hidden, jnp.tanh),
+        **IMAGES,
+        box=BOX,
+        prior=BOX,
+        outer_steps=1,
+        inner_steps=200 * config.period if timed else max(1, int(config.budget)),
+        period=config.period,
+        batch=config.batch,
+        outer_batch=config.outer_batch,
+        inner_lr=config.inner_lr,
+        knots=config.knots,
+        linear_solver=hg.CG(max_steps=config.cg_steps, damping=config.cg_damping),
+        evaluation_rows=EVALUATION_ROWS,
     )
-    start = full(weights, START)
-    return Task(problem, criterion.wrap(model), weights, start, BOX, criterion, config.spendable(), run_key, seed)
-
-
-def run_cell(config: Config, task: Task, method, name: str, data: Splits, advance) -> tuple[dict, list, np.ndarray]:
-    """One method on one seed: its summary, its history, and the log-variances it chose."""
-    tracker = Tracker(task, advance)
-    method(task, tracker)
-    seconds = tracker.seconds
-    advance(1 - tracker.share)
-    chosen = full(task.weights, np.nan)
-    accuracy = nll = None
-    if tracker.best is not None:
-        params, chosen = tracker.best
-        log_probs = np.asarray(_predict(task.criterion.predict, params, data.test.x))
-        accuracy = float(np.mean(log_probs.argmax(1) == data.test.y))
-        nll = float(-np.mean(log_probs[np.arange(len(data.test.y)), data.test.y]))
-    last = tracker.history[-1]
-    row = {
-        "method": name,
-        "seed": task.seed,
-        "criterion": config.criterion,
-        "best_value": tracker.value,
-        "test_accuracy": accuracy,
-        "test_nll": nll,
-        **{count: last[count] for count in ("iterations", "gradients", "hvps", "hyper_updates")},
-        "seconds": round(seconds, 3),
-        "status": tracker.status.name or "OK",
-    }
-    history = [{"method": name, "seed": task.seed, **line} for line in tracker.history]
-    return row, history, np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(chosen)])
 
 
 @eqx.filter_jit
-def _predict(predict, params, x):
-    return predict(params, x, jax.random.key(1))
+def predict(trained: Any, x: ArrayLike, posterior: bool) -> jax.Array:
+    """Returns the log-probabilities of the classes, averaged over the posterior if there is one."""
+    if not posterior:
+        return log_probs(trained, x)
+    return predictive_log_probs(trained, lambda model: log_probs(model, x), jax.random.key(1), TEST_SAMPLES)
+
+
+def on_test(best: tuple[Any, Any] | None, test: Rows, posterior: bool) -> dict[str, float | None]:
+    """Returns accuracy and negative log-likelihood per row of what was found."""
+    if best is None:
+        return {"test_accuracy": None, "test_nll": None}
+    found, rows = np.asarray(predict(best[0], test.x, posterior)), np.arange(len(test.y))
+    accuracy, nll = np.mean(found.argmax(1) == test.y), -np.mean(found[rows, test.y])
+    return {"test_accuracy": float(accuracy), "test_nll": float(nll)}
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Run what is missing, write everything, return the summary."""
-    store = Cells(config)
-    cells = {(name, seed): {"method": name, "seed": seed} for name in config.methods for seed in config.seed_range()}
-    criterion = CRITERIA[config.criterion](config.num_train, config.batch, config.outer_batch)
-    form = "{l_bar}{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=len(cells), bar_format=form) as bar:
-        advance = lambda share: bar.update(min(share, len(cells) - bar.n))  # shares are rounded sums
-        for name in config.methods:
-            missing = [seed for seed in config.seed_range() if cells[name, seed] not in store]
-            advance(config.seeds - len(missing))
-            method = first_call = None
-            for seed in missing:
-                bar.set_postfix_str(f"{name}, seed {seed}")
-                data = split(config.data, config.data_dir, seed, config.num_train, config.num_valid)
-                task = make_task(config, criterion, data, seed)
-                if method is None:
-                    method = all_methods(config, task.weights)[name]
-                    first_call = compile_method(method, task)
-                row, history, chosen = run_cell(config, task, method, name, data, advance)
-                row["first_call_seconds"] = first_call
-                store.write(cells[name, seed], {"run": row, "history": history, "log_variances": chosen})
-    return report(config, [store.read(labels) for labels in cells.values()])
+    """Runs what is missing, writes everything, returns the summary."""
+    setting, budget = make_setting(config), budget_of(config.budget_unit, config.budget)
+    criterion = CRITERIA[config.criterion](setting, config.num_train)
+    straight = 10 * config.trial_steps if config.budget_unit == "seconds" else max(1, int(config.budget))
+    by_name = methods(setting, config.hyper_lr, config.trial_steps, straight)
+
+    def task_of(seed: int) -> Task:
+        model_key, run_key = jax.random.split(jax.random.key(seed))
+        draws = Draws(seed, model_key, model_key, run_key)  # no criterion has folds
+        return make_task(setting, criterion, setting.sample(seed), draws, full(setting.weights, START), budget)
+
+    first_call = cache(lambda method: compile_method(by_name[method], task_of(config.first_seed)))
+
+    def run(advance, method, seed):
+        compiling, task = first_call(method), task_of(seed)
+        tracker, totals = compete(by_name[method], task, advance)
+        row: dict[str, Any] = {"criterion": config.criterion, "best_value": tracker.value}
+        row |= on_test(tracker.best, task.rows.test, config.criterion == "elbo")
+        row |= totals | {"first_call_seconds": compiling}
+        chosen = full(setting.weights, np.nan) if tracker.best is None else tracker.best[1]
+        return {"runs": [row], "history": tracker.history, "log_variances": flat(chosen)}
+
+    cells = run_cells(config, grid(method=config.methods, seed=config.seed_range()), run, "runs")
+    learned = {
+        cell["runs"][0]["method"]: np.array(cell["log_variances"], float)
+        for cell in cells
+        if cell["runs"][0]["method"] in estimators(setting) and cell["runs"][0]["seed"] == config.first_seed
+    }
+    draw(config.out, learned, setting.weights.layers[0].weight.shape, rows(cells, "history"), LABELS[config.criterion])
+    return report(config, cells)
 
 
 def report(config: Config, cells: list[dict]) -> dict[str, Any]:
-    """summary.json, history.csv, table.md and the plots."""
-    runs = [cell["run"] for cell in cells]
-    columns = (
-        "best_value",
-        "test_accuracy",
-        "test_nll",
-        "iterations",
-        "gradients",
-        "hvps",
-        "hyper_updates",
-        "seconds",
-    )
+    """Writes summary.json, history.csv and table.md, and returns the summary."""
+    runs, columns = rows(cells, "runs"), ("best_value", "test_accuracy", "test_nll", *COUNTS, "seconds")
     table = spread_table(runs, ("method",), columns)
     table.sort(key=lambda line: float(line["best_value"].split()[0]) if line["best_value"] != "-" else np.inf)
-    draw(config, cells)
-    criterion = "negative ELBO per example" if config.criterion == "elbo" else "validation loss"
-    title = f"{config.data}, {config.seeds} seeds, mean ± standard deviation; best_value is the {criterion}"
-    return save(config, runs, table, [line for cell in cells for line in cell["history"]], title)
+    title = (
+        f"{config.data}, {config.seeds} seeds, mean ± standard deviation; best_value is the {LABELS[config.criterion]}"
+    )
+    return save(config, runs, table, rows(cells, "history"), title)
+
+
+HEADINGS = {"iterations": "updates of the weights", "seconds": "seconds, without compilation"}
+
+
+def draw(out: Path, learned: dict[str, np.ndarray], shape: tuple[int, int], history: list[dict], label: str) -> None:
+    """Draws the courses of all methods, and the log-variances that were learned for the first layer of this shape."""
+    for unit in HEADINGS:
+        courses(out / f"criterion_{unit}.png", history, unit, label)
+    if learned:
+        histograms(out / "log_variances.png", learned)
+        maps(out / "first_layer.png", learned, shape)
+
+
+def courses(path: Path, history: list[dict], unit: str, label: str) -> None:
+    """Draws the best criterion so far against cost; a line where the budget was larger."""
+    with figure(path) as axes:
+        step_curves(axes, [line for line in history if line["method"] != "best_scalar"], unit, "best", COLOURS)
+        scalar = {line["seed"]: line["best"] for line in history if line["method"] == "best_scalar"}  # the last counts
+        values = [value for value in scalar.values() if value is not None]
+        if values:
+            axes.axhline(np.median(values), color=COLOURS["best_scalar"], ls=":", label="best_scalar (larger budget)")
+        axes.set(xlabel=HEADINGS[unit], ylabel=f"best {label}", yscale="log")
+        if unit == "seconds":
+            axes.set_xscale("log")
+        axes.legend(fontsize=8, ncols=2)
+
+
+def histograms(path: Path, learned: dict[str, np.ndarray]) -> None:
+    """Draws the learned prior log-variances of all weights."""
+    with figure(path, size=(7, 4)) as axes:
+        for name, values in learned.items():
+            axes.hist(values, bins=80, histtype="step", lw=1.6, color=COLOURS[name], label=name)
+        axes.set(xlabel="prior log-variance", ylabel="weights", yscale="log")
+        axes.legend()
+
+
+def maps(path: Path, learned: dict[str, np.ndarray], shape: tuple[int, int]) -> None:
+    """Draws the mean log-variance of the weights leaving each pixel: the pixels that the prior lets matter."""
+    hidden, inputs = shape
+    side = int(np.sqrt(inputs))
+    images = [flat[: hidden * inputs].reshape(hidden, side, side).mean(0) for flat in learned.values()]
+    low, high = np.nanmin(images), np.nanmax(images)
+    with figure(path, 1, len(images), (3 * len(images), 3.2), squeeze=False) as axes:
+        for ax, name, image in zip(axes[0], learned, images, strict=True):
+            drawn = ax.imshow(image, vmin=low, vmax=high, cmap="viridis")
+            ax.set(title=name, xticks=[], yticks=[])
+        axes[0, 0].figure.colorbar(drawn, ax=axes[0], label="mean prior log-variance", shrink=0.8)

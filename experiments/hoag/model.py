@@ -22,52 +22,52 @@ EXACT = 1e-10  # gradient norm that counts as solved
 
 
 def misfit(params: PyTree, rows: PyTree) -> Array:
-    """Σ log(1 + exp(-y (x·w + b)))."""
+    """Returns Σ log(1 + exp(-y (x·w + b)))."""
     x, y = rows
     return jnp.sum(jax.nn.softplus(-y * (x @ params["weight"] + params["bias"])))
 
 
 def inner_loss(params: PyTree, log_penalty: Array, rows: PyTree, key: Array) -> Array:
-    """(misfit + ½ exp(λ) ‖w‖²) / n; the intercept is not penalised."""
+    """Returns (misfit + ½ exp(λ) ‖w‖²) / n; the intercept is not penalised."""
     penalty = 0.5 * jnp.exp(log_penalty) * jnp.sum(params["weight"] ** 2)
     return (misfit(params, rows) + penalty) / len(rows[1])
 
 
 def outer_loss(params: PyTree, log_penalty: Array, rows: PyTree, key: Array) -> Array:
-    """A sum, as published: the first step of `hg.adaptive_step` depends on the scale of the loss."""
+    """Returns the misfit, a sum as published: the first step of `hg.adaptive_step` depends on the scale of the loss."""
     return misfit(params, rows)
 
 
 def make_problem(train: Rows, valid: Rows) -> tuple[hg.BilevelProblem, PyTree]:
-    """The problem and zero weights."""
+    """Returns the problem and zero weights."""
     params = {"weight": jnp.zeros(train.x.shape[1]), "bias": jnp.zeros(())}
     return hg.BilevelProblem(inner_loss, outer_loss, tuple(train), tuple(valid)), params
 
 
 def lbfgs(most: int) -> hg.AbstractInnerSolver:
-    """Inner training by L-BFGS, at most so many updates."""
+    """Returns inner training by L-BFGS with at most so many updates."""
     return hg.JaxoptSolver(jaxopt.LBFGS, maxiter=most)
 
 
-class Trial(NamedTuple):
-    """One penalty, trained."""
+class Trained(NamedTuple):
+    """The end of training at one penalty."""
 
     state: Any
     loss: Array  # mean validation loss
     gradients: Array
 
 
-def make_trial(inner: hg.AbstractInnerSolver) -> Callable[..., Trial]:
-    """`(problem, log_penalty, state, tol) -> Trial`: train on from `state` until ‖∇L‖ <= tol."""
+def make_trainer(inner: hg.AbstractInnerSolver) -> Callable[..., Trained]:
+    """Returns `(problem, log_penalty, state, tol) -> Trained`, which trains on from `state` until ‖∇L‖ <= tol."""
 
     @eqx.filter_jit
     def compiled(problem, log_penalty, state, tol):
         state, solved = inner.solve(
             problem, log_penalty, inner.resume(problem, log_penalty, state), jax.random.key(0), tol
         )
-        return Trial(state, misfit(state.params, problem.valid) / len(problem.valid[1]), solved.gradients)
+        return Trained(state, misfit(state.params, problem.valid) / len(problem.valid[1]), solved.gradients)
 
-    # As arrays: a Python number would be compiled in.
+    # Arrays, because a Python number would be compiled in.
     return lambda problem, log_penalty, state, tol: compiled(problem, jnp.asarray(log_penalty), state, jnp.asarray(tol))
 
 
@@ -78,12 +78,12 @@ class Curve(NamedTuple):
     best: float
 
 
-def exact_curve(trial: Callable[..., Trial], problem: hg.BilevelProblem, state: Any) -> Curve:
-    """Interpolation in Chebyshev points, each trained to `EXACT`, strongest penalty first."""
+def exact_curve(train: Callable[..., Trained], problem: hg.BilevelProblem, state: Any) -> Curve:
+    """Returns the interpolation in Chebyshev points, each trained to `EXACT`, strongest penalty first."""
     nodes = np.polynomial.chebyshev.chebpts1(CHEBYSHEV + 1) * (BOX[1] - BOX[0]) / 2 + sum(BOX) / 2
     values = []
     for node in nodes[::-1]:
-        state, loss, _ = trial(problem, node, state, EXACT)
+        state, loss, _ = train(problem, node, state, EXACT)
         values.append(float(loss))
     curve = Chebyshev.fit(nodes, values[::-1], CHEBYSHEV, domain=BOX)
     fine = np.linspace(*BOX, 1601)
@@ -93,7 +93,7 @@ def exact_curve(trial: Callable[..., Trial], problem: hg.BilevelProblem, state: 
 
 
 def ever_finer_grid() -> Iterator[float]:
-    """The middle of the box, then its quarters, its eighths, ...: a grid that may be stopped at any time."""
+    """Yields the middle of the box, then its quarters, its eighths, ...: a grid that may be stopped at any time."""
     level = 1
     while True:
         yield from np.linspace(*BOX, 2**level + 1)[1::2]
@@ -101,7 +101,7 @@ def ever_finer_grid() -> Iterator[float]:
 
 
 def uniform_draws(seed: int) -> Iterator[float]:
-    """Uniform in the box."""
+    """Yields penalties uniform in the box."""
     draw = np.random.default_rng(seed)
     while True:
         yield draw.uniform(*BOX)

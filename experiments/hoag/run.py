@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..common import binary
+from ..common.cells import Advance, grid, rows, run_cells
 from ..common.config import Out, Positive, Some, WithData
-from ..common.report import mean_and_spread, save, text_table
+from ..common.figures import COLOURS, figure, step_curves
+from ..common.report import Row, grouped, mean_and_spread, save, text_table
 from . import model, per_feature
-from .plots import draw
-from .search import METHODS, MethodName, Searches, cost_to, judged
+from .search import METHODS, MethodName, Searches, Start, cost_to, judged
 
 QUICK = {"data": ("breast_cancer",), "seeds": 2, "budget": 400, "feature_seeds": 1}
 LEVELS = (1e-2, 1e-4, 1e-6)
@@ -38,18 +38,12 @@ class Config(WithData):
 
     data: Some[binary.Name] = ("breast_cancer", "ijcnn1", "a9a")
     """Data sets. Those that are not found are left out, which is said."""
-    methods: Some[MethodName] = METHODS
-    """Which methods to run."""
-    rows: Positive = 6000
-    """At most so many rows of each data set, a third for each part."""
-    start: float = 8.0
-    """Log-penalty that descent starts from."""
-    budget: Positive = 1000
-    """Gradient equivalents per method and seed."""
-    feature_budget: Positive = per_feature.REFERENCE_COST // 10
-    """Gradient equivalents for one penalty per feature."""
-    feature_seeds: Positive = 3
-    """Repetitions of that part."""
+    methods: Some[MethodName] = METHODS  # Which methods to run.
+    rows: Positive = 6000  # At most so many rows of each data set, a third for each part.
+    start: float = 8.0  # Log-penalty that descent starts from.
+    budget: Positive = 1000  # Gradient equivalents per method and seed.
+    feature_budget: Positive = per_feature.REFERENCE_COST // 10  # Gradient equivalents for one penalty per feature.
+    feature_seeds: Positive = 3  # Repetitions of that part.
     out: Out = Path("results/hoag")
 
     def __post_init__(self):
@@ -60,34 +54,36 @@ class Config(WithData):
             raise ValueError(f"start must be in the box {model.BOX}, got {self.start}")
 
 
-def one_penalty(config: Config, searches: Searches, source: binary.Source, seed: int, bar: tqdm) -> list[dict]:
-    """All methods on one split: summaries with their paths."""
+def one_penalty(
+    config: Config, searches: Searches, source: binary.Source, seed: int, advance: Advance
+) -> dict[str, list[Row]]:
+    """Returns all methods on one split: their summaries, and their paths."""
     data = binary.thirds(binary.load(source), seed, config.rows)
     problem, params = model.make_problem(data.train, data.valid)
     fresh = searches.inner.init(problem, params, np.asarray(model.BOX[1]))
-    curve, found = model.exact_curve(searches.trial, problem, fresh), []
+    curve, runs, history = model.exact_curve(searches.train, problem, fresh), [], []
     for name in config.methods:
-        bar.set_postfix_str(f"{source.name}, seed {seed}, {name}")
-        path = judged(searches.path(name, problem, params, config.start, config.budget, seed), curve)
+        start = Start(problem, params, config.start, seed)
+        path = judged(searches.path(name, start, config.budget), curve)
         chosen = min(path, key=lambda line: float(curve.loss(line["log_penalty"])))["log_penalty"]
-        trained = searches.trial(problem, chosen, fresh, model.EXACT).state.params
-        costs = {
+        trained = searches.train(problem, chosen, fresh, model.EXACT).state.params
+        costs: Row = {
             f"{unit}_to_{level:.0e}": cost_to(path, level, unit)
             for unit in ("gradients", "seconds")
             for level in LEVELS
         }
-        line = {"data": source.name, "method": name, "seed": seed, "log_penalty": chosen, "steps": len(path)}
-        losses = {
+        losses: Row = {
             "suboptimality": path[-1]["suboptimality"],
             "test_loss": float(model.misfit(trained, tuple(data.test))) / len(data.test.y),
         }
-        found.append(line | costs | losses | {"path": path})
-        bar.update()
-    return found
+        runs.append({"method": name, "log_penalty": chosen, "steps": len(path)} | costs | losses)
+        history += [{"method": name} | line for line in path]
+        advance(1 / len(config.methods))
+    return {"runs": runs, "history": history}
 
 
 def reached(values: list[float | None]) -> str:
-    """The median, over all runs if all got there, else said over how many."""
+    """Returns the median of the runs that got there, and their number unless all did."""
     there = [value for value in values if value is not None]
     if not there:
         return "-"
@@ -95,13 +91,12 @@ def reached(values: list[float | None]) -> str:
 
 
 def table_of(runs: list[dict]) -> list[dict[str, str]]:
-    """One line per data set and method."""
+    """Returns one line per data set and method."""
     lines = []
-    for data, name in dict.fromkeys((run["data"], run["method"]) for run in runs):
-        ours = [run for run in runs if (run["data"], run["method"]) == (data, name)]
+    for ours in grouped(runs, ("data", "method")):
         costs = [f"gradients_to_{level:.0e}" for level in LEVELS] + [f"seconds_to_{LEVELS[1]:.0e}"]
         lines.append(
-            {"data": data, "method": name}
+            {name: ours[0][name] for name in ("data", "method")}
             | {cost: reached([run[cost] for run in ours]) for cost in costs}
             | {"suboptimality": f"{np.median([run['suboptimality'] for run in ours]):.1e}"}
             | {"test_loss": mean_and_spread(run["test_loss"] for run in ours)}
@@ -110,39 +105,35 @@ def table_of(runs: list[dict]) -> list[dict[str, str]]:
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Run, write everything, return the summary."""
-    sources = [binary.find(name, config.data_dir) for name in config.data]
-    missing = [name for name, source in zip(config.data, sources, strict=True) if source is None]
-    if missing:
-        print(f"left out, as there are no such files in {config.data_dir}: {', '.join(missing)}")
-    present = [source for source in sources if source is not None]
-    found, features = [], []
-    with tqdm(total=len(present) * config.seeds * len(config.methods) + config.feature_seeds, unit=" runs") as bar:
-        with jax.enable_x64(True):
-            searches = Searches()
-            for source in present:
-                for seed in range(config.seeds):
-                    found += one_penalty(config, searches, source, seed, bar)
-        search = per_feature.make_search()
-        for seed in range(config.feature_seeds):
-            bar.set_postfix_str(f"one penalty per feature, seed {seed}")
-            features.append(per_feature.run_seed(search, seed, config.feature_budget, bar.update))
-    runs = [{name: value for name, value in line.items() if name != "path"} for line in found]
-    feature_runs = [summary for summary, _ in features]
-    history = [
-        {"data": line["data"], "method": line["method"], "seed": line["seed"]} | step
-        for line in found
-        for step in line["path"]
-    ]
+    """Runs what is missing, writes everything, returns the summary."""
+    sources = {name: binary.find(name, config.data_dir) for name in config.data}
+    present = {name: source for name, source in sources.items() if source is not None}
+    if len(present) < len(sources):
+        missing = ", ".join(name for name in sources if name not in present)
+        print(f"left out, as there are no such files in {config.data_dir}: {missing}")
+    with jax.enable_x64(True):
+        searches = Searches()
+        one = lambda advance, data, seed: one_penalty(config, searches, present[data], seed, advance)
+        cells = run_cells(config, grid(data=present, seed=config.seed_range()), one, "splits")
+    search = per_feature.make_search()
+    feature = lambda advance, data, seed: per_feature.run_seed(search, seed, config.feature_budget)
+    seeds = config.seed_range(config.feature_seeds)
+    features = run_cells(config, grid(data=[per_feature.DATA], seed=seeds), feature, "seeds of one penalty per feature")
+    return report(config, cells, features)
+
+
+def report(config: Config, cells: list[dict[str, Any]], features: list[dict[str, Any]]) -> dict[str, Any]:
+    """Writes summary.json, history.csv, table.md and the plots, and returns the summary."""
+    runs, history, feature_runs = rows(cells, "runs"), rows(cells, "history"), rows(features, "runs")
     print(f"\n{text_table(feature_table(feature_runs))}")
-    title = f"One penalty: median cost to come so near the minimum, {config.seeds} seeds (published: figures only)"
+    title = f"One penalty: median cost to come this near to the minimum, {config.seeds} seeds (published: figures only)"
     summary = save(config, runs, table_of(runs), history, title, per_feature=feature_runs)
-    draw(config, found, features)
+    draw(config.out, history, rows(features, "history"))
     return summary
 
 
 def feature_table(runs: list[dict]) -> list[dict[str, str]]:
-    """One penalty per feature: ours beside the reference code."""
+    """Returns the table of one penalty per feature: ours and the reference code."""
     columns = ("first_loss", "best_loss", "gradients_to_reference", "gradients", "rises", "inner_limit_hits")
     reference = {"method": "fabianp/hoag, own run of it (one seed)", "first_loss": "0.693"}
     reference |= {"best_loss": str(per_feature.REFERENCE_LOSS), "inner_limit_hits": "2"}
@@ -153,3 +144,30 @@ def feature_table(runs: list[dict]) -> list[dict[str, str]]:
         {"method": f"hg.HOAG, seeds: {len(runs)}"} | ours,
         {"method": "", **dict.fromkeys(columns, "-")} | reference,
     ]
+
+
+FLOOR = 1e-9  # below it is rounding
+UNITS = {"gradients": "gradient equivalents", "seconds": "seconds, without compilation"}
+
+
+def draw(out: Path, history: list[Row], features: list[Row]) -> None:
+    """Draws the suboptimality on every data set, and the loss with one penalty per feature."""
+    colours: dict[str, str] = dict(zip(METHODS, COLOURS, strict=False))
+    panels = grouped([line | {"above": max(line["suboptimality"], FLOOR)} for line in history], ("data",))
+    for unit, label in UNITS.items() if panels else ():
+        size = (4.4 * len(panels) + 1.5, 4.2)
+        with figure(out / f"suboptimality_{unit}.png", 1, len(panels), size, squeeze=False) as axes:
+            for ax, lines in zip(axes[0], panels, strict=True):
+                step_curves(ax, lines, unit, "above", colours)
+                ax.set(yscale="log", title=lines[0]["data"], xlabel=label)
+            axes[0, 0].set(ylabel="validation loss above its minimum")
+            axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    with figure(out / "per_feature.png") as ax:
+        for path, colour in zip(grouped(features, ("seed",)), COLOURS, strict=False):
+            work, losses = [line["gradients"] for line in path], [line["loss"] for line in path]
+            ax.plot(work, losses, "o-", ms=3, color=colour, label=f"seed {path[0]['seed']}")
+        ax.axhline(per_feature.REFERENCE_LOSS, color="gray", ls=":", label="reference code in the end")
+        ax.axvline(per_feature.REFERENCE_COST / 10, color="gray", ls="--", label="a tenth of its cost")
+        ax.set(xlabel="gradient equivalents", ylabel="validation loss")
+        ax.grid(alpha=0.3)
+        ax.legend()

@@ -1,8 +1,7 @@
-"""What every method tries, and what that costs."""
+"""The methods of search, the penalties that they try, and their costs."""
 
 import time
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,15 @@ MethodName = Literal["HOAG, exponential", "HOAG, quadratic", "HOAG, cubic", "HOA
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 
 
+class Start(NamedTuple):
+    """A problem, its initial weights, the first log-penalty, and the seed of random proposals."""
+
+    problem: hg.BilevelProblem
+    params: Any
+    log_penalty: float
+    seed: int
+
+
 class Searches:
     """All methods, made once for all data sets and seeds."""
 
@@ -34,45 +42,44 @@ class Searches:
         }
         estimators["implicit"] = hg.Implicit(inner, hg.CG(200, tol=TIGHT), tol=TIGHT, warm_start=True)
         step, box = hg.adaptive_step(), lambda log_penalty: jnp.clip(log_penalty, *model.BOX)
-        self.inner, self.trial = inner, model.make_trial(inner)
+        self.inner, self.train = inner, model.make_trainer(inner)
         self.by_gradient = {name: hg.GradientSearch(one, step, projection=box) for name, one in estimators.items()}
 
-    def path(self, name: str, problem, params, start: float, budget: int, seed: int) -> list[dict[str, float]]:
-        """Every penalty that was tried, with the work and the seconds spent by then, compilation left out."""
-        if name in self.by_gradient:
-            self._descend(name, problem, params, start, 1)
-            return self._descend(name, problem, params, start, budget)
-        proposals = model.ever_finer_grid if name == "grid" else lambda: model.uniform_draws(seed)
-        self._try(problem, params, proposals(), 1)
-        return self._try(problem, params, proposals(), budget)
+    def path(self, name: str, start: Start, budget: int) -> list[dict[str, float]]:
+        """Returns every penalty that was tried, with the work and the seconds spent by then, without compilation."""
+        run = self._descend if name in self.by_gradient else self._try
+        run(name, start, 1)
+        return run(name, start, budget)
 
-    def _descend(self, name, problem, params, start, budget):
+    def _descend(self, name: str, start: Start, budget: int) -> list[dict[str, float]]:
         search, path = self.by_gradient[name], []
-        state = search.init(problem, params, jnp.asarray(start))
+        state = search.init(start.problem, start.params, jnp.asarray(start.log_penalty))
         begun = time.perf_counter()
 
-        def look(state, record):
+        def record(state, records):
             spent = {"gradients": int(state.spent.gradients), "seconds": time.perf_counter() - begun}
-            path.append({"log_penalty": float(record.hparams[0])} | spent)
+            path.append({"log_penalty": float(records.hparams[0])} | spent)
 
-        hg.run(search, problem, state, key=jax.random.key(0), budget=hg.Budget(gradients=budget), callback=look)
+        options: dict[str, Any] = {"key": jax.random.key(0), "budget": hg.Budget(gradients=budget)}
+        hg.run(search, start.problem, state, callback=record, **options)
         return path
 
-    def _try(self, problem, params, proposals: Iterator[float], budget: int) -> list[dict[str, float]]:
-        """Each proposal is trained from where the last one ended."""
+    def _try(self, name: str, start: Start, budget: int) -> list[dict[str, float]]:
+        """Trains at each proposal from the end of the last one."""
         path: list[dict[str, float]] = []
-        state: Any = self.inner.init(problem, params, jnp.asarray(0.0))
+        proposals = model.ever_finer_grid() if name == "grid" else model.uniform_draws(start.seed)
+        state: Any = self.inner.init(start.problem, start.params, jnp.asarray(0.0))
         tol, gradients, begun = TIGHT * float(jnp.linalg.norm(state.solver.grad["weight"])), 0, time.perf_counter()
         while gradients < budget:
             log_penalty = next(proposals)
-            trial = self.trial(problem, log_penalty, state, tol)
-            state, gradients = trial.state, gradients + int(trial.gradients)
+            trained = self.train(start.problem, log_penalty, state, tol)
+            state, gradients = trained.state, gradients + int(trained.gradients)
             path.append({"log_penalty": log_penalty, "gradients": gradients, "seconds": time.perf_counter() - begun})
         return path
 
 
 def judged(path: list[dict[str, float]], curve: model.Curve) -> list[dict[str, float]]:
-    """The path with the exact suboptimality of the best penalty so far."""
+    """Returns the path with the exact suboptimality of the best penalty so far."""
     losses = np.minimum.accumulate(curve.loss(np.array([line["log_penalty"] for line in path])))
     return [
         line | {"suboptimality": max(float(loss) - curve.best, 0.0)} for line, loss in zip(path, losses, strict=True)
@@ -80,5 +87,5 @@ def judged(path: list[dict[str, float]], curve: model.Curve) -> list[dict[str, f
 
 
 def cost_to(path: list[dict[str, float]], level: float, unit: str) -> float | None:
-    """What was spent when the suboptimality first reached a level; None if it never did."""
+    """Returns the cost at which the suboptimality first reached a level; `None` if it never did."""
     return next((line[unit] for line in path if line["suboptimality"] <= level), None)

@@ -17,7 +17,10 @@ SIDE, CLASSES = 28, 10
 
 
 class Convolution(eqx.Module):
-    """3 x 3, stride 2, padded by one; as one matrix product, since XLA's own is three times slower in a CPU loop."""
+    """A 3 x 3 convolution of stride 2, padded by one.
+
+    It is one matrix product, because XLA's own convolution is three times slower in a loop on a CPU.
+    """
 
     weight: Array
     bias: Array
@@ -29,7 +32,7 @@ class Convolution(eqx.Module):
         self.bias = jax.random.uniform(bias_key, (channels_out,), minval=-bound, maxval=bound)
 
     def __call__(self, x: Array) -> Array:
-        """(side, side, channels_in) -> (⌈side/2⌉, ⌈side/2⌉, channels_out)."""
+        """Maps (side, side, channels_in) to (⌈side/2⌉, ⌈side/2⌉, channels_out)."""
         reach = 2 * ((x.shape[0] + 1) // 2) - 1
         padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
         shifted = [padded[i : i + reach : 2, j : j + reach : 2] for i in range(3) for j in range(3)]
@@ -49,7 +52,7 @@ class ConvNet(eqx.Module):
         self.head = eqx.nn.Linear(channels * 16, CLASSES, key=head_key)
 
     def __call__(self, x: Array) -> Array:
-        """Logits of one image of 784 pixels."""
+        """Returns the logits of one image of 784 pixels."""
         x = x.reshape(SIDE, SIDE, 1)
         for convolution in self.convolutions:
             x = jax.nn.relu(convolution(x))
@@ -57,7 +60,7 @@ class ConvNet(eqx.Module):
 
 
 class Noisy(NamedTuple):
-    """Training rows with the number by which `hparams` knows them."""
+    """Training rows with their indices in `hparams`."""
 
     x: np.ndarray
     y: np.ndarray
@@ -65,7 +68,7 @@ class Noisy(NamedTuple):
 
 
 def corrupt(rows: Rows, noise: float, seed: int) -> tuple[Noisy, np.ndarray]:
-    """Give a fraction `noise` of the rows the label of another class, drawn at random; and which rows these are."""
+    """Gives a fraction `noise` of the rows the label of another class; returns the rows and the mask of these."""
     random = np.random.default_rng([seed, 1])
     y = rows.y.copy()
     chosen = random.permutation(len(y))[: round(noise * len(y))]
@@ -74,7 +77,7 @@ def corrupt(rows: Rows, noise: float, seed: int) -> tuple[Noisy, np.ndarray]:
 
 
 def make_losses(batch: int, outer_batch: int) -> tuple[hg.problem.Loss, hg.problem.Loss]:
-    """Cross-entropy weighted by sigmoid(λ_i) on a training batch, and plain cross-entropy on a validation batch."""
+    """Returns cross-entropy weighted by sigmoid(λ_i) on a training batch, and cross-entropy on a validation batch."""
 
     def inner_loss(model, hparams, train, key):
         rows = hg.minibatch(key, train, batch)

@@ -1,29 +1,28 @@
 """Hyper-cleaning: configuration, loop over noise, methods and seeds, report."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import f1_score, roc_auc_score
-from tqdm.auto import tqdm
 
 import hypergrad as hg
 
+from ..common.cells import grid, rows, run_cells
 from ..common.classifier import accuracy
-from ..common.config import Out, Positive, PositiveFloat, Some, WithData
+from ..common.config import Fraction, Out, Positive, PositiveFloat, Some, WithData
 from ..common.data import Rows, image_sets
-from ..common.follow import follow
-from ..common.report import save, spread_table
+from ..common.figures import COLOURS, curves, figure
+from ..common.follow import Steps, follow
+from ..common.report import Row, grouped, save, spread_table
 from .methods import METHODS, MethodName, searches
 from .model import ConvNet, Noisy, corrupt, make_losses
-from .plots import draw
 
 CERTAIN = 30.0  # sigmoid(30) is 1 in single precision
-LOOKS = 10  # measurements of the accuracy per run
+MEASUREMENTS = 10  # measurements of the accuracy per run
 SOURCE = "Generalized Greedy, ICLR 2025 submission 6297"
 PUBLISHED = {  # test accuracy in percent, by data set, method and noise
     "mnist": {
@@ -66,109 +65,81 @@ class Config(WithData):
     test set is looked at once, at the end."""
     data: Literal["mnist", "fashion"] = "mnist"
     """fashion: Fashion-MNIST's four IDX files, from --data-dir or its folder fashion-mnist."""
-    methods: Some[MethodName] = METHODS
-    """Which methods to run."""
-    noises: Some[float] = (0.3, 0.5)
-    """Fractions of wrong labels."""
+    methods: Some[MethodName] = METHODS  # Which methods to run.
+    noises: Some[Fraction] = (0.3, 0.5)  # Fractions of wrong labels.
     out: Out = Path("results/hypercleaning")
-    hyper_steps: Positive = 200
-    """Updates of λ."""
-    inner_steps: Positive = 10
-    """Training steps per hyper-step."""
-    inner_lr: PositiveFloat = 0.0125
-    """Learning rate of SGD with momentum 0.9 as optax counts it."""
-    hyper_lr: PositiveFloat = 0.1
-    """Learning rate of Adam on λ."""
-    num_train: Positive = 1000
-    """Training images."""
-    num_valid: Positive = 10_000
-    """Validation images of the protocol split."""
-    batch: Positive = 32
-    """Images per training step."""
-    outer_batch: Positive = 250
-    """Validation images per hyper-step."""
-    channels: Positive = 8
-    """Channels of the convolutions."""
+    hyper_steps: Positive = 200  # Updates of λ.
+    inner_steps: Positive = 10  # Training steps per hyper-step.
+    inner_lr: PositiveFloat = 0.0125  # Learning rate of SGD with momentum 0.9 as optax counts it.
+    hyper_lr: PositiveFloat = 0.1  # Learning rate of Adam on λ.
+    num_train: Positive = 1000  # Training images.
+    num_valid: Positive = 10_000  # Validation images of the protocol split.
+    batch: Positive = 32  # Images per training step.
+    outer_batch: Positive = 250  # Validation images per hyper-step.
+    channels: Positive = 8  # Channels of the convolutions.
 
     def __post_init__(self):
         super().__post_init__()
-        for noise in self.noises:
-            if not 0 < noise < 1:
-                raise ValueError(f"noises must lie between 0 and 1, got {noise}")
         if self.num_train + self.num_valid > 60_000:
             raise ValueError(f"num_train + num_valid is {self.num_train + self.num_valid}, above 60,000")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One noise level and seed."""
+class Sample(NamedTuple):
+    """The images of one noise level and seed, and a mask of the wrong labels."""
 
-    noise: float
-    seed: int
     train: Noisy
     wrong: np.ndarray
     valid: Rows
     test: Rows
 
 
-def make_cell(config: Config, images: tuple[Rows, Rows], noise: float, seed: int) -> Cell:
-    """Draw and corrupt the training images."""
+def draw_images(config: Config, images: tuple[Rows, Rows], noise: float, seed: int) -> Sample:
+    """Draws and corrupts the training images."""
     pool, test = images
     order = np.random.default_rng(seed).permutation(len(pool.y))
     train, wrong = corrupt(pool.take(order[: config.num_train]), noise, seed)
     held_out = pool.take(order[config.num_train : config.num_train + config.num_valid])
-    return Cell(noise, seed, train, wrong, test if config.protocol == "published" else held_out, test)
-
-
-def run_cell(config: Config, cell: Cell, name: str, search, losses, advance: Callable) -> tuple[dict, list, np.ndarray]:
-    """One method on one cell: its summary, its history and the weights it gave to the images."""
-    init_key, run_key = jax.random.split(jax.random.key(cell.seed))
-    problem = hg.BilevelProblem(losses[0], losses[1], train=cell.train, valid=cell.valid)
-    hparams = jnp.full(len(cell.wrong), CERTAIN if name == "none" else 0.0)
-    state = search.init(problem, ConvNet(config.channels, init_key), hparams)
-    labels = {"method": name, "noise": cell.noise, "seed": cell.seed}
-    state, history = follow(
-        search,
-        problem,
-        state,
-        key=run_key,
-        steps=config.hyper_steps,
-        inner_steps=config.inner_steps,
-        looks=LOOKS,
-        measure=lambda state: {"valid_accuracy": 100 * accuracy(state.model, cell.valid)},
-        advance=advance,
-    )
-    weights = np.asarray(jax.nn.sigmoid(state.hparams))
-    row = labels | {
-        "test_accuracy": 100 * accuracy(state.model, cell.test),
-        "auc": float(roc_auc_score(cell.wrong, -weights)),
-        "f1": float(f1_score(cell.wrong, weights < 0.5)),
-        "gradients": int(state.spent.gradients),
-        "iterations": int(state.spent.iterations),
-        "seconds": history[-1]["seconds"],
-    }
-    return row, [labels | line for line in history], weights
+    return Sample(train, wrong, test if config.protocol == "published" else held_out, test)
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Run everything, write everything, return the summary."""
-    images = image_sets(config.data, config.data_dir)
+    """Runs what is missing, writes everything, returns the summary."""
     losses = make_losses(config.batch, config.outer_batch)
     search = searches(config.inner_lr, config.inner_steps, config.hyper_lr)
-    cells = [make_cell(config, images, noise, seed) for noise in config.noises for seed in range(config.seeds)]
-    runs, history, learned = [], [], {}
-    with tqdm(total=len(cells) * len(config.methods) * config.hyper_steps, unit=" hyper-steps") as bar:
-        for name in config.methods:
-            for cell in cells:
-                bar.set_postfix_str(f"{name}, noise {cell.noise:g}, seed {cell.seed}")
-                row, lines, weights = run_cell(config, cell, name, search[name], losses, bar.update)
-                runs.append(row)
-                history += lines
-                if cell.seed == 0:
-                    learned[name, cell.noise] = (weights, cell.wrong)
+    steps = Steps(config.hyper_steps, config.inner_steps, MEASUREMENTS)
+
+    def run(advance, method, noise, seed):
+        sample = draw_images(config, image_sets(config.data, config.data_dir), noise, seed)
+        init_key, run_key = jax.random.split(jax.random.key(seed))
+        problem = hg.BilevelProblem(*losses, train=sample.train, valid=sample.valid)
+        hparams = jnp.full(len(sample.wrong), CERTAIN if method == "none" else 0.0)
+        start, history = search[method].init(problem, ConvNet(config.channels, init_key), hparams), []
+        for state, line in follow(search[method], problem, start, run_key, steps):
+            history.append(line | {"valid_accuracy": 100 * accuracy(state.model, sample.valid)})
+            advance(1 / MEASUREMENTS)
+        weights = np.asarray(jax.nn.sigmoid(state.hparams))
+        row = {
+            "test_accuracy": 100 * accuracy(state.model, sample.test),
+            "auc": float(roc_auc_score(sample.wrong, -weights)),
+            "f1": float(f1_score(sample.wrong, weights < 0.5)),
+            "gradients": int(state.spent.gradients),
+            "iterations": int(state.spent.iterations),
+            "seconds": history[-1]["seconds"],
+        }
+        return {"runs": [row], "history": history, "weights": weights, "wrong": sample.wrong}
+
+    return report(
+        config, run_cells(config, grid(method=config.methods, noise=config.noises, seed=config.seed_range()), run)
+    )
+
+
+def report(config: Config, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Writes summary.json, history.csv, table.md and the plots, and returns the summary."""
+    runs, history = rows(cells, "runs"), rows(cells, "history")
     table = spread_table(runs, ("noise", "method"), ("test_accuracy", "auc", "f1", "gradients", "seconds"))
     table = [beside_published(config.data, line) for line in sorted(table, key=lambda line: line["noise"])]
-    draw(config, history, learned)
+    first = [cell for cell in cells if cell["runs"][0]["seed"] == config.first_seed]
+    draw(config.out, history, first)
     heading = (
         f"{config.data}, protocol {config.protocol}, {config.seeds} seeds, mean ± standard deviation; accuracies in "
         f"percent. Published: {SOURCE}.\nauc and f1: wrong labels found by small weights."
@@ -177,7 +148,35 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def beside_published(data: str, line: dict) -> dict:
-    """The line of the table with the published accuracy next to ours."""
+    """Returns the line of the table with the published accuracy next to ours."""
     published = PUBLISHED[data].get(line["method"].removesuffix("_sum"), {}).get(line["noise"], "-")
     head = {name: line[name] for name in ("noise", "method", "test_accuracy")}
     return head | {"published": published} | line
+
+
+def draw(out: Path, history: list[Row], cells: list[dict[str, Any]]) -> None:
+    """Draws the accuracy against hyper-steps, and the weights of right and wrong labels in some cells."""
+    panels = grouped(history, ("noise",))
+    with figure(out / "accuracy.png", 1, len(panels), (1 + 4.5 * len(panels), 4), squeeze=False) as axes:
+        for axis, lines in zip(axes[0], panels, strict=True):
+            curves(axis, lines, "hyper_steps", "valid_accuracy", "method")
+            title = f"{lines[0]['noise']:.0%} of labels wrong"
+            axis.set(xlabel="hyper-steps", ylabel="validation accuracy, %", title=title)
+        axes[0, 0].legend(fontsize=8, ncols=2)
+    learned = [cell for cell in cells if cell["runs"][0]["method"] != "none"]
+    if learned:
+        histograms(out / "weights.png", learned, len(panels))
+
+
+def histograms(path: Path, cells: list[dict[str, Any]], rows: int) -> None:
+    """Draws the learned weights of every method and noise."""
+    columns, bins = len(cells) // rows, np.linspace(0, 1, 31)
+    size = (2.6 * columns + 0.6, 2.4 * rows + 0.4)
+    with figure(path, rows, columns, size, squeeze=False) as axes:
+        for axis, cell in zip(axes.T.flat, cells, strict=True):
+            weights, wrong, row = np.array(cell["weights"]), np.array(cell["wrong"]), cell["runs"][0]
+            parts = (weights[~wrong], weights[wrong])
+            axis.hist(parts, bins, histtype="stepfilled", alpha=0.6, color=COLOURS[:2], label=("right", "wrong"))
+            axis.set(yscale="log", xlabel="weight", ylabel="images")
+            axis.set_title(f"{row['method']}, noise {row['noise']:g}", fontsize=9)
+        axes[0, 0].legend(title="label", fontsize=8)

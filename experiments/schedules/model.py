@@ -21,14 +21,14 @@ class Hparams(NamedTuple):
 
 
 class MomentumState(NamedTuple):
-    """Steps done, and the velocity of every parameter."""
+    """The number of steps done, and the velocity of every parameter."""
 
     done: Array
     velocity: PyTree
 
 
 def scheduled_momentum(hparams: Hparams) -> optax.GradientTransformation:
-    """v <- γ_t v - (1 - γ_t) g,  w <- w + α_t v, with its own α_t and γ_t for every group and step.
+    """Returns the optimiser v <- γ_t v - (1 - γ_t) g, w <- w + α_t v, with an α_t and γ_t for every group and step.
 
     **Source**: Maclaurin, Duvenaud, Adams (2015), Algorithm 1.
     """
@@ -46,7 +46,7 @@ def scheduled_momentum(hparams: Hparams) -> optax.GradientTransformation:
 
 
 def draw(num_inputs: int, key: Array) -> PyTree:
-    """Standard Gaussian values for all layers: initial weights before they are scaled."""
+    """Draws standard Gaussian values for all layers: initial weights before they are scaled."""
     shapes = [
         {"weight": (rows, columns), "bias": (columns,)}
         for rows, columns in zip((num_inputs, *WIDTHS), WIDTHS, strict=False)
@@ -57,29 +57,29 @@ def draw(num_inputs: int, key: Array) -> PyTree:
 
 
 def weights(displacement: PyTree, hparams: Hparams, noise: PyTree) -> PyTree:
-    """exp(log_scale) · noise + displacement.
+    """Returns exp(log_scale) · noise + displacement.
 
-    What is trained is the displacement, from zero. Gradient steps on it are those on the weights, and the initial scale
+    The displacement is trained, from zero. Gradient steps on it are those on the weights, and the initial scale
     becomes a hyperparameter of the losses, differentiable like any other.
     """
     return jax.tree.map(lambda d, h, z: d + jnp.exp(h) * z, displacement, hparams.log_scale, noise)
 
 
 def log_probs(layers: PyTree, x: Array) -> Array:
-    """Log-probabilities of the classes, of shape (rows, classes)."""
+    """Returns the log-probabilities of the classes, of shape (rows, classes)."""
     for layer in layers[:-1]:
         x = jnp.tanh(x @ layer["weight"] + layer["bias"])
     return jax.nn.log_softmax(x @ layers[-1]["weight"] + layers[-1]["bias"])
 
 
 def cross_entropy(layers: PyTree, rows: PyTree) -> Array:
-    """Mean of -log p(y | x)."""
+    """Returns the mean of -log p(y | x)."""
     x, y = rows
     return -jnp.mean(jnp.take_along_axis(log_probs(layers, x), y[:, None], axis=1))
 
 
 def losses(batch: int) -> tuple[hg.problem.Loss, hg.problem.Loss]:
-    """Cross-entropy of a minibatch, and of all rows; the data are (rows, noise)."""
+    """Returns the cross-entropy of a minibatch, and of all rows; the data are (rows, noise)."""
 
     def inner_loss(displacement, hparams, data, key):
         rows, noise = data
@@ -94,12 +94,12 @@ def losses(batch: int) -> tuple[hg.problem.Loss, hg.problem.Loss]:
 
 @jax.jit
 def measure(layers: PyTree, rows: PyTree) -> tuple[Array, Array]:
-    """Cross-entropy and accuracy."""
+    """Returns cross-entropy and accuracy."""
     x, y = rows
     return cross_entropy(layers, rows), jnp.mean(jnp.argmax(log_probs(layers, x), axis=1) == y)
 
 
 def constant(like: PyTree, num_steps: int, log_rate: float, logit_momentum: float, log_scale: PyTree) -> Hparams:
-    """The same rate and momentum for all groups and steps."""
+    """Returns the same rate and momentum for all groups and steps."""
     full = lambda value: jax.tree.map(lambda _: jnp.full(num_steps, value), like)
     return Hparams(full(log_rate), full(logit_momentum), jax.tree.map(jnp.asarray, log_scale))

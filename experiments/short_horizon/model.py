@@ -19,24 +19,24 @@ class Quadratic(NamedTuple):
 
 
 def expected_loss(quadratic: Quadratic, moments: Array) -> Array:
-    """½ Σ_i c_i A_i: the loss above its irreducible part ½ Σ_i c_i s²."""
+    """Returns ½ Σ_i c_i A_i, the loss above its irreducible part ½ Σ_i c_i s²."""
     return 0.5 * jnp.sum(quadratic.curvature * moments)
 
 
 def advance(quadratic: Quadratic, moments: Array, rate: Array) -> Array:
-    """One step of SGD at learning rate α:  A_i <- (1 - α c_i)² A_i + α² c_i² s²."""
+    """Takes one step of SGD at learning rate α:  A_i <- (1 - α c_i)² A_i + α² c_i² s²."""
     c, noise, _ = quadratic
     return (1 - rate * c) ** 2 * moments + rate**2 * c**2 * noise
 
 
 def greedy_rate(quadratic: Quadratic, moments: Array) -> Array:
-    """The learning rate that is best one step ahead:  α = Σ c² A / Σ c³ (A + s²)."""
+    """Returns the learning rate that is best one step ahead:  α = Σ c² A / Σ c³ (A + s²)."""
     c, noise, _ = quadratic
     return jnp.sum(c**2 * moments) / jnp.sum(c**3 * (moments + noise))
 
 
 def greedy_schedule(quadratic: Quadratic, num_steps: int) -> tuple[Array, Array]:
-    """Learning rates and expected losses after each step."""
+    """Returns learning rates and expected losses after each step."""
 
     def step(moments, _):
         rate = greedy_rate(quadratic, moments)
@@ -47,7 +47,7 @@ def greedy_schedule(quadratic: Quadratic, num_steps: int) -> tuple[Array, Array]
 
 
 def losses_of(quadratic: Quadratic, rates: Array) -> Array:
-    """Expected losses after each step of a schedule."""
+    """Returns the expected losses after each step of a schedule."""
 
     def step(moments, rate):
         moments = advance(quadratic, moments, rate)
@@ -57,13 +57,13 @@ def losses_of(quadratic: Quadratic, rates: Array) -> Array:
 
 
 class StepState(NamedTuple):
-    """How many steps are done."""
+    """The number of steps done."""
 
     done: Array
 
 
 def follow_moments(quadratic: Quadratic, log_rates: Array) -> optax.GradientTransformation:
-    """An optimiser whose parameters are the moments A and whose update is `advance`: training in expectation."""
+    """Returns training in expectation: an optimiser of the moments A whose update is `advance`."""
 
     def update(updates, state, params=None):
         after = advance(quadratic, params, jnp.exp(log_rates[state.done]))
@@ -73,12 +73,12 @@ def follow_moments(quadratic: Quadratic, log_rates: Array) -> optax.GradientTran
 
 
 def scheduled_sgd(log_rates: Array) -> optax.GradientTransformation:
-    """SGD with the learning rate exp(log_rates[t]) at step t."""
+    """Returns SGD with the learning rate exp(log_rates[t]) at step t."""
     return optax.sgd(lambda count: jnp.exp(log_rates[count]))
 
 
 def expected_problem(quadratic: Quadratic) -> hg.BilevelProblem:
-    """The parameters are the moments; both losses are the expected loss."""
+    """Returns the problem whose parameters are the moments; both losses are the expected loss."""
 
     def loss(moments, log_rates, data, key):
         return expected_loss(data, moments)
@@ -87,7 +87,7 @@ def expected_problem(quadratic: Quadratic) -> hg.BilevelProblem:
 
 
 def simulated_problem(quadratic: Quadratic) -> hg.BilevelProblem:
-    """Many weights side by side, of shape (particles, dimensions), each with its own noise at every step.
+    """Returns the problem of many weights, of shape (particles, dimensions), each with its own noise at every step.
 
     The inner loss is the sum over particles, so that each takes its own SGD step; the outer loss is their mean, without
     noise.
@@ -104,6 +104,6 @@ def simulated_problem(quadratic: Quadratic) -> hg.BilevelProblem:
 
 
 def particles(quadratic: Quadratic, count: int, key: Array) -> PyTree:
-    """Gaussian weights with E[w_i²] = A_i."""
+    """Draws Gaussian weights with E[w_i²] = A_i."""
     start = jnp.sqrt(quadratic.start)
     return start * jax.random.normal(key, (count, *start.shape), start.dtype)

@@ -1,6 +1,5 @@
 """Greedy, constant and far-sighted learning rates on the noisy quadratic."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,18 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from scipy.optimize import minimize_scalar
-from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.config import Common, Out, Positive, PositiveFloat, Seeds
-from ..common.report import save, spread_table
+from ..common.cells import grid, rows, run_cells
+from ..common.config import Common, Out, Positive, PositiveFloat, Seeds, Some
+from ..common.figures import COLOURS, band, figure
+from ..common.report import Row, grouped, save, spread_table
 from . import model
-from .plots import draw
 
 QUICK = {"seeds": 2, "hyper_steps": 300, "particles": 300}
 START = -1.0  # log learning rate of every step before it is learned
 REFERENCE = {"greedy, closed form": 0.2555, "best constant": 0.1680}
+EXACT = ("greedy, closed form", "best constant", "learned, expected loss")
+SIMULATED = ("greedy, hg.Greedy", "learned, hg.Reverse")
 SOURCE = "values for the default curvatures and steps: independent float64 evaluation of the recursion of Wu et al."
 
 
@@ -37,38 +38,28 @@ class Config(Common):
     After Wu, Ren, Liao and Grosse (2018), section 2. Two dimensions instead of their many; numbers are our own.
     """
 
-    curvatures: tuple[float, ...] = (1.0, 0.1)
-    """Curvature of each direction."""
-    starts: tuple[float, ...] = (5.0, 50.0)
-    """E[w²] of each direction at the start."""
-    noise: PositiveFloat = 1.0
-    """Variance of the gradient noise, in units of the curvature squared."""
-    num_steps: Positive = 50
-    """Training steps, and learning rates to be learned."""
-    hyper_steps: Positive = 1000
-    """Steps of Adam on the log learning rates."""
-    hyper_lr: PositiveFloat = 0.03
-    """Learning rate of that Adam."""
-    particles: Positive = 1000
-    """Independent weights in the simulation; the outer loss is their mean."""
+    curvatures: Some[PositiveFloat] = (1.0, 0.1)  # Curvature of each direction.
+    starts: Some[PositiveFloat] = (5.0, 50.0)  # E[w²] of each direction at the start.
+    noise: PositiveFloat = 1.0  # Variance of the gradient noise, in units of the curvature squared.
+    num_steps: Positive = 50  # Training steps, and learning rates to be learned.
+    hyper_steps: Positive = 1000  # Steps of Adam on the log learning rates.
+    hyper_lr: PositiveFloat = 0.03  # Learning rate of that Adam.
+    particles: Positive = 1000  # Independent weights in the simulation; the outer loss is their mean.
     seeds: Seeds = 5
     out: Out = Path("results/short_horizon")
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.curvatures or len(self.curvatures) != len(self.starts):
+        if len(self.curvatures) != len(self.starts):
             raise ValueError(f"starts must have one entry per curvature ({len(self.curvatures)}), got {self.starts}")
-        for name in ("curvatures", "starts"):
-            if min(getattr(self, name)) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     def quadratic(self) -> model.Quadratic:
-        """The problem, in the precision that JAX is set to."""
+        """Returns the problem, in the precision that JAX is set to."""
         return model.Quadratic(*(jnp.asarray(value, float) for value in (self.curvatures, self.noise, self.starts)))
 
 
 def best_constant(config: Config) -> float:
-    """The constant rate with the smallest final loss, to eight digits; beyond 2/max(c) training diverges."""
+    """Returns the constant rate with the smallest final loss, to eight digits; beyond 2/max(c) training diverges."""
     quadratic = config.quadratic()
     final = jax.jit(lambda rate: model.losses_of(quadratic, jnp.full(config.num_steps, rate))[-1])
     limit = 2 / max(config.curvatures)
@@ -79,77 +70,96 @@ def best_constant(config: Config) -> float:
     return float(found.x)
 
 
-def learn(config: Config, search: hg.GradientSearch, problem, params, seed: int, advance: Callable[[int], Any]):
-    """Learn the log rates; the schedule after every hyper-step, of shape (hyper_steps, num_steps)."""
-    state, history = hg.run(
-        search,
-        problem,
-        search.init(problem, params, jnp.full(config.num_steps, START)),
-        key=jax.random.key(seed),
-        budget=config.num_steps * config.hyper_steps,
-        chunk=min(50, config.hyper_steps),
-        callback=lambda state, record: advance(len(record.value)) and None,
-    )
-    return np.concatenate([history.hparams, np.asarray(state.hparams)[None]])[1:]
-
-
-def schedules(config: Config) -> list[dict[str, Any]]:
-    """Every method's schedule with its exact expected losses."""
-    quadratic = config.quadratic()
-    adam, solver = optax.adam(config.hyper_lr), hg.OptaxSolver(model.scheduled_sgd, config.num_steps)
-    in_expectation = hg.OptaxSolver(partial(model.follow_moments, quadratic), config.num_steps)
-    expected, simulated = model.expected_problem(quadratic), model.simulated_problem(quadratic)
-    estimators = {
-        "greedy, hg.Greedy": hg.Greedy(solver, decay=1.0, warm_start=False),
-        "learned, hg.Reverse": hg.Reverse(solver),
-    }
-    found: list[dict[str, Any]] = [
-        {"method": "greedy, closed form", "rates": model.greedy_schedule(quadratic, config.num_steps)[0]},
-        {"method": "best constant", "rates": np.full(config.num_steps, best_constant(config))},
-    ]
-    with tqdm(total=(1 + len(estimators) * config.seeds) * config.hyper_steps, unit=" hyper-steps") as bar:
-        exact = hg.GradientSearch(hg.Reverse(in_expectation), adam)
-        path = learn(config, exact, expected, quadratic.start, 0, bar.update)
-        found.append({"method": "learned, expected loss", "rates": np.exp(path[-1]), "path": path})
-        for name, estimator in estimators.items():
-            search = hg.GradientSearch(estimator, adam)
-            for seed in range(config.seeds):
-                bar.set_postfix_str(f"{name}, seed {seed}")
-                weights = model.particles(quadratic, config.particles, jax.random.key(config.seeds + seed))
-                path = learn(config, search, simulated, weights, seed, bar.update)
-                found.append({"method": name, "seed": seed, "rates": np.exp(path[-1]), "path": path})
-    losses = jax.jit(partial(model.losses_of, quadratic))
-    for line in found:
-        line["losses"] = np.asarray(losses(jnp.asarray(line["rates"])))
-    return found
+def learn(search: hg.GradientSearch, problem: hg.BilevelProblem, state: hg.SearchState, seed: int, budget: int):
+    """Returns the learning rates after every hyper-step, of shape (hyper_steps, num_steps)."""
+    state, history = hg.run(search, problem, state, key=jax.random.key(seed), budget=budget, chunk=50)
+    return np.exp(np.concatenate([history.hparams, np.asarray(state.hparams)[None]])[1:])
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Run, write everything, return the summary."""
-    found = schedules(config)
-    runs = [
-        {
-            "method": line["method"],
-            "seed": line.get("seed"),
-            "final_loss": float(line["losses"][-1]),
-            "first_rate": float(line["rates"][0]),
-            "largest_rate": float(np.max(line["rates"])),
-            "last_rate": float(line["rates"][-1]),
-        }
-        for line in found
-    ]
+    """Runs what is missing, writes everything, returns the summary."""
+    quadratic, solver = config.quadratic(), hg.OptaxSolver(model.scheduled_sgd, config.num_steps)
+    in_expectation = hg.OptaxSolver(partial(model.follow_moments, quadratic), config.num_steps)
+    simulated = model.simulated_problem(quadratic)
+    losses = jax.jit(partial(model.losses_of, quadratic))
+    finals = jax.jit(jax.vmap(lambda rates: model.losses_of(quadratic, rates)[-1]))
+    searches = {
+        name: hg.GradientSearch(estimator, optax.adam(config.hyper_lr))
+        for name, estimator in {
+            "learned, expected loss": hg.Reverse(in_expectation),
+            "greedy, hg.Greedy": hg.Greedy(solver, decay=1.0, warm_start=False),
+            "learned, hg.Reverse": hg.Reverse(solver),
+        }.items()
+    }
+
+    def path_of(method, seed):
+        """Returns the learning rates on the way to those of a method, of shape (hyper_steps, num_steps)."""
+        if method == "greedy, closed form":
+            return np.asarray(model.greedy_schedule(quadratic, config.num_steps)[0])[None]
+        if method == "best constant":
+            return np.full((1, config.num_steps), best_constant(config))
+        problem, weights = model.expected_problem(quadratic), quadratic.start
+        if method in SIMULATED:
+            weights = model.particles(quadratic, config.particles, jax.random.key(config.seeds + seed))
+            problem = simulated
+        start = searches[method].init(problem, weights, jnp.full(config.num_steps, START))
+        return learn(searches[method], problem, start, seed or 0, config.num_steps * config.hyper_steps)
+
+    def run(advance, method, seed):
+        path = path_of(method, seed)
+        rates, course = path[-1].tolist(), np.asarray(losses(jnp.asarray(path[-1]))).tolist()
+        row = {"final_loss": course[-1], "first_rate": rates[0], "largest_rate": max(rates)}
+        history = [
+            {"step": step + 1, "rate": rate, "expected_loss": loss}
+            for step, (rate, loss) in enumerate(zip(rates, course, strict=True))
+        ]
+        return {"runs": [row | {"last_rate": rates[-1]}], "history": history, "final_losses": finals(jnp.asarray(path))}
+
+    cells = grid(method=EXACT, seed=[None]) + grid(method=SIMULATED, seed=config.seed_range())
+    return report(config, run_cells(config, cells, run))
+
+
+def report(config: Config, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Writes summary.json, history.csv, table.md and the plots, and returns the summary."""
+    runs, history = rows(cells, "runs"), rows(cells, "history")
     is_default = all(getattr(config, name) == getattr(Config(), name) for name in ("curvatures", "starts", "noise"))
     reference = REFERENCE if is_default and config.num_steps == Config.num_steps else {}
     numbers = ("final_loss", "first_rate", "largest_rate", "last_rate")
     table = [
         line | {"reference": reference.get(line["method"], "-")} for line in spread_table(runs, ("method",), numbers)
     ]
-    history = [
-        {"method": line["method"], "seed": line.get("seed"), "step": step + 1, "rate": rate, "expected_loss": loss}
-        for line in found
-        for step, (rate, loss) in enumerate(zip(line["rates"].tolist(), line["losses"].tolist(), strict=True))
-    ]
     title = f"Expected loss above the noise floor after {config.num_steps} steps; reference: {SOURCE}"
     summary = save(config, runs, table, history, title)
-    draw(config, found)
+    draw(config.out, cells, history)
     return summary
+
+
+DASHED = ("greedy, hg.Greedy", "learned, hg.Reverse")
+
+
+def draw(out: Path, cells: list[dict[str, Any]], history: list[Row]) -> None:
+    """Draws the schedules of all methods, and the fall of the final loss while they are learned."""
+    methods = grouped(history, ("method",))
+    colours = {lines[0]["method"]: colour for lines, colour in zip(methods, COLOURS, strict=False)}
+    style = lambda name: "--" if name in DASHED else "-"
+    with figure(out / "schedules.png", 1, 2, (11, 4.2)) as axes:
+        for lines in methods:
+            name, seeds = lines[0]["method"], grouped(lines, ("seed",))
+            for ax, column in zip(axes, ("rate", "expected_loss"), strict=True):
+                values = [[line[column] for line in seed] for seed in seeds]
+                band(ax, [line["step"] for line in seeds[0]], values, name, colours[name], style(name))
+        axes[0].set(xlabel="training step", ylabel="learning rate", yscale="log")
+        axes[1].set(xlabel="training step", ylabel="expected loss above the noise floor", yscale="log")
+        axes[0].legend(fontsize=8)
+        for ax in axes:
+            ax.grid(alpha=0.3)
+    with figure(out / "learning.png") as ax:
+        for name, colour in colours.items():
+            paths = [cell["final_losses"] for cell in cells if cell["runs"][0]["method"] == name]
+            if len(paths[0]) > 1:
+                band(ax, np.arange(1, len(paths[0]) + 1), paths, name, colour, style(name))
+            else:
+                ax.axhline(paths[0][0], color=colour, ls=":", label=name)
+        ax.set(xlabel="hyper-steps", ylabel="final expected loss", xscale="log", yscale="log")
+        ax.grid(alpha=0.3, which="both")
+        ax.legend(fontsize=8)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..common.data import Rows
+from ..common.data import Rows, Splits, train_and_test
 
 HERE = Path(__file__).parent / "data"
 ARFF_FILE = "WISDM_ar_v1.1_transformed.arff"
@@ -32,7 +32,7 @@ WINDOW = 199
 
 
 def read_features(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features (5418, 41), activities and users of the ARFF file; NaN is missing.
+    """Returns features (5418, 41), activities and users of the ARFF file; a missing value is NaN.
 
     **Raises** `ValueError` where the file is not the known one.
     """
@@ -53,7 +53,10 @@ def read_features(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def features(data_dir: Path | None) -> tuple[Callable, int, int]:
-    """Draws rows by seed, the number of features and of classes. No user is in the training and the test rows both."""
+    """Returns a function from a seed to rows, and the numbers of features and of classes.
+
+    No user is in both the training and the test rows.
+    """
     given = data_dir / "wisdm" / FEATURES_FILE if data_dir else HERE
     x, y, users = read_features(given if given.is_file() else HERE / FEATURES_FILE)
 
@@ -61,7 +64,7 @@ def features(data_dir: Path | None) -> tuple[Callable, int, int]:
 
 
 def split_users(users: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """3,000 training and 1,500 test rows, no user in both."""
+    """Returns the indices of 3,000 training and 1,500 test rows, no user in both."""
     random = np.random.default_rng(seed)
     order = random.permutation(np.unique(users))
     counts = np.cumsum([np.sum(users == user) for user in order])
@@ -70,18 +73,18 @@ def split_users(users: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return train[:NUM_TRAIN], test[:NUM_TEST]
 
 
-def _standardised(x: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[Rows, Rows]:
-    """By the training rows; what is missing becomes their mean."""
+def _standardised(x: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray) -> Splits:
+    """Returns the rows standardised by the training rows; a missing value becomes their mean."""
     mean, deviation = np.nanmean(x[train], 0), np.nanstd(x[train], 0) + 1e-9
     scaled = np.nan_to_num((x - mean) / deviation).astype(np.float32)
-    return Rows(scaled[train], y[train]), Rows(scaled[test], y[test])
+    return train_and_test(Rows(scaled[train], y[train]), Rows(scaled[test], y[test]))
 
 
 def read_series(source: io.TextIOBase) -> tuple[np.ndarray, list[tuple[int, str]]]:
-    """Accelerations (records, 3) of the raw file and (user, activity) of every record.
+    """Returns accelerations (records, 3) of the raw file and (user, activity) of every record.
 
-    A record is `user,activity,timestamp,x,y,z;`. In places several stand in one line, the last comma is doubled, or a
-    number is missing: what does not have three numbers is left out.
+    A record is `user,activity,timestamp,x,y,z;`. Some lines hold several records, some records double the last comma or
+    lack a number: a record without three numbers is left out.
     """
     values, labels = [], []
     for record in source.read().replace("\n", ";").split(";"):
@@ -97,8 +100,10 @@ def read_series(source: io.TextIOBase) -> tuple[np.ndarray, list[tuple[int, str]
 
 
 def check_counts(labels: list[tuple[int, str]], slack: int = 20) -> None:
-    """**Raises** `ValueError` where a class has not as many records as the data's description says, but for a few
-    malformed ones."""
+    """Checks the number of records of every class against the data's description.
+
+    **Raises** `ValueError` where it differs by more than a few malformed records.
+    """
     found = Counter(activity for _, activity in labels)
     wrong = {name: found[name] for name, known in RAW_COUNTS.items() if abs(found[name] - known) > slack}
     if wrong:
@@ -106,7 +111,7 @@ def check_counts(labels: list[tuple[int, str]], slack: int = 20) -> None:
 
 
 def windows(values: np.ndarray, labels: list[tuple[int, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """199 consecutive norms and the 200th, for every stretch of one user and activity, no overlap; and the user."""
+    """Returns 199 consecutive norms, the 200th, and the user, without overlap, for every stretch of one activity."""
     norms = np.linalg.norm(values, axis=1)
     changes = [i for i in range(1, len(labels)) if labels[i] != labels[i - 1]]
     x, y, users = [], [], []
@@ -119,11 +124,12 @@ def windows(values: np.ndarray, labels: list[tuple[int, str]]) -> tuple[np.ndarr
 
 
 def raw_file(data_dir: Path | None) -> Path:
-    """The raw series in `data_dir` or `data_dir/wisdm`, or downloaded to the user's cache.
+    """Returns the file of the raw series, in `data_dir` or `data_dir/wisdm`, or downloaded to the user's cache.
 
-    No checksum of the archive is published. It is known by the transformed features in it: word for word the file that
-    ships with the study, whose SHA-256 is known. **Raises** `ValueError` where they are not, `FileNotFoundError` where
-    the download fails.
+    No checksum of the archive is published. The archive is recognised by the transformed features in it, which must be
+    word for word the file that ships with the study.
+
+    **Raises** `ValueError` where they are not, `FileNotFoundError` where the download fails.
     """
     import pooch
 
@@ -146,18 +152,18 @@ def raw_file(data_dir: Path | None) -> Path:
 
 
 def series(data_dir: Path | None) -> tuple[Callable, int]:
-    """Draws rows by seed, and the number of inputs."""
+    """Returns a function from a seed to rows, and the number of inputs."""
     with open(raw_file(data_dir)) as source:
         values, labels = read_series(source)
     check_counts(labels)
     x, y, users = windows(values, labels)
 
-    def sample(seed: int) -> tuple[Rows, Rows]:
+    def sample(seed: int) -> Splits:
         names = np.random.default_rng(seed).permutation(np.unique(users))
         held_out = np.isin(users, names[: round(TEST_USERS * len(names))])
         mean, deviation = x[~held_out].mean(), x[~held_out].std()
         scaled, target = (x - mean) / deviation, (y - mean) / deviation
         rows = lambda mask: Rows(scaled[mask].astype(np.float32), target[mask].astype(np.float32))
-        return rows(~held_out), rows(held_out)
+        return train_and_test(rows(~held_out), rows(held_out))
 
     return sample, WINDOW

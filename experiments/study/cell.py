@@ -7,67 +7,56 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 import hypergrad as hg
 
-from ..common.contest import Method, Task, Tracker, measure, uniform
-from ..common.data import Rows
-from .criteria import Criterion, criterion
+from ..common.cells import Advance
+from ..common.data import Rows, Splits
+from .contest import COUNTS, Method, Task, compete, ignore, measure
+from .criteria import Criterion
 from .settings import Setting
 
 NOISES = (0.25, 0.5)  # standard deviation of what is added to the weights
 DRAWS = 20  # of that noise
 ENOUGH = 0.99  # of the gain
-COUNTS = ("iterations", "gradients", "hvps", "hyper_updates")
 
 
-class Problem(NamedTuple):
-    """A data set under a criterion, at one seed."""
+class Draws(NamedTuple):
+    """The randomness of one repetition: the seed, the initial model, the folds and the run."""
 
-    task: Task
-    train: Rows
-    test: Rows
-
-
-def make_problem(setting: Setting, name, losses: dict, budget: hg.Budget, seed: int, groups) -> Problem:
-    """Draw the rows, the folds, the initial weights and the initial hyperparameters of a seed.
-
-    `losses` keeps the criterion of a size: a criterion built anew compiles anew.
-    """
-    init_key, fold_key, start_key, run_key = jax.random.split(jax.random.key(seed), 4)
-    train, test = setting.sample(seed)
-    size = len(train.y)
-    made: Criterion = losses.setdefault((name, size), criterion(name, setting, size))
-    weights = eqx.filter(setting.model(init_key), eqx.is_inexact_array)
-    start = uniform(groups(weights), setting.prior)(start_key)
-    data = jax.tree.map(jnp.asarray, made.data(train, fold_key))
-    problem = hg.BilevelProblem(made.inner_loss, made.outer_loss, data, data)
-    task = Task(problem, made.params(init_key), weights, start, setting.prior, made, budget, run_key, seed)
-    return Problem(task, train, test)
+    seed: int
+    model: Array
+    folds: Array
+    run: Array
 
 
-def run_cell(setting: Setting, problem: Problem, method: Method, advance) -> tuple[dict[str, Any], list[dict], Any]:
-    """The summary of one cell, its history, and the best it found: (trained, hyperparameters) or `None`."""
-    task = problem.task
+def make_task(
+    setting: Setting, criterion: Criterion, rows: Splits, draws: Draws, start: PyTree, budget: hg.Budget
+) -> Task:
+    """Returns the problem of one repetition; `start` holds the initial hyperparameters."""
+    train, valid = (jax.tree.map(jnp.asarray, part) for part in criterion.data(rows, draws.folds))
+    problem = hg.BilevelProblem(criterion.inner_loss, criterion.outer_loss, train, valid)
+    params = criterion.params(draws.model)
+    return Task(problem, params, setting.weights, start, setting.prior, criterion, budget, draws.run, draws.seed, rows)
+
+
+def run_cell(
+    setting: Setting, task: Task, method: Method, advance: Advance = ignore
+) -> tuple[dict[str, Any], list[dict], Any]:
+    """Returns the summary of one cell, its history, and the best it found: (trained, hyperparameters) or `None`."""
     start = float(measure(task.criterion.evaluate, task.problem, task.params, task.start))
-    tracker = Tracker(task, advance)
-    method(task, tracker)
-    seconds = tracker.seconds
-    advance(1 - tracker.share)
-    rows = len(problem.train.y)
-    last = tracker.history[-1]
+    tracker, totals = compete(method, task, advance)
+    num_rows = len(task.rows.train.y)
     row = {
-        "Q": -rows * tracker.value,
-        "Q_start": -rows * start,
+        "Q": -num_rows * tracker.value,
+        "Q_start": -num_rows * start,
         "its": iterations_to_gain(tracker.history, start) / setting.inner_steps,
-        **errors(setting, task, tracker.best, problem.test),
-        **{name: last[name] for name in COUNTS},
-        "seconds": round(seconds, 2),
-        "status": tracker.status.name or "OK",
+        **errors(setting, task, tracker.best),
+        **totals,
     }
     history = [
-        {"Q": -rows * line["best"], "Q_now": -rows * line["criterion"]}
+        {"Q": -num_rows * line["best"], "Q_now": -num_rows * line["criterion"]}
         | {name: line[name] for name in (*COUNTS, "seconds")}
         for line in tracker.history
     ]
@@ -75,22 +64,24 @@ def run_cell(setting: Setting, problem: Problem, method: Method, advance) -> tup
 
 
 def iterations_to_gain(history: list[dict], start: float) -> float:
-    """Updates of the weights until 99 % of what the run gained was gained."""
+    """Returns the updates of the weights until 99 % of what the run gained was gained."""
     best = np.array([line["best"] for line in history])
     gained = start - best >= ENOUGH * (start - best[-1])
     return history[int(np.argmax(gained))]["iterations"]
 
 
-def errors(setting: Setting, task: Task, best, test: Rows) -> dict[str, float | None]:
-    """What was found, on the test set: log-likelihood per row, error, error with noise on the weights; each the mean
-    over members."""
+def errors(setting: Setting, task: Task, best: tuple[PyTree, PyTree] | None) -> dict[str, float | None]:
+    """Returns log-likelihood per row, error, and error with noise on the weights of what was found, on the test set.
+
+    Each is the mean over replicas.
+    """
     names = ("test_loglik", "E", *(f"E_{noise:g}" for noise in NOISES))
     if best is None:
         return dict.fromkeys(names)
     models, key = task.criterion.models(best[0]), jax.random.key(task.seed)
     measures = [(setting.log_likelihood, 0.0), *((setting.error, noise) for noise in (0.0, *NOISES))]
     return {
-        name: float(_error(measure, models, jnp.float32(noise), test, key))
+        name: float(_error(measure, models, jnp.float32(noise), task.rows.test, key))
         for name, (measure, noise) in zip(names, measures, strict=True)
     }
 
@@ -108,14 +99,15 @@ def _error(measure, models, noise: Array, test: Rows, key: Array) -> Array:
     return jnp.mean(jax.lax.map(perturbed, jax.random.split(key, DRAWS)))
 
 
-def with_image_noise(problem: Problem, deviation: float, seed: int) -> Problem:
-    """The same problem with noise on the training inputs."""
-    noise = deviation * np.random.default_rng(seed).normal(size=problem.train.x.shape).astype(np.float32)
-    data = problem.task.problem.train._replace(x=problem.task.problem.train.x + noise)
-    task = replace(problem.task, problem=replace_data(problem.task.problem, data))
-    return problem._replace(task=task, train=problem.train._replace(x=problem.train.x + noise))
+def flat(hparams: PyTree) -> np.ndarray:
+    """Returns all log-variances as one vector."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(hparams)])
 
 
-def replace_data(problem: hg.BilevelProblem, data) -> hg.BilevelProblem:
-    """The same losses on other data."""
-    return hg.BilevelProblem(problem.inner_loss, problem.outer_loss, data, data)
+def with_image_noise(task: Task, deviation: float) -> Task:
+    """Returns the same task with noise on the training inputs."""
+    data = task.problem.train
+    noise = deviation * np.random.default_rng(task.seed).normal(size=data.x.shape).astype(np.float32)
+    noisy = data._replace(x=data.x + noise)
+    problem = hg.BilevelProblem(task.problem.inner_loss, task.problem.outer_loss, noisy, noisy)
+    return replace(task, problem=problem)

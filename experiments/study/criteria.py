@@ -1,4 +1,4 @@
-"""The two criteria as losses: evidence bound and k-fold cross-validation, both with one prior variance per weight."""
+"""The criteria as losses: evidence bound, k-fold cross-validation, held-out rows; Gaussian priors on the weights."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -11,52 +11,59 @@ from jaxtyping import Array, PyTree
 import hypergrad as hg
 from ensembles import MeanField, init_replicas, kfold_masks, negative_elbo, replicate_loss
 
-from ..common.data import Rows
+from ..common.data import Rows, Splits
 from .settings import Setting
 
 CriterionName = Literal["cv", "elbo"]
 FOLDS = 4
 SAMPLES = 16  # of the posterior, where the criterion is measured
-EVERYTHING = 10**9
 
 
 class Criterion(NamedTuple):
-    """What is trained and what is optimised: minus the published Q, per row.
+    """A pair of losses with their data: what is trained, and what is optimised.
 
-    `hparams` is the log-variance h of a Gaussian prior N(0, exp(h)), one per weight or what broadcasts to that.
+    `hparams` is the log-variance h of a Gaussian prior N(0, exp(h)), one per weight, or a prefix of the tree of
+    weights, or an array that broadcasts to the weights.
     """
 
     params: Callable[[Array], PyTree]  # key -> what is trained
-    data: Callable[[Rows, Array], PyTree]  # (rows, key) -> what both losses see
+    data: Callable[[Splits, Array], tuple[PyTree, PyTree]]  # (rows, key) -> data of the inner and of the outer loss
     inner_loss: hg.problem.Loss
     outer_loss: hg.problem.Loss
     evaluate: hg.problem.Loss  # the criterion, measured accurately
     models: Callable[[PyTree], PyTree]  # what was trained -> stacked models
 
 
-def some(key: Array, rows: PyTree, size: int) -> PyTree:
-    """All rows if there are no more than `size`, else a random `size` of them."""
+def some_rows(key: Array, rows: PyTree, size: int) -> PyTree:
+    """Returns all rows if there are no more than `size`, else a random `size` of them."""
     return rows if len(rows[1]) <= size else hg.minibatch(key, rows, size)
 
 
-def criterion(name: CriterionName, setting: Setting, num_rows: int) -> Criterion:
-    """The criterion by its name."""
-    return (elbo if name == "elbo" else cross_validation)(setting, num_rows)
+def log_variance(setting: Setting, hparams: PyTree) -> PyTree:
+    """Returns the log-variances of the weights in the units in which they are trained."""
+    return hparams if setting.offset is None else jax.tree.map(lambda h: h + setting.offset, hparams)
 
 
-def in_training_units(setting: Setting, hparams: PyTree) -> PyTree:
-    """Log-variances of the weights as they are trained."""
-    return jax.tree.map(lambda h: h + setting.offset, hparams)
+def penalty(setting: Setting, model: PyTree, hparams: PyTree) -> Array:
+    """Returns ½ Σ_i w_i² exp(-h_i), minus the log-density of the prior at the weights of a model up to a constant."""
+    weights = eqx.filter(model, eqx.is_inexact_array)
+    prior = jax.tree.broadcast(log_variance(setting, hparams), weights)
+    decay = jax.tree.map(lambda w, h: jnp.sum(w**2 * jnp.exp(-h)) / 2, weights, prior)
+    return jax.tree.reduce(jnp.add, decay)
 
 
 def elbo(setting: Setting, num_rows: int) -> Criterion:
-    """Q = Σ log p(y | x, w) - KL(q || p), w ~ q: the same loss and the same rows for both levels."""
+    """Returns minus the evidence bound per row, Q = Σ log p(y | x, w) - KL(q || p) with w ~ q, for both levels.
+
+    Training and criterion see the same rows.
+    """
 
     def loss(size: int, num_samples: int):
         def negative(posterior, hparams, rows, key):
             row_key, weight_key = jax.random.split(key)
-            chosen, prior = some(row_key, rows, size), in_training_units(setting, hparams)
+            chosen = some_rows(row_key, rows, size)
             likelihood = lambda model: setting.log_likelihood(model, chosen)
+            prior = log_variance(setting, hparams)
             return negative_elbo(posterior, prior, likelihood, weight_key, num_rows, num_samples)
 
         return negative
@@ -66,20 +73,45 @@ def elbo(setting: Setting, num_rows: int) -> Criterion:
     def in_closed_form(posterior, hparams, rows, key):
         assert expected is not None
         likelihood = lambda _: expected(posterior, rows)
-        return negative_elbo(posterior, in_training_units(setting, hparams), likelihood, key, num_rows)
+        return negative_elbo(posterior, log_variance(setting, hparams), likelihood, key, num_rows)
 
     return Criterion(
         params=lambda key: MeanField(setting.model(key)),
-        data=lambda rows, key: rows,
+        data=lambda rows, key: (rows.train, rows.train),
         inner_loss=loss(setting.batch, 1),
         outer_loss=loss(setting.outer_batch, 1),
-        evaluate=loss(EVERYTHING, SAMPLES) if expected is None else in_closed_form,
-        models=lambda posterior: jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, posterior.mean),
+        evaluate=loss(setting.evaluation_rows, SAMPLES) if expected is None else in_closed_form,
+        models=lambda posterior: stacked(posterior.mean),
     )
 
 
+def validation(setting: Setting, num_rows: int) -> Criterion:
+    """Returns the cross-entropy on held-out rows of the most probable weights under the prior."""
+
+    def inner_loss(model, hparams, rows, key):
+        chosen = some_rows(key, rows, setting.batch)
+        return -jnp.mean(setting.log_likelihood(model, chosen)) + penalty(setting, model, hparams) / num_rows
+
+    def outer_loss(size):
+        return lambda model, hparams, rows, key: -jnp.mean(setting.log_likelihood(model, some_rows(key, rows, size)))
+
+    return Criterion(
+        params=setting.model,
+        data=lambda rows, key: (rows.train, rows.valid),
+        inner_loss=inner_loss,
+        outer_loss=outer_loss(setting.outer_batch),
+        evaluate=outer_loss(setting.evaluation_rows),
+        models=stacked,
+    )
+
+
+def stacked(model: PyTree) -> PyTree:
+    """Returns one model as an ensemble of one."""
+    return jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, model)
+
+
 class Folded(NamedTuple):
-    """Rows, and which members hold them out."""
+    """Rows, and the replicas that hold each of them out."""
 
     x: Any
     y: Any
@@ -87,38 +119,44 @@ class Folded(NamedTuple):
 
 
 def cross_validation(setting: Setting, num_rows: int) -> Criterion:
-    """Q = Σ log p(y | x, w_k) over the rows that member k holds out; the members are trained in one vmapped run.
+    """Returns minus the log-likelihood per row under the replica that has not seen the row.
 
-    Member k is trained on the other folds: the most probable weights under the prior.
+    Replica k is trained on all folds but fold k: the most probable weights under the prior. All are trained in one
+    vmapped run.
     """
     axes = Folded(None, None, 1)
     own = num_rows * (FOLDS - 1) / FOLDS
 
     def inner(model, hparams, rows, key):
-        chosen = some(key, rows, setting.batch)
-        weights = eqx.filter(model, eqx.is_inexact_array)
-        prior = jax.tree.broadcast(in_training_units(setting, hparams), weights)
-        decay = jax.tree.map(lambda w, h: jnp.sum(w**2 * jnp.exp(-h)) / 2, weights, prior)
+        chosen = some_rows(key, rows, setting.batch)
         seen = 1 - chosen.held
         fit = jnp.sum(seen * setting.log_likelihood(model, Rows(chosen.x, chosen.y))) / jnp.maximum(jnp.sum(seen), 1)
-        return sum(jax.tree.leaves(decay)) / own - fit
+        return penalty(setting, model, hparams) / own - fit
 
     def outer(size: int):
         def held_out(model, hparams, rows, key):
-            chosen = some(key, rows, size)
+            chosen = some_rows(key, rows, size)
             return -jnp.sum(chosen.held * setting.log_likelihood(model, Rows(chosen.x, chosen.y))) / len(chosen.y)
 
         return replicate_loss(held_out, axes)
 
     def data(rows, key):
-        held = kfold_masks(key, len(rows.y), FOLDS).T
-        return Folded(rows.x, rows.y, held.astype(jnp.float32))
+        held = kfold_masks(key, len(rows.train.y), FOLDS).T
+        folded = Folded(rows.train.x, rows.train.y, held.astype(jnp.float32))
+        return folded, folded
 
     return Criterion(
         params=lambda key: init_replicas(setting.model, key, FOLDS),
         data=data,
         inner_loss=replicate_loss(inner, axes),
         outer_loss=outer(setting.outer_batch),
-        evaluate=outer(EVERYTHING),
-        models=lambda members: members,
+        evaluate=outer(setting.evaluation_rows),
+        models=lambda replicas: replicas,
     )
+
+
+CRITERIA: dict[str, Callable[[Setting, int], Criterion]] = {
+    "elbo": elbo,
+    "cv": cross_validation,
+    "validation": validation,
+}

@@ -1,4 +1,4 @@
-"""How many hyperparameters: trees of log-variances that broadcast to the weights."""
+"""Trees of log-variances that broadcast to the weights: few hyperparameters or many."""
 
 from collections.abc import Callable
 
@@ -8,22 +8,22 @@ from jaxtyping import PyTree
 
 
 def per_weight(weights: PyTree) -> PyTree:
-    """One per weight."""
+    """Returns one log-variance per weight."""
     return weights
 
 
 def per_input(weights: PyTree) -> PyTree:
-    """One per input of a layer, and one per vector of biases: automatic relevance determination."""
+    """Returns one per input of a layer, and one per vector of biases: automatic relevance determination."""
     return jax.tree.map(lambda leaf: leaf[:1] if leaf.ndim > 1 else jnp.zeros((), leaf.dtype), weights)
 
 
 def per_layer(weights: PyTree) -> PyTree:
-    """One per array of weights or biases."""
+    """Returns one per array of weights or biases."""
     return jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), weights)
 
 
 def one(weights: PyTree) -> PyTree:
-    """One for all."""
+    """Returns one for all weights."""
     return jnp.zeros((), jax.tree.leaves(weights)[0].dtype)
 
 

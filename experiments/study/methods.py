@@ -4,16 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 import hypergrad as hg
 from ensembles import evidence_log_variance
 
-from ..common.contest import LOOKS, Method, Task, Tracker, by_search, by_trials, into, tree_parzen, uniform
+from ..common.directed import Directed
+from .contest import MEASUREMENTS, Method, Task, Tracker, budget_of, by_search, by_trials, into, tree_parzen, uniform
 from .settings import Setting
 
 MethodName = Literal["random", "greedy", "drmad", "hoag", "reverse", "drmad_knots", "tpe", "em", "random_greedy"]
@@ -27,90 +26,86 @@ TRIALS = (1.0, 5.0, 10.0, 50.0)  # training of one trial, in published iteration
 EVERY = (1, 5, 10, 50)  # updates of the weights per closed-form step
 KNOTS = 5
 EXPLORATION = 0.2  # share of the budget that random_greedy searches with
-LINEAR_SOLVER = hg.CG(10, damping=0.1)  # one-sample Hessians are indefinite
 
 
 class Contestant(NamedTuple):
     """A method with one free setting."""
 
-    values: tuple[float, ...]  # that are tried: four for every method
+    values: tuple[float, ...]  # four that are tried, for every method
     usual: float
     make: Callable[[float], Method]
 
 
-class ClosedForm(hg.AbstractEstimator):
-    """h* = log(m² + s²), the best prior for the posterior at hand, after some training; the distance h - h* stands in
-    for the hypergradient, so that a step of length one arrives there."""
+def closed_form(inner: hg.AbstractInnerSolver, offset: Any) -> Directed:
+    """Returns training towards the best prior for the posterior at hand, h* = log(m² + s²).
 
-    inner: hg.AbstractInnerSolver
-    offset: Array
+    The distance h - h* stands in for the hypergradient, so that a step of length one arrives there.
+    """
 
-    def init(self, problem: hg.BilevelProblem, params: PyTree, hparams: PyTree) -> hg.InnerState:
-        """The inner state to start from."""
-        return self.inner.init(problem, params, hparams)
+    def distance(posterior: PyTree, hparams: PyTree) -> PyTree:
+        best = evidence_log_variance(posterior)
+        return jax.tree.map(lambda h, target: h - (target - offset), hparams, best)
 
-    @eqx.filter_jit
-    def step(
-        self, problem: hg.BilevelProblem, hparams: PyTree, state: hg.InnerState, key: Array
-    ) -> tuple[hg.Estimate, hg.InnerState]:
-        """Train on, then look where the best prior is."""
-        end, solved = self.inner.solve(problem, hparams, state, key)
-        value = problem.outer_loss(end.params, hparams, problem.valid, jax.random.fold_in(key, self.inner.num_steps))
-        best = evidence_log_variance(end.params)
-        away = jax.tree.map(lambda h, target: h - (target - self.offset), hparams, best)
-        counts = hg.Counts(iterations=solved.iterations, inner_gradients=solved.gradients)
-        return hg.Estimate(away, value, end.params, hg.Stats(counts)), end
+    return Directed(inner, distance)
 
 
-def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]:
-    """Every method by name. Build once for all seeds: a search built anew compiles anew."""
-    optimiser, outer = optax.adam(setting.inner_lr), optax.inject_hyperparams(optax.adam)(learning_rate=RATES[1])
-    solver = lambda steps: hg.OptaxSolver(optimiser, steps)
-    period, project = setting.period, into(setting.box)
-    linear = LINEAR_SOLVER
-
-    def gradient(estimator):
-        search = hg.GradientSearch(estimator, outer, projection=project)
-        steps = looks(setting, estimator.inner.num_steps)
-        return Contestant(RATES, RATES[1], lambda rate: by_search(search, steps, current=True, rate=rate))
-
-    def searching(method):
-        length = lambda share: solver(max(1, round(share * setting.inner_steps)))
-        return Contestant(TRIALS, 1.0, lambda share: method(length(share)))
-
-    def closed_form(every):
-        step = ClosedForm(solver(int(every)), jnp.asarray(setting.offset, jnp.float32))
-        search = hg.GradientSearch(step, optax.sgd(1.0), projection=project)
-        return by_search(search, looks(setting, int(every)), current=True)
-
-    draw = uniform(start, setting.prior)
-    random = lambda inner: by_search(hg.RandomSearch(inner, draw), 1, current=False)
-    greedy = gradient(hg.Greedy(solver(1)))
-    explorer = random(solver(setting.inner_steps))
+def estimators(setting: Setting) -> dict[MethodName, Any]:
+    """Returns the hypergradients that are compared, by the name of their method."""
+    short = setting.training(setting.period)
     return {
-        "random": searching(random),
-        "greedy": greedy,
-        "drmad": gradient(hg.DrMAD(solver(period), warm_start=True)),
-        "hoag": gradient(hg.HOAG(solver(period), linear)),
-        "reverse": gradient(hg.Reverse(solver(period), warm_start=True)),
-        "drmad_knots": gradient(hg.DrMAD(solver(period), knots=min(KNOTS, period), warm_start=True)),
-        "tpe": searching(lambda inner: by_trials(inner, tree_parzen)),
-        "em": Contestant(EVERY, 10, closed_form),
-        "random_greedy": Contestant(RATES, RATES[1], lambda rate: one_after_another(explorer, greedy.make(rate))),
+        "greedy": hg.Greedy(setting.training(1)),
+        "drmad": hg.DrMAD(short, knots=setting.knots, warm_start=True),
+        "hoag": hg.HOAG(short, setting.linear_solver),
+        "reverse": hg.Reverse(short, warm_start=True),
     }
 
 
-def looks(setting: Setting, steps: int) -> int:
-    """Hyper-steps between two measurements."""
-    return max(1, setting.updates // steps // LOOKS)
+def by_gradient(setting: Setting, estimator: Any, rates: optax.GradientTransformation) -> Callable[..., Method]:
+    """Returns a function from a rate, or `None` where `rates` has a fixed one, to the search along hypergradients."""
+    search = hg.GradientSearch(estimator, rates, projection=into(setting.box))
+    chunk = setting.chunk(estimator.inner.num_steps, MEASUREMENTS)
+    return lambda rate=None: by_search(search, chunk, current=True, rate=rate)
+
+
+def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]:
+    """Returns every method by name, for hyperparameters like `start`.
+
+    Make them once for all seeds: a search that is made anew compiles anew.
+    """
+    rates = optax.inject_hyperparams(optax.adam)(learning_rate=RATES[1])
+    draw = uniform(start, setting.prior)
+    random = lambda inner: by_search(hg.RandomSearch(inner, draw), 1, current=False)
+    explorer = random(setting.training(setting.inner_steps))
+    knots = min(KNOTS, setting.period)
+    several = hg.DrMAD(setting.training(setting.period), knots=knots, warm_start=True)
+    climbers = {
+        name: by_gradient(setting, estimator, rates)
+        for name, estimator in (estimators(setting) | {"drmad_knots": several}).items()
+    }
+
+    def searching(method):
+        length = lambda share: setting.training(max(1, round(share * setting.inner_steps)))
+        return Contestant(TRIALS, 1.0, lambda share: method(length(share)))
+
+    def expectation_maximisation(every):
+        offset = 0.0 if setting.offset is None else setting.offset
+        return by_gradient(setting, closed_form(setting.training(int(every)), offset), optax.sgd(1.0))()
+
+    climbers["random_greedy"] = lambda rate: one_after_another(explorer, climbers["greedy"](rate))
+    return {
+        "random": searching(random),
+        "tpe": searching(lambda inner: by_trials(inner, tree_parzen)),
+        "em": Contestant(EVERY, 10, expectation_maximisation),
+        **{name: Contestant(RATES, RATES[1], make) for name, make in climbers.items()},
+    }
 
 
 def one_after_another(first: Method, second: Method) -> Method:
-    """Spend a share of the budget with one method and the rest with another, from the best that was found."""
+    """Returns a method that spends a share of the budget with one method and the rest with another, from the best."""
 
     def method(task: Task, tracker: Tracker) -> None:
-        amount: dict[str, Any] = {task.budget.unit: max(1, round(EXPLORATION * task.budget.amount))}
-        first(replace(task, budget=hg.Budget(**amount)), tracker)
+        amount = max(1, round(EXPLORATION * task.budget.amount))
+        first(replace(task, budget=budget_of(task.budget.unit, amount)), tracker)
         params, hparams = tracker.best or (task.params, task.start)
         second(replace(task, params=params, start=hparams, spent=tracker.spent), tracker)
 

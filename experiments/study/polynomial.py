@@ -1,4 +1,4 @@
-"""The synthetic data of the study, and what is known about it in closed form."""
+"""The synthetic data of the study, and their results in closed form."""
 
 import equinox as eqx
 import jax
@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from ensembles import MeanField
 
-from ..common.data import Rows
+from ..common.data import Rows, Splits, train_and_test
 
 NUM_ROWS, NUM_TEST = 40, 40
 POWERS = 10
@@ -19,35 +19,36 @@ OFFSET = np.log(_MOMENTS).astype(np.float32)  # log-variance of a weight in trai
 
 
 def features(x: np.ndarray) -> np.ndarray:
-    """x⁰ ... x⁹, sin x, cos x of every x, of shape (rows, 12)."""
+    """Returns x⁰ ... x⁹, sin x, cos x of every x, of shape (rows, 12)."""
     return np.stack([x**power for power in range(POWERS)] + [np.sin(x), np.cos(x)], 1)
 
 
-def sample(seed: int) -> tuple[Rows, Rows]:
-    """40 training and as many test rows of y = x + ε with x, ε ~ N(0, 1) (Bakhteev and Strijov 2020)."""
+def sample(seed: int) -> Splits:
+    """Draws 40 training and as many test rows of y = x + ε with x, ε ~ N(0, 1) (Bakhteev and Strijov 2020)."""
     random = np.random.default_rng(seed)
 
     def draw(count):
         x = random.normal(size=count)
         return Rows(features(x).astype(np.float32), (x + random.normal(size=count)).astype(np.float32))
 
-    return draw(NUM_ROWS), draw(NUM_TEST)
+    return train_and_test(draw(NUM_ROWS), draw(NUM_TEST))
 
 
 class Layer(eqx.Module):
-    """The weights, the only layer."""
+    """The only layer, with the weights."""
 
     weight: Array
 
     def __call__(self, x: Array) -> Array:
-        """x · w."""
+        """Returns x · w."""
         return x @ self.weight
 
 
 class Linear(eqx.Module):
     """A linear model in the features; starts at zero.
 
-    Trained are its weights on features of unit mean square, u_j = w_j E[f_j²]^½: x⁹ is some 10⁴ times as large as x.
+    Its weights are trained on features of unit mean square, u_j = w_j E[f_j²]^½, because x⁹ is some 10⁴ times as large
+    as x.
     """
 
     layers: tuple[Layer, ...]
@@ -56,18 +57,18 @@ class Linear(eqx.Module):
         self.layers = (Layer(jnp.zeros(POWERS + 2, jnp.float32)),)
 
     def __call__(self, x: Array) -> Array:
-        """x · w."""
+        """Returns x · w."""
         return self.layers[0](x * _UNITS)
 
 
 def expected_log_likelihood(posterior: MeanField, rows: Rows) -> Array:
-    """E_q log N(y | x·w, 1) of every row without its constant: -½ [(y - x·μ)² + Σ_j x_j² s_j²]."""
+    """Returns E_q log N(y | x·w, 1) of every row without its constant: -½ [(y - x·μ)² + Σ_j x_j² s_j²]."""
     spread = jnp.exp(2 * posterior.log_std.layers[0].weight)
     return -((jax.vmap(posterior.mean)(rows.x) - rows.y) ** 2 + (rows.x * _UNITS) ** 2 @ spread) / 2
 
 
 def best_mean_field(rows: Rows, box: tuple[float, float], iterations: int = 5000) -> tuple[float, np.ndarray]:
-    """The largest evidence bound over mean-field posteriors and log-variances in the box, and the posterior means.
+    """Returns the largest evidence bound over mean-field posteriors and log-variances in the box, and the means.
 
     At given precisions α the best posterior is μ = (XᵀX + diag α)⁻¹ Xᵀy, s_j² = 1/((XᵀX)_jj + α_j); at a given
     posterior the best log-variance is log(μ_j² + s_j²), clipped. The two steps alternate until nothing moves, from
@@ -86,9 +87,9 @@ def best_mean_field(rows: Rows, box: tuple[float, float], iterations: int = 5000
 
 
 def best_of_draws(rows: Rows, prior: tuple[float, float], draws: int, repetitions: int = 100, seed: int = 0) -> float:
-    """What random search gives where every draw is trained to the end.
+    """Returns the result of random search where every draw is trained to the end.
 
-    The largest evidence bound among so many draws of the log-variances, uniform in `prior`; mean over repetitions.
+    It is the largest evidence bound among draws of the log-variances, uniform in `prior`; the mean over repetitions.
     """
     X, y = rows.x.astype(float), rows.y.astype(float)
     h = np.random.default_rng(seed).uniform(*prior, (repetitions, draws, X.shape[1]))
@@ -96,7 +97,7 @@ def best_of_draws(rows: Rows, prior: tuple[float, float], draws: int, repetition
 
 
 def _bound(h: np.ndarray, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The bound at the best posterior of log-variances (..., features); its means and variances."""
+    """Returns the bound at the best posterior of log-variances (..., features), and its means and variances."""
     gram, precision = X.T @ X, np.exp(-h)
     moment = np.broadcast_to((X.T @ y)[:, None], (*h.shape, 1))
     mean = np.linalg.solve(gram + precision[..., None] * np.eye(len(gram)), moment)[..., 0]

@@ -1,11 +1,12 @@
-"""The table beside the published one, and what can be read from it."""
+"""The table next to the published one, and conclusions from it."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..common.report import save, spread_table, text_table, write_csv
+from ..common.cells import rows
+from ..common.report import Row, grouped, save, spread_table, text_table, write_csv
 from . import polynomial
 from .methods import METHODS
 from .plots import draw
@@ -18,25 +19,23 @@ KEYS = ("data", "criterion", "budget", "method")
 OPTIMUM = "exact optimum"
 RIVALS = ("random", "tpe", OPTIMUM)
 GRADIENT = ("greedy", "drmad", "hoag", "reverse", "drmad_knots", "random_greedy")
-BESIDE = """Nats from random search at equal iterations, the published figure in brackets (of other data where these are
-not synthetic, and of another number of updates). Two things explain differences. The published greedy method made η
+COMPARISON = """Nats from random search at equal iterations, the published figure in brackets (of other data unless they
+are synthetic, and of another number of updates). Two things explain differences. The published greedy method made η
 hyper-updates per iteration and DrMAD and HOAG one, 50 or 25 in all: where a criterion rewards many small steps they
-stop on the way. And cross-validation can be raised on the folds without a gain on test rows: where a method stands
-above random search here and not there, the change in log-likelihood per test row says so."""
-Runs = Sequence[dict[str, Any]]
+stop on the way. And cross-validation can be raised on the folds without a gain on test rows: where a method is above
+random search here and not there, the change in log-likelihood per test row says so."""
+Runs = Sequence[Row]
 
 
 def report(config: Any, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """summary.json, history.csv, table.md, table.csv, table.tex, report.md and the plots."""
-    runs = [cell["run"] for cell in cells]
-    noise = [line for cell in cells for line in cell["noise"]]
-    everything = [run for group in groups(runs) for run in (*group, *exact(group))]
+    """Writes summary.json, history.csv, table.md, table.csv, table.tex, report.md and the plots."""
+    runs, noise, history = (rows(cells, name) for name in ("runs", "noise", "history"))
+    everything = [run for group in grouped(runs, KEYS[:3]) for run in (*group, *exact(group))]
     table = [
         line | median_error(everything, line) | published(line["data"], line["criterion"], line["method"])
         for line in spread_table(everything, KEYS, (*MEASURED, *COSTS))
     ]
-    claims = [claim for group in groups(everything) for claim in compare(group)]
-    history = [line for cell in cells for line in cell["history"]]
+    claims = [claim for group in grouped(everything, KEYS[:3]) for claim in compare(group)]
     title = f"{config.seeds} seeds, mean ± standard deviation; Q in nats, higher is better; its in published iterations"
     summary = save(config, runs, table, history, title, claims=claims, noise=noise)
     write_csv(config.out / "table.csv", table)
@@ -47,23 +46,17 @@ def report(config: Any, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def groups(runs: Runs) -> list[Runs]:
-    """The runs of one data set, criterion and budget together."""
-    keys = dict.fromkeys(tuple(run[name] for name in KEYS[:3]) for run in runs)
-    return [[run for run in runs if tuple(run[name] for name in KEYS[:3]) == key] for key in keys]
-
-
 def exact(runs: Runs) -> list[dict[str, Any]]:
-    """What is known of the evidence bound on the synthetic data in closed form, as runs.
+    """Returns closed-form results for the evidence bound on the synthetic data, as runs.
 
-    Its optimum, and the best of as many random draws as iterations, each trained to the end.
+    They are its optimum, and the best of as many random draws as iterations, each trained to the end.
     """
     if (runs[0]["data"], runs[0]["criterion"]) != ("synthetic", "elbo"):
         return []
     known, lines = setting("synthetic", None), []
     blank = dict.fromkeys((*MEASURED, *COSTS, "Q_start")) | {key: runs[0][key] for key in KEYS[:3]}
     for seed in dict.fromkeys(run["seed"] for run in runs):
-        rows, _ = known.sample(seed)
+        rows = known.sample(seed).train
         best = polynomial.best_mean_field(rows, known.box)[0]
         drawn = polynomial.best_of_draws(rows, known.prior, known.outer_steps)
         lines += [blank | {"method": OPTIMUM, "seed": seed, "Q": best}]
@@ -72,15 +65,16 @@ def exact(runs: Runs) -> list[dict[str, Any]]:
 
 
 def median_error(runs: Runs, line: dict[str, Any]) -> dict[str, Any]:
-    """The median of the test error over the seeds of one line of the table."""
+    """Returns the median of the test error over the seeds of one line of the table."""
     found = [run["E"] for run in runs if all(run[key] == line[key] for key in KEYS) and run["E"] is not None]
     return {"E_median": f"{np.median(found):.4g}" if found else "-"}
 
 
 def compare(runs: Runs) -> list[dict[str, Any]]:
-    """Every method against random search, TPE and the exact optimum, seed by seed, and its gain as a share of greedy's.
+    """Compares every method with random search, TPE and the exact optimum, seed by seed.
 
-    `beyond` says whether the mean difference is larger than twice its standard error over seeds.
+    `share_of_greedy` is its gain as a share of greedy's. `beyond` says whether the mean difference is larger than twice
+    its standard error over seeds.
     """
     by_method: dict[str, dict[int, dict]] = {}
     for run in runs:
@@ -98,7 +92,7 @@ def compare(runs: Runs) -> list[dict[str, Any]]:
 
 
 def difference(own: dict[int, dict], other: dict[int, dict], rival: str) -> dict[str, Any]:
-    """Q less the rival's, paired over seeds."""
+    """Returns Q less the rival's, paired over seeds."""
     values = np.array([own[seed]["Q"] - other[seed]["Q"] for seed in own if usable(own[seed], other[seed])])
     if not values.size:
         return {}
@@ -111,8 +105,10 @@ def difference(own: dict[int, dict], other: dict[int, dict], rival: str) -> dict
 
 
 def share(own: dict[int, dict], greedy: dict[int, dict]) -> float | None:
-    """What the method gained from the common start, over what greedy gained: the median over the seeds where greedy
-    gained anything."""
+    """Returns the gain of a method from the common start over that of greedy, the median over seeds.
+
+    Seeds where greedy gained nothing are left out.
+    """
     both = [(own[seed], greedy[seed]) for seed in own if usable(own[seed], greedy[seed])]
     gains = [(run["Q"] - other["Q_start"], other["Q"] - other["Q_start"]) for run, other in both]
     shares = [gain / greedys for gain, greedys in gains if greedys > 0]
@@ -120,12 +116,12 @@ def share(own: dict[int, dict], greedy: dict[int, dict]) -> float | None:
 
 
 def usable(*runs: dict[str, Any]) -> bool:
-    """Whether all of them found something finite."""
+    """Returns whether all runs found a finite value."""
     return all(run["Q"] is not None and np.isfinite(run["Q"]) for run in runs)
 
 
 def latex(table: Runs) -> str:
-    """The table for a paper, the published figures beside ours."""
+    """Returns the table for a paper, with the published figures."""
     columns = (*KEYS, *MEASURED, *(name for name in table[0] if name.startswith("published")))
     escape = lambda text: str(text).replace("_", r"\_").replace("±", r"$\pm$").replace("%", r"\%")
     heading = dict(zip(columns, columns, strict=True))
@@ -135,18 +131,18 @@ def latex(table: Runs) -> str:
 
 
 def markdown(title: str, table: Runs, claims: Runs, beside: Sequence[str], plots: Sequence[str]) -> str:
-    """The report: who wins, what agrees with the publication, the table, the plots."""
+    """Returns the report: the best methods, the agreement with the publication, the table, the plots."""
     parts = ["# Hypergradients against search", title, "## What the runs say", "\n".join(sentences(claims))]
     if beside:
-        parts += ["## Beside the published table", BESIDE, "\n".join(beside)]
+        parts += ["## Comparison with the published table", COMPARISON, "\n".join(beside)]
     parts += ["## All figures", text_table(table), "## Plots", "\n\n".join(f"![{name}]({name})" for name in plots)]
     return "\n\n".join(parts) + "\n"
 
 
 def sentences(claims: Runs) -> list[str]:
-    """One line per data set, criterion and budget: which gradient methods are above the searches, and by how much."""
+    """Returns one line per data set, criterion and budget: the gradient methods above the searches, and by how much."""
     lines = []
-    for group in groups(claims):
+    for group in grouped(claims, KEYS[:3]):
         parts = [winners(group, rival) for rival in RIVALS[:2] if any(f"above_{rival}" in c for c in group)]
         below = [f"{c['method']} {-c[f'above_{OPTIMUM}']:.2f}" for c in group if f"above_{OPTIMUM}" in c]
         parts += [f"nats below the exact optimum: {', '.join(below)}"] if below else []
@@ -157,7 +153,7 @@ def sentences(claims: Runs) -> list[str]:
 
 
 def winners(group: Runs, rival: str) -> str:
-    """The gradient methods above a search, beyond the spread."""
+    """Returns the gradient methods above a search, beyond the spread."""
     better = [claim for claim in group if claim.get(f"beyond_{rival}") and claim["method"] in GRADIENT]
     words = [f"{c['method']} by {c[f'above_{rival}']:.3g} ± {c[f'above_{rival}_error']:.2g}" for c in better]
     return f"above {rival} beyond the spread: {', '.join(words) or 'none'}"

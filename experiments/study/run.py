@@ -1,27 +1,25 @@
-"""The study: configuration, loop over cells, report."""
+"""The study: configuration, cells, report."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import numpy as np
-import optax
-from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..common.cells import Cells, Labels
+from ..common.cells import Advance, Cells, Labels, grid, run_cells
 from ..common.command import command
 from ..common.config import NonNegative, Out, PositiveFloat, Seeds, Some, WithData
-from ..common.contest import Method, compile_method
-from .cell import errors, make_problem, run_cell, with_image_noise
-from .criteria import CriterionName
+from .cell import Draws, errors, flat, make_task, run_cell, with_image_noise
+from .contest import Method, Task, budget_of, compile_method, uniform
+from .criteria import CRITERIA, CriterionName
 from .groups import per_weight
-from .methods import METHODS, PUBLISHED, Contestant, MethodName, contestants
+from .methods import METHODS, PUBLISHED, MethodName, contestants
 from .report import report
 from .settings import DataName, Setting, setting
 
@@ -58,14 +56,12 @@ class Config(WithData):
     """mnist is the published size, for a GPU or a night; wisdm-raw is downloaded where --data-dir lacks it."""
     criteria: Some[CriterionName] = ("elbo", "cv")
     """elbo: evidence bound of a mean-field posterior. cv: log-likelihood of held-out rows, four folds."""
-    methods: Some[MethodName] = METHODS
-    """Which methods to run."""
+    methods: Some[MethodName] = METHODS  # Which methods to run.
     budgets: Some[Unit] = ("iterations", "gradients")
     """iterations: equal updates of the weights. gradients: equal gradient equivalents."""
     seeds: Seeds = 5
     """Number of repetitions, each with its own rows, folds, initial weights and initial hyperparameters."""
-    scale: PositiveFloat = 1.0
-    """Factor on the updates of the weights per published iteration."""
+    scale: PositiveFloat = 1.0  # Factor on the updates of the weights per published iteration.
     period: int | None = None
     """Updates of the weights per hyper-update of drmad, hoag and reverse; ten by default, greedy has one."""
     tuning_seeds: NonNegative = 3
@@ -80,120 +76,101 @@ class Config(WithData):
             raise ValueError(f"period must be positive, got {self.period}")
 
 
-@dataclass
 class Table:
-    """The cells of one data set and criterion: what is compiled once serves all of them."""
+    """One data set under one criterion: what is compiled once serves all of its cells."""
 
-    config: Config
-    data: DataName
-    criterion: CriterionName
-    setting: Setting
-    store: Cells
-    labels: Labels
-    advance: Callable[[float], Any]
-    losses: dict = field(default_factory=dict)
-    groups: Callable = per_weight
+    def __init__(self, chosen: Setting, criterion: str, groups: Callable = per_weight):
+        self.setting, self.groups = chosen, groups
+        self.criterion = cache(lambda num_rows: CRITERIA[criterion](chosen, num_rows))
+        self.contestants = contestants(chosen, groups(chosen.weights))
 
-    def __post_init__(self):
-        self.inner = hg.OptaxSolver(optax.adam(self.setting.inner_lr), AFRESH * self.setting.inner_steps)
+    def task(self, seed: int, unit: Unit) -> Task:
+        """Returns the problem of a seed with what may be spent on it."""
+        model_key, fold_key, start_key, run_key = jax.random.split(jax.random.key(seed), 4)
+        rows = self.setting.sample(seed)
+        start = uniform(self.groups(self.setting.weights), self.setting.prior)(start_key)
+        draws = Draws(seed, model_key, fold_key, run_key)
+        criterion, budget = self.criterion(len(rows.train.y)), budget_of(unit, self.setting.updates)
+        return make_task(self.setting, criterion, rows, draws, start, budget)
 
-    def problem(self, seed: int, unit: Unit):
-        """The problem of a seed, with what may be spent on it."""
-        amount: dict[str, Any] = {unit: self.setting.updates}
-        return make_problem(self.setting, self.criterion, self.losses, hg.Budget(**amount), seed, self.groups)
-
-    def run(self) -> list[dict[str, Any]]:
-        """All cells, finished or not."""
-        names = [name for name in self.config.methods if (name, self.criterion) != ("em", "cv")]
-        known = contestants(self.setting, self.problem(0, "iterations").task.start)
-        return [cell for name in names for cell in self.cells(name, known[name])]
-
-    def cells(self, name: MethodName, contestant: Contestant) -> list[dict[str, Any]]:
-        """The cells of one method."""
-        value = self.tuned(name, contestant) if self.config.tuning_seeds else contestant.usual
-        method, compiled, found = contestant.make(value), False, []
-        for unit in self.config.budgets:
-            for seed in self.config.seed_range():
-                place = {
-                    **self.labels,
-                    "data": self.data,
-                    "criterion": self.criterion,
-                    "budget": unit,
-                    "method": name,
-                    "seed": seed,
-                }
-                if place not in self.store:
-                    problem = self.problem(seed, unit)
-                    if not compiled:
-                        compile_method(method, problem.task)
-                        compiled = True
-                    labels: dict[str, Any] = {"data": self.data, "criterion": self.criterion, "budget": unit}
-                    labels |= {"method": name, "seed": seed, "setting": value}
-                    self.store.write(place, self.cell(labels, problem, method))
-                else:
-                    self.advance(1)
-                found.append(self.store.read(place))
+    def retrained(self, task: Task, hparams: Any) -> list[dict[str, float | None]]:
+        """Returns the test errors of training with noisy inputs at fixed hyperparameters."""
+        inner, found = self.setting.training(AFRESH * self.setting.inner_steps), []
+        for deviation in IMAGE_NOISES:
+            noisy = with_image_noise(task, deviation)
+            trained = hg.evaluate(inner, noisy.problem, noisy.params, hparams, noisy.key).params
+            found.append({"image_noise": deviation, "E": errors(self.setting, noisy, (trained, hparams))["E"]})
         return found
 
-    def cell(self, labels: dict[str, Any], problem, method: Method) -> dict[str, Any]:
-        """One cell; with `image_noise` also what training with noisy inputs gives at the hyperparameters found."""
-        row, history, best = run_cell(self.setting, problem, method, self.advance)
-        chosen = None if best is None else np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(best[1])])
-        noisy = []
-        if self.config.image_noise and best is not None and labels["budget"] == "iterations":
-            noisy = [labels | self.retrained(problem, best[1], deviation) for deviation in IMAGE_NOISES]
-        return {"run": labels | row, "history": [labels | line for line in history], "noise": noisy, "chosen": chosen}
 
-    def retrained(self, problem, hparams, deviation: float) -> dict[str, float | None]:
-        """The test error of training with noisy inputs at fixed hyperparameters."""
-        noisy = with_image_noise(problem, deviation, problem.task.seed).task
-        trained = hg.evaluate(self.inner, noisy.problem, noisy.params, hparams, noisy.key).params
-        return {"image_noise": deviation, "E": errors(self.setting, noisy, (trained, hparams), problem.test)["E"]}
+class Contest:
+    """The methods of one table, each tuned and compiled when its first cell runs."""
 
-    def tuned(self, name: MethodName, contestant: Contestant) -> float:
-        """The best of the four values on seeds of their own, by the mean of the criterion."""
-        place = {**self.labels, "data": self.data, "criterion": self.criterion, "method": name, "tuning": "tuning"}
-        if place not in self.store:
-            seeds = range(TUNING_SEED, TUNING_SEED + self.config.tuning_seeds)
-            problems, tried = [self.problem(seed, "iterations") for seed in seeds], {}
-            for value in contestant.values:
-                method = contestant.make(value)
-                tried[value] = [run_cell(self.setting, problem, method, ignore)[0]["Q"] for problem in problems]
-            mean = {value: np.mean(found) if np.isfinite(found).all() else -np.inf for value, found in tried.items()}
-            self.store.write(place, {"best": max(mean, key=mean.__getitem__), "Q": tried})
-        return self.store.read(place)["best"]
+    def __init__(self, table: Table, tuning_seeds: int, store: Cells, labels: Labels):
+        self.table, self.store, self.labels = table, store, labels
+        self.seeds = range(TUNING_SEED, TUNING_SEED + tuning_seeds)
+        self.ready = cache(self._ready)
 
+    def cell(self, name: MethodName, task: Task, advance: Advance) -> tuple[dict[str, Any], Any]:
+        """Returns the result of one cell, and what it found: (trained, hyperparameters) or `None`."""
+        value, method = self.ready(name)
+        row, history, best = run_cell(self.table.setting, task, method, advance)
+        chosen = None if best is None else flat(best[1])
+        return {"runs": [{"setting": value} | row], "history": history, "chosen": chosen}, best
 
-@contextmanager
-def progress(cells: int) -> Iterator[tuple[tqdm, Callable[[float], Any]]]:
-    """A bar of so many cells, and what moves it on by shares of one, never past its end."""
-    form = "{l_bar}{bar}| {n:.1f}/{total} cells [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=cells, bar_format=form) as bar:
-        yield bar, lambda share: bar.update(min(share, bar.total - bar.n))
+    def _ready(self, name: MethodName) -> tuple[float, Method]:
+        contestant = self.table.contestants[name]
+        labels = self.labels | {"method": name, "tuning": "tuning"}
+        value = self.store.get(labels, lambda: self._tuned(name))["best"] if self.seeds else contestant.usual
+        method = contestant.make(value)
+        compile_method(method, self.table.task(0, "iterations"))
+        return value, method
+
+    def _tuned(self, name: MethodName) -> dict[str, Any]:
+        """Returns the best of four values on seeds of their own, by the mean of the criterion."""
+        tasks, found = [self.table.task(seed, "iterations") for seed in self.seeds], {}
+        for value in self.table.contestants[name].values:
+            method = self.table.contestants[name].make(value)
+            found[value] = [run_cell(self.table.setting, task, method)[0]["Q"] for task in tasks]
+        mean = {value: np.mean(Q) if np.isfinite(Q).all() else -np.inf for value, Q in found.items()}
+        return {"best": max(mean, key=mean.__getitem__), "Q": found}
 
 
-def ignore(share: float) -> None:
-    """No progress is shown."""
+def forget_programs() -> None:
+    """Frees the memory of compiled programs: those of one table are of no use to another."""
+    eqx.clear_caches()
+    jax.clear_caches()
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Run what is missing, write everything, return the summary."""
+    """Runs what is missing, writes everything, returns the summary."""
     store = Cells(config)
-    found = []
-    tables = [(data, criterion) for data in config.data for criterion in config.criteria]
-    per_table = len(config.methods) * len(config.budgets) * config.seeds
-    with progress(len(tables) * per_table) as (bar, advance):
-        for data, criterion in tables:
-            bar.set_postfix_str(f"{data}, {criterion}")
-            chosen = setting(data, config.data_dir, config.scale, config.period)
-            found += Table(config, data, criterion, chosen, store, {}, advance).run()
-            eqx.clear_caches()
-            jax.clear_caches()
-    return report(config, found)
+
+    @lru_cache(maxsize=1)
+    def contest(data: DataName, criterion: CriterionName) -> Contest:
+        forget_programs()
+        table = Table(setting(data, config.data_dir, config.scale, config.period), criterion)
+        return Contest(table, config.tuning_seeds, store, {"data": data, "criterion": criterion})
+
+    def run(advance, data, criterion, method, budget, seed):
+        here = contest(data, criterion)
+        task = here.table.task(seed, budget)
+        result, best = here.cell(method, task, advance)
+        noisy = config.image_noise and best is not None and budget == "iterations"
+        return result | {"noise": here.table.retrained(task, best[1]) if noisy else []}
+
+    axes = {"data": config.data, "criterion": config.criteria, "method": config.methods, "budget": config.budgets}
+    cells = [cell for cell in grid(**axes, seed=config.seed_range()) if allowed(**cell)]
+    return report(config, run_cells(config, cells, run))
+
+
+def allowed(method: MethodName, criterion: CriterionName, **others: Any) -> bool:
+    """Returns whether a method knows a criterion: the closed-form step is one for the evidence bound."""
+    return (method, criterion) != ("em", "cv")
 
 
 def only(data: DataName, quick: DataName | None = None, **usual: Any) -> None:
-    """The command of one data set; `usual` are its options where they differ."""
+    """Runs the command of one data set; `usual` are its defaults where they differ."""
     out = Path(f"results/study-{data}")
     small = QUICK | {"data": (quick or data,)}
     command(main, Config(data=(data,), out=out, **usual), f"study.{data}", quick=small)

@@ -1,32 +1,33 @@
-"""What a data set brings to the study: its rows, its model, its likelihood, and how long it is trained."""
+"""Data sets of the study, each with its rows, its model, its likelihood, and the length of its training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import optax
+from jaxtyping import Array, ArrayLike, PyTree
 
+import hypergrad as hg
 from ensembles import MeanField
 
-from ..common.data import Rows
+from ..common.data import Rows, Splits
 from . import activity, images, polynomial
 
 DataName = Literal["synthetic", "digits", "wisdm", "wisdm-raw", "mnist", "mnist-small"]
-
-
-Sample = tuple[Rows, Rows]  # training and test rows of one seed; only the end of a cell may look at the second
+EVERYTHING = 10**9
+LINEAR_SOLVER = hg.CG(max_steps=10, damping=0.1)  # one-sample Hessians are indefinite
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One data set of the study."""
+    """One data set, and how a model is trained on it."""
 
-    sample: Callable[[int], Sample]  # seed -> rows
+    sample: Callable[[int], Splits]  # seed -> rows
     model: Callable[[Array], Any]  # key -> model with `layers`
     log_likelihood: Callable[[Any, Rows], Array]  # nats of every row
     error: Callable[[Any, Rows], Array]  # RMSE or accuracy
@@ -38,39 +39,67 @@ class Setting:
     batch: int
     outer_batch: int
     inner_lr: float
+    knots: int = 1  # of drmad
+    linear_solver: hg.AbstractLinearSolver = LINEAR_SOLVER  # of hoag
+    evaluation_rows: int = EVERYTHING  # at most, where the criterion is measured
     expected: Callable[[MeanField, Rows], Array] | None = None  # the mean log-likelihood of every row in closed form
-    offset: Any = 0.0  # added to a log-variance: the weights are trained in units of their own
+    offset: Any = None  # added to a log-variance: the weights are trained in units of their own
 
     @property
     def updates(self) -> int:
         """The budget of one run, in updates of the weights."""
         return self.outer_steps * self.inner_steps
 
+    @cached_property
+    def weights(self) -> PyTree:
+        """A tree of arrays like the weights of the model."""
+        return eqx.filter(self.model(jax.random.key(0)), eqx.is_inexact_array)
+
+    @cached_property
+    def optimiser(self) -> optax.GradientTransformation:
+        """Adam on the weights."""
+        return optax.adam(self.inner_lr)
+
+    def training(self, steps: int) -> hg.OptaxSolver:
+        """Returns the inner solver for so many updates of the weights."""
+        return hg.OptaxSolver(self.optimiser, steps)
+
+    def chunk(self, steps: int, measurements: int) -> int:
+        """Returns the hyper-steps, each of so many updates, between two of so many measurements."""
+        return max(1, self.updates // steps // measurements)
+
 
 def classify(model: Any, rows: Rows) -> Array:
-    """log p(y | x) of every row under softmax."""
-    log_probs = jax.nn.log_softmax(jax.vmap(model)(rows.x))
-    return jnp.take_along_axis(log_probs, rows.y[:, None], axis=1)[:, 0]
+    """Returns log p(y | x) of every row under softmax."""
+    x, y = rows
+    return jnp.take_along_axis(log_probs(model, x), y[:, None], axis=1)[:, 0]
+
+
+def log_probs(model: Any, x: ArrayLike) -> Array:
+    """Returns the log-probabilities of the classes, of shape (rows, classes)."""
+    return jax.nn.log_softmax(jax.vmap(model)(x))
 
 
 def accuracy(model: Any, rows: Rows) -> Array:
-    """The share of right classes."""
+    """Returns the fraction of rows whose class has the largest logit."""
     return jnp.mean(jnp.argmax(jax.vmap(model)(rows.x), -1) == rows.y)
 
 
 def regress(model: Any, rows: Rows) -> Array:
-    """log N(y | f(x), 1) of every row without the constant -½ log 2π."""
+    """Returns log N(y | f(x), 1) of every row without the constant -½ log 2π."""
     return -((jax.vmap(model)(rows.x) - rows.y) ** 2) / 2
 
 
 def rmse(model: Any, rows: Rows) -> Array:
-    """Root of the mean squared error."""
+    """Returns the root of the mean squared error."""
     return jnp.sqrt(-2 * jnp.mean(regress(model, rows)))
 
 
-def network(inputs: int, outputs: int | Literal["scalar"], hidden: int) -> Callable[[Array], eqx.nn.MLP]:
-    """One hidden layer of relu units."""
-    return lambda key: eqx.nn.MLP(inputs, outputs, hidden, 1, key=key)
+def network(
+    inputs: int, outputs: int | Literal["scalar"], hidden: int, activation: Callable = jax.nn.relu
+) -> Callable[[Array], eqx.nn.MLP]:
+    """Returns a function from a key to a network with one hidden layer."""
+    return lambda key: eqx.nn.MLP(inputs, outputs, hidden, 1, activation=activation, key=key)
 
 
 IMAGES: dict[str, Any] = {"log_likelihood": classify, "error": accuracy}
@@ -79,7 +108,7 @@ WIDE: dict[str, Any] = {"box": (-11.0, 5.0), "prior": (-10.0, 4.0)}  # of log-pr
 
 
 def setting(name: DataName, data_dir: Path | None, scale: float = 1.0, period: int | None = None) -> Setting:
-    """The setting of a data set by its name; `scale` multiplies the updates of the weights."""
+    """Returns the setting of a data set by its name; `scale` multiplies the updates of the weights."""
     make: Callable[..., Setting] = partial(Setting, period=period or 10)
     steps = lambda count: max(10, round(count * scale / 10) * 10)
     if name == "synthetic":

@@ -1,25 +1,26 @@
-"""What decides: the number of hyperparameters, and the number of hyper-updates."""
+"""Sweeps over the number of hyperparameters and the number of hyper-updates."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import equinox as eqx
-import jax
 import numpy as np
 
-from ..common.cells import Cells
+from ..common.cells import Cells, grid, rows, run_cells
 from ..common.command import command
 from ..common.config import NonNegative, Out, PositiveFloat, Seeds, Some, WithData
 from ..common.figures import COLOURS, figure
-from ..common.report import save, spread_table
+from ..common.report import grouped, save, spread_table
 from . import run
+from .cell import flat
 from .criteria import CriterionName
 from .groups import GROUPS
 from .methods import MethodName
 from .report import compare
 from .settings import DataName, setting
 
+CLIMBING: tuple[MethodName, ...] = ("greedy", "drmad", "hoag", "reverse")
 GroupName = Literal["one", "layers", "inputs", "weights"]
 QUICK: dict[str, Any] = {"seeds": 2, "scale": 0.2, "periods": (10, 100), "tuning_seeds": 0}
 
@@ -33,78 +34,50 @@ class Config(WithData):
     the published drmad and hoag made one hyper-update per iteration, greedy one per update of the weights.
     """
 
-    data: DataName = "wisdm"
-    """Data set."""
-    criterion: CriterionName = "elbo"
-    """elbo or cv."""
-    groups: Some[GroupName] = ("one", "layers", "inputs", "weights")
-    """Sizes of the first sweep."""
-    climber: MethodName = "greedy"
-    """The gradient method of the first sweep."""
-    periods: Some[int] = (5, 10, 25, 100)
-    """Periods of the second sweep."""
+    data: DataName = "wisdm"  # Data set.
+    criterion: CriterionName = "elbo"  # elbo or cv.
+    groups: Some[GroupName] = ("one", "layers", "inputs", "weights")  # Sizes of the first sweep.
+    climber: MethodName = "greedy"  # The gradient method of the first sweep.
+    periods: Some[int] = (5, 10, 25, 100)  # Periods of the second sweep.
     seeds: Seeds = 5
-    scale: PositiveFloat = 1.0
-    """Factor on the updates of the weights per published iteration."""
-    tuning_seeds: NonNegative = 1
-    """As in experiments.study, in every place of a sweep."""
+    scale: PositiveFloat = 1.0  # Factor on the updates of the weights per published iteration.
+    tuning_seeds: NonNegative = 1  # As in experiments.study, in every place of a sweep.
     out: Out = Path("results/study-sweeps")
-
-    def study(self, *methods: MethodName) -> run.Config:
-        """The study with these methods."""
-        chosen: dict[str, Any] = {"data": (self.data,), "criteria": (self.criterion,), "budgets": ("iterations",)}
-        return run.Config(
-            **chosen,
-            methods=methods,
-            seeds=self.seeds,
-            first_seed=self.first_seed,
-            scale=self.scale,
-            tuning_seeds=self.tuning_seeds,
-        )
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Run what is missing, write everything, return the summary."""
+    """Runs what is missing, writes everything, returns the summary."""
     store = Cells(config)
-    climbing: tuple[MethodName, ...] = ("greedy", "drmad", "hoag", "reverse")
-    sweeps: list[tuple[str, Any, run.Config]] = [
-        *(("groups", name, config.study("random", config.climber)) for name in config.groups),
-        *(("periods", period, config.study(*climbing)) for period in config.periods),
-    ]
-    runs, claims = [], []
-    total = sum(len(study.methods) for *_, study in sweeps) * config.seeds
-    with run.progress(total) as (bar, advance):
-        for sweep, value, study in sweeps:
-            bar.set_postfix_str(f"{sweep}, {value}")
-            period = value if sweep == "periods" else None
-            chosen = setting(config.data, config.data_dir, config.scale, period)
-            groups = GROUPS[value if sweep == "groups" else "weights"]
-            mine = run.Table(
-                study,
-                config.data,
-                config.criterion,
-                chosen,
-                store,
-                {"sweep": sweep, "value": value},
-                advance,
-                groups=groups,
-            )
-            cells = mine.run()
-            count = len(cells[0]["chosen"])
-            runs += [{"sweep": sweep, "value": value, "hyperparameters": count} | cell["run"] for cell in cells]
-            found = compare([cell["run"] for cell in cells])
-            claims += [{"sweep": sweep, "value": value, "hyperparameters": count} | claim for claim in found]
-            eqx.clear_caches()
-            jax.clear_caches()
+
+    @lru_cache(maxsize=1)
+    def contest(sweep: str, value: Any) -> run.Contest:
+        run.forget_programs()
+        period, groups = (None, GROUPS[value]) if sweep == "groups" else (value, GROUPS["weights"])
+        table = run.Table(setting(config.data, config.data_dir, config.scale, period), config.criterion, groups)
+        return run.Contest(table, config.tuning_seeds, store, {"sweep": sweep, "value": value})
+
+    def cell(advance, sweep, value, method, seed):
+        here = contest(sweep, value)
+        task = here.table.task(seed, "iterations")
+        fixed = {"hyperparameters": flat(task.start).size, "data": config.data, "criterion": config.criterion}
+        result, _ = here.cell(method, task, advance)
+        return {"runs": [fixed | {"budget": "iterations"} | row for row in result["runs"]]}
+
+    seeds = config.seed_range()
+    cells = grid(sweep=["groups"], value=config.groups, method=("random", config.climber), seed=seeds)
+    cells += grid(sweep=["periods"], value=config.periods, method=CLIMBING, seed=seeds)
+    runs = rows(run_cells(config, cells, cell), "runs")
+    point = ("sweep", "value", "hyperparameters")
+    claims = [{key: mine[0][key] for key in point} | claim for mine in grouped(runs, point) for claim in compare(mine)]
     columns = ("Q", "E", "hyper_updates", "gradients", "seconds")
-    table = spread_table(runs, ("sweep", "value", "hyperparameters", "method"), columns)
+    table = spread_table(runs, (*point, "method"), columns)
     draw(config, runs, claims)
     title = f"{config.data}, {config.criterion}, {config.seeds} seeds, mean ± standard deviation; Q in nats"
     return save(config, runs, table, runs, title, claims=claims)
 
 
 def draw(config: Config, runs: list[dict], claims: list[dict]) -> None:
-    """Gain over random search against the number of hyperparameters; Q against the number of hyper-updates."""
+    """Draws the gain over random search against hyperparameters, and Q against hyper-updates."""
     gains = [claim for claim in claims if claim["sweep"] == "groups" and "above_random" in claim]
     with figure(config.out / "groups.png", size=(6, 4)) as axes:
         counts = [claim["hyperparameters"] for claim in gains]

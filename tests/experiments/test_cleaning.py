@@ -76,12 +76,12 @@ def test_hypercleaning_finds_the_wrong_labels(tmp_path, small_images, capsys):
 def test_hypercleaning_protocols(small_images):
     config = hypercleaning.Config(**CLEANING)
     images = hypercleaning.image_sets("mnist", None)
-    cell = hypercleaning.make_cell(config, images, 0.5, 0)
-    assert cell.valid is cell.test
+    sample = hypercleaning.draw_images(config, images, 0.5, 0)
+    assert sample.valid is sample.test
     config = hypercleaning.Config(protocol="split", **CLEANING)
-    cell = hypercleaning.make_cell(config, images, 0.5, 0)
-    seen = {tuple(row) for row in cell.train.x}
-    assert len(cell.valid.y) == 400 and not seen & {tuple(row) for row in cell.valid.x}
+    sample = hypercleaning.draw_images(config, images, 0.5, 0)
+    seen = {tuple(row) for row in sample.train.x}
+    assert len(sample.valid.y) == 400 and not seen & {tuple(row) for row in sample.valid.x}
 
 
 @pytest.mark.parametrize("noise", [0.3, 0.5])

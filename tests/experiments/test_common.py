@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from experiments.common.cells import Cells, grid, rows, run_cells
 from experiments.common.command import command
-from experiments.common.config import Common, Positive, PositiveFloat, Some
+from experiments.common.config import Common, Fraction, Positive, PositiveFloat, Some
 
 from tests.helpers import ROOT
 
@@ -25,6 +26,8 @@ class Config(Common):
     methods: Some[str] = ("a", "b")
     rate: PositiveFloat = 0.1
     steps: Positive = 5
+    sizes: Some[Positive] = (1, 2)
+    parts: tuple[Fraction, ...] = ()
 
 
 def double(advance, method, seed):
@@ -36,9 +39,19 @@ def cells_of(config):
     return grid(method=config.methods, seed=config.seed_range())
 
 
-@pytest.mark.parametrize(("option", "value"), [("seeds", 0), ("steps", -1), ("rate", 0.0), ("methods", ())])
-def test_options_keep_the_rule_of_their_type(option, value):
-    with pytest.raises(ValueError, match=f"^{option} (must be positive, got {value}|is empty)$"):
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("seeds", 0, "must be positive"),
+        ("first_seed", -1, "must not be negative"),
+        ("rate", float("nan"), "must be positive"),
+        ("methods", (), "is empty"),
+        ("sizes", (3, 0), "must be positive"),
+        ("parts", (0.5, 1.0), "must lie between 0 and 1"),
+    ],
+)
+def test_options_keep_the_rule_of_their_type(option, value, complaint):
+    with pytest.raises(ValueError, match=re.escape(f"{option} {complaint}, got {value}")):
         Config(**{option: value})
 
 

@@ -59,10 +59,10 @@ def test_the_exact_curve_is_the_solved_problem():
     with jax.enable_x64(True):
         problem, params = model.make_problem(data.train, data.valid)
         inner = model.lbfgs(2000)
-        trial, start = model.make_trial(inner), inner.init(problem, params, np.asarray(0.0))
-        curve = model.exact_curve(trial, problem, start)
+        train, start = model.make_trainer(inner), inner.init(problem, params, np.asarray(0.0))
+        curve = model.exact_curve(train, problem, start)
         for log_penalty in (-3.3, 0.1, 7.7):
-            assert float(trial(problem, log_penalty, start, 1e-10).loss) == pytest.approx(
+            assert float(train(problem, log_penalty, start, 1e-10).loss) == pytest.approx(
                 curve.loss(log_penalty), abs=1e-7
             )
     assert curve.best <= curve.loss(np.linspace(*model.BOX, 999)).min()

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import pixel_decay
 from experiments.common.command import command
-from experiments.pixel_decay import run as pixel_decay
 from experiments.schedules import model as scheduled
 from experiments.schedules import run as schedules
 from experiments.short_horizon import model as quadratics

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import hypergrad as hg
 from ensembles import MeanField
 from experiments.study import activity, polynomial, sweeps
-from experiments.study.cell import iterations_to_gain, make_problem
+from experiments.study.cell import iterations_to_gain
 from experiments.study.groups import GROUPS, per_weight
 from experiments.study.published import agreement
 from experiments.study.report import compare
-from experiments.study.run import Config, main
+from experiments.study.run import Config, Table, main
 from experiments.study.settings import setting
 
 BOX = (-10.5, 2.5)
@@ -34,9 +33,8 @@ def as_users_run_it():
         yield
 
 
-def problem(criterion, groups=per_weight):
-    chosen = setting("synthetic", None, scale=0.01)
-    return chosen, make_problem(chosen, criterion, {}, hg.Budget(iterations=10), 3, groups)
+def task_of(criterion, groups=per_weight):
+    return Table(setting("synthetic", None, scale=0.01), criterion, groups).task(3, "iterations")
 
 
 def bound(mean, log_variance, rows):
@@ -48,43 +46,44 @@ def bound(mean, log_variance, rows):
 
 
 def test_the_best_mean_field_is_a_maximum_of_the_bound_that_is_measured():
-    _, made = problem("elbo")
-    best, mean = polynomial.best_mean_field(made.train, BOX)
-    precision_free = mean**2 + 1 / np.sum(made.train.x.astype(float) ** 2, 0)
+    task = task_of("elbo")
+    best, mean = polynomial.best_mean_field(task.rows.train, BOX)
+    precision_free = mean**2 + 1 / np.sum(task.rows.train.x.astype(float) ** 2, 0)
     log_variance = np.clip(np.log(precision_free), *BOX)
     for _ in range(200):
-        value, variance = bound(mean, log_variance, made.train)
+        value, variance = bound(mean, log_variance, task.rows.train)
         log_variance = np.clip(np.log(mean**2 + variance), *BOX)
     assert best - 0.02 < value <= best + 1e-6
     random = np.random.default_rng(0)
     for _ in range(20):
         moved = np.clip(log_variance + 0.1 * random.normal(size=12), *BOX)
-        assert bound(mean * (1 + 0.01 * random.normal(size=12)), moved, made.train)[0] <= best
+        assert bound(mean * (1 + 0.01 * random.normal(size=12)), moved, task.rows.train)[0] <= best
     units = np.exp(polynomial.OFFSET.astype(float) / 2)  # the study trains weights in units of their own
     posterior = eqx.tree_at(
         lambda q: (q.mean.layers[0].weight, q.log_std.layers[0].weight),
         MeanField(polynomial.Linear(jax.random.key(0))),
         tuple(jnp.asarray(a, jnp.float32) for a in (mean * units, np.log(variance) / 2 + np.log(units))),
     )
-    hparams = eqx.tree_at(lambda t: t.layers[0].weight, made.task.start, jnp.asarray(log_variance, jnp.float32))
-    measured = made.task.criterion.evaluate(posterior, hparams, made.task.problem.valid, jax.random.key(0))
+    hparams = eqx.tree_at(lambda t: t.layers[0].weight, task.start, jnp.asarray(log_variance, jnp.float32))
+    measured = task.criterion.evaluate(posterior, hparams, task.problem.valid, jax.random.key(0))
     assert -40 * float(measured) == pytest.approx(value, abs=0.01)
 
 
 def test_cross_validation_scores_every_row_by_the_member_that_has_not_seen_it():
-    _, made = problem("cv")
+    task = task_of("cv")
     weights = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32) * 0.1
-    members = eqx.tree_at(lambda m: m.layers[0].weight, made.task.params, jnp.asarray(weights))
-    data = made.task.problem.valid
+    members = eqx.tree_at(lambda m: m.layers[0].weight, task.params, jnp.asarray(weights))
+    data = task.problem.valid
     held, units = np.asarray(data.held), np.exp(-polynomial.OFFSET / 2)
     np.testing.assert_array_equal(held.sum(1), 1)
     np.testing.assert_array_equal(held.sum(0), 10)
     wanted = sum(
-        (made.train.y[i] - (made.train.x[i] * units) @ weights[np.argmax(held[i])]) ** 2 / 2 for i in range(40)
+        (task.rows.train.y[i] - (task.rows.train.x[i] * units) @ weights[np.argmax(held[i])]) ** 2 / 2
+        for i in range(40)
     )
-    measured = made.task.criterion.evaluate(members, made.task.start, data, jax.random.key(0))
+    measured = task.criterion.evaluate(members, task.start, data, jax.random.key(0))
     assert 40 * float(measured) == pytest.approx(float(wanted), rel=1e-4)
-    ahead = lambda members, data: made.task.criterion.inner_loss(members, made.task.start, data, jax.random.key(0))
+    ahead = lambda members, data: task.criterion.inner_loss(members, task.start, data, jax.random.key(0))
     unseen = data._replace(y=data.y + 100 * data.held[:, 0])  # the rows that member 0 holds out
     first = lambda data: jax.grad(ahead, allow_int=True)(members, data).layers[0].weight[0]
     np.testing.assert_array_equal(first(data), first(unseen))
@@ -100,7 +99,7 @@ def test_wisdm_features_keep_users_apart():
         assert (len(set(train)), len(set(test))) == (3000, 1500)
         assert not set(users[train]) & set(users[test])
     sample, inputs, classes = activity.features(None)
-    rows, _ = sample(0)
+    rows = sample(0).train
     assert (inputs, classes) == (41, 6)
     np.testing.assert_allclose(rows.x.mean(0), 0, atol=1e-4)
 
@@ -150,8 +149,7 @@ def test_the_raw_series_is_downloaded_and_known_by_what_else_the_archive_holds(t
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_groups_broadcast_to_the_weights(name):
-    _, made = problem("elbo", GROUPS[name])
-    task = made.task
+    task = task_of("elbo", GROUPS[name])
     value = task.criterion.inner_loss(task.params, task.start, task.problem.train, jax.random.key(0))
     assert np.isfinite(float(value))
     assert sum(leaf.size for leaf in jax.tree.leaves(task.start)) == (12 if name == "weights" else 1)
@@ -204,7 +202,7 @@ def test_a_study_can_be_stopped_and_spends_what_it_may(tmp_path):
     for run in summary["runs"]:
         spent, allowed = run[run["budget"]], 500
         assert allowed <= spent < allowed + 10 and np.isfinite([run["Q"], run["E"], run["E_0.5"]]).all()
-    (tmp_path / "cells" / "synthetic-elbo-iterations-greedy-1.json").unlink()
+    (tmp_path / "cells" / "synthetic-elbo-greedy-iterations-1.json").unlink()
     again = main(config)
     timeless = lambda runs: [{k: v for k, v in run.items() if k != "seconds"} for run in runs]
     assert timeless(again["runs"]) == timeless(summary["runs"])

@@ -85,7 +85,7 @@ def product(config: Config, precision: str) -> dict[str, Any]:
     return {"precision": precision, "seconds": seconds, "teraflops_per_second": rate, "relative_error": float(error)}
 
 
-def hypergradient(case: problems.Case, cache: dict[str, np.ndarray], precision: str) -> dict[str, Any]:
+def hypergradient(case: problems.Benchmark, cache: dict[str, np.ndarray], precision: str) -> dict[str, Any]:
     """Error of `Reverse`, and of the same recursion written by hand, against float64."""
     right = cache["exact"] if "exact" in cache else cache.setdefault("exact", exact(case))
     with jax.default_matmul_precision(precision):

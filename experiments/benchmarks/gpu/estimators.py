@@ -11,7 +11,7 @@ import numpy as np
 from .. import bare
 from ..cost import Entry, entries
 from ..measure import agreement, arguments, exact, flat
-from ..problems import Case
+from ..problems import Benchmark
 from . import torch_peers
 from .config import Config
 from .measure import compiled, compiled_estimator, interleaved, median_seconds
@@ -98,7 +98,7 @@ def compared(shared: Shared, found: np.ndarray) -> dict[str, Any]:
     return {} if shared.right is None else agreement(found, shared.right)
 
 
-def peer(shared: Shared, entry: Entry, make: Callable[[Case], torch_peers.Peer]) -> dict[str, Any]:
+def peer(shared: Shared, entry: Entry, make: Callable[[Benchmark], torch_peers.Peer]) -> dict[str, Any]:
     """A torch program, in rounds with training alone in both libraries and with our `Reverse`."""
     made, ours = make(shared.case), compiled_estimator(shared.case, entry.estimator)
     plain = torch_peers.plain(shared.case)

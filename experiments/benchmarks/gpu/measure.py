@@ -12,7 +12,7 @@ import hypergrad as hg
 
 from ..ensembles import energy_counter
 from ..measure import seconds
-from ..problems import Case
+from ..problems import Benchmark
 
 
 class Program(NamedTuple):
@@ -39,7 +39,7 @@ def planned(program: Compiled) -> tuple[int, int]:
     return memory.temp_size_in_bytes, memory.temp_size_in_bytes + held
 
 
-def compiled_estimator(case: Case, estimator: hg.AbstractEstimator) -> Program:
+def compiled_estimator(case: Benchmark, estimator: hg.AbstractEstimator) -> Program:
     """One step of an estimator; data are arguments, as for the hand-written functions."""
 
     def step(hparams, state, train, valid, key):

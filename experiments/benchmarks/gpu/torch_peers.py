@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..problems import MOMENTUM, Case
+from ..problems import MOMENTUM, Benchmark
 
 
 class Opaque:
@@ -30,7 +30,7 @@ class Peer(NamedTuple):
 class Torch:
     """The case as torch sees it: lists of tensors, layer by layer, in the order of `jax.tree.leaves`."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Benchmark):
         import torch
 
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -79,20 +79,20 @@ def arrays(found: Opaque) -> list[np.ndarray]:
     return [tensor.detach().cpu().numpy() for tensor in found.tensors]
 
 
-def plain(case: Case) -> Peer:
+def plain(case: Benchmark) -> Peer:
     """Training alone."""
     made = Torch(case)
     return Peer(lambda: Opaque(made.ready(made.train_for(made.hparams))), arrays)
 
 
-def unrolled(case: Case) -> Peer:
+def unrolled(case: Benchmark) -> Peer:
     """torch.func.grad through the loop."""
     made = Torch(case)
     gradient = made.torch.func.grad(lambda hparams: made.outer(made.train_for(hparams), made.valid))
     return Peer(lambda: Opaque(made.ready(gradient(made.hparams))), arrays)
 
 
-def with_torchopt(case: Case) -> Peer:
+def with_torchopt(case: Benchmark) -> Peer:
     """TorchOpt's differentiable SGD."""
     import torchopt
 
@@ -117,7 +117,7 @@ def with_torchopt(case: Case) -> Peer:
     return Peer(call, arrays)
 
 
-def available() -> dict[str, Callable[[Case], Peer]]:
+def available() -> dict[str, Callable[[Benchmark], Peer]]:
     """The peers that are installed."""
     peers = {"torch": ("torch.func unrolled", unrolled), "torchopt": ("TorchOpt unrolled", with_torchopt)}
     return dict(peer for package, peer in peers.items() if find_spec(package) and find_spec("torch"))

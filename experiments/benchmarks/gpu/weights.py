@@ -14,7 +14,7 @@ import hypergrad as hg
 from .. import bare
 from ..cost import training
 from ..measure import arguments
-from ..problems import MOMENTUM, Case
+from ..problems import MOMENTUM, Benchmark
 from .config import Config
 from .measure import compiled, compiled_estimator, interleaved, peak_bytes, planned
 from .networks import network, num_weights
@@ -37,12 +37,12 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
     return found
 
 
-def copies(case: Case, size: int | None) -> float | None:
+def copies(case: Benchmark, size: int | None) -> float | None:
     """Bytes in copies of the weights."""
     return None if size is None else size / (4 * num_weights(case))
 
 
-def alone(case: Case, plain, rounds: int) -> dict[str, Any]:
+def alone(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
     """Training alone."""
     times = interleaved({"plain": plain.call}, rounds)["plain"]
     return {
@@ -58,7 +58,7 @@ def value_of(record: hg.Record) -> jax.Array:
     return record.value
 
 
-def greedy(case: Case, plain, rounds: int) -> dict[str, Any]:
+def greedy(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
     """The online rule by `run`: one update of the weights and one of the hyperparameters a step."""
     inner = hg.OptaxSolver(optax.sgd(case.learning_rate, MOMENTUM), 1)
     search = hg.GradientSearch(hg.Greedy(inner), optax.adam(0.01))
@@ -85,7 +85,7 @@ def greedy(case: Case, plain, rounds: int) -> dict[str, Any]:
     }
 
 
-def unrolled(case: Case, plain, estimator: hg.AbstractEstimator, rounds: int) -> dict[str, Any]:
+def unrolled(case: Benchmark, plain, estimator: hg.AbstractEstimator, rounds: int) -> dict[str, Any]:
     """A whole short run and its hypergradient."""
     program = compiled_estimator(case, estimator)
     times = interleaved({"plain": plain.call, "ours": program.call}, rounds)

@@ -1,1 +1,0 @@
-"""One weight decay per pixel and class, learned through the training of a softmax regression."""
