@@ -271,7 +271,7 @@ def test_data_and_selection_refuse_bad_input_by_name():
         "not positive definite": lambda: ens.make_folds(masks, data, C - 1e3 * np.eye(POINTS)),
         r"predictions must have shape \(3, any, any\)": lambda: ens.mean_loss(predictions[:2], folds),
         "keep must have shape": lambda: ens.mean_loss(predictions, folds, jnp.ones(3)),
-        "one replica a fold": lambda: ens.spread_loss(predictions[:, :1], folds),
+        "one replica per fold": lambda: ens.spread_loss(predictions[:, :1], folds),
         "losses: none of 2 trials": lambda: ens.one_sigma([np.nan, 4.0], [1, 1], threshold=3.0),
         "ranking must have shape": lambda: ens.one_sigma(LOSSES, RANKING[:2]),
         "needs replica_losses": lambda: ens.one_sigma(LOSSES, RANKING, sigma="replicas"),
