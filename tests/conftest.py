@@ -3,9 +3,12 @@
 Strict promotion of types is not on: optax's Adam raises a Python float to the power of an integer counter.
 """
 
+import gc
+import mmap
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 # Set before JAX is imported, and inherited by the workers and by the programs that tests start.
@@ -19,9 +22,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # jax 0.10.1 logs two lines 
 import equinox as eqx
 import hypothesis
 import jax
+import jaxlib
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+gc.set_threshold(50_000)  # tracing makes many objects and little garbage
 
 hypothesis.settings.register_profile(
     "laws",
@@ -35,10 +40,23 @@ hypothesis.settings.load_profile("laws")
 
 
 def pytest_configure(config):
-    """Quick tests are compiled quickly, as in JAX's own tests: two thirds of the time went into optimising programs."""
+    """Compiles quick tests quickly and slow ones as users do: two thirds of the time went into optimisation."""
     if config.getoption("markexpr") == "not slow":
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the programs that tests start
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # inherited by workers and by the programs that tests start
         jax.config.update("jax_disable_most_optimizations", True)
+        if xla_knows(UNFUSED):
+            os.environ["XLA_FLAGS"] += f" --{UNFUSED}=false"
+
+
+UNFUSED = "xla_cpu_use_fusion_emitters"
+
+
+def xla_knows(flag):
+    """XLA ends the process at a flag that it does not know, so its library is searched for the name."""
+    for path in Path(jaxlib.__file__).parent.glob("libjax_common.*"):
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
+            return library.find(flag.encode()) >= 0
+    return False
 
 
 @pytest.fixture
