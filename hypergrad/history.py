@@ -130,7 +130,7 @@ class History:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("plot needs matplotlib: pip install matplotlib") from error
+            raise ImportError("plot needs matplotlib: pip install 'hypergrad-jax[plot]'") from error
         spent, values = getattr(self, unit), np.asarray(self.value, np.float64)
         finite = np.isfinite(values)
         figure = Figure(figsize=(6, 4), layout="constrained")
