@@ -45,6 +45,7 @@ def test_exact_estimators_are_right():
     assert len(lines) == 4 and lines[2].startswith("line") and lines[2].endswith("right")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "trusted"), [("P1", True), ("P2", False), ("P3", True)])
 def test_implicit_hypergradients_are_warned_of_only_where_they_are_wrong(name, trusted):
     """P2 is a network that is not trained to the end, P1 and P3 are convex and solved."""
