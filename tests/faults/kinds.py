@@ -1,0 +1,163 @@
+"""Kinds of arguments: a right value, and which other values are right, wrong, or a matter of taste."""
+
+import dataclasses
+import decimal
+import fractions
+import math
+import numbers
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hypergrad as hg
+
+Verdict = bool | None  # True: must be taken; False: must be refused; None: either
+LARGE = 10**6
+
+
+def values() -> dict[str, Any]:
+    """All values that are tried, by a description; made anew for every call."""
+    found = [
+        None,
+        True,
+        False,
+        np.True_,
+        "text",
+        "",
+        b"bytes",
+        0,
+        1,
+        -1,
+        2,
+        2.5,
+        -2.5,
+        0.5,
+        math.nan,
+        math.inf,
+        -math.inf,
+    ]
+    found += [10**9, 10**12, 10**30, -(10**30), 1e308, -1e308, np.int64(2), np.uint8(3), np.float64(2), np.float32(0.5)]
+    found += [np.float16(math.nan), jnp.int32(2), jnp.float32(0.5), jnp.float32(math.inf), 3j, np.complex64(1j)]
+    found += [[], [1, 2], (), (1.0,), {}, {"a": 1}, {1, 2}, object(), object, int, len, lambda: None, lambda *_: None]
+    found += [np.zeros(0), np.zeros(3), np.full(3, math.nan), np.array("a"), np.array([None]), jnp.ones((2, 3))]
+    found += [jnp.ones(3, jnp.int8), np.ones(2, complex), np.array([True, False]), np.array(["2020"], "datetime64[D]")]
+    found += [jax.random.PRNGKey(0), jax.random.key(0), jax.random.split(jax.random.key(0)), jnp.zeros(3, jnp.uint32)]
+    found += [decimal.Decimal("0.5"), fractions.Fraction(1, 2), range(3), iter([1, 2]), hg.CG(), hg.CG, hg.Status.OK]
+    return {f"{i}: {type(value).__name__} {shown(value)}": value for i, value in enumerate(found)}
+
+
+def shown(value: Any) -> str:
+    """The value, where that reads the same in every process."""
+    return re.sub(r"0x[0-9a-f]+", "", repr(value))[:40].replace("\n", " ")
+
+
+@dataclasses.dataclass
+class Kind:
+    """One argument: `right` makes a right value, `judge` gives the verdict on another."""
+
+    right: Callable[[], Any]
+    judge: Callable[[Any], Verdict]
+
+
+def number(value: Any) -> Any:
+    """The Python number that a value stands for, or None."""
+    if isinstance(value, np.ndarray | jax.Array):
+        if value.ndim or jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return None
+        value = np.asarray(value)[()]
+    if isinstance(value, np.floating) or type(value).__name__ == "bfloat16":
+        value = float(value)
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        return None
+    return value
+
+
+def Int(right: int, least: float = -math.inf, most: float = math.inf, optional: bool = False) -> Kind:  # noqa: N802
+    def judge(value):
+        if value is None:
+            return optional
+        found = number(value)
+        if found is None or not math.isfinite(found) or found != int(found):
+            return False
+        return None if least <= found <= most and abs(found) > LARGE else least <= found <= most
+
+    return Kind(lambda: right, judge)
+
+
+def Real(  # noqa: N802
+    right: float, least=-math.inf, most=math.inf, above=-math.inf, below=math.inf, optional=False, infinite=False
+) -> Kind:
+    def judge(value):
+        if value is None:
+            return optional
+        found = number(value)
+        if found is None or isinstance(found, decimal.Decimal | fractions.Fraction) or math.isnan(found):
+            return None if isinstance(value, decimal.Decimal | fractions.Fraction) else False
+        if abs(found) > LARGE:
+            in_range = least <= found <= most and above < found < below
+            return None if in_range and (infinite or math.isfinite(found)) else False
+        return least <= found <= most and above < found < below
+
+    return Kind(lambda: right, judge)
+
+
+def Bool(right: bool = False) -> Kind:  # noqa: N802
+    return Kind(lambda: right, lambda value: isinstance(value, bool | np.bool_))
+
+
+def Word(right: str, *others: Any) -> Kind:  # noqa: N802
+    return Kind(lambda: right, lambda value: isinstance(value, str) and value in (right, *others))
+
+
+def Function(right: Callable, optional: bool = False) -> Kind:  # noqa: N802
+    """A function that nobody calls before it is used can be any."""
+    return Kind(lambda: right, lambda value: None if callable(value) or (value is None and optional) else False)
+
+
+def Key() -> Kind:  # noqa: N802
+    def judge(value):
+        return isinstance(value, jax.Array) and (
+            (jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ())
+            or (value.dtype == jnp.uint32 and value.shape == (2,))
+        )
+
+    return Kind(lambda: jax.random.key(1), judge)
+
+
+def Only(right: Callable[[], Any], optional: bool = False) -> Kind:  # noqa: N802
+    """An object of some class: nothing else will do."""
+    return Kind(right, lambda value: value is None and optional)
+
+
+def Some(right: Callable[[], Any]) -> Kind:  # noqa: N802
+    """Anything may do, such as data that only the user's loss understands; nothing may end in a foreign error."""
+    return Kind(right, lambda value: None)
+
+
+def Path() -> Kind:  # noqa: N802
+    """The path of a file that need not be given."""
+    return Kind(
+        lambda: None, lambda value: True if value is None else None if isinstance(value, str) and value else False
+    )
+
+
+def Rows(right: Callable[[], Any], optional: bool = False) -> Kind:  # noqa: N802
+    """An array of one shape, whose entries are finite numbers."""
+
+    def judge(value):
+        if value is None:
+            return optional
+        try:
+            array = np.asarray(value)
+        except TypeError:
+            return False
+        wanted = np.shape(right())
+        if array.dtype.kind not in "fiub" or array.shape != wanted or not np.all(np.isfinite(array)):
+            return False
+        return None
+
+    return Kind(right, judge)

@@ -1,0 +1,257 @@
+"""The public callables of the library with an argument table each."""
+
+import functools
+
+import jax.numpy as jnp
+import jaxopt
+import optax
+
+import hypergrad as hg
+from hypergrad.testing.problems import ridge
+
+from .kinds import Bool, Function, Int, Key, Kind, Only, Path, Real, Some
+
+INNER = hg.OptaxSolver(optax.sgd(0.1), 3)
+OUTER = optax.sgd(0.1)
+SEARCH = hg.GradientSearch(hg.Reverse(INNER), OUTER)
+
+
+@functools.cache
+def case():
+    return ridge(num_rows=4, num_features=2)
+
+
+def inner(right=INNER) -> Kind:
+    return Only(lambda: right)
+
+
+PROBLEM = Only(lambda: case().problem)
+PARAMS, HPARAMS = Some(lambda: case().params), Some(lambda: case().hparams)
+CASE = {"problem": PROBLEM, "params": PARAMS, "hparams": HPARAMS}
+WARM = {"inner": inner(), "warm_start": Bool()}
+LINEAR = {"max_steps": Int(3, least=1), "damping": Real(0.1, least=0), "tol": Real(0.0, least=0)}
+LINEAR_SOLVER = Only(lambda: hg.CG(3))
+OPTIMISER = Only(lambda: OUTER)
+PROJECTION = Function(lambda hparams: hparams)
+
+
+def or_function(kind):
+    """A function will do too."""
+    return Kind(kind.right, lambda value: None if callable(value) else kind.judge(value))
+
+
+def loss(w, hparams, data, key):
+    return jnp.mean((data["x"] @ w - data["y"]) ** 2)
+
+
+@functools.cache
+def state_of(search):
+    return search.init(case().problem, case().params, case().hparams)
+
+
+def estimator_calls(estimator):
+    name = type(estimator).__name__
+    state = lambda: estimator.init(case().problem, case().params, case().hparams)
+    return {
+        f"{name}.init": (estimator.init, CASE),
+        f"{name}.step": (
+            estimator.step,
+            {"problem": PROBLEM, "hparams": HPARAMS, "state": Only(functools.cache(state)), "key": Key()},
+        ),
+    }
+
+
+def search_calls(search):
+    name = type(search).__name__
+    step = {"problem": PROBLEM, "state": Only(lambda: state_of(search)), "key": Key()}
+    return {f"{name}.init": (search.init, CASE), f"{name}.step": (search.step, step)}
+
+
+def linear_calls(solver):
+    args = {"matvec": Function(lambda v: v), "b": Some(lambda: jnp.ones(2)), "tol": Real(0.0, least=0)}
+    return {f"{type(solver).__name__}.solve": (solver.solve, args)}
+
+
+ESTIMATORS = [
+    hg.Reverse(INNER),
+    hg.Forward(INNER),
+    hg.DrMAD(INNER),
+    hg.Greedy(INNER),
+    hg.Implicit(INNER),
+    hg.HOAG(INNER),
+]
+SEARCHES = [
+    SEARCH,
+    hg.MAID(INNER),
+    hg.SOBA(OUTER, OUTER, OUTER),
+    hg.SABA(OUTER, OUTER, OUTER, 2),
+    hg.F2SA(OUTER, OUTER, 10.0),
+    hg.RandomSearch(INNER, lambda key: case().hparams),
+]
+CLASSES = {
+    "BilevelProblem": (
+        hg.BilevelProblem,
+        {
+            "inner_loss": Function(loss),
+            "outer_loss": Function(loss),
+            "train": Some(lambda: case().problem.train),
+            "valid": Some(lambda: case().problem.valid),
+        },
+    ),
+    "OptaxSolver": (hg.OptaxSolver, {"optimiser": Function(optax.sgd), "num_steps": Int(3, least=1)}),
+    "JaxoptSolver": (
+        hg.JaxoptSolver,
+        {"solver_class": Only(lambda: jaxopt.LBFGS), "maxiter": Int(3, least=1), "tol": Real(1e-3, least=0)},
+    ),
+    "Reverse": (
+        hg.Reverse,
+        WARM
+        | {
+            "checkpoints": Kind(lambda: 2, lambda v: True if v is None else Int(2, least=1).judge(v)),
+            "horizon": Int(2, 1, 3, optional=True),
+            "storage": Some(lambda: jnp.float16),
+        },
+    ),
+    "DrMAD": (
+        hg.DrMAD,
+        WARM
+        | {"knots": Int(2, 1, 3), "max_growth": Real(1e3, above=0), "cubic": Bool(), "storage": Some(lambda: None)},
+    ),
+    "Forward": (hg.Forward, WARM),
+    "Greedy": (hg.Greedy, WARM | {"decay": Real(0.5, least=0, most=1)}),
+    "Implicit": (
+        hg.Implicit,
+        WARM
+        | {
+            "linear_solver": LINEAR_SOLVER,
+            "tol": Real(0.0, least=0),
+            "curvature": Function(hg.hessian),
+            "preconditioner": Function(lambda h: 1.0, optional=True),
+        },
+    ),
+    "HOAG": (
+        hg.HOAG,
+        {
+            "inner": inner(),
+            "linear_solver": LINEAR_SOLVER,
+            "schedule": Function(hg.cubic_tolerance()),
+            "curvature": Function(hg.hessian),
+        },
+    ),
+    "OneStep": (hg.OneStep, WARM),
+    "MomentumSGD": (hg.MomentumSGD, {"learning_rate": or_function(Real(0.5)), "momentum": or_function(Real(0.5))}),
+    "CG": (hg.CG, LINEAR),
+    "NormalCG": (hg.NormalCG, LINEAR),
+    "MINRES": (hg.MINRES, LINEAR),
+    "GMRES": (hg.GMRES, LINEAR),
+    "Neumann": (
+        hg.Neumann,
+        LINEAR | {"step_size": Real(0.5, above=0, optional=True), "power_steps": Int(5, least=1)},
+    ),
+    "Nystrom": (hg.Nystrom, {"rank": Int(2, least=1), "damping": Real(0.1, above=0), "seed": Int(0, least=0)}),
+    "Dense": (hg.Dense, {"damping": Real(0.1, least=0)}),
+    "GaussNewton": (
+        hg.GaussNewton,
+        {"outputs": Function(len), "loss": Function(loss), "penalty": Function(loss, optional=True)},
+    ),
+    "Budget": (hg.Budget, {"iterations": Int(3, least=1)}),
+    "Budget.gradients": (hg.Budget, {"gradients": Int(3, least=1)}),
+    "Budget.seconds": (hg.Budget, {"seconds": Real(3.0, above=0)}),
+    "GradientSearch": (
+        hg.GradientSearch,
+        {"estimator": Only(lambda: hg.Reverse(INNER)), "optimiser": OPTIMISER, "projection": PROJECTION},
+    ),
+    "RandomSearch": (hg.RandomSearch, {"inner": inner(), "prior": Function(lambda key: case().hparams)}),
+    "MAID": (
+        hg.MAID,
+        {
+            "inner": inner(),
+            "linear_solver": LINEAR_SOLVER,
+            "strong_convexity": or_function(Real(0.5, above=0, optional=True)),
+            "rtol": Real(0.1, above=0, below=1),
+            "step_size": Real(0.1, above=0, optional=True),
+            "shrink": Real(0.5, above=0, below=1),
+            "grow": Real(1.25, least=1),
+            "accuracy": Real(0.5, above=0, below=0.9),
+            "decrease": Real(0.1, above=0, below=0.5),
+            "power_steps": Int(1, least=1),
+            "projection": PROJECTION,
+        },
+    ),
+    "SOBA": (hg.SOBA, {f"{n}_optimiser": OPTIMISER for n in ("inner", "linear", "outer")} | {"projection": PROJECTION}),
+    "SABA": (
+        hg.SABA,
+        {f"{n}_optimiser": OPTIMISER for n in ("inner", "linear", "outer")}
+        | {"num_batches": Int(2, least=1), "num_valid_batches": Int(2, least=1), "projection": PROJECTION},
+    ),
+    "F2SA": (
+        hg.F2SA,
+        {
+            "inner_optimiser": OPTIMISER,
+            "outer_optimiser": OPTIMISER,
+            "multiplier": or_function(Real(10.0, above=0)),
+            "projection": PROJECTION,
+        },
+    ),
+    "adaptive_step": (hg.adaptive_step, {"shrink": Real(0.95, above=0, below=1), "grow": Real(2.0, above=1)}),
+    "exponential_tolerance": (
+        hg.exponential_tolerance,
+        {"initial": Real(0.1, above=0), "rate": Real(0.9, above=0, below=1)},
+    ),
+    "quadratic_tolerance": (hg.quadratic_tolerance, {"initial": Real(0.1, above=0)}),
+    "cubic_tolerance": (hg.cubic_tolerance, {"initial": Real(0.1, above=0)}),
+}
+FUNCTIONS = {
+    "minibatch": (hg.minibatch, {"key": Key(), "data": Some(lambda: jnp.ones((4, 2))), "size": Int(2, least=1)}),
+    "epoch_batch": (
+        hg.epoch_batch,
+        {"key": Key(), "t": Int(0, least=0), "data": Some(lambda: jnp.ones((4, 2))), "size": Int(2, 1, 4)},
+    ),
+    "value_and_hypergrad": (
+        lambda problem, estimator, hparams, params, key: hg.value_and_hypergrad(problem, estimator)(
+            hparams, params, key
+        ),
+        CASE | {"estimator": Only(lambda: hg.Greedy(INNER)), "key": Key()},
+    ),
+    "evaluate": (hg.evaluate, CASE | {"inner": inner(), "key": Key()}),
+    "diagnose": (
+        hg.diagnose,
+        CASE
+        | {"estimators": Only(lambda: [hg.Greedy(INNER)]), "key": Key(), "num_steps": Int(2, least=1, optional=True)},
+    ),
+    "fewest_knots": (
+        hg.fewest_knots,
+        CASE | {"estimator": Only(lambda: hg.DrMAD(INNER)), "key": Key(), "cosine": Real(0.9, above=0, most=1)},
+    ),
+    "run": (
+        hg.run,
+        {
+            "search": Only(lambda: SEARCH),
+            "problem": PROBLEM,
+            "state": Only(lambda: state_of(SEARCH)),
+            "key": Key(),
+            "budget": Int(3, least=1),
+            "chunk": Int(1, least=1),
+            "callback": Function(lambda *_: True, optional=True),
+            "progress": Bool(),
+            "checkpoint": Path(),
+            "every": Real(30.0, least=0, optional=True),
+            "every_steps": Int(1, least=1, optional=True),
+            "keep": Function(lambda record: record.value),
+            "throw": Bool(),
+        },
+    ),
+}
+
+
+def calls():
+    """`{name: (callable, {argument: Kind})}`."""
+    found = CLASSES | FUNCTIONS
+    for estimator in ESTIMATORS:
+        found |= estimator_calls(estimator)
+    for search in SEARCHES:
+        found |= search_calls(search)
+    for solver in (hg.CG(), hg.NormalCG(), hg.MINRES(), hg.GMRES(), hg.Neumann(), hg.Nystrom(), hg.Dense()):
+        found |= linear_calls(solver)
+    found["OptaxSolver.init"] = (INNER.init, CASE)
+    return found
