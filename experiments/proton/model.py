@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .data import ProtonTables, RegressionTables
-from .space import Choices
+from .hyperparameters import Choices
 
 # Ranges of the exponents of S, g, V, V3, V8, T3, T8, T15, from which every replica draws its own: NNPDF4.0.
 SMALL_X = np.array(

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
+import hypergrad as hg
+
 from ..common.figures import COLOURS, figure
 from .data import Measurements, ProtonTables
-from .training import Fit
 
 LABELS = {"S": r"\Sigma", "g": "g", "V": "V", "V3": "V_3", "V8": "V_8", "T3": "T_3", "T8": "T_8", "T15": "T_{15}"}
 
@@ -29,10 +30,10 @@ def draw_all(
     data_theory(folder / "data_theory.png", measured, predictions[keep])
 
 
-def distributions(fit: Fit, members, unit, choices_problem, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x and x f of shape (R, x, 8) at Q0, on 120 points."""
+def distributions(problem: hg.BilevelProblem, members, unit, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns x and x f of shape (R, x, 8) at Q0, on 120 points."""
     x = np.concatenate([np.geomspace(1e-5, 0.1, 70), np.linspace(0.11, 0.95, 50)])
-    given = choices_problem.train
+    given = problem.train
 
     @eqx.filter_jit
     def values(members, given, x):

@@ -15,8 +15,8 @@ import hypergrad as hg
 
 from .chi2 import Misfit, all_fields, make_misfit, split_points
 from .data import Measurements, ProtonTables
+from .hyperparameters import Box, Choices, Unit, spread
 from .model import AbstractTheory, Layers, ProtonTheory, RegressionTheory, draw_own, penalty, shapes, unmoved
-from .space import Choices, Space, Unit, make_space, spread
 
 
 class Given(eqx.Module):
@@ -26,12 +26,12 @@ class Given(eqx.Module):
     own: PyTree  # of the members
     choices: Choices  # of the members
     misfit: Misfit
-    space: Space
+    box: Box
     fixed: dict[str, Array]  # hyperparameters that do not move, in [-1, 1]
 
     def hparams(self, unit: PyTree) -> PyTree:
         """Of every member, in their own units."""
-        return self.space.natural(spread({**self.fixed, **unit}, self.space.low, len(self.misfit.offsets)))
+        return self.box.natural(spread({**self.fixed, **unit}, self.box.low, len(self.misfit.offsets)))
 
     def fields(self, members: Layers, unit: PyTree) -> tuple[Array, Array]:
         """Of every member: the values that predictions are made of, and the predictions not linear in them."""
@@ -131,7 +131,7 @@ class Fit:
         tables = measured.tables
         self.theory = ProtonTheory(tables) if isinstance(tables, ProtonTables) else RegressionTheory(tables)
         preprocessing = self.theory.outputs if isinstance(tables, ProtonTables) else 0
-        self.space = make_space(len(sizes.max_widths), preprocessing)
+        self.box = Box(len(sizes.max_widths), preprocessing)
         layers = shapes(self.theory.inputs, self.theory.outputs, sizes.max_widths)
         replicate = lambda tree: jax.tree.map(lambda a: jnp.tile(a, (K, *[1] * (a.ndim - 1))), tree)
         self.own = replicate(
@@ -162,7 +162,7 @@ class Fit:
         shape = Choices(np.zeros(len(self.sizes.max_widths)), 0.0, 0.0, 0.0, 0.0)
         chosen = spread(typed, shape, len(self.train.offsets))
         held = _arrays(fixed or {})
-        given = lambda misfit: Given(self.theory, self.own, chosen, misfit, self.space, held)
+        given = lambda misfit: Given(self.theory, self.own, chosen, misfit, self.box, held)
         train, stop = given(self.train), given(self.stop)
         problem = hg.BilevelProblem(train_loss, self.outer, train, (train, self.folds))
         return problem, hg.OptaxSolver(Optimiser(stop, self.sizes.steps), self.sizes.steps)
