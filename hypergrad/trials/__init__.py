@@ -13,6 +13,7 @@ from .importance import AbstractImportance as AbstractImportance
 from .importance import HypergradientImportance as HypergradientImportance
 from .importance import PedAnova as PedAnova
 from .importance import RidgeImportance as RidgeImportance
+from .masked import MaskedCNN as MaskedCNN
 from .masked import MaskedMLP as MaskedMLP
 from .masked import count_params as count_params
 from .objective import AbstractObjective as AbstractObjective
