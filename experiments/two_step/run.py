@@ -103,9 +103,10 @@ def cells(config: Config) -> list[Labels]:
     """Returns the labels of all searches: at each fraction; with a program for each shape; at each number of rows."""
     found = grid(seed=config.seed_range(), fraction=config.fractions)
     if config.shapes:
-        found.append({"shapes": min(config.shapes, config.num_trials), "fraction": config.middle(1)})
+        found.append({"part": "shapes", "shapes": min(config.shapes, config.num_trials), "fraction": config.middle(1)})
     if config.data == "arg4" and config.growth:
-        found += [{"rows": config.num_train, "fraction": config.middle(2)}, *grid(rows=config.growth, fraction=(1.0,))]
+        first = {"part": "growth", "rows": config.num_train, "fraction": config.middle(2)}
+        found += [first, *grid(part=("growth",), rows=config.growth, fraction=(1.0,))]
     return found
 
 
@@ -123,7 +124,7 @@ def run_cell(config: Config, advance: Advance, **labels: Any) -> dict[str, Any]:
         network.space(),
         objective(splits_of(config, num_rows), shuffle, schedule, network, size),
     )
-    journal = config.out / "trials" / "_".join(f"{name}_{value:g}" for name, value in labels.items())
+    journal = config.out / "trials" / "_".join(f"{name}_{value}" for name, value in labels.items())
     journal.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"key": jax.random.key(seed), "batch": size, "journal": journal}
     if "seed" in labels and fraction < 1:

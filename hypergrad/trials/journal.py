@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..ground.checkpoint import CheckpointError
+from ..ground.files import check_path
 from ..ground.lock import locked
 from .trial import Result, SearcherState, Trial
 
@@ -21,18 +22,16 @@ class Journal:
     The checksum of a line covers all lines before it, so that lines that are changed, doubled, missing or moved are
     found. A last line that a kill left unfinished is cut off. The file is locked as long as the journal is open.
 
-    **Raises** `TypeError` for a path that is none, and `CheckpointError` for a file that another process has open, is
-    no journal, is damaged or belongs to another search, naming what differs.
+    **Raises** `TypeError`, `ValueError` or `OSError` for a path that cannot be used, and `CheckpointError` for a file
+    that another process has open, that is no journal, is damaged or belongs to another search, naming what differs.
     """
 
     def __init__(self, path: str | os.PathLike, header: dict[str, Any]):
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"journal must be a path, got {path!r}")
-        self._stack, self._checksum = ExitStack(), ""
+        path, self._stack, self._checksum = check_path(path, "journal"), ExitStack(), ""
         header = json.loads(json.dumps({NAME: VERSION} | header))
         with self._stack:
-            self._stack.enter_context(locked(path))
-            self._file = self._stack.enter_context(open(path, "a+b"))
+            self._file = self._stack.enter_context(open(path, "a+b"))  # noqa: SIM115
+            self._stack.enter_context(locked(self._file, path))
             self._file.seek(0)
             content = self._file.read()
             whole = content[: content.rfind(b"\n") + 1]
@@ -65,7 +64,7 @@ class Journal:
         self._checksum = hashlib.sha256((self._checksum + content).encode()).hexdigest()[:16]
         return f'{content[:-1]}, "checksum": "{self._checksum}"}}\n'.encode()
 
-    def _read(self, path: str | os.PathLike, number: int, line: bytes) -> dict[str, Any]:
+    def _read(self, path: str, number: int, line: bytes) -> dict[str, Any]:
         try:
             event = json.loads(line)
             found = event.pop("checksum", None)
@@ -81,7 +80,7 @@ class Journal:
         return event
 
 
-def _compare(path: str | os.PathLike, here: dict[str, Any], there: dict[str, Any]) -> None:
+def _compare(path: str, here: dict[str, Any], there: dict[str, Any]) -> None:
     if different := [name for name in here if here[name] != there.get(name)]:
         parts = "\n".join(f"  {name} there: {there.get(name)}\n  {name} here:  {here[name]}" for name in different)
         raise CheckpointError(f"{path} belongs to another search; it differs in {', '.join(different)}:\n{parts}")
@@ -103,12 +102,11 @@ def replay(state: SearcherState, events: list[dict[str, Any]]) -> SearcherState:
     **Raises** `CheckpointError` for a number that is missing or doubled.
     """
     for event in events:
-        trial = Trial(**event.get("ask", event.get("tell")))
-        is_next = trial.number == state.asked if "ask" in event else trial.number in [t.number for t in state.pending]
-        if not is_next:
+        is_ask = "ask" in event
+        trial = Trial(**event["ask" if is_ask else "tell"])
+        expected = [state.asked] if is_ask else [other.number for other in state.pending]
+        if trial.number not in expected:
             raise CheckpointError(f"the journal has trial {trial.number} doubled or out of order")
-        if "ask" in event:
-            state = state.after_ask(trial)
-        else:
-            state = state.after_tell(trial, Result.from_json(event["result"]))
+        result = None if is_ask else Result.from_json(event["result"])
+        state = state.after_ask(trial) if result is None else state.after_tell(trial, result)
     return state

@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array
 
 from ..budget import Budget
+from ..ground.checks import boolean, checked, choice, function, instance, integer, random_key, real
 from ..ground.identity import without_addresses
 from .journal import Journal, ask_event, replay, tell_event
 from .objective import AbstractObjective, PerTrial
@@ -21,6 +22,19 @@ from .trial import FinishedTrial, Result, SearcherState, Trial
 OnFailure = Literal["record", "raise"]
 
 
+@checked(
+    instance("searcher", AbstractSearcher, "a searcher"),
+    instance("space", Space, "a Space"),
+    function("objective", "from a trial and its key to a loss or a Result, or an AbstractObjective"),
+    random_key(),
+    integer("num_trials", least=1, optional=True),
+    instance("budget", Budget, "a hypergrad.Budget", optional=True),
+    integer("batch", least=1),
+    real("fidelity", above=0, most=1),
+    choice("on_failure", "record", "raise"),
+    boolean("progress"),
+    function("callback", "of a SearcherState", optional=True),
+)
 def search_trials(
     searcher: AbstractSearcher,
     space: Space,
@@ -61,11 +75,20 @@ def search_trials(
 
     **Returns** the state of the searcher; `state.best.trial.params` are the best hyperparameters.
 
+    **Interrupts.** The exception of a search that ends early, `KeyboardInterrupt` included, has the state so far in its
+    attribute `state`:
+
+        try:
+            state = hg.trials.search_trials(searcher, space, objective, key=key, num_trials=100)
+        except KeyboardInterrupt as stop:
+            state = stop.state
+
     **Raises** `TypeError` or `ValueError` before anything is trained for arguments that do not fit, `CheckpointError`
-    for a journal of another search, the exception of a trial as `on_failure` says, and `FloatingPointError` if every
-    trial failed.
+    for a journal that is damaged, in use or of another search, the exception of a trial as `on_failure` says, and
+    `FloatingPointError` if every trial failed.
     """
-    _check(searcher, objective, num_trials, budget, {"batch": batch, "fidelity": fidelity, "on_failure": on_failure})
+    if num_trials is None and budget is None:
+        raise ValueError("num_trials and budget are both None: give at least one")
     objective = objective if isinstance(objective, AbstractObjective) else PerTrial(objective)
     state = _with_known(searcher, searcher.init(space, key), known)
     header = {
@@ -85,33 +108,18 @@ def search_trials(
         advance(state)
         if state.asked and callback is not None and callback(state):
             return state
-        while number := _left(state, num_trials, budget, batch):
-            state = loop.tell(loop.ask(state, number), number)
-            advance(state)
-            if callback is not None and callback(state):
-                return state
+        try:
+            while number := _left(state, num_trials, budget, batch):
+                state = loop.tell(loop.ask(state, number), number)
+                advance(state)
+                if callback is not None and callback(state):
+                    return state
+        except BaseException as error:
+            error.state = state  # type: ignore[attr-defined]
+            raise
     if state.best is None:
-        raise FloatingPointError(f"all {len(state.history)} trials failed, the first with: {_reason(state.history[0])}")
+        raise _all_failed(state)
     return state
-
-
-def _check(searcher: Any, objective: Any, num_trials: Any, budget: Any, others: dict[str, Any]) -> None:
-    if not isinstance(searcher, AbstractSearcher):
-        raise TypeError(f"searcher must be a searcher, got {searcher!r}")
-    if not callable(objective):
-        raise TypeError(f"objective must be callable, got {objective!r}")
-    if num_trials is None and budget is None:
-        raise ValueError("num_trials and budget are both None: give at least one")
-    if not (budget is None or isinstance(budget, Budget)):
-        raise TypeError(f"budget must be a hypergrad.Budget, got {budget!r}")
-    numbers = {"batch": others["batch"]} | ({} if num_trials is None else {"num_trials": num_trials})
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    if not 0 < others["fidelity"] <= 1:
-        raise ValueError(f"fidelity must lie in (0, 1], got {others['fidelity']}")
-    if others["on_failure"] not in ("record", "raise"):
-        raise ValueError(f"on_failure must be 'record' or 'raise', got {others['on_failure']!r}")
 
 
 def _with_known(searcher: AbstractSearcher, state: SearcherState, known: Sequence[FinishedTrial]) -> SearcherState:
@@ -183,8 +191,13 @@ class _Loop:
             raise errors[0]
 
 
-def _reason(one: FinishedTrial) -> str:
-    return one.result.error or f"value {one.result.value}"
+def _all_failed(state: SearcherState) -> FloatingPointError:
+    first = state.history[0].result
+    error = FloatingPointError(
+        f"all {len(state.history)} trials failed, the first with: {first.error or f'value {first.value}'}"
+    )
+    error.state = state  # type: ignore[attr-defined]
+    return error
 
 
 @contextmanager
