@@ -12,8 +12,8 @@ from tests.hypergrad.trials.examples import KEY, SPACE, TPE, tpe
 GOOD = {"layers": 1, "act": None, "l2": 0.1, "lr": 0.01}
 BAD_PARAMS = [
     ({"layers": 4}, "layers must lie in"),
-    ({"layers": 1.5}, "layers must be a whole number"),
-    ({"layers": True}, "layers must be a whole number"),
+    ({"layers": 1.5}, "layers must be an integer"),
+    ({"layers": True}, "layers must be an integer"),
     ({"act": "gelu"}, "act must be one of"),
     ({"l2": "big"}, "l2 must be a number"),
     ({"l2": float("nan")}, "l2 must lie in"),
@@ -39,7 +39,7 @@ class TwoResults(hg.trials.AbstractObjective):
 BAD = [
     (ValueError, "finite bounds", lambda: hg.trials.Float(0.0, np.inf)),
     (ValueError, "low 2 above high 1", lambda: hg.trials.Int(2, 1)),
-    (ValueError, "whole bounds", lambda: hg.trials.Int(0.5, 2)),
+    (ValueError, "integer bounds", lambda: hg.trials.Int(0.5, 2)),
     (ValueError, "positive low", lambda: hg.trials.Float(0.0, 1.0, log=True)),
     (ValueError, "choices that differ", lambda: hg.trials.Categorical(("a", "a"))),
     (ValueError, "one of at_least and one_of", lambda: hg.trials.When("a")),
