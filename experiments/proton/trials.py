@@ -29,7 +29,7 @@ def searchers(
 ) -> dict[str, hg.trials.AbstractSearcher]:
     """Returns all searches by name. Each tries the centre of the box first; Optuna draws from its own stream."""
     listed = [ranges.params(ranges.box.centre(), first)]
-    after = lambda sampler: hg.trials.FixedList(listed, then=hg.trials.Optuna(sampler, reseed=False))
+    after = lambda sampler: hg.trials.FixedList(listed, then=hg.trials.Optuna(sampler))
     random = after(lambda _: optuna.samplers.RandomSampler(seed=seed))
     tpe = after(lambda _: optuna.samplers.TPESampler(seed=seed))
     return {"gradient": hg.trials.Descent(random, optax.adam(rate), starts=starts), "random": random, "tpe": tpe}

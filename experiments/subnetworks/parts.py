@@ -32,7 +32,7 @@ def searcher(
     base: BaseName, strategy: StrategyName, warmup: int, importance: hg.trials.AbstractImportance
 ) -> hg.trials.AbstractSearcher:
     """Returns a base searcher alone, with divide and conquer, subnetwork-adaptive, or the second around the first."""
-    alone = hg.trials.Random() if base == "random" else hg.trials.Optuna(tree_parzen)
+    alone = hg.trials.Random() if base == "random" else hg.trials.Optuna(tree_parzen, reseed=True)
     divided = hg.trials.DivideAndConquer(alone, warmup=warmup)
     return {
         "base": alone,
