@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..space import Params
-from ..trial import FinishedTrial, SearcherState, Trial
+from ..trial import FinishedTrial, Result, SearcherState, Trial
 from . import translation
 
 
@@ -64,7 +64,7 @@ class MemoryStudy:
         if number is None:
             self.study.add_trial(translation.frozen(self.space, one.trial.params, result))
         elif result.tuned and not result.failed:
-            self.study.tell(number, state=translation.package().trial.TrialState.FAIL)
+            translation.tell(self.study, number, Result.failure("moved"))
             self.study.add_trial(translation.frozen(self.space, one.trial.params, result))
         else:
             translation.tell(self.study, number, result)
@@ -75,7 +75,7 @@ class MemoryStudy:
         fixed = {name: trial.params[name] for name in meta.get("fixed", ()) if name in trial.params}
         params, _ = self.ask(number, meta["seed"], fixed)
         if params != trial.params and not moved:
-            self.study.tell(self.numbers[number], state=translation.package().trial.TrialState.FAIL)
+            translation.tell(self.study, self.numbers[number], Result.failure("of another sampler"))
             self.study.add_trial(translation.frozen(self.space, trial.params, None))
             self.numbers[number] = len(self.study.get_trials(deepcopy=False)) - 1
 

@@ -83,10 +83,17 @@ def frozen(space: Space, params: Params, result: Result | None, **attributes: An
 
 
 def tell(study: Any, number: int, result: Result) -> None:
-    """Tells the result of a trial of the study; a trial that was told before stays as it is."""
+    """Tells the result of a trial of the study; a trial that was told before stays as it is.
+
+    A grid that has no more points asks the study to stop, which only Optuna's own loop can. It is left to begin again.
+    """
     failed = package().trial.TrialState.FAIL
     value, state = (None, failed) if result.failed else (result.value, None)
-    study.tell(number, value, state=state, skip_if_finished=True)
+    try:
+        study.tell(number, value, state=state, skip_if_finished=True)
+    except RuntimeError as error:
+        if "Study.stop" not in str(error):
+            raise
 
 
 def attributes(result: Result) -> dict[str, Any]:

@@ -127,6 +127,20 @@ def test_any_storage_holds_what_results_say(tmp_path, storage):
     assert searcher.best_of_study(state).trial.params == alone.best.trial.params != state.best.trial.params
 
 
+@pytest.mark.parametrize("storage", [None, "study.log"])
+@pytest.mark.parametrize("kind", ["grid", "brute force"])
+def test_a_grid_begins_again(tmp_path, kind, storage):
+    grid = {"a": [0, 1, 2], "c": ["x", "y"]}
+    make = {
+        "grid": lambda seed: optuna.samplers.GridSampler(grid, seed=0),
+        "brute force": lambda seed: optuna.samplers.BruteForceSampler(seed=0),
+    }[kind]
+    searcher = hg.trials.Optuna(make, storage=storage and tmp_path / storage)
+    space = hg.trials.Space({"a": hg.trials.Int(0, 2), "c": hg.trials.Categorical(("x", "y"))})
+    state = hg.trials.search_trials(searcher, space, lambda trial, key: trial.params["a"], key=KEY, num_trials=8)
+    assert len({str(one.trial.params) for one in state.history[:6]}) == 6 and len(state.history) == 8
+
+
 def test_telling_twice_is_harmless(tmp_path):
     """A kill between the study and the journal: the trials are trained and told once more."""
     options = {"key": KEY, "num_trials": 6, "batch": 2, "journal": tmp_path / "search.jsonl"}
