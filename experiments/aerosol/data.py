@@ -18,7 +18,7 @@ HIGH = np.array([1, 310, 1.05e5, 3.5, 4, 0.5, 3.5, *np.log10([0.22, 0.026, 2.0, 
 
 
 def four_modes(num_train: int, num_valid: int = 16_000, num_test: int = 16_000, seed: int = 20230214) -> Splits:
-    """Fifteen inputs, each uniform over its range (some in logarithm), to the activated fractions of four modes.
+    """Returns fifteen inputs, uniform over their ranges (some in logarithm), and activated fractions of four modes.
 
     The layout is that of Yu et al. (2023); the ranges are ours, after the modes of MAM4, and it is the scheme of
     Abdul-Razzak and Ghan (2000) that is emulated, not a parcel model. Inputs are scaled to [-1, 1].
@@ -33,16 +33,16 @@ def four_modes(num_train: int, num_valid: int = 16_000, num_test: int = 16_000, 
     return Splits(train, valid, test)
 
 
-def _four_modes(places: np.ndarray) -> Rows:
-    """Rows at these places of the unit cube."""
-    x = LOW + (HIGH - LOW) * places
+def _four_modes(points: np.ndarray) -> Rows:
+    """Returns the rows at these points of the unit cube."""
+    x = LOW + (HIGH - LOW) * points
     modes = Modes(1e6 * 10 ** x[:, 3:7], 1e-6 * 10 ** x[:, 7:11], DEVIATIONS, x[:, 11:15])
     fractions = activated(10 ** x[:, 0], x[:, 1], x[:, 2], modes)
-    return Rows((2 * places - 1).astype(np.float32), fractions.astype(np.float32))
+    return Rows((2 * points - 1).astype(np.float32), fractions.astype(np.float32))
 
 
 def parcel() -> tuple[Splits, float]:
-    """Eight inputs of one mode to the activated fraction of a detailed parcel model: 18,000, 3,000 and 3,000 rows.
+    """Returns eight inputs of one mode and activated fractions by a parcel model: 18,000, 3,000 and 3,000 rows.
 
     Inputs: log10 number, log10 radius, geometric deviation, kappa, log10 updraft, temperature, pressure, accommodation
     coefficient, scaled to mean 0 and deviation 1 on the training rows. Also the test mean squared error of the scheme.

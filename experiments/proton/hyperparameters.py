@@ -129,5 +129,5 @@ class Ranges(NamedTuple):
 
 
 def spread(tree: PyTree, like: PyTree, num: int) -> PyTree:
-    """For every member the same, unless `tree` has an axis of members already; `like` gives the shapes without it."""
+    """Broadcasts to all members, unless `tree` has an axis of members; `like` gives the shapes without it."""
     return jax.tree.map(lambda leaf, one: jnp.broadcast_to(leaf, (num, *jnp.shape(one))), tree, like)

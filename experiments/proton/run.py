@@ -105,13 +105,13 @@ class Config(Common):
             raise ValueError(f"widths must be from {self.least_width} to {self.most_width}, got {self.widths}")
 
     def sizes(self, final: bool) -> Sizes:
-        """What decides the shapes of a fit."""
+        """Returns the numbers that decide the shapes of a fit."""
         number, steps = (self.final_replicas, self.final_steps) if final else (self.replicas, self.steps)
         widths = (self.most_width,) * len(self.widths)
         return Sizes(number, steps, widths, self.train_fraction, self.own_splits, self.best)
 
     def first(self) -> Choices:
-        """The choices of the first trial."""
+        """Returns the choices of the first trial."""
         return Choices(np.array(self.widths), max(1, round(0.2 * self.steps)), False, False, True)
 
 

@@ -37,7 +37,7 @@ def searchers(
 
 @dataclass(frozen=True)
 class Trainer:
-    """Makes the trials of one fit.
+    """A maker of the trials of one fit.
 
     `estimator` makes hypergradients; hyperparameters named in `unseen` it cannot see, and they stay.
     """

@@ -22,7 +22,7 @@ Loss = Callable[[Array, Array], Array]  # outputs, targets -> one number
 
 @dataclass(frozen=True)
 class Spec:
-    """Which inputs go to which branch, and the losses."""
+    """The inputs of each branch, and the losses."""
 
     blocks: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape of the inputs; of an image where there are two
     outputs: int
@@ -71,7 +71,7 @@ def squared(outputs: Array, targets: Array) -> Array:
 
 @lru_cache(maxsize=2)
 def halves(seed: int, num_train: int, num_valid: int, num_noise: int, images: bool = False) -> Dataset:
-    """Handwritten digits: 32 pixels of the left half, 32 of the right half, as images or as numbers, and pure noise."""
+    """Returns handwritten digits: 32 pixels of each half, as images or as numbers, and inputs of pure noise."""
     rows, random = digits(), np.random.default_rng(seed)
     noise = random.normal(0.0, rows.x.std(), (len(rows.x), num_noise))
     x = _with_noise(rows.x.reshape(-1, 8, 8) - rows.x.mean(), noise)
@@ -112,7 +112,7 @@ def digit_sets(seed: int, num_noise: int, images: bool) -> tuple[Dataset, Datase
 
 @lru_cache(maxsize=1)
 def aerosol() -> Dataset:
-    """The parcel model: properties of the particles, and of the air."""
+    """Returns the parcel model: properties of the particles, and of the air."""
     order = [0, 1, 2, 3, 7, 4, 5, 6]
     train, valid, test = (Rows(part.x[:, order], part.y) for part in parcel()[0])
     return Dataset(train, valid, test, Spec((("particles", (5,)), ("air", (3,))), 1, squared, squared))

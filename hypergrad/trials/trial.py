@@ -94,7 +94,7 @@ class Result:
 
     @classmethod
     def failure(cls, error: str | Exception, **more: Any) -> "Result":
-        """A result without a value, for a reason or for an exception."""
+        """Returns a result without a value, for a reason or for an exception."""
         if isinstance(error, str):
             return cls(math.inf, error=error, **more)
         return cls(math.inf, error=f"{type(error).__name__}: {error}", exception=error, **more)
@@ -185,7 +185,7 @@ class SearcherState:
 
     @cached_property
     def num_failed(self) -> int:
-        """How many trials failed."""
+        """The number of trials that failed."""
         return len(self.failures)
 
     @cached_property

@@ -63,7 +63,7 @@ def _suggest(trial: Any, name: str, leaf: Any) -> Any:
 
 
 def distribution(leaf: Any) -> Any:
-    """The distribution of a leaf."""
+    """Returns the distribution of a leaf."""
     kinds = package().distributions
     if isinstance(leaf, Categorical):
         return kinds.CategoricalDistribution(leaf.choices)
