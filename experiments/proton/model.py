@@ -177,7 +177,7 @@ class ProtonTheory(AbstractTheory):
         self.inputs, self.outputs = 2, len(tables.basis)
 
     def distributions(self, moved, own, hparams, choices, x: Array | None = None) -> Array:
-        """Returns x f_b of shape (points, 8), at the grid and the nodes, and before them at 0 < x < 1 if that is given."""
+        """Returns x f_b of shape (points, 8), at the grid and the nodes, before them at x if that is given."""
         nodes = len(self.node_weights)
         x = self.x if x is None else jnp.concatenate([x, self.x[-nodes:]])
         ranges = np.stack([SMALL_X, LARGE_X])
