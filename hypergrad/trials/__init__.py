@@ -20,6 +20,7 @@ from .objective import AbstractObjective as AbstractObjective
 from .objective import PerTrial as PerTrial
 from .objective import Vmapped as Vmapped
 from .optuna import Optuna as Optuna
+from .optuna import Pruner as Pruner
 from .processes import Processes as Processes
 from .run import search_trials as search_trials
 from .samplers import FixedList as FixedList

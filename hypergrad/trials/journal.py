@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any
 
 from ..ground.checkpoint import CheckpointError
@@ -88,12 +87,12 @@ def _compare(path: str, here: dict[str, Any], there: dict[str, Any]) -> None:
 
 def ask_event(trial: Trial) -> dict[str, Any]:
     """Returns the line that says a trial was asked for."""
-    return {"ask": asdict(trial)}
+    return {"ask": trial.to_json()}
 
 
 def tell_event(trial: Trial, result: Result) -> dict[str, Any]:
     """Returns the line that says what became of a trial."""
-    return {"tell": asdict(trial), "result": result.to_json()}
+    return {"tell": trial.to_json(), "result": result.to_json()}
 
 
 def replay(state: SearcherState, events: list[dict[str, Any]]) -> SearcherState:

@@ -105,7 +105,8 @@ class _Worker:
     def begin(self, index: int, trial: Trial, key: Array) -> None:
         """Sends a trial to be trained."""
         self.index, self.begun = index, time.monotonic()
-        self.connection.send((trial, np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))))
+        plain = Trial(trial.number, trial.params, trial.fidelity, trial.meta)  # without its report
+        self.connection.send((plain, np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))))
 
     def result(self, time_limit: float | None) -> Result | None:
         """Returns the result of the trial, if there is one; a process that failed is stopped."""

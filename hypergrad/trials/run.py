@@ -15,6 +15,7 @@ from ..ground.checks import boolean, checked, choice, function, instance, intege
 from ..ground.identity import without_addresses
 from .journal import Journal, ask_event, replay, tell_event
 from .objective import AbstractObjective, PerTrial
+from .optuna import Pruner
 from .searcher import AbstractSearcher
 from .space import Space
 from .trial import FinishedTrial, Result, SearcherState, Trial
@@ -31,6 +32,7 @@ OnFailure = Literal["record", "raise"]
     instance("budget", Budget, "a hypergrad.Budget", optional=True),
     integer("batch", least=1),
     real("fidelity", above=0, most=1),
+    instance("pruner", Pruner, "a Pruner", optional=True),
     choice("on_failure", "record", "raise"),
     boolean("progress"),
     function("callback", "of a SearcherState", optional=True),
@@ -47,6 +49,7 @@ def search_trials(
     fidelity: float = 1.0,
     journal: str | os.PathLike | None = None,
     known: Sequence[FinishedTrial] = (),
+    pruner: Pruner | None = None,
     on_failure: OnFailure = "record",
     progress: bool = False,
     callback: Callable[[SearcherState], Any] | None = None,
@@ -67,6 +70,8 @@ def search_trials(
       stopped; trials that were under way are trained again. One of another search is refused. Workers that share an
       Optuna study have each a key and a journal of their own.
     - `known`: results known beforehand, their trials foreign: `FinishedTrial(Trial(None, params), Result(loss))`.
+    - `pruner`: stops trials early by the values that they report, see `Trial.report`. Trials that run in one program or
+      in other processes are not stopped.
     - `on_failure`: for a trial that raises. With "record" it is a failed trial and the search goes on, unless all
       trials of the first batch raise; with "raise" the search stops there. A trial whose value is not finite is always
       recorded.
@@ -103,7 +108,7 @@ def search_trials(
         nullcontext(None) if journal is None else Journal(journal, header) as file,
         _bar(progress, num_trials, budget) as advance,
     ):
-        loop = _Loop(searcher, objective, key, fidelity, on_failure, file)
+        loop = _Loop(searcher, objective, key, fidelity, pruner, on_failure, file)
         state = state if file is None else replay(state, file.events)
         advance(state)
         if state.asked and callback is not None and callback(state):
@@ -117,7 +122,7 @@ def search_trials(
         except BaseException as error:
             error.state = state  # type: ignore[attr-defined]
             raise
-    if state.best is None:
+    if state.num_failed == len(state.history):
         raise _all_failed(state)
     return state
 
@@ -145,6 +150,7 @@ class _Loop:
     objective: AbstractObjective
     key: Array
     fidelity: float
+    pruner: Pruner | None
     on_failure: OnFailure
     file: Journal | None
 
@@ -161,7 +167,7 @@ class _Loop:
     def tell(self, state: SearcherState, number: int) -> SearcherState:
         """Trains the oldest pending trials and tells their results."""
         trials = [replace(trial, fidelity=self.fidelity) for trial in state.pending[:number]]
-        results = self._trained(trials)
+        results = self._trained(state, trials)
         self._raise(results, first=all(one.trial.number is None for one in state.history))
         before = len(state.history)
         for trial, result in zip(trials, results, strict=True):
@@ -174,21 +180,35 @@ class _Loop:
             self.file.write(*[tell_event(one.trial, one.result) for one in state.history[before:]])
         return state
 
-    def _trained(self, trials: list[Trial]) -> list[Result]:
+    def _trained(self, state: SearcherState, trials: list[Trial]) -> list[Result]:
         keys = [jax.random.fold_in(self.key, int(trial.origin or 0)) for trial in trials]
+        reports = [_Report(None if self.pruner is None else self.pruner.begin(state, trial)) for trial in trials]
+        listened = [replace(trial, report=report) for trial, report in zip(trials, reports, strict=True)]
         try:
-            results = list(self.objective(trials, keys))
+            results = list(self.objective(listened, keys))
         except Exception as error:
-            return [Result.failure(error) for _ in trials]
+            results = [Result.failure(error) for _ in trials]
         if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
             raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {results!r}")
-        return results
+        return [replace(one, reported=report.values) for one, report in zip(results, reports, strict=True)]
 
     def _raise(self, results: list[Result], *, first: bool) -> None:
         """Raises the exception of a trial where the policy says so; the trials stay pending in the journal."""
         errors = [result.exception for result in results if result.exception is not None]
         if errors and (self.on_failure == "raise" or (first and len(errors) == len(results))):
             raise errors[0]
+
+
+class _Report:
+    """The values that a trial reports."""
+
+    def __init__(self, is_hopeless: Callable[[int, float], bool] | None):
+        self.values: list[list[float]] = []
+        self.is_hopeless = is_hopeless
+
+    def __call__(self, step: int, value: float) -> bool:
+        self.values.append([int(step), float(value)])
+        return self.is_hopeless is not None and self.is_hopeless(int(step), float(value))
 
 
 def _all_failed(state: SearcherState) -> FloatingPointError:
