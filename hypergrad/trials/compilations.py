@@ -19,13 +19,13 @@ class Compilations(NamedTuple):
 
 def compilations() -> Compilations:
     """Returns all since the first call in this process: subtract two of them."""
-    return Compilations(sum(_listening()["number"]), sum(_listening()["seconds"]))
+    return Compilations(len(_listening()["number"]), sum(_listening()["seconds"]))
 
 
 @functools.cache
-def _listening() -> dict[str, list]:
+def _listening() -> dict[str, list[float]]:
     """Returns lists that JAX's own monitoring appends to."""
-    heard: dict[str, list] = {"number": [], "seconds": []}
+    heard: dict[str, list[float]] = {"number": [], "seconds": []}
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":

@@ -12,9 +12,10 @@ from jaxtyping import Array, PyTree
 
 from ..budget import Budget
 from ..estimators.base import AbstractEstimator
+from ..ground.total import Total
 from ..problem import BilevelProblem
 from ..run import run
-from ..search.base import Record
+from ..search.base import Record, SearchState
 from ..search.gradient import GradientSearch
 from .space import Float, Space
 from .trial import Result
@@ -33,7 +34,7 @@ def record_norms() -> optax.GradientTransformation:
     def init(params: PyTree) -> NormsState:
         return NormsState(jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), params), jnp.zeros((), jnp.int32))
 
-    def update(updates: PyTree, state: NormsState, params: PyTree | None = None):
+    def update(updates: PyTree, state: NormsState, params: PyTree | None = None) -> tuple[PyTree, NormsState]:
         sums = jax.tree.map(lambda total, leaf: total + jnp.sqrt(jnp.sum(leaf**2)), state.sums, updates)
         return updates, NormsState(sums, state.number + jnp.int32(1))
 
@@ -116,13 +117,13 @@ class GradientTuner(eqx.Module):
         """Does the same for `steps` hyper-steps as one pure function: the entries of a result, and the best model."""
         state = self.search.init(problem, model, dict(hparams))
 
-        def body(state, index):
+        def body(state: SearchState, index: Array) -> tuple[SearchState, None]:
             return self.search.step(problem, state, jax.random.fold_in(key, index))[0], None
 
         state, _ = jax.lax.scan(body, state, jnp.arange(steps))
         return self._found(state), state.best.params
 
-    def _found(self, state) -> dict[str, Any]:
+    def _found(self, state: SearchState) -> dict[str, Any]:
         norms: NormsState = state.opt_state[0]
         mean = jax.tree.map(lambda total: total / jnp.maximum(norms.number, 1), norms.sums)
         blocks: dict[str, Any] = {}
@@ -137,11 +138,11 @@ class GradientTuner(eqx.Module):
             "value": jnp.where(moved, state.best.value, jnp.nan),
             "tuned": tuned,
             "block_norms": blocks,
-            "iterations": state.spent.iterations.rounded,
-            "gradients": state.spent.gradients.rounded,
-            "metrics": {"hyper_updates": state.spent.hyper_updates.rounded},
+            "iterations": Total.of(state.spent.iterations).rounded,
+            "gradients": Total.of(state.spent.gradients).rounded,
+            "metrics": {"hyper_updates": Total.of(state.spent.hyper_updates).rounded},
         }
 
 
-def _nothing(record: Record) -> tuple:
+def _nothing(record: Record) -> tuple[()]:
     return ()

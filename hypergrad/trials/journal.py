@@ -25,7 +25,7 @@ class Journal:
     that another process has open, that is no journal, is damaged or belongs to another search, naming what differs.
     """
 
-    def __init__(self, path: str | os.PathLike, header: dict[str, Any]):
+    def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]):
         path, self._stack, self._checksum = check_path(path, "journal"), ExitStack(), ""
         header = json.loads(json.dumps({NAME: VERSION} | header))
         with self._stack:
@@ -55,7 +55,7 @@ class Journal:
     def __enter__(self) -> "Journal":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         self._stack.close()
 
     def _line(self, event: dict[str, Any]) -> bytes:

@@ -104,7 +104,9 @@ class Vmapped(AbstractObjective):
 
 
 @eqx.filter_jit
-def _train(train, shape, arrays, data, keys):
+def _train(
+    train: Callable[..., dict[str, Any]], shape: Hashable, arrays: PyTree, data: PyTree, keys: Array
+) -> dict[str, Any]:
     return jax.vmap(lambda one, key: train(shape, one, data, key))(arrays, keys)
 
 

@@ -47,7 +47,7 @@ def search_trials(
     budget: Budget | None = None,
     batch: int = 1,
     fidelity: float = 1.0,
-    journal: str | os.PathLike | None = None,
+    journal: str | os.PathLike[str] | None = None,
     known: Sequence[FinishedTrial] = (),
     pruner: Pruner | None = None,
     on_failure: OnFailure = "record",

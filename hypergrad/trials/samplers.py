@@ -60,7 +60,7 @@ class Grid(AbstractSearcher):
     def combinations(self, space: Space, fixed: Mapping[str, Any]) -> list[Params]:
         """Returns all combinations, each once: leaves that are not active do not count."""
         values = [[fixed[name]] if name in fixed else self._values(leaf) for name, leaf in space.leaves.items()]
-        found: dict[tuple, Params] = {}
+        found: dict[tuple[Any, ...], Params] = {}
         for chosen in itertools.product(*values):
             params = space.decode(np.full(len(values), 0.5), dict(zip(space.leaves, chosen, strict=True)))
             found.setdefault(tuple(params.items()), params)
@@ -78,7 +78,7 @@ class Grid(AbstractSearcher):
     def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
         """Does nothing."""
 
-    def _values(self, leaf: Any) -> list:
+    def _values(self, leaf: Any) -> list[Any]:
         if isinstance(leaf, Categorical):
             return list(leaf.choices)
         is_small = isinstance(leaf, Int) and leaf.high - leaf.low < self.points

@@ -20,9 +20,9 @@ class When:
 
     parent: str
     at_least: float | None = None
-    one_of: tuple | None = None
+    one_of: tuple[Any, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.at_least is None) == (self.one_of is None):
             raise ValueError(f"When({self.parent!r}) needs one of at_least and one_of")
         if self.one_of is not None:
@@ -63,7 +63,7 @@ class Float(Leaf):
     high: float
     log: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _bounds(self)
 
     def checked(self, value: Any) -> float:
@@ -94,7 +94,7 @@ class Int(Leaf):
     high: int
     log: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _bounds(self)
         for end in (self.low, self.high):
             if not isinstance(end, int | np.integer):
@@ -124,9 +124,9 @@ class Int(Leaf):
 class Categorical(Leaf):
     """One of several values: strings, numbers, booleans or `None`, which JSON can hold."""
 
-    choices: tuple
+    choices: tuple[Any, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "choices", tuple(self.choices))
         if not self.choices or len(set(self.choices)) < len(self.choices):
             raise ValueError(f"Categorical needs choices that differ, got {self.choices}")
@@ -166,7 +166,7 @@ class Space:
 
     leaves: Mapping[str, AnyLeaf]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.leaves:
             raise ValueError("the space has no leaves")
         earlier: dict[str, AnyLeaf] = {}
@@ -244,7 +244,7 @@ class Space:
                 params[name] = fixed[name] if name in fixed else leaf.decode(float(position))
         return params
 
-    def to_json(self) -> list[dict]:
+    def to_json(self) -> list[dict[str, Any]]:
         """Returns a list that JSON can hold."""
         return [{"name": name, "kind": type(leaf).__name__} | asdict(leaf) for name, leaf in self.leaves.items()]
 

@@ -59,7 +59,7 @@ def two_step(
     num_trials: int,
     fraction: float = 0.04,
     top: int = 5,
-    journal: str | os.PathLike | None = None,
+    journal: str | os.PathLike[str] | None = None,
     **options: Unpack[SearchOptions],
 ) -> TwoStepResult:
     """Searches with a fraction of the training data, then trains the `top` best anew on all of it.
@@ -82,7 +82,7 @@ def n_step(
     num_trials: int,
     fractions: Sequence[float],
     keep: Sequence[int],
-    journal: str | os.PathLike | None = None,
+    journal: str | os.PathLike[str] | None = None,
     **options: Unpack[SearchOptions],
 ) -> TwoStepResult:
     """Searches with `fractions[0]` of the data; then, for every further fraction, trains the `keep[i]` best anew.
@@ -158,7 +158,7 @@ def smallest_within_tolerance(trials: Iterable[FinishedTrial], tolerance: float)
 
 def _distinct(ranked: Sequence[FinishedTrial]) -> list[FinishedTrial]:
     """Returns the best trial of every set of values."""
-    found: dict[tuple, FinishedTrial] = {}
+    found: dict[tuple[Any, ...], FinishedTrial] = {}
     for one in ranked:
         found.setdefault(tuple(one.trial.params.items()), one)
     return list(found.values())

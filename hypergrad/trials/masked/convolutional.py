@@ -1,6 +1,7 @@
 """A convolutional network whose channels and depth are data."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -81,7 +82,7 @@ class MaskedCNN(eqx.Module):
         h = jnp.where(masks[0], self.activation(h), 0)
         h = jnp.mean(jnp.reshape(h, (rows // 2, 2, columns // 2, 2, -1)), (1, 3))
 
-        def layer(h, part):
+        def layer(h: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
             weight, bias, mask, index = part
             after = jnp.where(mask, self.activation(patches(h) @ weight + bias), 0)
             return jnp.where(index < self.depth, after, h), None
@@ -102,7 +103,7 @@ class MaskedCNN(eqx.Module):
         """Returns the smaller network by itself, to be used where size matters. Not under `jit`."""
         depth, widths = int(self.depth), [int(width) for width in self.widths]
         sizes = [self.shape[2], *widths[:depth]]
-        layers: list = [eqx.nn.Lambda(lambda x: jnp.moveaxis(jnp.reshape(x, self.shape), 2, 0))]
+        layers: list[Any] = [eqx.nn.Lambda(lambda x: jnp.moveaxis(jnp.reshape(x, self.shape), 2, 0))]
         for index, (weight, bias) in enumerate(zip([self.first, *self.hidden[: depth - 1]], self.biases, strict=False)):
             layers += [_convolution(weight, bias, sizes[index], sizes[index + 1]), eqx.nn.Lambda(self.activation)]
             layers += [eqx.nn.AvgPool2d(2, 2)] * (index == 0)

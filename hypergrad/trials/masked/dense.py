@@ -1,6 +1,7 @@
 """A multilayer perceptron whose widths and depth are data."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -72,7 +73,7 @@ class MaskedMLP(eqx.Module):
         masks = units.masks(self.widths, self.depth, self.first.shape[0])
         h = jnp.where(masks[0], self.activation(self.first @ x + self.biases[0]), 0)
 
-        def layer(h, part):
+        def layer(h: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
             weight, bias, mask, index = part
             after = jnp.where(mask, self.activation(weight @ h + bias), 0)
             return jnp.where(index < self.depth, after, h), None
@@ -90,7 +91,7 @@ class MaskedMLP(eqx.Module):
         """Returns the smaller network by itself, to be used where size matters. Not under `jit`."""
         depth, widths = int(self.depth), [int(width) for width in self.widths]
         weights = [self.first, *self.hidden[: depth - 1]]
-        layers: list = []
+        layers: list[Any] = []
         sizes = [self.first.shape[1], *widths[:depth]]
         for weight, bias, fan, width in zip(weights, self.biases, sizes, sizes[1:], strict=False):
             layers += [linear(weight[:width, :fan], bias[:width]), eqx.nn.Lambda(self.activation)]

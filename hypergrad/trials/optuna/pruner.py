@@ -14,7 +14,7 @@ from . import translation
 class _Kept:
     """The study of a search, the trials under way by number, and how many results it knows."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.study: Any = None
         self.running: dict[int | None, Any] = {}
         self.known = 0

@@ -51,7 +51,7 @@ class Optuna(AbstractSearcher):
     """
 
     sampler: Callable[[int], Any] = eqx.field(converter=function("sampler", "from a seed to an Optuna sampler"))
-    storage: str | os.PathLike | Any | None = None
+    storage: str | os.PathLike[str] | Any | None = None
     study: str = "hypergrad"
     reseed: bool = False
     heartbeat: float = eqx.field(default=60.0, converter=real("heartbeat", above=0))

@@ -101,7 +101,7 @@ def _storage(storage: Any) -> Any:
     storages = translation.package().storages
     if isinstance(storage, str) and "://" in storage:
         return storages.RDBStorage(storage)
-    if isinstance(storage, str | os.PathLike[str]):
+    if isinstance(storage, str | os.PathLike):
         return storages.JournalStorage(storages.journal.JournalFileBackend(os.fspath(storage)))
     if not isinstance(storage, storages.BaseStorage):
         raise TypeError(f"storage must be a file, a URL or an Optuna storage, got {storage!r}")
