@@ -20,7 +20,7 @@ class Modes(NamedTuple):
 
 
 def activated(updraft: np.ndarray, temperature: np.ndarray, pressure: np.ndarray, modes: Modes) -> np.ndarray:
-    """The fraction of each mode that is activated, shape (rows, modes); units m/s, K, Pa.
+    """Returns the activated fraction of each mode, shape (rows, modes); units m/s, K, Pa.
 
         S_max = [Σ_i S_i⁻² (f_i (ζ/η_i)^{3/2} + g_i (S_i²/(η_i + 3ζ))^{3/4})]^{-1/2}
         fraction_i = erfc(2 ln(S_i/S_max) / (3 √2 ln σ_i)) / 2

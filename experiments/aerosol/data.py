@@ -2,10 +2,10 @@
 
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from ..common.data import Rows, Splits
 from .arg2000 import Modes, activated
 
 PARCEL = Path(__file__).parent / "aerosol_parcel.npz"
@@ -17,23 +17,8 @@ LOW = np.array([-2, 248, 5e4, 0.5, 0.5, -3, 0, *np.log10([0.0267, 0.00435, 0.2, 
 HIGH = np.array([1, 310, 1.05e5, 3.5, 4, 0.5, 3.5, *np.log10([0.22, 0.026, 2.0, 0.05]), 1.2, 1.2, 1.2, 0.3])
 
 
-class Regression(NamedTuple):
-    """Inputs of shape (rows, features), targets of shape (rows, outputs), single precision."""
-
-    x: np.ndarray
-    y: np.ndarray
-
-
-class Splits(NamedTuple):
-    """Three sets without a row in common. Only the end of an experiment may look at `test`."""
-
-    train: Regression
-    valid: Regression
-    test: Regression
-
-
 def four_modes(num_train: int, num_valid: int = 16_000, num_test: int = 16_000, seed: int = 20230214) -> Splits:
-    """Fifteen inputs, each uniform over its range (some in logarithm), to the activated fractions of four modes.
+    """Returns fifteen inputs, uniform over their ranges (some in logarithm), and activated fractions of four modes.
 
     The layout is that of Yu et al. (2023); the ranges are ours, after the modes of MAM4, and it is the scheme of
     Abdul-Razzak and Ghan (2000) that is emulated, not a parcel model. Inputs are scaled to [-1, 1].
@@ -44,20 +29,20 @@ def four_modes(num_train: int, num_valid: int = 16_000, num_test: int = 16_000, 
     blocks = [_four_modes(random.random((size, len(LOW)))) for size in sizes]
     x, y = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     ends = np.cumsum([0, num_test, num_valid, num_train])
-    test, valid, train = (Regression(x[a:b], y[a:b]) for a, b in pairwise(ends))
+    test, valid, train = (Rows(x[a:b], y[a:b]) for a, b in pairwise(ends))
     return Splits(train, valid, test)
 
 
-def _four_modes(places: np.ndarray) -> Regression:
-    """Rows at these places of the unit cube."""
-    x = LOW + (HIGH - LOW) * places
+def _four_modes(points: np.ndarray) -> Rows:
+    """Returns the rows at these points of the unit cube."""
+    x = LOW + (HIGH - LOW) * points
     modes = Modes(1e6 * 10 ** x[:, 3:7], 1e-6 * 10 ** x[:, 7:11], DEVIATIONS, x[:, 11:15])
     fractions = activated(10 ** x[:, 0], x[:, 1], x[:, 2], modes)
-    return Regression((2 * places - 1).astype(np.float32), fractions.astype(np.float32))
+    return Rows((2 * points - 1).astype(np.float32), fractions.astype(np.float32))
 
 
 def parcel() -> tuple[Splits, float]:
-    """Eight inputs of one mode to the activated fraction of a detailed parcel model: 18,000, 3,000 and 3,000 rows.
+    """Returns eight inputs of one mode and activated fractions by a parcel model: 18,000, 3,000 and 3,000 rows.
 
     Inputs: log10 number, log10 radius, geometric deviation, kappa, log10 updraft, temperature, pressure, accommodation
     coefficient, scaled to mean 0 and deviation 1 on the training rows. Also the test mean squared error of the scheme.
@@ -66,6 +51,6 @@ def parcel() -> tuple[Splits, float]:
         inputs, outputs, split = file["inputs"], file["outputs"], file["split"]
     train = inputs[split == 0]
     x = ((inputs - train.mean(0)) / train.std(0)).astype(np.float32)
-    parts = [Regression(x[split == part], outputs[split == part, 1:2]) for part in range(3)]
+    parts = [Rows(x[split == part], outputs[split == part, 1:2]) for part in range(3)]
     test = outputs[split == 2]
     return Splits(*parts), float(np.mean((test[:, 1] - test[:, 3]) ** 2))

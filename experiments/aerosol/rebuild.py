@@ -67,7 +67,7 @@ def inputs() -> np.ndarray:
 
 @cache
 def parcel_model() -> Callable:
-    """A compiled function from one row of inputs to (highest supersaturation, activated fraction, its time, status).
+    """Returns a compiled function from a row to (highest supersaturation, activated fraction, its time, status).
 
     Air rises from saturation with all particles in equilibrium until dS/dt = 0. The activated fraction is the part of
     the lognormal mode with a critical supersaturation, by exact kappa-Köhler theory, below the highest.
@@ -128,7 +128,7 @@ def parcel_model() -> Callable:
 
 
 def scheme(row: np.ndarray) -> tuple[float, float]:
-    """The highest supersaturation and the activated fraction by pyrcel's version of Abdul-Razzak and Ghan (2000)."""
+    """Returns supersaturation and activated fraction by pyrcel's version of Abdul-Razzak and Ghan (2000)."""
     from pyrcel.activation import arg2000
 
     number, radius, deviation, kappa, updraft, temperature, pressure, accommodation = row
@@ -138,7 +138,7 @@ def scheme(row: np.ndarray) -> tuple[float, float]:
 
 
 def make_block(path: Path) -> None:
-    """Run the rows of one block, whose number is the file's name, and keep their outputs, times and states."""
+    """Runs the rows of one block, whose number is the file's name, and keep their outputs, times and states."""
     run, first = parcel_model(), BLOCK * int(path.stem)
     found = [[*np.asarray(run(row)), *scheme(row)] for row in inputs()[first : first + BLOCK]]
     temporary = path.with_suffix(".tmp")
@@ -148,7 +148,7 @@ def make_block(path: Path) -> None:
 
 
 def packed(paths: list[Path]) -> dict[str, np.ndarray]:
-    """The rows of these blocks as the arrays of the file that ships."""
+    """Returns the rows of these blocks as the arrays of the file that ships."""
     found = np.concatenate([np.load(path) for path in paths])
     split = np.zeros(ROWS, np.int8)
     split[-6000:-3000], split[-3000:] = 1, 2  # the rows are in random order
@@ -165,7 +165,7 @@ def packed(paths: list[Path]) -> dict[str, np.ndarray]:
 
 
 def compare(made: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """One line per array: its differences from the file that ships, relative for supersaturations and times."""
+    """Returns one line per array: its differences from the file that ships, relative for supersaturations and times."""
     with np.load(PARCEL) as file:
         shipped = {name: file[name][: len(made["inputs"])] for name in ("inputs", "outputs", "t_smax", "status")}
     pairs = [("inputs", made["inputs"], shipped["inputs"]), ("t_smax", made["t_smax"], shipped["t_smax"])]
@@ -182,7 +182,7 @@ def compare(made: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 
 def main(config: Config) -> None:
-    """Run what is missing, compare, and write the file if all rows are there."""
+    """Runs what is missing, compare, and write the file if all rows are there."""
     try:
         import pyrcel  # noqa: F401
     except ImportError:

@@ -17,7 +17,7 @@ MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 
 class Rows(NamedTuple):
-    """Inputs of shape (rows, features), scaled to about [0, 1], and integer labels of shape (rows,)."""
+    """Inputs of shape (rows, features), and integer labels of shape (rows,) or targets of shape (rows, outputs)."""
 
     x: np.ndarray
     y: np.ndarray

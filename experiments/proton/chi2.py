@@ -33,7 +33,7 @@ class Misfit(eqx.Module):
     num: Array  # n, (S,)
 
     def __call__(self, fields: Array, rest: Array) -> Array:
-        """Of shape (M,), from fields (M, columns) and `theory.rest` of them, (M, points)."""
+        """Returns chi2 of shape (M,), from fields (M, columns) and `theory.rest` of them, (M, points)."""
         groups = lambda a: a.reshape(len(self.num), -1, a.shape[-1])
         residuals = groups(rest - self.rest)
         if self.white.ndim == 3:
@@ -48,7 +48,7 @@ class Misfit(eqx.Module):
 
 
 def make_misfit(measured: Measurements, masks: np.ndarray, data: np.ndarray) -> Misfit:
-    """The chi2 with the t0 covariance of the points of `masks`, of shape (S, N), to `data` of shape (M, N).
+    """Returns the chi2 with the t0 covariance of the points of `masks`, of shape (S, N), to `data` of shape (M, N).
 
     **Raises** `ValueError` where a selection is empty, or covariances couple points that are linear to others.
     """
@@ -77,7 +77,7 @@ def make_misfit(measured: Measurements, masks: np.ndarray, data: np.ndarray) -> 
 
 
 def _reduce(table: np.ndarray, data: np.ndarray, C: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:
-    """R padded to a square with rows of 0, q and o of every member."""
+    """Returns R padded to a square with rows of 0, q and o of every member."""
     points, columns = np.flatnonzero(mask), table.shape[1]
     L = np.linalg.cholesky(C[np.ix_(points, points)]) if len(points) else np.zeros((0, 0))
     Q, R = np.linalg.qr(solve_triangular(L, table[points], lower=True)) if len(points) else (L, np.zeros((0, columns)))
@@ -88,7 +88,7 @@ def _reduce(table: np.ndarray, data: np.ndarray, C: np.ndarray, mask: np.ndarray
 
 
 def _white(C: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """L⁻¹ among the points of `mask`, 0 elsewhere."""
+    """Returns L⁻¹ among the points of `mask`, 0 elsewhere."""
     points, full = np.flatnonzero(mask), np.zeros_like(C)
     if len(points):
         L = np.linalg.cholesky(C[np.ix_(points, points)])
@@ -97,15 +97,17 @@ def _white(C: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 class Split(NamedTuple):
-    """Which points train and which stop the training, of shape (S, N) each."""
+    """The points that train and those that stop the training, of shape (S, N) each."""
 
     train: np.ndarray
     valid: np.ndarray
 
 
 def split_points(measured: Measurements, used: np.ndarray, fraction: float, seed: int, num: int) -> Split:
-    """Of the points `used` of every set, of shape (K, N), the fraction that trains, drawn `num` times each; the rest
-    validates. One draw for all K folds: a point has the same role wherever it is used."""
+    """Draws the fraction of the points `used` of every set, of shape (K, N), that trains, `num` times each.
+
+    The rest validates. One draw serves all K folds: a point has the same role wherever it is used.
+    """
     rng = np.random.default_rng(seed)
     train = np.zeros((num, len(measured.values)), bool)
     for mask in train:
@@ -117,7 +119,7 @@ def split_points(measured: Measurements, used: np.ndarray, fraction: float, seed
 
 
 def all_fields(theory: AbstractTheory, members, own, hparams, choices) -> tuple[Array, Array]:
-    """Fields and `rest` of all members, (M, columns) and (M, points)."""
+    """Returns fields and `rest` of all members, (M, columns) and (M, points)."""
 
     def one(*args):
         fields = theory.fields(*args)

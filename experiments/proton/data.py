@@ -14,7 +14,7 @@ SHA256 = "b6a2af43373e5c913ef50f4ce97e0b0008d1c0d71187ca477bbcfde1817411cd"
 
 
 class ProtonTables(NamedTuple):
-    """Predictions are linear in f of shape (8, grid), x times the PDFs at Q0: `map` f, and for `ratio_rows`
+    """Tables of predictions that are linear in f of shape (8, grid), x times the PDFs at Q0: `map` f, for `ratio_rows`
     `map` f / `denominator` f. The flavour combinations are `basis`."""
 
     grid: np.ndarray
@@ -27,14 +27,14 @@ class ProtonTables(NamedTuple):
 
 
 class RegressionTables(NamedTuple):
-    """Predictions are the values of a function at the rows of `inputs`, of shape (N, features)."""
+    """Tables of predictions that are the values of a function at the rows of `inputs`, of shape (N, features)."""
 
     inputs: np.ndarray
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """N points with their errors, the sets they belong to, and which of them every fold holds out."""
+    """N points with their errors, the sets they belong to, and the points that every fold holds out."""
 
     name: str
     sets: tuple[str, ...]
@@ -47,7 +47,7 @@ class Measurements:
 
 
 def load(name: Name, partition: Partition = "balanced", seed: int = 0) -> Measurements:
-    """The measurements, in float64. `seed` draws the folds where the data have none of their own."""
+    """Returns the measurements, in float64. `seed` draws the folds where the data have none of their own."""
     return proton(FILE, partition) if name == "proton" else regression(seed)
 
 
@@ -89,7 +89,7 @@ def proton(path: Path, partition: Partition) -> Measurements:
 
 
 def _short(name: str) -> str:
-    """`HERA 318 e+`: readable names of the sets."""
+    """Returns a readable name of a set: `HERA 318 e+`."""
     experiment, _, kind, *rest = name.replace("-", "_").split("_")
     if experiment == "HERA":
         return f"HERA {kind.removesuffix('GEV')} e{'+' if rest[0] == 'EP' else '-'}"

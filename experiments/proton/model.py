@@ -1,4 +1,4 @@
-"""A network, and what it predicts: x times the PDFs, or a function of some features. One replica at a time."""
+"""A network and its predictions: x times the PDFs, or a function of some features. One replica at a time."""
 
 import abc
 from typing import NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .data import ProtonTables, RegressionTables
-from .space import Choices
+from .hyperparameters import Choices
 
 # Ranges of the exponents of S, g, V, V3, V8, T3, T8, T15, from which every replica draws its own: NNPDF4.0.
 SMALL_X = np.array(
@@ -28,15 +28,14 @@ LARGE_X = np.array(
 
 
 class Layers(eqx.Module):
-    """How far training has moved weights and biases from where they began; padded to the largest width."""
+    """Displacements of weights and biases by training, padded to the largest width."""
 
     weights: tuple[Array, ...]
     biases: tuple[Array, ...]
 
 
 class Own(NamedTuple):
-    """What a replica draws once: initial weights of unit variance of two kinds, and exponents in units of their
-    half-range."""
+    """The draws of a replica: initial weights of unit variance of two kinds, exponents in units of their half-range."""
 
     normal: tuple[Array, ...]
     uniform: tuple[Array, ...]
@@ -44,19 +43,21 @@ class Own(NamedTuple):
 
 
 def shapes(inputs: int, outputs: int, hidden: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(out, in) of every layer."""
+    """Returns (out, in) of every layer."""
     return list(zip((*hidden, outputs), (inputs, *hidden), strict=True))
 
 
 def unmoved(sizes: list[tuple[int, int]], level: float) -> Layers:
-    """The network before training. `level` is the last bias: where outputs are divided by their integrals (1 for PDFs)
-    these must not begin near 0."""
+    """Returns the network before training.
+
+    `level` is the last bias: where outputs are divided by their integrals (1 for PDFs) these must not begin near 0.
+    """
     *hidden, last = [jnp.zeros(out) for out, _ in sizes]
     return Layers(tuple(jnp.zeros(size) for size in sizes), (*hidden, last + level))
 
 
 def draw_own(key: Array, sizes: list[tuple[int, int]], outputs: int) -> Own:
-    """The draws of one replica."""
+    """Draws what belongs to one replica."""
     keys = jax.random.split(key, 2 * len(sizes) + 1)
     normal = tuple(jax.random.normal(k, size) for k, size in zip(keys, sizes, strict=False))
     edge = np.sqrt(3.0)
@@ -84,7 +85,7 @@ def effective_weights(moved: Layers, own: Own, hparams: dict, choices: Choices) 
 
 
 def network(moved: Layers, own: Own, hparams: dict, choices: Choices, x: Array) -> Array:
-    """Outputs of shape (rows, outputs) at inputs of shape (rows, inputs); the last layer is linear.
+    """Returns outputs of shape (rows, outputs) at inputs of shape (rows, inputs); the last layer is linear.
 
     sigmoid(z) = ½ + ½ tanh(z/2), so that the choice between it and tanh costs nothing.
     """
@@ -102,22 +103,22 @@ def penalty(moved: Layers, own: Own, hparams: dict, choices: Choices) -> Array:
 
 
 class AbstractTheory(eqx.Module):
-    """From a network to predictions of N points, by way of the values `fields` that they all are made of."""
+    """A map from a network to predictions of N points, through the values `fields` that they all are made of."""
 
     inputs: eqx.AbstractVar[int]
     outputs: eqx.AbstractVar[int]
 
     @abc.abstractmethod
     def fields(self, moved: Layers, own: Own, hparams: dict, choices: Choices) -> Array:
-        """Values of shape (columns,)."""
+        """Returns values of shape (columns,)."""
 
     @abc.abstractmethod
     def rest(self, fields: Array) -> Array:
-        """Predictions of the points that are not linear in the fields, or that are the fields."""
+        """Returns predictions of the points that are not linear in the fields, or that are the fields."""
 
     @abc.abstractmethod
     def predict(self, fields: Array) -> Array:
-        """Predictions of all N points."""
+        """Returns predictions of all N points."""
 
 
 class RegressionTheory(AbstractTheory):
@@ -132,20 +133,20 @@ class RegressionTheory(AbstractTheory):
         self.inputs, self.outputs = self.rows.shape[1], 1
 
     def fields(self, moved, own, hparams, choices):
-        """The function at all rows."""
+        """Returns the function at all rows."""
         return network(moved, own, hparams, choices, self.rows)[:, 0]
 
     def rest(self, fields):
-        """All."""
+        """Returns all of them."""
         return fields
 
     def predict(self, fields):
-        """All."""
+        """Returns all of them."""
         return fields
 
 
 class ProtonTheory(AbstractTheory):
-    """x times the PDFs at Q0 in the evolution basis, and what the FK tables make of them:
+    """x times the PDFs at Q0 in the evolution basis, and the predictions that the FK tables make of them:
 
         x f_b(x) = A_b x^(1 - α_b) (1 - x)^β_b NN_b(x, ln x)
 
@@ -176,7 +177,7 @@ class ProtonTheory(AbstractTheory):
         self.inputs, self.outputs = 2, len(tables.basis)
 
     def distributions(self, moved, own, hparams, choices, x: Array | None = None) -> Array:
-        """x f_b of shape (points, 8), at the grid and the nodes, or at 0 < x < 1 besides: then x comes first."""
+        """Returns x f_b of shape (points, 8), at the grid and the nodes, before them at x if that is given."""
         nodes = len(self.node_weights)
         x = self.x if x is None else jnp.concatenate([x, self.x[-nodes:]])
         ranges = np.stack([SMALL_X, LARGE_X])
@@ -193,21 +194,21 @@ class ProtonTheory(AbstractTheory):
         return f * jnp.stack(factors)
 
     def fields(self, moved, own, hparams, choices):
-        """x f on the grid of the tables, flavour by flavour."""
+        """Returns x f on the grid of the tables, flavour by flavour."""
         values = self.distributions(moved, own, hparams, choices)
         return values[: len(self.x) - len(self.node_weights)].T.ravel()
 
     def rest(self, fields):
-        """F2 of the deuteron over that of the proton."""
+        """Returns F2 of the deuteron over that of the proton."""
         return (self.numerator @ fields) / (self.denominator @ fields)
 
     def predict(self, fields):
-        """All points."""
+        """Returns the predictions of all points."""
         return (self.map @ fields).at[self.ratio_rows].set(self.rest(fields))
 
 
 def quadrature(num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes x and weights of ∫ dx from 1e-9 to 1."""
+    """Returns nodes x and weights of ∫ dx from 1e-9 to 1."""
     low, weights_low = np.polynomial.legendre.leggauss(num // 2)
     high, weights_high = np.polynomial.legendre.leggauss(num - num // 2)
     span = np.log(0.1 / 1e-9) / 2

@@ -1,4 +1,4 @@
-"""What a physicist looks at first."""
+"""Plots that a physicist looks at first."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
+import hypergrad as hg
+
 from ..common.figures import COLOURS, figure
 from .data import Measurements, ProtonTables
-from .training import Fit
 
 LABELS = {"S": r"\Sigma", "g": "g", "V": "V", "V3": "V_3", "V8": "V_8", "T3": "T_3", "T8": "T_8", "T15": "T_{15}"}
 
@@ -19,7 +20,7 @@ LABELS = {"S": r"\Sigma", "g": "g", "V": "V", "V3": "V_3", "V8": "V_8", "T3": "T
 def draw_all(
     folder: Path, measured: Measurements, trials: Sequence[Mapping], summary: Mapping, predictions: np.ndarray, keep
 ) -> None:
-    """All plots that need no network."""
+    """Draws all plots that need no network."""
     search_curves(folder / "search.png", trials, summary)
     trial_statistics(folder / "trials.png", trials, summary)
     sets = summary["final"]["sets"]
@@ -29,10 +30,10 @@ def draw_all(
     data_theory(folder / "data_theory.png", measured, predictions[keep])
 
 
-def distributions(fit: Fit, members, unit, choices_problem, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x and x f of shape (R, x, 8) at Q0, on 120 points."""
+def distributions(problem: hg.BilevelProblem, members, unit, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns x and x f of shape (R, x, 8) at Q0, on 120 points."""
     x = np.concatenate([np.geomspace(1e-5, 0.1, 70), np.linspace(0.11, 0.95, 50)])
-    given = choices_problem.train
+    given = problem.train
 
     @eqx.filter_jit
     def values(members, given, x):
@@ -44,7 +45,7 @@ def distributions(fit: Fit, members, unit, choices_problem, keep: np.ndarray) ->
 
 
 def draw_distributions(path: Path, x: np.ndarray, f: np.ndarray, basis: Sequence[str], Q0: float = 1.65) -> None:
-    """Mean and one standard deviation over the replicas."""
+    """Draws mean and one standard deviation over the replicas."""
     with figure(path, 2, 4, (13, 6)) as axes:
         for b, (ax, name) in enumerate(zip(axes.ravel(), basis, strict=True)):
             middle, spread = f[:, :, b].mean(0), f[:, :, b].std(0)
@@ -58,7 +59,7 @@ def draw_distributions(path: Path, x: np.ndarray, f: np.ndarray, basis: Sequence
 
 
 def data_over_theory(path: Path, measured: Measurements, predictions: np.ndarray) -> None:
-    """Data over the mean prediction, and residuals in units of the total error, for six sets against x."""
+    """Draws data over the mean prediction, and residuals in units of the total error, for six sets against x."""
     mean, spread = predictions.mean(0), predictions.std(0)
     errors = np.sqrt(np.diag(measured.covariance))
     order = np.argsort(-np.bincount(measured.set_of_point, minlength=len(measured.sets)))[:6]
@@ -90,7 +91,7 @@ def data_over_theory(path: Path, measured: Measurements, predictions: np.ndarray
 
 
 def observed_predicted(path: Path, measured: Measurements, predictions: np.ndarray) -> None:
-    """Where there is no x: observation against prediction, with residuals."""
+    """Draws observation against prediction, with residuals, for data without x."""
     mean, spread = predictions.mean(0), predictions.std(0)
     errors = np.sqrt(np.diag(measured.covariance))
     with figure(path, 2, 1, (6, 7), height_ratios=(2, 1), sharex=True) as (top, bottom):
@@ -103,7 +104,7 @@ def observed_predicted(path: Path, measured: Measurements, predictions: np.ndarr
 
 
 def set_chi2(path: Path, sets: Mapping[str, Mapping[str, float]]) -> None:
-    """chi2 per point of every set."""
+    """Draws chi2 per point of every set."""
     with figure(path, size=(9, 4.5)) as ax:
         place = np.arange(len(sets))
         of_mean = [row["chi2_of_mean"] for row in sets.values()]
@@ -118,7 +119,7 @@ def set_chi2(path: Path, sets: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def trial_statistics(path: Path, trials: Sequence[Mapping], summary: Mapping) -> None:
-    """φ² against chi2 on held-out folds; the band of one σ, and what was chosen from it."""
+    """Draws φ² against chi2 on held-out folds, the band of one σ, and the trials chosen from it."""
     done = [trial for trial in trials if trial["L1"] is not None]
     with figure(path) as ax:
         for colour, method in zip(COLOURS, dict.fromkeys(trial["method"] for trial in trials), strict=False):
@@ -137,7 +138,7 @@ def trial_statistics(path: Path, trials: Sequence[Mapping], summary: Mapping) ->
 
 
 def search_curves(path: Path, trials: Sequence[Mapping[str, Any]], summary: Mapping) -> None:
-    """The lowest L1 so far against gradients, median and range over seeds."""
+    """Draws the lowest L1 so far against gradients, median and range over seeds."""
     with figure(path) as ax:
         end = max(trial["gradients_so_far"] for trial in trials)
         grid = np.linspace(0, end, 200)

@@ -36,7 +36,7 @@ class Config:
 
 
 def measurements(work: Path) -> None:
-    """Central values, errors and kinematics of all sets, after the cuts."""
+    """Stores central values, errors and kinematics of all sets, after the cuts."""
     import nnpdf_data
 
     root = Path(nnpdf_data.__file__).parent / "commondata"
@@ -73,8 +73,11 @@ def measurements(work: Path) -> None:
 
 
 def _measured(name: str, root: Path) -> dict[str, Any]:
-    """One set. The metadata are parsed directly: `load_dataset_metadata` needs the package validphys. The columns of
-    `systematic_errors` are the additive ones, then the multiplicative ones, absolute, by the central values."""
+    """Reads one set.
+
+    The metadata are parsed directly because `load_dataset_metadata` needs the package validphys. The columns of
+    `systematic_errors` are the additive ones, then the multiplicative ones, absolute, by the central values.
+    """
     import yaml
     from nnpdf_data.commondataparser import load_commondata, parse_new_metadata
 
@@ -100,7 +103,7 @@ def _measured(name: str, root: Path) -> dict[str, Any]:
 
 
 def pack(work: Path, t0: Path | None) -> None:
-    """One file of all that the experiment reads."""
+    """Writes one file of all that the experiment reads."""
     with np.load(work / "measurements.npz") as file:
         measured = dict(file)
     with np.load(work / "tables.npz") as file:
@@ -117,7 +120,7 @@ def pack(work: Path, t0: Path | None) -> None:
 
 
 def main(config: Config) -> None:
-    """All stages, or one."""
+    """Runs all stages, or one."""
     config.work.mkdir(parents=True, exist_ok=True)
     stages: dict[str, Callable[[Path], None]] = {
         "measurements": measurements,

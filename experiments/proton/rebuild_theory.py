@@ -23,7 +23,7 @@ def grid() -> list[float]:
 
 
 def cards(start: float, flavours: int, scales: list[float]) -> tuple[Any, Any]:
-    """Theory and operator card of eko: evolution from one scale to others with a fixed number of flavours."""
+    """Returns theory and operator card of eko: evolution from one scale to others with a fixed number of flavours."""
     from eko.io.runcards import OperatorCard, TheoryCard
 
     unknown = float("nan")
@@ -84,7 +84,7 @@ def coupling() -> Callable[[float, int], float]:
 
 
 def nodes(flavours: int) -> tuple[np.ndarray, list[float]]:
-    """Chebyshev-Lobatto nodes in s = ln(a_s(start)/a_s(Q)), in which operators are smooth, and their Q [GeV]."""
+    """Returns Chebyshev nodes in s = ln(a_s(start)/a_s(Q)), in which operators are smooth, and their Q [GeV]."""
     from scipy.optimize import brentq
 
     start, stop, segments = PATCHES[flavours]
@@ -103,7 +103,7 @@ def nodes(flavours: int) -> tuple[np.ndarray, list[float]]:
 
 
 def evolution(work: Path) -> None:
-    """Operators at the nodes, in the flavour basis, below and above the bottom threshold."""
+    """Stores operators at the nodes, in the flavour basis, below and above the bottom threshold."""
     import eko
     from eko.runner import solve
 
@@ -121,7 +121,7 @@ def evolution(work: Path) -> None:
 
 
 def coefficients(work: Path) -> None:
-    """Coefficient functions of every point, at leading and next-to-leading order, on the grid."""
+    """Stores coefficient functions of every point, at leading and next-to-leading order, on the grid."""
     measured = np.load(work / "measurements.npz")
     for index, one in enumerate(SETS):
         rows = np.flatnonzero(measured["dataset"] == index)
@@ -172,7 +172,7 @@ def _coefficients(one: Set, target: str, points: list[dict[str, float]]) -> np.n
 
 
 def basis_map() -> np.ndarray:
-    """From the fitted combinations to flavours, (14, 8): at Q0 c = c̄, and there are no b and t."""
+    """Returns the map from the fitted combinations to flavours, (14, 8): at Q0 c = c̄, and there are no b and t."""
     from eko import basis_rotation
 
     names, rotation = list(basis_rotation.evol_basis), np.linalg.inv(basis_rotation.rotate_flavor_to_evolution)
@@ -186,7 +186,7 @@ def basis_map() -> np.ndarray:
 
 
 def tables(work: Path) -> None:
-    """Coefficients times evolution: predictions are linear in x f at Q0, `FK` of shape (N, 8, grid)."""
+    """Stores coefficients times evolution: predictions are linear in x f at Q0, `FK` of shape (N, 8, grid)."""
     measured, x, a = np.load(work / "measurements.npz"), np.array(grid()), coupling()
     size = len(x)
     start = np.einsum("ab,jk->ajbk", basis_map(), np.diag(1 / x)).reshape(14 * size, len(BASIS) * size)
@@ -218,6 +218,6 @@ def tables(work: Path) -> None:
 
 
 def _lagrange(s: float, places: np.ndarray) -> np.ndarray:
-    """Weights of the polynomial through all nodes."""
+    """Returns weights of the polynomial through all nodes."""
     others = [np.delete(places, k) for k in range(len(places))]
     return np.array([np.prod((s - rest) / (one - rest)) for one, rest in zip(places, others, strict=True)])

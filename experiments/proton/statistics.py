@@ -25,7 +25,7 @@ class Judge:
         self.factors = [np.linalg.cholesky(np.where(k, C, np.eye(len(C)))) for k in keep]
 
     def score(self, index: int, predictions: np.ndarray, keep: np.ndarray, best: float = 1.0) -> dict[str, np.ndarray]:
-        """Of replicas `keep`, from predictions of shape (R, N), on one selection."""
+        """Returns the statistics of replicas `keep`, from predictions of shape (R, N), on one selection."""
         clean = np.where(keep[:, None], predictions, 0).astype(np.float64)
         with jax.enable_x64(True):
             T, D, factor = (jnp.asarray(array) for array in (clean, self.data, self.factors[index]))
@@ -53,8 +53,9 @@ def _score(T: Array, D: Array, factor: Array, mask: Array, keep: Array, best: fl
 
 
 def fold_statistics(judge: Judge, predictions: np.ndarray, best: float) -> dict[str, Any]:
-    """Of replicas that did not see fold k, on fold k, from predictions of shape (K, R, N); replicas whose predictions
-    are not finite do not count.
+    """Returns the statistics on fold k of replicas that did not see it, from predictions of shape (K, R, N).
+
+    Replicas whose predictions are not finite do not count.
 
     `L1` is the mean over folds of `chi2_best`, the mean over the `best` share of the replicas; `phi2` and `L3` are of
     the same replicas, for a failed one would pass for spread. `replica_L1`, of shape (R,), is the mean over folds of
@@ -82,7 +83,7 @@ def fold_statistics(judge: Judge, predictions: np.ndarray, best: float) -> dict[
 
 
 def final_statistics(measured: Measurements, predictions: np.ndarray) -> dict[str, Any]:
-    """Of the final ensemble, on all points and on every set, from predictions of shape (R, N).
+    """Returns the statistics of the final ensemble, on all points and on every set, from predictions of shape (R, N).
 
     Replicas whose predictions are not finite, or whose chi2 is more than four standard deviations above the mean, are
     vetoed first.

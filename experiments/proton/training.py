@@ -15,30 +15,30 @@ import hypergrad as hg
 
 from .chi2 import Misfit, all_fields, make_misfit, split_points
 from .data import Measurements, ProtonTables
+from .hyperparameters import Box, Choices, Unit, spread
 from .model import AbstractTheory, Layers, ProtonTheory, RegressionTheory, draw_own, penalty, shapes, unmoved
-from .space import Choices, Space, Unit, make_space, spread
 
 
 class Given(eqx.Module):
-    """What training is given: arrays only, so that folds, seeds and choices share one compiled program."""
+    """Everything that training is given: arrays only, so that folds, seeds and choices share one compiled program."""
 
     theory: AbstractTheory
     own: PyTree  # of the members
     choices: Choices  # of the members
     misfit: Misfit
-    space: Space
+    box: Box
     fixed: dict[str, Array]  # hyperparameters that do not move, in [-1, 1]
 
     def hparams(self, unit: PyTree) -> PyTree:
-        """Of every member, in their own units."""
-        return self.space.natural(spread({**self.fixed, **unit}, self.space.low, len(self.misfit.offsets)))
+        """Returns the hyperparameters of every member, in their own units."""
+        return self.box.natural(spread({**self.fixed, **unit}, self.box.low, len(self.misfit.offsets)))
 
     def fields(self, members: Layers, unit: PyTree) -> tuple[Array, Array]:
-        """Of every member: the values that predictions are made of, and the predictions not linear in them."""
+        """Returns the values that predictions are made of, and the predictions not linear in them, of every member."""
         return all_fields(self.theory, members, self.own, self.hparams(unit), self.choices)
 
     def chi2(self, members: Layers, unit: PyTree) -> Array:
-        """Of every member."""
+        """Returns the chi2 of every member."""
         return self.misfit(*self.fields(members, unit))
 
 
@@ -58,7 +58,7 @@ class HeldOut(eqx.Module):
     best: float = eqx.field(static=True)
 
     def __call__(self, members: Layers, unit: PyTree, data: tuple[Given, tuple[ens.Fold, ...]], key: Array) -> Array:
-        """The outer loss."""
+        """Returns the outer loss."""
         given, folds = data
         predictions = ens.by_fold(predict(members, unit, given), len(folds))
         keep = jax.vmap(ens.is_finite)(jax.lax.stop_gradient(predictions))
@@ -66,13 +66,13 @@ class HeldOut(eqx.Module):
 
 
 def predict(members: Layers, unit: PyTree, given: Given) -> Array:
-    """Predictions of all members for all points, (M, N)."""
+    """Returns predictions of all members for all points, (M, N)."""
     fields, _ = given.fields(members, unit)
     return jax.vmap(given.theory.predict)(fields)
 
 
 class Optimiser(eqx.Module):
-    """(N)Adam of every replica on its own, gradients clipped, stopped on its own validation points.
+    """(N)Adam for each replica by itself, gradients clipped, stopped on its own validation points.
 
     `eps_root` in place of `eps`: the derivative at a weight that never moved is then 0 and not 0/0.
     """
@@ -81,7 +81,7 @@ class Optimiser(eqx.Module):
     steps: int = eqx.field(static=True)
 
     def __call__(self, unit: PyTree) -> optax.GradientTransformation:
-        """At given hyperparameters."""
+        """Returns the transformation at given hyperparameters."""
         hparams = self.given.hparams(unit)
         rates = {name: hparams[name] for name in ("log_rate", "log_clip")}
         each = ens.replicate_optimiser(_adam, settings=(rates, self.given.choices.nesterov))
@@ -105,7 +105,7 @@ def _adam(setting) -> optax.GradientTransformation:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What decides the shapes: members are K folds times `replicas`, or the replicas alone."""
+    """The numbers that decide the shapes: members are K folds times `replicas`, or the replicas alone."""
 
     replicas: int
     steps: int
@@ -131,7 +131,7 @@ class Fit:
         tables = measured.tables
         self.theory = ProtonTheory(tables) if isinstance(tables, ProtonTables) else RegressionTheory(tables)
         preprocessing = self.theory.outputs if isinstance(tables, ProtonTables) else 0
-        self.space = make_space(len(sizes.max_widths), preprocessing)
+        self.box = Box(len(sizes.max_widths), preprocessing)
         layers = shapes(self.theory.inputs, self.theory.outputs, sizes.max_widths)
         replicate = lambda tree: jax.tree.map(lambda a: jnp.tile(a, (K, *[1] * (a.ndim - 1))), tree)
         self.own = replicate(
@@ -148,33 +148,35 @@ class Fit:
         self.outer = HeldOut(sizes.best)
 
     def _pseudodata(self, seed: int) -> np.ndarray:
-        """D + L z with the t0 covariance, (R, N)."""
+        """Draws D + L z with the t0 covariance, (R, N)."""
         factor = np.linalg.cholesky(self.measured.covariance_t0)
         with jax.enable_x64(True):
             drawn = ens.monte_carlo(jax.random.key(seed + 1), self.measured.values, factor, self.sizes.replicas)
             return np.asarray(drawn)
 
     def prepare(self, choices: Choices, fixed: Unit | None = None) -> tuple[hg.BilevelProblem, hg.AbstractInnerSolver]:
-        """Problem and inner solver at these choices, of all members or of each; the hyperparameters named in `fixed`
-        are no longer among those that the problem takes."""
+        """Returns problem and inner solver at these choices, of all members or of each.
+
+        The hyperparameters named in `fixed` are no longer among those that the problem takes.
+        """
         ints = Choices(jnp.int32(0), jnp.int32(0), jnp.bool_(0), jnp.bool_(0), jnp.bool_(0))
         typed = Choices(*(jnp.asarray(c, like.dtype) for c, like in zip(choices, ints, strict=True)))
         shape = Choices(np.zeros(len(self.sizes.max_widths)), 0.0, 0.0, 0.0, 0.0)
         chosen = spread(typed, shape, len(self.train.offsets))
         held = _arrays(fixed or {})
-        given = lambda misfit: Given(self.theory, self.own, chosen, misfit, self.space, held)
+        given = lambda misfit: Given(self.theory, self.own, chosen, misfit, self.box, held)
         train, stop = given(self.train), given(self.stop)
         problem = hg.BilevelProblem(train_loss, self.outer, train, (train, self.folds))
         return problem, hg.OptaxSolver(Optimiser(stop, self.sizes.steps), self.sizes.steps)
 
     def predictions(self, members: Layers, unit: PyTree, problem: hg.BilevelProblem) -> np.ndarray:
-        """(K, R, N), single precision as trained."""
+        """Returns predictions of shape (K, R, N), in the precision of training."""
         found = np.asarray(_predict(members, _arrays(unit), problem.train))
         return found.reshape(self.num_folds, -1, found.shape[-1])
 
 
 def _folds(masks: np.ndarray, measured: Measurements) -> tuple[ens.Fold, ...]:
-    """`ens.make_folds` with covariances factorised in double precision."""
+    """Returns what `ens.make_folds` does, with covariances factorised in double precision."""
     to = lambda a: jnp.asarray(a, jnp.result_type(float))
     rows = [np.flatnonzero(mask) for mask in masks]
     factor = lambda points: np.linalg.cholesky(measured.covariance[np.ix_(points, points)])

@@ -1,129 +1,122 @@
-"""One search under its budget, every trial kept as soon as it is done."""
+"""One search under its budget."""
 
-import json
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optuna
 
 import hypergrad as hg
 
-from ..common.report import as_json
-from .search import Asked, FinishedTrial, Search
-from .space import Choices, Unit, named
+from .hyperparameters import Choices, Params, Ranges, flat
 from .statistics import Judge, fold_statistics
 from .training import Fit
 
-Estimator = Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]
+Row = dict[str, Any]
+FOLD_STATISTICS = (
+    *("L1", "L2", "L3", "phi2", "chi2_full_covariance"),
+    *("negative_log_probability", "failed", "replica_L1", "folds"),
+)
 
 
-class Trials:
-    """Makes trials of one `Fit`, and stores them in one file of a folder, a line each.
+def searchers(
+    ranges: Ranges, first: Choices, *, starts: int, rate: float, seed: int
+) -> dict[str, hg.trials.AbstractSearcher]:
+    """Returns all searches by name. Each tries the centre of the box first; Optuna draws from its own stream."""
+    listed = [ranges.params(ranges.box.centre(), first)]
+    after = lambda sampler: hg.trials.FixedList(listed, then=hg.trials.Optuna(sampler))
+    random = after(lambda _: optuna.samplers.RandomSampler(seed=seed))
+    tpe = after(lambda _: optuna.samplers.TPESampler(seed=seed))
+    return {"gradient": hg.trials.Descent(random, optax.adam(rate), starts=starts), "random": random, "tpe": tpe}
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A maker of the trials of one fit.
 
     `estimator` makes hypergradients; hyperparameters named in `unseen` it cannot see, and they stay.
     """
 
-    def __init__(self, fit: Fit, estimator: Estimator, unseen: tuple[str, ...], folder: Path):
-        self.fit, self.estimator, self.unseen, self.folder = fit, estimator, unseen, folder
-        self.judge = Judge(fit.measured, fit.held_out)
-        folder.mkdir(parents=True, exist_ok=True)
+    fit: Fit
+    judge: Judge
+    ranges: Ranges
+    estimator: Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]
+    unseen: tuple[str, ...]
 
-    def follow(
-        self, name: str, seed: int, search: Search, budget: int, advance: Callable[[int], Any]
-    ) -> list[dict[str, Any]]:
-        """All trials of a search that fit into `budget` gradients (of every replica). Those on file are not made again
-        but told again.
+    def search(
+        self, searcher: hg.trials.AbstractSearcher, budget: int, journal: Path, advance: Callable[[float], Any]
+    ) -> list[Row]:
+        """Returns all trials that fit into `budget` gradients (of every replica), as rows."""
+        shown = 0.0
 
-        **Raises** `ValueError` where the file holds other trials than the search asks for.
-        """
-        path = self.folder / f"{name}-{seed}.jsonl"
-        stored = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        trials: list[dict[str, Any]] = []
-        spent = cost = 0
-        while spent + cost <= budget:
-            asked = search.ask()
-            if len(trials) < len(stored):
-                trial = stored[len(trials)]
-                if trial["point"] != as_json(_point(asked)):
-                    raise ValueError(f"{path} holds other trials than this search asks for")
-            else:
-                trial = {"method": name, "seed": seed, "number": len(trials), "point": _point(asked)}
-                trial = as_json(trial | self.make(asked, path.with_suffix(".npz"), trials))
-                with open(path, "a") as file:
-                    file.write(json.dumps(trial) + "\n")
-            cost = trial["gradients"]
-            if spent + cost > budget and trials:
-                break
-            advance(min(cost, budget - spent))
-            spent += cost
-            trials.append(trial | {"gradients_so_far": spent})
-            gradient = trial["hypergradient"]
-            search.tell(FinishedTrial(trial["L1"], None if gradient is None else _unit(gradient)))
-        advance(budget - min(spent, budget))
-        return trials
+        def after(state: hg.trials.SearcherState) -> bool:
+            nonlocal shown
+            share = min(state.spent.gradients / budget, 1.0)
+            advance(share - shown)
+            shown = share
+            return state.spent.gradients + state.history[-1].result.gradients > budget
 
-    def make(self, asked: Asked, path: Path, before: list[dict[str, Any]]) -> dict[str, Any]:
-        """One trial: trained, judged in double precision; its predictions are kept at `path` if it is the best."""
-        started = time.monotonic()
-        fit, gradient = self.fit, None
-        unit = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), asked.unit)
-        fixed = {key: unit.pop(key) for key in self.unseen} if asked.gradient else {}
-        problem, inner = fit.prepare(asked.choices, fixed)
-        if asked.gradient:
+        state = hg.trials.search_trials(
+            searcher,
+            self.ranges.space(),
+            self.trained,
+            key=jax.random.key(0),
+            budget=hg.Budget(gradients=budget),
+            journal=journal,
+            on_failure="raise",
+            callback=after,
+        )
+        is_over = state.spent.gradients > budget and len(state.history) > 1
+        done = state.history[: len(state.history) - is_over]
+        so_far = np.cumsum([one.result.gradients for one in done]).tolist()
+        return [self._row(one) | {"gradients_so_far": total} for one, total in zip(done, so_far, strict=True)]
+
+    def trained(self, trial: hg.trials.Trial, key: jax.Array) -> hg.trials.Result:
+        """Trains, with a hypergradient where one is needed, and judges in double precision."""
+        estimate, predictions = self.estimate(trial.params, trial.needs_hypergradient)
+        try:
+            found = fold_statistics(self.judge, predictions, self.fit.sizes.best)
+        except FloatingPointError:
+            found = dict.fromkeys(FOLD_STATISTICS)
+        status = hg.Status(int(estimate.stats.status)).name or "OK"
+        return hg.trials.Result(
+            np.nan if found["L1"] is None else found["L1"],
+            gradients=int(estimate.stats.counts.gradients),
+            hypergradient=flat(estimate.hypergradient) if trial.needs_hypergradient else {},
+            metrics={"status": status} | found,
+        )
+
+    def estimate(self, params: Params, with_hypergradient: bool) -> tuple[hg.Estimate, np.ndarray]:
+        """Returns the estimate of training and the predictions, of shape (K, R, N)."""
+        fit = self.fit
+        unit = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), self.ranges.unit(params))
+        fixed = {name: unit.pop(name) for name in self.unseen} if with_hypergradient else {}
+        problem, inner = fit.prepare(self.ranges.choices(params), fixed)
+        if with_hypergradient:
             state = inner.init(problem, fit.start, unit)
             estimate, _ = self.estimator(inner).step(problem, unit, state, jax.random.key(0))
-            zeros = {key: np.zeros(np.shape(value)) for key, value in fixed.items()}
-            gradient = {key: np.asarray(value, float) for key, value in (estimate.hypergradient | zeros).items()}
         else:
             estimate = hg.evaluate(inner, problem, fit.start, unit, jax.random.key(0))
-        status = hg.Status(int(estimate.stats.status))
-        row = {"gradients": int(estimate.stats.counts.gradients), "status": status.name or "OK", "hypergradient": None}
-        predictions = fit.predictions(estimate.params, unit, problem)
-        try:
-            found = fold_statistics(self.judge, predictions, fit.sizes.best)
-        except FloatingPointError:
-            found = dict.fromkeys(NOTHING)
-        lowest = min((trial["L1"] for trial in before if trial["L1"] is not None), default=np.inf)
-        if found["L1"] is not None and found["L1"] < lowest:
-            np.savez_compressed(path, predictions=predictions.astype(np.float32))
-        if gradient is not None and all(np.all(np.isfinite(g)) for g in gradient.values()):
-            row["hypergradient"] = gradient
-        return row | found | {"seconds": round(time.monotonic() - started, 3)}
+        return estimate, fit.predictions(estimate.params, unit, problem)
+
+    def _row(self, one: hg.trials.FinishedTrial) -> Row:
+        params, result = one.trial.params, one.result
+        point = {
+            "unit": self.ranges.unit(params),
+            "choices": self.ranges.choices(params)._asdict(),
+            "gradient": one.trial.needs_hypergradient,
+        }
+        work = {"gradients": result.gradients, **result.metrics, "seconds": round(result.seconds, 3)}
+        return {"number": one.trial.number, "params": params, "point": point} | work
 
 
-NOTHING = (
-    "L1",
-    "L2",
-    "L3",
-    "phi2",
-    "chi2_full_covariance",
-    "negative_log_probability",
-    "failed",
-    "replica_L1",
-    "folds",
-)
-
-
-def _point(asked: Asked) -> dict[str, Any]:
-    return {"unit": asked.unit, "choices": asked.choices._asdict(), "gradient": asked.gradient}
-
-
-def _unit(found: dict[str, Any]) -> Unit:
-    return {name: np.asarray(value, float) for name, value in found.items()}
-
-
-def point(trial: dict[str, Any]) -> tuple[Unit, Choices]:
-    """The hyperparameters of a stored trial."""
-    choices = trial["point"]["choices"]
-    return _unit(trial["point"]["unit"]), Choices(np.asarray(choices["widths"]), *list(choices.values())[1:])
-
-
-def as_rows(trials: list[dict[str, Any]], fit: Fit) -> list[dict[str, Any]]:
-    """Flat, for a table: what was measured, then every hyperparameter in its own units."""
-    leave_out = {"point", "hypergradient", "folds", "replica_L1"}
-    flat = [{key: value for key, value in trial.items() if key not in leave_out} for trial in trials]
-    return [row | named(*point(trial), fit.space) for row, trial in zip(flat, trials, strict=True)]
+def as_rows(trials: list[Row], ranges: Ranges) -> list[Row]:
+    """Returns flat rows for a table: the measures, then every hyperparameter in its own units."""
+    leave_out = {"point", "params", "folds", "replica_L1"}
+    measures = [{key: value for key, value in trial.items() if key not in leave_out} for trial in trials]
+    return [row | ranges.named(trial["params"]) for row, trial in zip(measures, trials, strict=True)]

@@ -10,14 +10,14 @@ WEIGHTS = {"equal": (1.0, 1.0, 1.0), "skewed": (1.0, 0.1, 0.01)}
 
 
 def block_space() -> hg.trials.Space:
-    """Nine numbers in [0, 1] in three blocks."""
+    """Returns nine numbers in [0, 1] in three blocks."""
     return hg.trials.Space(
         {f"{block}{i}": hg.trials.Float(0.0, 1.0, block=block) for block in "abc" for i in range(SIZE)}
     )
 
 
 def block_function(seed: int, weights: tuple[float, ...]):
-    """An objective with random centres and curvatures, and ripples; its lowest value is 0.
+    """Returns an objective with random centres and curvatures, and ripples; its lowest value is 0.
 
     f(x) = Σ_s w_s Σ_i q_si (x_si - c_si)² + (1 - cos 6π(x_si - c_si))/20
     """

@@ -8,7 +8,7 @@ MEASURES = {"ridge": "ridge regression", "ped_anova": "PED-ANOVA"}
 
 
 def draw(config, lines: list[dict]) -> None:
-    """The best value against trials; the importance of the branches; penalties inside and outside."""
+    """Draws the best value against trials, the importance of the branches, and penalties inside and outside."""
     panels = list(dict.fromkeys((line["task"], line["base"]) for line in lines if line["part"] != "inside"))
     if panels:
         courses(config, lines, panels)
@@ -17,14 +17,14 @@ def draw(config, lines: list[dict]) -> None:
 
 
 def quartiles(axis, x, curves, label: str, colour: str) -> None:
-    """The median of several curves and the middle half of them."""
+    """Draws the median of several curves and the middle half of them."""
     low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
     axis.plot(x, middle, color=colour, label=label, lw=1.6)
     axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
 def courses(config, lines: list[dict], panels: list[tuple]) -> None:
-    """One panel per task and base searcher."""
+    """Draws one panel per task and base searcher."""
     columns, rows = min(3, len(panels)), -(-len(panels) // 3)
     size = (3.3 * columns + 0.5, 3.2 * rows + 0.2)
     with figure(config.out / "courses.png", rows, columns, size, squeeze=False) as axes:
@@ -45,7 +45,7 @@ def courses(config, lines: list[dict], panels: list[tuple]) -> None:
 
 
 def importances(config, lines: list[dict]) -> None:
-    """The shares of the branches by two measures, for dense branches and for convolutions."""
+    """Draws the shares of the branches by two measures, for dense branches and for convolutions."""
     if not lines:
         return
     panels = [(task, measure) for task in dict.fromkeys(line["task"] for line in lines) for measure in MEASURES]
@@ -61,7 +61,7 @@ def importances(config, lines: list[dict]) -> None:
 
 
 def inside(config, lines: list[dict]) -> None:
-    """The best value against gradients spent."""
+    """Draws the best value against gradients spent."""
     if not lines:
         return
     with figure(config.out / "inside.png", size=(6, 4)) as axis:

@@ -1,21 +1,15 @@
 """Searches that know of subnetworks: configuration, report."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tqdm.auto import tqdm
-
-import hypergrad as hg
-
+from ..common.cells import rows, run_cells
 from ..common.config import Common, NonNegative, Out, Positive, Seeds, Some
 from ..common.report import save, write_csv
-from .branches import HYPER_STEPS, Task, Training, aerosol, branch_space, everything, halves, moved
-from .functions import WEIGHTS
-from .parts import Done, networks, synthetic, told
+from .branches import HYPER_STEPS
+from .parts import STRATEGIES, BaseName, StrategyName, cells, run_cell
 from .plots import draw
-from .strategies import STRATEGIES, BaseName, StrategyName, searcher
 from .tables import curves_of, least_important, summarise
 
 PartName = Literal["synthetic", "digits", "parcel", "inside"]
@@ -96,138 +90,10 @@ class Config(Common):
             raise ValueError(f"inside_steps must be at least {HYPER_STEPS}, got {self.inside_steps}")
 
 
-def run_synthetic(config: Config, done: Done, bar) -> list[dict[str, Any]]:
-    """Every weighting, base and strategy."""
-    lines = []
-    for weights in WEIGHTS:
-        for base in config.bases:
-            trials = config.random_trials if base == "random" else config.tpe_trials
-            for strategy in config.strategies:
-                make = partial(synthetic, weights, base, strategy, trials=trials, warmup=20)
-                for seed in config.seed_range():
-                    cell = {"part": "synthetic", "task": weights, "base": base, "strategy": strategy, "seed": seed}
-                    lines.append(done.get(cell | {"trials": trials}, partial(make, seed=seed)))
-                    bar.update()
-    return lines
-
-
-def run_digits(config: Config, done: Done, bar) -> list[dict[str, Any]]:
-    """Random search with every strategy, on digits with a branch of noise; dense branches, and convolutions."""
-    lines: list[dict[str, Any]] = []
-    for kind in config.branches:
-        training: tuple[Training, ...] = ()
-        for seed in config.seed_range(config.network_seeds):
-            task = halves(seed, 1100, 347, config.num_noise, kind == "cnn")
-            all_rows, task = moved(everything(task), seed), moved(task, seed)
-            training = training or short_and_long(task, config.digits_steps, config.digits_final_steps, 64)
-            for strategy in config.strategies:
-                method = searcher("random", strategy, max(8, config.digits_trials // 3), hg.trials.RidgeImportance())
-                cell = (strategy, seed, config.digits_trials)
-                lines.append(found_and_trained(config, done, "digits", (task, all_rows), training, method, cell))
-                bar.update()
-    return lines
-
-
-def run_parcel(config: Config, done: Done, bar) -> list[dict[str, Any]]:
-    """TPE with every strategy, on the parcel model."""
-    task = aerosol()
-    training = short_and_long(task, config.parcel_steps, config.parcel_final_steps, 256)
-    lines = []
-    for seed in config.seed_range(config.parcel_seeds):
-        for strategy in config.strategies:
-            method = searcher("tpe", strategy, max(8, config.parcel_trials // 3), hg.trials.RidgeImportance())
-            cell = (strategy, seed, config.parcel_trials)
-            lines.append(found_and_trained(config, done, "parcel", (task, task), training, method, cell))
-            bar.update()
-    return lines
-
-
-def short_and_long(task: Task, steps: int, final_steps: int, batch: int) -> tuple[Training, ...]:
-    """How trials are trained, and how the best network is."""
-    return tuple(Training(task.spec, number, batch, cosine=True) for number in (steps, final_steps))
-
-
-def found_and_trained(
-    config: Config,
-    done: Done,
-    part: str,
-    tasks: tuple[Task, Task],
-    training: tuple[Training, ...],
-    method: hg.trials.AbstractSearcher,
-    cell: tuple[str, int, int],
-) -> dict[str, Any]:
-    """A search on the first task with the first training, its best network once more on the second with the second."""
-    line = one(config, done, part, tasks[0], training[0], method, *cell)
-    best = hg.trials.FixedList([line["params"]])
-    final = one(config, done, "final", tasks[1], training[1], best, *cell[:2], trials=1, size=1)
-    return line | {"final_test": final["test"], "final_size": final["size"]}
-
-
-def run_inside(config: Config, done: Done, bar) -> list[dict[str, Any]]:
-    """Penalties by hypergradient within random search's trials, against as many gradients without."""
-    lines: list[dict[str, Any]] = []
-    training: dict[str, Training] = {}
-    for seed in config.seed_range(config.network_seeds):
-        task = halves(seed, 300, 397, 32)
-        space = branch_space(task.spec)
-        if not training:
-            training = {
-                "outside": Training(task.spec, config.inside_steps, 64, cosine=False),
-                "inside": Training(task.spec, config.inside_steps, 64, cosine=False, space=space),
-            }
-        for name, method in training.items():
-            trials = config.digits_trials
-            if name == "inside":  # as many gradients as the other
-                trials = max(1, trials * config.inside_steps // inside_gradients(config))
-            lines.append(one(config, done, "inside", task, method, hg.trials.Random(), name, seed, trials))
-            bar.update()
-    return lines
-
-
-def inside_gradients(config: Config) -> int:
-    """Gradient equivalents of a trial that tunes its penalties: training, and for each hyper-step five step-VJPs of
-    weight 2 and an outer gradient."""
-    each = config.inside_steps // HYPER_STEPS
-    return HYPER_STEPS * (each + 2 * min(5, each) + 1)
-
-
-def one(
-    config: Config,
-    done: Done,
-    part: str,
-    task: Task,
-    training: Training,
-    method: Any,
-    strategy: str,
-    seed: int,
-    trials: int,
-    size: int | None = None,
-) -> dict[str, Any]:
-    """One search of networks, from the file if it is there."""
-    base = "tpe" if task.name == "parcel" else "random"
-    cell: dict[str, Any] = {"part": part, "task": task.name, "base": base, "strategy": strategy}
-    inputs = list(task.spec.inputs)
-    cell |= {"seed": seed, "trials": trials, "steps": training.steps, "inputs": inputs}
-    name = f"{part}_{task.name}_{strategy}_{seed}_{training.steps}_{inputs}".replace(", ", "_")
-    journal = config.out / f"{name}.jsonl"
-    return done.get(cell, lambda: told(networks(task, training, method, seed, trials, size or config.batch, journal)))
-
-
-PARTS = {"synthetic": run_synthetic, "digits": run_digits, "parcel": run_parcel, "inside": run_inside}
-
-
 def main(config: Config) -> dict[str, Any]:
-    """Run and report."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    done, count = Done(config.out / "searches.jsonl"), len(config.strategies)
-    totals = {
-        "synthetic": len(WEIGHTS) * len(config.bases) * count * config.seeds,
-        "digits": len(config.branches) * count * config.network_seeds,
-        "parcel": count * config.parcel_seeds,
-        "inside": 2 * config.network_seeds,
-    }
-    with tqdm(total=sum(totals[part] for part in config.parts), unit=" searches") as bar:
-        lines = [line for part in config.parts for line in PARTS[part](config, done, bar)]
+    """Runs what is missing and reports."""
+    run = lambda advance, **labels: run_cell(config, advance, labels)
+    lines = rows(run_cells(config, cells(config), run, "searches"), "runs")
     table = summarise(lines)
     write_csv(config.out / "trials.csv", history := curves_of(lines))
     draw(config, lines)

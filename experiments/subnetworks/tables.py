@@ -1,15 +1,14 @@
-"""What the report says of the searches."""
+"""Tables of the searches."""
 
 from typing import Any
 
 import numpy as np
 
 from ..common.report import mean_and_spread
-from .parts import efficiency
 
 
 def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per part, task, base and strategy."""
+    """Returns one line per part, task, base and strategy."""
     groups: dict[tuple, list] = {}
     for line in lines:
         groups.setdefault((line["part"], line["task"], line["base"], line["strategy"]), []).append(line)
@@ -37,7 +36,7 @@ def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def least_important(lines: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """For each part and strategy, in how many searches each measure finds the branch of noise the least important."""
+    """Counts the searches of each part and strategy in which a measure finds the branch of noise least important."""
     counts: dict[str, dict[str, int]] = {}
     for line in lines:
         if line["part"] in ("digits", "inside"):
@@ -50,9 +49,25 @@ def least_important(lines: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def curves_of(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every trial of every search as a line."""
+    """Returns every trial of every search as a line."""
     return [
         {name: line[name] for name in ("part", "task", "base", "strategy", "seed")} | {"trial": k, "best": value}
         for line in lines
         for k, value in enumerate(line["curve"])
     ]
+
+
+def efficiency(base: list[list[float]], method: list[list[float]]) -> float | None:
+    """Returns how many times fewer trials than the base searcher a method needs for the base's own final median.
+
+    The lower median over seeds of the trials each needs, the base's divided by the method's; `None` where half of the
+    method's searches do not get there.
+    """
+    target = np.median([one[-1] for one in base])
+
+    def needed(curves: list[list[float]]) -> float:
+        first = [np.flatnonzero(np.asarray(one) <= target) for one in curves]
+        return float(np.quantile([np.inf if len(where) == 0 else where[0] + 1 for where in first], 0.5, method="lower"))
+
+    ours = needed(method)
+    return needed(base) / ours if np.isfinite(ours) else None

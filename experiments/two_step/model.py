@@ -1,7 +1,7 @@
 """Emulators of aerosol activation whose layers and units are searched."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,28 +12,27 @@ from jaxtyping import Array
 
 import hypergrad as hg
 
-from ..aerosol.data import Regression, Splits
+from ..common.data import Splits
 
 ADAM = optax.adam(3e-3)  # one for all, or each objective would be compiled anew
 
-GAIN = 6**0.5  # with 1 deep networks learn nothing for hundreds of updates
 
+class Network(NamedTuple):
+    """The largest network; `padded` trains all others as masks of it, else each has its own program."""
 
-def architectures(max_depth: int, max_width: int) -> hg.trials.Space:
-    """Depth, and the units of every layer there is."""
-    layers = {
-        f"units_{i}": hg.trials.Int(4, max_width, log=True, when=hg.trials.When("depth", at_least=i))
-        for i in range(2, max_depth + 1)
-    }
-    return hg.trials.Space(
-        {"depth": hg.trials.Int(1, max_depth), "units_1": hg.trials.Int(4, max_width, log=True), **layers}
-    )
+    max_depth: int
+    max_width: int
+    padded: bool = True
 
+    def space(self) -> hg.trials.Space:
+        """Returns the search space: depth, and the units of every layer there is."""
+        units = lambda **options: hg.trials.Int(4, self.max_width, log=True, **options)
+        deeper = {f"units_{i}": units(when=hg.trials.When("depth", at_least=i)) for i in range(2, self.max_depth + 1)}
+        return hg.trials.Space({"depth": hg.trials.Int(1, self.max_depth), "units_1": units(), **deeper})
 
-def sizes(trial: hg.trials.Trial, max_depth: int) -> tuple[int, tuple[int, ...]]:
-    """Depth and widths, 1 for layers that are not there."""
-    widths = [trial.params.get(f"units_{i}", 1) for i in range(1, max_depth + 1)]
-    return trial.params["depth"], tuple(widths)
+    def sizes(self, params: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
+        """Returns depth and widths, 1 for layers that are not there."""
+        return params["depth"], tuple(params.get(f"units_{i}", 1) for i in range(1, self.max_depth + 1))
 
 
 class Schedule(eqx.Module):
@@ -45,7 +44,7 @@ class Schedule(eqx.Module):
     min_batch: int = 128
 
     def at(self, fraction: float) -> tuple[int, int]:
-        """Updates, rows per update."""
+        """Returns updates and rows per update."""
         root = fraction**0.5
         return (
             min(self.steps, max(self.min_steps, round(self.steps * root))),
@@ -53,30 +52,29 @@ class Schedule(eqx.Module):
         )
 
 
-def objective(
-    splits: Splits, schedule: Schedule, shuffle: Array, max_depth: int, max_width: int, padded: bool, size: int
-):
-    """Trials of one fraction in one program, or, not `padded`, each architecture in its own."""
-    rows = len(splits.train.y)
+def objective(splits: Splits, shuffle: Array, schedule: Schedule, network: Network, size: int) -> hg.trials.Vmapped:
+    """Returns the objective of trials on a fraction of shuffled rows, `size` at once."""
+    num_rows = len(splits.train.y)
     shuffled = hg.trials.nested_subset(splits.train, 1.0, shuffle)  # prefixes of one shuffle
 
     def prepare(trial):
-        depth, widths = sizes(trial, max_depth)
-        amount = (max(1, round(trial.fidelity * rows)), *schedule.at(trial.fidelity))
-        if padded:
-            return (amount, max_depth, max_width), (np.int32(depth), np.array(widths, np.int32))
+        depth, widths = network.sizes(trial.params)
+        amount = (max(1, round(trial.fidelity * num_rows)), *schedule.at(trial.fidelity))
+        if network.padded:
+            shape = (amount, network.max_depth, network.max_width)
+            return shape, (np.int32(depth), np.array(widths, np.int32))
         return (amount, depth, max(widths[:depth])), (np.int32(depth), np.array(widths[:depth], np.int32))
 
     return hg.trials.Vmapped(partial(train, adam=ADAM), prepare, (shuffled, splits.valid, splits.test), size=size)
 
 
-def loss(model: Any, rows: Regression) -> Array:
-    """Mean squared error of the activated fractions."""
+def loss(model: Any, rows: Any) -> Array:
+    """Returns the mean squared error of the activated fractions."""
     return jnp.mean((jax.nn.sigmoid(jax.vmap(model)(rows.x)) - rows.y) ** 2)
 
 
 def train(shape, arrays, data, key: Array, adam: optax.GradientTransformation) -> dict:
-    """Adam with a cosine from the rate 3e-3 to none; validation loss, and the test loss for the report."""
+    """Trains by Adam, the rate a cosine from 3e-3 to 0. The test loss serves the report only."""
     (rows, steps, batch), max_depth, max_width = shape
     depth, widths = arrays
     shuffled, valid, test = data
@@ -92,7 +90,7 @@ def train(shape, arrays, data, key: Array, adam: optax.GradientTransformation) -
         depth=depth,
         key=make_key,
         activation=jax.nn.silu,
-        gain=GAIN,
+        gain=6**0.5,  # with 1 deep networks learn nothing for hundreds of updates
     )
     weights, rest = eqx.partition(model, eqx.is_inexact_array)
 

@@ -10,16 +10,16 @@ from ..common.figures import COLOURS, band, figure
 PUBLISHED = 135  # the largest speed-up of Yu et al. (2023)
 
 
-def draw(config, found: list[dict], runs: list[dict], growth: list[dict]) -> None:
-    """Ranks at a small fraction against ranks with all data; quality and speed-up; size against loss; growth."""
-    scatter(config, found[0])
+def draw(config, states: dict, runs: list[dict], growth: list[dict]) -> None:
+    """Draws ranks at small fractions against ranks with all data, for one seed; quality; size against loss; growth."""
+    scatter(config, states)
     quality(config, runs)
-    front(config, found[0])
+    front(config, states)
     grown(config, growth)
 
 
 def scatter(config, states: dict) -> None:
-    """The loss of every architecture at each fraction against its loss with all data, first seed."""
+    """Draws the loss of every architecture at each fraction against its loss with all data."""
     fractions = config.fractions[:-1]
     with figure(config.out / "ranks.png", 1, len(fractions), (3 * len(fractions) + 0.5, 3.4), squeeze=False) as axes:
         last = np.array([told.result.value for told in states[1.0].history])
@@ -36,7 +36,7 @@ def scatter(config, states: dict) -> None:
 
 
 def quality(config, runs: list[dict]) -> None:
-    """Rank correlation, excess loss and speed-up against the fraction."""
+    """Draws rank correlation, excess loss and speed-up against the fraction."""
     fractions = config.fractions[:-1]
     per_seed = lambda name: [
         [run[name] for run in runs if run["seed"] == seed] for seed in sorted({run["seed"] for run in runs})
@@ -55,7 +55,7 @@ def quality(config, runs: list[dict]) -> None:
 
 
 def grown(config, growth: list[dict]) -> None:
-    """Speed-up against the rows of data for each number of trials, with and without compilation, and its limit."""
+    """Draws the speed-up against the rows of data for each number of trials, and its limit."""
     if not growth:
         return
     with figure(config.out / "growth.png", size=(6, 4)) as axis:
@@ -73,7 +73,7 @@ def grown(config, growth: list[dict]) -> None:
 
 
 def front(config, states: dict) -> None:
-    """Number of parameters against loss with all data, and what cannot be bettered in both."""
+    """Draws the number of parameters against the loss with all data, and what cannot be bettered in both."""
     every = states[1.0].ranked
     with figure(config.out / "front.png", size=(6, 4)) as axis:
         axis.plot([told.result.size for told in every], [told.result.value for told in every], ".", color="0.6")

@@ -1,20 +1,22 @@
 """Two-step search: configuration, trials at every fraction of the data, report."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
-from scipy.stats import spearmanr
-from tqdm.auto import tqdm
 
 import hypergrad as hg
 
-from ..aerosol.data import Splits, four_modes, parcel
+from ..aerosol.data import four_modes, parcel
+from ..common.cells import Advance, Labels, grid, rows, run_cells
 from ..common.config import Common, NonNegative, Out, Positive, Some
+from ..common.data import Splits
 from ..common.report import mean_and_spread, save, write_csv
-from .model import Schedule, architectures, objective
+from ..common.trials import by_trial
+from .judge import growth, judge, per_shape, row
+from .model import Network, Schedule, objective
 from .plots import draw
 
 QUICK: dict[str, Any] = {
@@ -82,196 +84,89 @@ class Config(Common):
         if not self.top <= self.num_trials:
             raise ValueError(f"top is {self.top}, above num_trials = {self.num_trials}")
 
+    def network(self, padded: bool = True) -> Network:
+        """Returns the largest network."""
+        return Network(self.max_depth, self.max_width, padded)
 
-def make_objective(config: Config, splits: Splits, seed: int, padded: bool = True, steps: int | None = None):
-    """The objective of one seed: one shuffle of the training rows, one validation set."""
-    schedule = Schedule(steps or config.steps, config.batch)
-    shuffle = jax.random.key(1000 + seed)
-    size = config.top if padded else 1
-    return objective(splits, schedule, shuffle, config.max_depth, config.max_width, padded, size)
+    def middle(self, last: int) -> float:
+        """Returns the third fraction, or the one that is `last` from the end if there are fewer."""
+        return self.fractions[min(2, len(self.fractions) - last)]
 
 
-def run_seed(config: Config, splits: Splits, seed: int, bar) -> dict[float, hg.trials.SearcherState]:
-    """All trials at all fractions; trial k is the same architecture at each."""
-    found = {}
-    space = architectures(config.max_depth, config.max_width)
-    train = make_objective(config, splits, seed)
-    for fraction in config.fractions:
-        done = [0]
+@lru_cache(maxsize=1)
+def splits_of(config: Config, num_rows: int) -> Splits:
+    """Returns the data, with so many training rows of arg4."""
+    return four_modes(num_rows) if config.data == "arg4" else parcel()[0]
 
-        def advance(state, done=done):
-            bar.update(len(state.history) - done[0])
-            done[0] = len(state.history)
 
-        found[fraction] = hg.trials.search_trials(
-            hg.trials.Random(),
-            space,
-            train,
-            key=jax.random.key(seed),
-            num_trials=config.num_trials,
-            batch=config.top,
-            fidelity=fraction,
-            journal=config.out / f"{config.data}_{seed}_{fraction:g}.jsonl",
-            callback=advance,
-        )
-        bar.update(config.num_trials - done[0])
+def cells(config: Config) -> list[Labels]:
+    """Returns the labels of all searches: at each fraction; with a program for each shape; at each number of rows."""
+    found = grid(seed=config.seed_range(), fraction=config.fractions)
+    if config.shapes:
+        found.append({"part": "shapes", "shapes": min(config.shapes, config.num_trials), "fraction": config.middle(1)})
+    if config.data == "arg4" and config.growth:
+        first = {"part": "growth", "rows": config.num_train, "fraction": config.middle(2)}
+        found += [first, *grid(part=("growth",), rows=config.growth, fraction=(1.0,))]
     return found
 
 
-def costs(state: hg.trials.SearcherState) -> tuple[float, float]:
-    """Seconds of training, seconds of compilation."""
-    compiling = sum(told.result.compile_seconds for told in state.history)
-    return sum(told.result.seconds for told in state.history) - compiling, compiling
+def run_cell(config: Config, advance: Advance, **labels: Any) -> dict[str, Any]:
+    """Runs one search; trial k is the same architecture with the same initial weights in all of one seed.
 
-
-def judge(
-    config: Config, seed: int, fraction: float, few: hg.trials.SearcherState, full: hg.trials.SearcherState
-) -> dict[str, Any]:
-    """What a two-step search from this fraction gives, against training all trials on all data."""
-    usable = [
-        k for k in range(config.num_trials) if not (few.history[k].result.failed or full.history[k].result.failed)
-    ]
-    first = np.array([few.history[k].result.value for k in usable])
-    last = np.array([full.history[k].result.value for k in usable])
-    order = np.argsort(first, kind="stable")
-    chosen = order[: config.top]
-    train, compiling = costs(few)
-    all_train, all_compiling = costs(full)
-    again = all_train * config.top / config.num_trials
-    best = usable[int(chosen[np.argmin(last[chosen])])]
-    return {
-        "seed": seed,
-        "fraction": fraction,
-        "rows": round(fraction * (config.num_train if config.data == "arg4" else 18_000)),
-        "spearman": float(spearmanr(first, last).statistic),
-        "place_of_best": int(np.flatnonzero(order == np.argmin(last))[0]) + 1,
-        "excess": float(last[chosen].min() / last.min() - 1),
-        "test": full.history[best].result.metrics["test"],
-        "speed_up": all_train / (train + again),
-        "speed_up_compiled": (all_train + all_compiling) / (train + compiling + again + all_compiling),
-        "seconds": train,
-        "compile_seconds": compiling,
-        "failed": config.num_trials - len(usable),
-    }
+    One of all architectures below all of the data is a two-step search. Its first trials are the history.
+    """
+    seed, fraction = labels.get("seed", config.first_seed), labels["fraction"]
+    network, num_rows = config.network(padded="shapes" not in labels), labels.get("rows", config.num_train)
+    schedule = Schedule(max(1, round(config.steps * num_rows / config.num_train)), config.batch)
+    size, shuffle = config.top if network.padded else 1, jax.random.key(1000 + seed)
+    what = (
+        hg.trials.Random(),
+        network.space(),
+        objective(splits_of(config, num_rows), shuffle, schedule, network, size),
+    )
+    journal = config.out / "trials" / "_".join(f"{name}_{value}" for name, value in labels.items())
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"key": jax.random.key(seed), "batch": size, "journal": journal}
+    if "seed" in labels and fraction < 1:
+        options |= {"callback": by_trial(advance, config.num_trials + config.top), "num_trials": config.num_trials}
+        states = hg.trials.two_step(*what, fraction=fraction, top=config.top, **options).states
+    else:
+        number = config.num_trials if "seed" in labels else labels.get("shapes", config.top * (1 + (fraction < 1)))
+        options |= {"callback": by_trial(advance, number), "num_trials": number}
+        states = (hg.trials.search_trials(*what, fidelity=fraction, **options),)
+    history = [row(config, one) for one in states[0].history] if "seed" in labels else []
+    return {"states": [state.to_json() for state in states], "history": history}
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Run and report."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    splits = four_modes(config.num_train) if config.data == "arg4" else parcel()[0]
-    with tqdm(total=config.seeds * len(config.fractions) * config.num_trials, unit=" trials") as bar:
-        found = [run_seed(config, splits, seed, bar) for seed in config.seed_range()]
-    runs = [
-        judge(config, seed, fraction, states[fraction], states[1.0])
-        for seed, states in zip(config.seed_range(), found, strict=True)
-        for fraction in config.fractions[:-1]
-    ]
+    """Runs what is missing and reports."""
+    labels = cells(config)
+    done = run_cells(config, labels, lambda advance, **labels: run_cell(config, advance, **labels), "searches")
+    states = [[hg.trials.SearcherState.from_json(state) for state in cell["states"]] for cell in done]
+    of = lambda name: {
+        (one[name], one["fraction"]): found for one, found in zip(labels, states, strict=True) if name in one
+    }
+    searches, shapes, grown = of("seed"), of("shapes"), growth(config, of("rows"))
+    runs = [judge(config, key, found, searches[key[0], 1.0][0]) for key, found in searches.items() if key[1] < 1]
     columns = ("spearman", "place_of_best", "excess", "test", "speed_up", "speed_up_compiled")
     table = [
         {"fraction": fraction, "rows": next(run["rows"] for run in runs if run["fraction"] == fraction)}
         | {name: mean_and_spread(run[name] for run in runs if run["fraction"] == fraction) for name in columns}
         for fraction in config.fractions[:-1]
     ]
-    fronts = [hg.trials.pareto_front(states[1.0].ranked) for states in found]
-    small = [hg.trials.smallest_within_tolerance(states[1.0].ranked, 0.05) for states in found]
-    grown = growth(config)
+    ranked = [searches[seed, 1.0][0].ranked for seed in config.seed_range()]
+    brief = lambda one: one and {"size": one.result.size, "value": one.result.value}
     more = {
-        "front": [[{"size": one.result.size, "value": one.result.value} for one in front] for front in fronts],
-        "smallest_within_5_percent": [one and {"size": one.result.size, "value": one.result.value} for one in small],
-        "per_shape": per_shape(config, splits, found[0]),
+        "front": [[brief(one) for one in hg.trials.pareto_front(every)] for every in ranked],
+        "smallest_within_5_percent": [brief(hg.trials.smallest_within_tolerance(every, 0.05)) for every in ranked],
+        "per_shape": per_shape(config, shapes, searches),
         "growth": grown,
     }
-    history = [
-        row(config, seed, told, f)
-        for seed, states in zip(config.seed_range(), found, strict=True)
-        for f in states
-        for told in states[f].history
-    ]
+    history = rows(done, "history")
     write_csv(config.out / "trials.csv", history)
-    draw(config, found, runs, grown)
+    draw(config, {fraction: searches[config.first_seed, fraction][0] for fraction in config.fractions}, runs, grown)
     title = (
         f"{config.data}, {config.num_trials} architectures, {config.seeds} seeds, mean ± standard deviation; the best "
         f"{config.top} trained again.\nexcess: loss of the best of these over that of the best of all, less 1."
     )
     return save(config, runs, table, history, title, **more)
-
-
-def row(config: Config, seed: int, told: hg.trials.FinishedTrial, fraction: float) -> dict[str, Any]:
-    """One trial as a line."""
-    result, units = told.result, [told.trial.params.get(f"units_{i}") for i in range(1, config.max_depth + 1)]
-    return {
-        "seed": seed,
-        "fraction": fraction,
-        "trial": told.trial.number,
-        "units": "-".join(str(unit) for unit in units if unit is not None),
-        "size": result.size,
-        "value": result.value,
-        "test": result.metrics.get("test"),
-        "seconds": result.seconds,
-        "compile_seconds": result.compile_seconds,
-        "error": result.error,
-    }
-
-
-def per_shape(config: Config, splits: Splits, states: dict[float, hg.trials.SearcherState]) -> dict[str, float] | None:
-    """Some trials once more, each in a program of its own size, against the same in one program for all."""
-    if not config.shapes:
-        return None
-    fraction = config.fractions[min(2, len(config.fractions) - 1)]
-    number = min(config.shapes, config.num_trials)
-    state = hg.trials.search_trials(
-        hg.trials.Random(),
-        architectures(config.max_depth, config.max_width),
-        make_objective(config, splits, config.first_seed, padded=False),
-        key=jax.random.key(config.first_seed),
-        num_trials=number,
-        fidelity=fraction,
-    )
-    train, compiling = costs(state)
-    padded_train, padded_compiling = costs(states[fraction])
-    return {
-        "fraction": fraction,
-        "trials": number,
-        "programs": sum(told.result.compilations > 0 for told in state.history),
-        "seconds_per_trial": train / number,
-        "compile_seconds_per_trial": compiling / number,
-        "padded_seconds_per_trial": padded_train / config.num_trials,
-        "padded_compile_seconds": padded_compiling,
-    }
-
-
-def growth(config: Config) -> list[dict[str, float]]:
-    """The speed-up where the rows and the updates grow and the first step stays as it is.
-
-    By the times of one batch on all data and of two batches of the first step, which are taken to be those of all.
-    """
-    if config.data != "arg4" or not config.growth:
-        return []
-    first = config.fractions[min(2, len(config.fractions) - 2)]
-    start, start_compiling = timed(config, config.num_train, first, 2 * config.top)
-    lines = []
-    for rows in config.growth:
-        each, compiling = timed(config, rows, 1.0, config.top)
-        for trials in config.growth_trials:
-            every, steps = trials * each, trials * start + config.top * each
-            compiled = (every + compiling) / (steps + start_compiling + compiling)
-            line = {"rows": rows, "trials": trials, "seconds_per_trial": each, "seconds_per_first_trial": start}
-            lines.append(line | {"speed_up": every / steps, "speed_up_compiled": compiled})
-    return lines
-
-
-def timed(config: Config, rows: int, fraction: float, number: int) -> tuple[float, float]:
-    """Seconds per trial of a few trials, and seconds of compilation, at so many rows, updates in proportion."""
-    steps = max(1, round(config.steps * rows / config.num_train))
-    state = hg.trials.search_trials(
-        hg.trials.Random(),
-        architectures(config.max_depth, config.max_width),
-        make_objective(config, four_modes(rows), config.first_seed, steps=steps),
-        key=jax.random.key(config.first_seed),
-        num_trials=number,
-        batch=config.top,
-        fidelity=fraction,
-        journal=config.out / f"growth_{rows}_{fraction:g}.jsonl",
-    )
-    train, compiling = costs(state)
-    return train / number, compiling

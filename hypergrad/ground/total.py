@@ -90,7 +90,7 @@ class Total(eqx.Module):
     def rounded(self) -> Array:
         """The nearest floating number, also inside compiled functions."""
         kind = jnp.result_type(float)
-        return self.high.astype(kind) * WORD + self.low.astype(kind)
+        return self.high.astype(kind) * float(WORD) + self.low.astype(kind)
 
     def __int__(self) -> int:
         return (int(self.high) << 32) + int(self.low)

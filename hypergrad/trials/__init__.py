@@ -13,12 +13,15 @@ from .importance import AbstractImportance as AbstractImportance
 from .importance import HypergradientImportance as HypergradientImportance
 from .importance import PedAnova as PedAnova
 from .importance import RidgeImportance as RidgeImportance
+from .masked import MaskedCNN as MaskedCNN
 from .masked import MaskedMLP as MaskedMLP
 from .masked import count_params as count_params
 from .objective import AbstractObjective as AbstractObjective
 from .objective import PerTrial as PerTrial
 from .objective import Vmapped as Vmapped
 from .optuna import Optuna as Optuna
+from .optuna import Pruner as Pruner
+from .processes import Processes as Processes
 from .run import search_trials as search_trials
 from .samplers import FixedList as FixedList
 from .samplers import Grid as Grid

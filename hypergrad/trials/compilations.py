@@ -1,4 +1,4 @@
-"""How many programs JAX has compiled, and how long that took."""
+"""A count of the programs that JAX compiles, and of the seconds that takes."""
 
 import functools
 from typing import NamedTuple
@@ -13,18 +13,18 @@ class Compilations(NamedTuple):
     seconds: float
 
     def since(self, earlier: "Compilations") -> "Compilations":
-        """What came after `earlier`."""
+        """Returns the programs compiled after `earlier`."""
         return Compilations(self.number - earlier.number, self.seconds - earlier.seconds)
 
 
 def compilations() -> Compilations:
-    """All since the first call in this process: subtract two of them."""
+    """Returns all since the first call in this process: subtract two of them."""
     return Compilations(len(_listening()["number"]), sum(_listening()["seconds"]))
 
 
 @functools.cache
 def _listening() -> dict[str, list[float]]:
-    """Lists that JAX's own monitoring appends to."""
+    """Returns lists that JAX's own monitoring appends to."""
     heard: dict[str, list[float]] = {"number": [], "seconds": []}
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:

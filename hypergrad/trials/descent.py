@@ -4,18 +4,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ..ground.checks import instance, integer, real
 from .searcher import AbstractSearcher, Proposal
 from .space import Float, Params, Space
 from .trial import FinishedTrial, Result, SearcherState, Trial
 
 
 class Descent(AbstractSearcher):
-    """Descends from the best of the first trials of another searcher along told hypergradients.
+    """A descent from the best of the first trials of another searcher along told hypergradients.
 
         Descent(Random(), optax.adam(0.1), starts=5)
 
@@ -37,18 +39,12 @@ class Descent(AbstractSearcher):
     **Raises** `TypeError` or `ValueError` for settings that do not fit.
     """
 
-    base: AbstractSearcher
-    optimiser: optax.GradientTransformation
-    starts: int = 5
-    tolerance: float = 0.02
-
-    def __check_init__(self) -> None:
-        if not isinstance(self.base, AbstractSearcher):
-            raise TypeError(f"base must be a searcher, got {self.base!r}")
-        if not (isinstance(self.starts, int) and self.starts >= 1):
-            raise ValueError(f"starts must be a positive integer, got {self.starts!r}")
-        if not self.tolerance >= 0:
-            raise ValueError(f"tolerance must not be negative, got {self.tolerance}")
+    base: AbstractSearcher = eqx.field(converter=instance("base", AbstractSearcher, "a searcher"))
+    optimiser: optax.GradientTransformation = eqx.field(
+        converter=instance("optimiser", optax.GradientTransformation, "an optax transformation")
+    )
+    starts: int = eqx.field(default=5, converter=integer("starts", least=1))
+    tolerance: float = eqx.field(default=0.02, converter=real("tolerance", least=0))
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes the next step, or asks the base searcher."""

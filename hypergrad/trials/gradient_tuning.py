@@ -12,16 +12,17 @@ from jaxtyping import Array, PyTree
 
 from ..budget import Budget
 from ..estimators.base import AbstractEstimator
+from ..ground.total import Total
 from ..problem import BilevelProblem
 from ..run import run
-from ..search.base import Record
+from ..search.base import Record, SearchState
 from ..search.gradient import GradientSearch
 from .space import Float, Space
 from .trial import Result
 
 
 class NormsState(NamedTuple):
-    """Sums of the norms of what came through, leaf by leaf, and how many came."""
+    """Sums of the norms of the gradients that came through, leaf by leaf, and their number."""
 
     sums: PyTree
     number: Array
@@ -33,7 +34,7 @@ def record_norms() -> optax.GradientTransformation:
     def init(params: PyTree) -> NormsState:
         return NormsState(jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), params), jnp.zeros((), jnp.int32))
 
-    def update(updates: PyTree, state: NormsState, params: PyTree | None = None):
+    def update(updates: PyTree, state: NormsState, params: PyTree | None = None) -> tuple[PyTree, NormsState]:
         sums = jax.tree.map(lambda total, leaf: total + jnp.sqrt(jnp.sum(leaf**2)), state.sums, updates)
         return updates, NormsState(sums, state.number + jnp.int32(1))
 
@@ -41,12 +42,12 @@ def record_norms() -> optax.GradientTransformation:
 
 
 class Box(eqx.Module):
-    """Keeps each hyperparameter within the range of its leaf."""
+    """A projection that keeps each hyperparameter within the range of its leaf."""
 
     leaves: tuple[tuple[str, Float], ...] = eqx.field(static=True)
 
     def __call__(self, hparams: dict[str, Array]) -> dict[str, Array]:
-        """The nearest within the ranges."""
+        """Returns the nearest values within the ranges."""
         ends = {
             name: np.log([leaf.low, leaf.high]) if leaf.log else (leaf.low, leaf.high) for name, leaf in self.leaves
         }
@@ -54,20 +55,20 @@ class Box(eqx.Module):
 
 
 class GradientTuner(eqx.Module):
-    """Tunes some `Float` leaves of a space by hypergradient within each trial.
+    """A tuner of some `Float` leaves of a space by hypergradient within each trial.
 
-        inside = GradientTuner(space, ["decay_a", "decay_b"], estimator, optax.adam(0.3))
-        inside.run(problem, model, trial.params, key=key, budget=3000)      # -> Result, in PerTrial
-        inside.scan(problem, model, inside.hparams(trial.params), key, 10)  # -> dictionary, in Vmapped
+        tuner = GradientTuner(space, ["decay_a", "decay_b"], estimator, optax.adam(0.3))
+        tuner.run(problem, model, trial.params, key=key, budget=3000)      # -> Result, in PerTrial
+        tuner.scan(problem, model, tuner.hparams(trial.params), key, 10)  # -> dictionary, in Vmapped
 
     The losses of `problem` get hparams as a dictionary from names to scalars: logarithms where the leaf has `log`. They
     start at the trial's values and are kept in the leaf's range. The result holds the lowest outer loss, the values
-    there as `tuned`, which is what the searcher is told, and for every block the mean over steps of the norm of its
+    there as `tuned`, which the searcher is told, and for every block the mean over steps of the norm of its
     hypergradient. A trial keeps its other values for all of its training.
 
     Make one and use it for all trials: each new one is compiled anew. A trial none of whose hypergradients was finite
-    has failed. With `MaskedMLP` and Adam inside give Adam an `eps_root`: at weights that have no gradient its root has
-    no derivative.
+    has failed. With masked networks and Adam inside give Adam an `eps_root`: at weights that have no gradient its root
+    has no derivative.
 
     **Raises** `ValueError` for names that are no unconditional `Float` leaves.
     """
@@ -94,14 +95,14 @@ class GradientTuner(eqx.Module):
         self.search = GradientSearch(estimator, optax.chain(record_norms(), optimiser), projection=Box(self.leaves))
 
     def hparams(self, params: Mapping[str, Any]) -> dict[str, Array]:
-        """The values that move, as the losses get them."""
+        """Returns the values that move, as the losses get them."""
         values = {name: np.log(params[name]) if leaf.log else params[name] for name, leaf in self.leaves}
         return {name: jnp.asarray(np.asarray(value, float)) for name, value in values.items()}
 
     def run(
         self, problem: BilevelProblem, model: PyTree, params: Mapping[str, Any], *, key: Array, budget: Budget | int
     ) -> Result:
-        """Train and tune by `hypergrad.run`; an interrupt, not a NaN, is the only thing that ends it early."""
+        """Trains and tunes by `hypergrad.run`. Only an interrupt ends it early, no NaN."""
         state = self.search.init(problem, model, self.hparams(params))
         state, _ = run(self.search, problem, state, key=key, budget=budget, chunk=10, keep=_nothing)
         found = jax.tree.map(float, self._found(state))
@@ -113,16 +114,16 @@ class GradientTuner(eqx.Module):
     def scan(
         self, problem: BilevelProblem, model: PyTree, hparams: Mapping[str, Array], key: Array, steps: int
     ) -> tuple[dict[str, Any], PyTree]:
-        """The same for `steps` hyper-steps as one pure function; the entries of a result, and the best model."""
+        """Does the same for `steps` hyper-steps as one pure function: the entries of a result, and the best model."""
         state = self.search.init(problem, model, dict(hparams))
 
-        def body(state, place):
-            return self.search.step(problem, state, jax.random.fold_in(key, place))[0], None
+        def body(state: SearchState, index: Array) -> tuple[SearchState, None]:
+            return self.search.step(problem, state, jax.random.fold_in(key, index))[0], None
 
         state, _ = jax.lax.scan(body, state, jnp.arange(steps))
         return self._found(state), state.best.params
 
-    def _found(self, state) -> dict[str, Any]:
+    def _found(self, state: SearchState) -> dict[str, Any]:
         norms: NormsState = state.opt_state[0]
         mean = jax.tree.map(lambda total: total / jnp.maximum(norms.number, 1), norms.sums)
         blocks: dict[str, Any] = {}
@@ -130,18 +131,18 @@ class GradientTuner(eqx.Module):
         for name, leaf in self.leaves:
             if (block := leaf.block) is not None:
                 blocks[block] = jnp.hypot(blocks[block], mean[name]) if block in blocks else mean[name]
-            place = state.best.hparams[name]
-            tuned[name] = jnp.clip(jnp.exp(place) if leaf.log else place, leaf.low, leaf.high)
+            value = state.best.hparams[name]
+            tuned[name] = jnp.clip(jnp.exp(value) if leaf.log else value, leaf.low, leaf.high)
         moved = state.spent.hyper_updates > 0
         return {
             "value": jnp.where(moved, state.best.value, jnp.nan),
             "tuned": tuned,
             "block_norms": blocks,
-            "iterations": state.spent.iterations.rounded,
-            "gradients": state.spent.gradients.rounded,
-            "metrics": {"hyper_updates": state.spent.hyper_updates.rounded},
+            "iterations": Total.of(state.spent.iterations).rounded,
+            "gradients": Total.of(state.spent.gradients).rounded,
+            "metrics": {"hyper_updates": Total.of(state.spent.hyper_updates).rounded},
         }
 
 
-def _nothing(record: Record) -> tuple:
+def _nothing(record: Record) -> tuple[()]:
     return ()

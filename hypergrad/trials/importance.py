@@ -1,4 +1,4 @@
-"""How much each block (subnetwork) matters, from what a search was told."""
+"""Measures of how much each block (subnetwork) matters, from what a search was told."""
 
 import abc
 from collections.abc import Mapping
@@ -6,106 +6,126 @@ from collections.abc import Mapping
 import equinox as eqx
 import numpy as np
 
-from .trial import SearcherState
+from ..ground.checks import integer, real
+from .space import Categorical
+from .trial import FinishedTrial, SearcherState
+
+_ABSENT = object()
 
 
 class AbstractImportance(eqx.Module):
-    """Weights of the blocks, not negative; all zero where nothing can be said yet."""
+    """A measure of the blocks: weights that are not negative, all zero where nothing can be said yet."""
 
     @abc.abstractmethod
     def __call__(self, state: SearcherState) -> dict[str, float]:
-        """The weight of every block."""
+        """Returns the weight of every block."""
 
 
 def by_block(state: SearcherState, weights: Mapping[str, float]) -> dict[str, float]:
-    """Sums of the weights of leaves over blocks."""
+    """Sums the weights of leaves over blocks."""
     return {block: float(sum(weights[name] for name in names)) for block, names in state.space.blocks.items()}
 
 
-def _table(state: SearcherState) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the unit cube, and the ranks of the values scaled to [0, 1]."""
-    points = np.array([state.space.encode(told.trial.params) for told in state.ranked])
-    return points, np.linspace(0.0, 1.0, len(points))
+def _positions(state: SearcherState, ranked: list[FinishedTrial], name: str) -> np.ndarray:
+    """Returns positions of a leaf in [0, 1], for choices their index; 1/2 or -1 where it is not active."""
+    leaf = state.space.leaves[name]
+    values = [one.trial.params.get(name, _ABSENT) for one in ranked]
+    if isinstance(leaf, Categorical):
+        return np.array([-1 if value is _ABSENT else leaf.choices.index(value) for value in values])
+    return np.array([0.5 if value is _ABSENT else leaf.encode(value) for value in values])
 
 
 class PedAnova(AbstractImportance):
-    """How far the best trials' distribution of each leaf differs from that of all trials.
+    """The divergence of the best trials' distribution of each leaf from that of all trials.
 
         v_i = mean over x ~ q_i of (p_i(x)/q_i(x) - 1)²
 
-    with p_i, q_i Gaussian kernel densities of leaf i over the best `quantile` of the trials and over all of them, by
-    the same bandwidth, on its range. A leaf whose value does not matter has p = q. In small samples v_i is biased
-    upwards by about 1/(number of best trials), alike for all leaves; as many times the noise is subtracted, from
-    permutations of which trials are the best.
+    with p_i, q_i the densities of leaf i over the best `quantile` of the trials and over all of them, among the trials
+    in which it is active: by Gaussian kernels of one bandwidth h on the range of a number, and for choices, which have
+    no order, by the kernel 1 - h(k-1)/k for the same of k and h/k for another. A leaf whose value does not matter has
+    p = q. In small samples v_i is biased upwards by about 1/(number of best trials), alike for all leaves; as many
+    times the noise is subtracted, from permutations of which trials are the best. A leaf counts by the share of the
+    trials in which it is active.
 
-    **Source**: after Watanabe, Bansal and Hutter (2023), "PED-ANOVA"; kernel, bandwidth and subtraction are ours.
+    **Source**: after Watanabe, Bansal and Hutter (2023), "PED-ANOVA"; kernels, bandwidth and subtraction are ours;
+    the kernel of choices is that of Aitchison and Aitken (1976).
     """
 
-    quantile: float = 0.2
-    permutations: int = 20
-
-    def __check_init__(self) -> None:
-        if not 0 < self.quantile < 1:
-            raise ValueError(f"quantile must lie in (0, 1), got {self.quantile}")
+    quantile: float = eqx.field(default=0.2, converter=real("quantile", above=0, below=1))
+    permutations: int = eqx.field(default=20, converter=integer("permutations", least=0))
 
     def __call__(self, state: SearcherState) -> dict[str, float]:
-        """The weight of every block."""
-        points, _ = _table(state)
-        best = max(2, int(np.ceil(self.quantile * len(points))))
-        if len(points) <= best:
-            return dict.fromkeys(state.space.blocks, 0.0)
-        grid = (np.arange(64) + 0.5) / 64
-        width = 0.5 * best**-0.2
-        # (grid, trials, leaves), each kernel normalised over the range
-        kernels = np.exp(-0.5 * ((grid[:, None, None] - points[None]) / width) ** 2)
-        kernels /= kernels.mean(0)
+        """Returns the weight of every block."""
+        return by_block(state, {name: self._weight(state, name) for name in state.space.leaves})
+
+    def _weight(self, state: SearcherState, name: str) -> float:
+        leaf, ranked = state.space.leaves[name], state.ranked
+        active = [one for one in ranked if name in one.trial.params]
+        best = max(2, int(np.ceil(self.quantile * len(active))))
+        if len(active) <= best:
+            return 0.0
+        width, positions = 0.5 * best**-0.2, _positions(state, active, name)
+        if isinstance(leaf, Categorical):
+            every_choice, number = np.arange(len(leaf.choices)), len(leaf.choices)
+            kernels = width + (1 - width) * number * (every_choice[:, None] == positions)
+        else:
+            grid = (np.arange(64) + 0.5) / 64
+            kernels = np.exp(-0.5 * ((grid[:, None] - positions) / width) ** 2)
+            kernels /= kernels.mean(0)  # normalised over the range
         every = kernels.mean(1)
         random = np.random.default_rng(0)
-        orders = [np.arange(len(points)), *(random.permutation(len(points)) for _ in range(self.permutations))]
-        divergence = [np.mean((kernels[:, order[:best]].mean(1) - every) ** 2 / every, 0) for order in orders]
-        noise = np.mean(divergence[1:], 0) if self.permutations else 0.0
-        weights = np.maximum(divergence[0] - noise, 0.0)
-        return by_block(state, dict(zip(state.space.leaves, weights, strict=True)))
+        orders = [np.arange(len(active)), *(random.permutation(len(active)) for _ in range(self.permutations))]
+        divergence = [np.mean((kernels[:, order[:best]].mean(1) - every) ** 2 / every) for order in orders]
+        noise = np.mean(divergence[1:]) if self.permutations else 0.0
+        return max(float(divergence[0] - noise), 0.0) * len(active) / len(ranked)
 
 
 class RidgeImportance(AbstractImportance):
-    """The share of the ranks' variance that a regression on x and (x - 1/2)² gives to each leaf.
+    """The share of the ranks' variance that a regression gives to each leaf.
 
-        ranks ≈ a + sum_i b_i x_i + c_i (x_i - 1/2)²,  weight_i = b_i² + c_i² on standardised columns
+        ranks ≈ a + Σ_i Σ_j b_ij c_ij,  weight_i = Σ_j b_ij²
 
-    by ridge regression with penalty `ridge` times the number of trials. Ranks stand for the values, which may span
-    orders of magnitude.
+    on standardised columns c_ij: x and (x - 1/2)² for a number at x in [0, 1], one indicator for each choice. By ridge
+    regression with penalty `ridge` times the number of trials. Ranks stand for the values, which may span orders of
+    magnitude. Where a leaf is not active a number counts as the middle of its range, a choice as the mean.
     """
 
-    ridge: float = 0.1
-
-    def __check_init__(self) -> None:
-        if not self.ridge > 0:
-            raise ValueError(f"ridge must be positive, got {self.ridge}")
+    ridge: float = eqx.field(default=0.1, converter=real("ridge", above=0))
 
     def __call__(self, state: SearcherState) -> dict[str, float]:
-        """The weight of every block."""
-        points, ranks = _table(state)
-        if len(points) < 3:
+        """Returns the weight of every block."""
+        ranked, leaves = state.ranked, state.space.leaves
+        if len(ranked) < 3:
             return dict.fromkeys(state.space.blocks, 0.0)
-        columns = np.concatenate([points, (points - 0.5) ** 2], 1)
+        parts = {name: self._columns(state, ranked, name) for name in leaves}
+        columns, ranks = np.concatenate(list(parts.values()), 1), np.linspace(0.0, 1.0, len(ranked))
         columns = (columns - columns.mean(0)) / (columns.std(0) + 1e-12)
-        gram = columns.T @ columns + self.ridge * len(points) * np.eye(columns.shape[1])
-        fitted = np.linalg.solve(gram, columns.T @ (ranks - ranks.mean()))
-        weights = (fitted.reshape(2, -1) ** 2).sum(0)
-        return by_block(state, dict(zip(state.space.leaves, weights, strict=True)))
+        gram = columns.T @ columns + self.ridge * len(ranked) * np.eye(columns.shape[1])
+        squares = np.linalg.solve(gram, columns.T @ (ranks - ranks.mean())) ** 2
+        ends = np.cumsum([part.shape[1] for part in parts.values()])[:-1]
+        weights = dict(zip(leaves, [float(part.sum()) for part in np.split(squares, ends)], strict=True))
+        return by_block(state, weights)
+
+    def _columns(self, state: SearcherState, ranked: list[FinishedTrial], name: str) -> np.ndarray:
+        leaf, positions = state.space.leaves[name], _positions(state, ranked, name)[:, None]
+        if isinstance(leaf, Categorical):
+            columns = (positions == np.arange(len(leaf.choices))).astype(float)
+            is_active = positions[:, 0] >= 0
+            columns[~is_active] = columns[is_active].mean(0) if is_active.any() else 0.0
+            return columns
+        return np.concatenate([positions, (positions - 0.5) ** 2], 1)
 
 
 class HypergradientImportance(AbstractImportance):
     """The mean over trials of the hypergradient norm of each block, as told in `Result.block_norms`.
 
-    Costs nothing where trials tune hyperparameters by gradient, see `tune_inside`. It measures what moving the
+    Costs nothing where trials tune hyperparameters by gradient, see `GradientTuner`. It measures what moving the
     continuous hyperparameters of a block would change, not its discrete ones.
     """
 
     def __call__(self, state: SearcherState) -> dict[str, float]:
-        """The weight of every block: zero for all until a trial has told norms."""
+        """Returns the weight of every block: zero for all until a trial has told norms."""
         blocks = state.space.blocks
-        told = [one.result.block_norms for one in state.ranked if one.result.block_norms]
-        mean = {block: float(np.mean([norms.get(block, 0.0) for norms in told])) if told else 0.0 for block in blocks}
+        norms = [one.result.block_norms for one in state.ranked if one.result.block_norms]
+        mean = {block: float(np.mean([one.get(block, 0.0) for one in norms])) if norms else 0.0 for block in blocks}
         return {block: norm if np.isfinite(norm) else 0.0 for block, norm in mean.items()}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..ground.checks import function, integer
 from .compilations import Compilations, compilations
 from .trial import Result, Trial
 
@@ -33,7 +34,9 @@ class PerTrial(AbstractObjective):
     Measures seconds and compilations. An exception becomes a failed result.
     """
 
-    function: Callable[[Trial, Array], Result | float | Array]
+    function: Callable[[Trial, Array], Result | float | Array] = eqx.field(
+        converter=function("function", "from a trial and its key to a loss or a Result")
+    )
 
     def __call__(self, trials: Sequence[Trial], keys: Sequence[Array]) -> list[Result]:
         """Trains the trials one by one."""
@@ -67,11 +70,7 @@ class Vmapped(AbstractObjective):
     train: Callable[[Any, PyTree, PyTree, Array], dict[str, Any]]
     prepare: Callable[[Trial], tuple[Hashable, PyTree]]
     data: PyTree = None
-    size: int = 8
-
-    def __check_init__(self) -> None:
-        if not (isinstance(self.size, int) and self.size >= 1):
-            raise ValueError(f"size must be a positive integer, got {self.size!r}")
+    size: int = eqx.field(default=8, converter=integer("size", least=1))
 
     def __call__(self, trials: Sequence[Trial], keys: Sequence[Array]) -> list[Result]:
         """Trains the trials, those of one shape together."""

@@ -11,9 +11,11 @@ import jax
 from jaxtyping import Array
 
 from ..budget import Budget
+from ..ground.checks import boolean, checked, choice, function, instance, integer, random_key, real
 from ..ground.identity import without_addresses
 from .journal import Journal, ask_event, replay, tell_event
 from .objective import AbstractObjective, PerTrial
+from .optuna import Pruner
 from .searcher import AbstractSearcher
 from .space import Space
 from .trial import FinishedTrial, Result, SearcherState, Trial
@@ -21,6 +23,20 @@ from .trial import FinishedTrial, Result, SearcherState, Trial
 OnFailure = Literal["record", "raise"]
 
 
+@checked(
+    instance("searcher", AbstractSearcher, "a searcher"),
+    instance("space", Space, "a Space"),
+    function("objective", "from a trial and its key to a loss or a Result, or an AbstractObjective"),
+    random_key(),
+    integer("num_trials", least=1, optional=True),
+    instance("budget", Budget, "a hypergrad.Budget", optional=True),
+    integer("batch", least=1),
+    real("fidelity", above=0, most=1),
+    instance("pruner", Pruner, "a Pruner", optional=True),
+    choice("on_failure", "record", "raise"),
+    boolean("progress"),
+    function("callback", "of a SearcherState", optional=True),
+)
 def search_trials(
     searcher: AbstractSearcher,
     space: Space,
@@ -31,8 +47,9 @@ def search_trials(
     budget: Budget | None = None,
     batch: int = 1,
     fidelity: float = 1.0,
-    journal: str | os.PathLike | None = None,
+    journal: str | os.PathLike[str] | None = None,
     known: Sequence[FinishedTrial] = (),
+    pruner: Pruner | None = None,
     on_failure: OnFailure = "record",
     progress: bool = False,
     callback: Callable[[SearcherState], Any] | None = None,
@@ -53,6 +70,8 @@ def search_trials(
       stopped; trials that were under way are trained again. One of another search is refused. Workers that share an
       Optuna study have each a key and a journal of their own.
     - `known`: results known beforehand, their trials foreign: `FinishedTrial(Trial(None, params), Result(loss))`.
+    - `pruner`: stops trials early by the values that they report, see `Trial.report`. Trials that run in one program or
+      in other processes are not stopped.
     - `on_failure`: for a trial that raises. With "record" it is a failed trial and the search goes on, unless all
       trials of the first batch raise; with "raise" the search stops there. A trial whose value is not finite is always
       recorded.
@@ -61,11 +80,20 @@ def search_trials(
 
     **Returns** the state of the searcher; `state.best.trial.params` are the best hyperparameters.
 
+    **Interrupts.** The exception of a search that ends early, `KeyboardInterrupt` included, has the state so far in its
+    attribute `state`:
+
+        try:
+            state = hg.trials.search_trials(searcher, space, objective, key=key, num_trials=100)
+        except KeyboardInterrupt as stop:
+            state = stop.state
+
     **Raises** `TypeError` or `ValueError` before anything is trained for arguments that do not fit, `CheckpointError`
-    for a journal of another search, the exception of a trial as `on_failure` says, and `FloatingPointError` if every
-    trial failed.
+    for a journal that is damaged, in use or of another search, the exception of a trial as `on_failure` says, and
+    `FloatingPointError` if every trial failed.
     """
-    _check(searcher, objective, num_trials, budget, {"batch": batch, "fidelity": fidelity, "on_failure": on_failure})
+    if num_trials is None and budget is None:
+        raise ValueError("num_trials and budget are both None: give at least one")
     objective = objective if isinstance(objective, AbstractObjective) else PerTrial(objective)
     state = _with_known(searcher, searcher.init(space, key), known)
     header = {
@@ -80,38 +108,23 @@ def search_trials(
         nullcontext(None) if journal is None else Journal(journal, header) as file,
         _bar(progress, num_trials, budget) as advance,
     ):
-        loop = _Loop(searcher, objective, key, fidelity, on_failure, file)
+        loop = _Loop(searcher, objective, key, fidelity, pruner, on_failure, file)
         state = state if file is None else replay(state, file.events)
         advance(state)
         if state.asked and callback is not None and callback(state):
             return state
-        while number := _left(state, num_trials, budget, batch):
-            state = loop.tell(loop.ask(state, number), number)
-            advance(state)
-            if callback is not None and callback(state):
-                return state
-    if state.best is None:
-        raise FloatingPointError(f"all {len(state.history)} trials failed, the first with: {_reason(state.history[0])}")
+        try:
+            while number := _left(state, num_trials, budget, batch):
+                state = loop.tell(loop.ask(state, number), number)
+                advance(state)
+                if callback is not None and callback(state):
+                    return state
+        except BaseException as error:
+            error.state = state  # type: ignore[attr-defined]
+            raise
+    if state.num_failed == len(state.history):
+        raise _all_failed(state)
     return state
-
-
-def _check(searcher: Any, objective: Any, num_trials: Any, budget: Any, others: dict[str, Any]) -> None:
-    if not isinstance(searcher, AbstractSearcher):
-        raise TypeError(f"searcher must be a searcher, got {searcher!r}")
-    if not callable(objective):
-        raise TypeError(f"objective must be callable, got {objective!r}")
-    if num_trials is None and budget is None:
-        raise ValueError("num_trials and budget are both None: give at least one")
-    if not (budget is None or isinstance(budget, Budget)):
-        raise TypeError(f"budget must be a hypergrad.Budget, got {budget!r}")
-    numbers = {"batch": others["batch"]} | ({} if num_trials is None else {"num_trials": num_trials})
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    if not 0 < others["fidelity"] <= 1:
-        raise ValueError(f"fidelity must lie in (0, 1], got {others['fidelity']}")
-    if others["on_failure"] not in ("record", "raise"):
-        raise ValueError(f"on_failure must be 'record' or 'raise', got {others['on_failure']!r}")
 
 
 def _with_known(searcher: AbstractSearcher, state: SearcherState, known: Sequence[FinishedTrial]) -> SearcherState:
@@ -137,6 +150,7 @@ class _Loop:
     objective: AbstractObjective
     key: Array
     fidelity: float
+    pruner: Pruner | None
     on_failure: OnFailure
     file: Journal | None
 
@@ -153,7 +167,7 @@ class _Loop:
     def tell(self, state: SearcherState, number: int) -> SearcherState:
         """Trains the oldest pending trials and tells their results."""
         trials = [replace(trial, fidelity=self.fidelity) for trial in state.pending[:number]]
-        results = self._trained(trials)
+        results = self._trained(state, trials)
         self._raise(results, first=all(one.trial.number is None for one in state.history))
         before = len(state.history)
         for trial, result in zip(trials, results, strict=True):
@@ -166,15 +180,17 @@ class _Loop:
             self.file.write(*[tell_event(one.trial, one.result) for one in state.history[before:]])
         return state
 
-    def _trained(self, trials: list[Trial]) -> list[Result]:
+    def _trained(self, state: SearcherState, trials: list[Trial]) -> list[Result]:
         keys = [jax.random.fold_in(self.key, int(trial.origin or 0)) for trial in trials]
+        reports = [_Report(None if self.pruner is None else self.pruner.begin(state, trial)) for trial in trials]
+        listened = [replace(trial, report=report) for trial, report in zip(trials, reports, strict=True)]
         try:
-            results = list(self.objective(trials, keys))
+            results = list(self.objective(listened, keys))
         except Exception as error:
-            return [Result.failure(error) for _ in trials]
+            results = [Result.failure(error) for _ in trials]
         if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
             raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {results!r}")
-        return results
+        return [replace(one, reported=report.values) for one, report in zip(results, reports, strict=True)]
 
     def _raise(self, results: list[Result], *, first: bool) -> None:
         """Raises the exception of a trial where the policy says so; the trials stay pending in the journal."""
@@ -183,8 +199,25 @@ class _Loop:
             raise errors[0]
 
 
-def _reason(one: FinishedTrial) -> str:
-    return one.result.error or f"value {one.result.value}"
+class _Report:
+    """The values that a trial reports."""
+
+    def __init__(self, is_hopeless: Callable[[int, float], bool] | None):
+        self.values: list[list[float]] = []
+        self.is_hopeless = is_hopeless
+
+    def __call__(self, step: int, value: float) -> bool:
+        self.values.append([int(step), float(value)])
+        return self.is_hopeless is not None and self.is_hopeless(int(step), float(value))
+
+
+def _all_failed(state: SearcherState) -> FloatingPointError:
+    first = state.history[0].result
+    error = FloatingPointError(
+        f"all {len(state.history)} trials failed, the first with: {first.error or f'value {first.value}'}"
+    )
+    error.state = state  # type: ignore[attr-defined]
+    return error
 
 
 @contextmanager

@@ -4,21 +4,23 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 
+from ..ground.checks import integer
 from .searcher import AbstractSearcher, Proposal
 from .space import Categorical, Int, Params, Space
 from .trial import Result, SearcherState, Trial
 
 
 class Random(AbstractSearcher):
-    """Every leaf drawn by itself, uniformly over its range (or its logarithm).
+    """Random search: every leaf drawn by itself, uniformly over its range (or its logarithm).
 
     **Source**: Bergstra and Bengio (2012).
     """
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
-        """A random point of the unit cube."""
+        """Proposes a random point of the unit cube."""
         return state.space.decode(random.random(len(state.space.leaves)), fixed), {}
 
     def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
@@ -26,15 +28,15 @@ class Random(AbstractSearcher):
 
 
 class Sobol(AbstractSearcher):
-    """A scrambled Sobol sequence over the unit cube: more even than random. Needs scipy, which comes with jax.
+    """A scrambled Sobol sequence over the unit cube: more even than random.
 
-    Ask number n takes point n. Inside a strategy that asks it only now and then the points between are left out.
+    Ask number n takes point n. A strategy that asks it only now and then leaves out the points between.
 
     **Source**: Sobol (1967); Owen (1998) for the scrambling; Bergstra and Bengio (2012) for their use here.
     """
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
-        """Point number `state.asked` of the sequence."""
+        """Proposes point number `state.asked` of the sequence."""
         from scipy.stats import qmc
 
         sequence = qmc.Sobol(len(state.space.leaves), rng=np.random.default_rng(state.seed))
@@ -47,20 +49,16 @@ class Sobol(AbstractSearcher):
 
 
 class Grid(AbstractSearcher):
-    """Every combination of `points` values per leaf, for plots: the last leaf moves fastest.
+    """All combinations of `points` values per leaf, for plots: the last leaf moves fastest.
 
-    Whole numbers and choices of which there are fewer than `points` take each value once. Once all combinations have
-    been asked for it begins again; `size(space)` says how many there are.
+    Integers and choices of which there are fewer than `points` take each value once. Once all combinations have been
+    asked for it begins again; `size(space)` tells how many there are.
     """
 
-    points: int
-
-    def __check_init__(self) -> None:
-        if not (isinstance(self.points, int) and self.points >= 1):
-            raise ValueError(f"points must be a positive integer, got {self.points!r}")
+    points: int = eqx.field(converter=integer("points", least=1))
 
     def combinations(self, space: Space, fixed: Mapping[str, Any]) -> list[Params]:
-        """All of them, each once: leaves that are not active do not count."""
+        """Returns all combinations, each once: leaves that are not active do not count."""
         values = [[fixed[name]] if name in fixed else self._values(leaf) for name, leaf in space.leaves.items()]
         found: dict[tuple[Any, ...], Params] = {}
         for chosen in itertools.product(*values):
@@ -69,11 +67,11 @@ class Grid(AbstractSearcher):
         return list(found.values())
 
     def size(self, space: Space) -> int:
-        """The number of combinations."""
+        """Returns the number of combinations."""
         return len(self.combinations(space, {}))
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
-        """The next combination in order."""
+        """Proposes the next combination in order."""
         every = self.combinations(state.space, fixed)
         return every[state.asked % len(every)], {}
 
@@ -83,9 +81,9 @@ class Grid(AbstractSearcher):
     def _values(self, leaf: Any) -> list[Any]:
         if isinstance(leaf, Categorical):
             return list(leaf.choices)
-        whole = isinstance(leaf, Int) and leaf.high - leaf.low < self.points
-        places = (np.arange(self.points) + 0.5) / self.points if self.points == 1 else np.linspace(0, 1, self.points)
-        return list(range(leaf.low, leaf.high + 1)) if whole else list(dict.fromkeys(map(leaf.decode, places)))
+        is_small = isinstance(leaf, Int) and leaf.high - leaf.low < self.points
+        positions = (np.arange(self.points) + 0.5) / self.points if self.points == 1 else np.linspace(0, 1, self.points)
+        return list(range(leaf.low, leaf.high + 1)) if is_small else list(dict.fromkeys(map(leaf.decode, positions)))
 
 
 class FixedList(AbstractSearcher):

@@ -1,4 +1,4 @@
-"""What every searcher does, and how a new one is made."""
+"""The base of all searchers."""
 
 import abc
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ Proposal = tuple[Params, dict[str, Any]]  # values of the active leaves, and how
 
 
 class AbstractSearcher(eqx.Module):
-    """Proposes trials and learns from their results.
+    """A proposer of trials that learns from their results.
 
         state = searcher.init(space, key)
         state, trial = searcher.ask(state)
         state = searcher.tell(state, trial, Result(loss))
 
-    A searcher is a function of the state, and the state is the same for all: what was asked and told so far. So
-    searchers nest, one can be changed for another half-way, and results that it never asked for may be told.
+    A searcher is a function of the state, and the state is the same for all: everything asked and told so far.
+    Therefore searchers nest, one can be changed for another half-way, and results that it never asked for may be told.
     A new searcher needs `propose` and `publish`.
     """
 
     @abc.abstractmethod
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
-        """Values for the next trial, those of `fixed` kept where active, and notes for its `meta`.
+        """Returns values for the next trial, those of `fixed` kept where active, and notes for its `meta`.
 
         All randomness comes from `random`, which is that of ask number `state.asked`.
         """
@@ -43,24 +43,24 @@ class AbstractSearcher(eqx.Module):
         """Passes a result on to where others see it, such as a study on disk. Most searchers do nothing."""
 
     def init(self, space: Space, key: Array) -> SearcherState:
-        """The state before the first ask."""
+        """Returns the state before the first ask. **Raises** `TypeError` for a space or a key that is none."""
         if not isinstance(space, Space):
             raise TypeError(f"space must be a Space, got {space!r}")
         return SearcherState(space, seed_words(key))
 
     def ask(self, state: SearcherState, *, fixed: Mapping[str, Any] = NOTHING) -> tuple[SearcherState, Trial]:
-        """The next trial. Leaves in `fixed` keep their values; those of them that are not active are left out.
+        """Returns the next trial. Leaves in `fixed` keep their values; those of them that are not active are left out.
 
         **Raises** `ValueError` for a name or value of `fixed` that does not fit the space.
         """
-        fixed = state.space.check_some(fixed)
+        fixed = state.space.checked_some(fixed)
         random = np.random.default_rng([*state.seed, state.asked])
         params, meta = self.propose(state, random, fixed)
         trial = Trial(state.asked, state.space.checked(params), meta=meta)
         return state.after_ask(trial), trial
 
     def tell(self, state: SearcherState, trial: Trial, result: Result) -> SearcherState:
-        """The state that knows the result. `trial` may be foreign: `Trial(None, params)`.
+        """Returns the state that knows the result. `trial` may be foreign: `Trial(None, params)`.
 
         **Raises** `ValueError` for values that do not fit the space, or a trial told twice or never asked for.
         """
@@ -73,7 +73,7 @@ class AbstractSearcher(eqx.Module):
 
 
 def seed_words(key: Array) -> tuple[int, ...]:
-    """The words of a random key. **Raises** `TypeError` for what is no single key."""
+    """Returns the words of a random key. **Raises** `TypeError` for anything else."""
     if not isinstance(key, jax.Array):
         raise TypeError(f"key must be a jax random key, got {key!r}")
     words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key

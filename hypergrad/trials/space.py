@@ -13,7 +13,7 @@ Params = dict[str, Any]  # name -> value, of the active leaves only
 
 @dataclass(frozen=True)
 class When:
-    """The condition under which a leaf is active: its parent is active and has a certain value.
+    """A condition under which a leaf is active: its parent is active and has a certain value.
 
     Give one of `at_least` (for numbers) and `one_of` (a tuple of values).
     """
@@ -29,7 +29,7 @@ class When:
             object.__setattr__(self, "one_of", tuple(self.one_of))
 
     def holds(self, params: Mapping[str, Any]) -> bool:
-        """Whether it is met by these values."""
+        """Returns True if these values meet it."""
         if self.parent not in params:
             return False
         value = params[self.parent]
@@ -38,7 +38,7 @@ class When:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
-    """What every leaf has: the block (subnetwork) it belongs to, `None` for shared ones, and its condition."""
+    """The block (subnetwork) that a leaf belongs to, `None` for shared ones, and its condition."""
 
     block: str | None = None
     when: When | None = None
@@ -67,7 +67,7 @@ class Float(Leaf):
         _bounds(self)
 
     def checked(self, value: Any) -> float:
-        """The value as a Python number. **Raises** `ValueError` where it does not fit."""
+        """Returns the value as a Python number. **Raises** `ValueError` where it does not fit."""
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
             raise ValueError(f"must be a number, got {value!r}")
         if not self.low <= value <= self.high:
@@ -75,20 +75,20 @@ class Float(Leaf):
         return float(value)
 
     def encode(self, value: float) -> float:
-        """The place of a value in [0, 1]."""
+        """Returns the position of a value in [0, 1]."""
         low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
         return (value - low) / (high - low) if high > low else 0.5
 
-    def decode(self, place: float) -> float:
-        """The value at a place in [0, 1]."""
+    def decode(self, position: float) -> float:
+        """Returns the value at a position in [0, 1]."""
         low, high = (math.log(x) if self.log else x for x in (self.low, self.high))
-        value = low + (high - low) * place
+        value = low + (high - low) * position
         return float(min(max(math.exp(value) if self.log else value, self.low), self.high))
 
 
 @dataclass(frozen=True)
 class Int(Leaf):
-    """A whole number from low to high, both included; with `log`, small ones are more likely."""
+    """An integer from low to high, both included; with `log`, small ones are more likely."""
 
     low: int
     high: int
@@ -98,12 +98,12 @@ class Int(Leaf):
         _bounds(self)
         for end in (self.low, self.high):
             if not isinstance(end, int | np.integer):
-                raise ValueError(f"Int needs whole bounds, got {self.low!r} and {self.high!r}")
+                raise ValueError(f"Int needs integer bounds, got {self.low!r} and {self.high!r}")
 
     def checked(self, value: Any) -> int:
-        """The value as a Python number. **Raises** `ValueError` where it does not fit."""
+        """Returns the value as a Python number. **Raises** `ValueError` where it does not fit."""
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-            raise ValueError(f"must be a whole number, got {value!r}")
+            raise ValueError(f"must be an integer, got {value!r}")
         if not self.low <= value <= self.high:
             raise ValueError(f"must lie in [{self.low}, {self.high}], got {value}")
         return int(value)
@@ -112,12 +112,12 @@ class Int(Leaf):
         return Float(self.low - 0.5, self.high + 0.5, self.log)
 
     def encode(self, value: int) -> float:
-        """The place of a value in [0, 1]."""
+        """Returns the position of a value in [0, 1]."""
         return self._cells().encode(value)
 
-    def decode(self, place: float) -> int:
-        """The value at a place in [0, 1]."""
-        return int(min(max(math.floor(self._cells().decode(place) + 0.5), self.low), self.high))
+    def decode(self, position: float) -> int:
+        """Returns the value at a position in [0, 1]."""
+        return int(min(max(math.floor(self._cells().decode(position) + 0.5), self.low), self.high))
 
 
 @dataclass(frozen=True)
@@ -134,19 +134,19 @@ class Categorical(Leaf):
             raise ValueError(f"Categorical takes strings, numbers, booleans and None, got {wrong[0]!r}")
 
     def checked(self, value: Any) -> Any:
-        """The choice that equals the value. **Raises** `ValueError` where none does."""
+        """Returns the choice that equals the value. **Raises** `ValueError` where none does."""
         for choice in self.choices:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool | np.bool_):
                 return choice
         raise ValueError(f"must be one of {self.choices}, got {value!r}")
 
     def encode(self, value: Any) -> float:
-        """The place of a value in [0, 1]."""
+        """Returns the position of a value in [0, 1]."""
         return (self.choices.index(value) + 0.5) / len(self.choices)
 
-    def decode(self, place: float) -> Any:
-        """The value at a place in [0, 1]."""
-        return self.choices[min(int(place * len(self.choices)), len(self.choices) - 1)]
+    def decode(self, position: float) -> Any:
+        """Returns the value at a position in [0, 1]."""
+        return self.choices[min(int(position * len(self.choices)), len(self.choices) - 1)]
 
 
 AnyLeaf = Float | Int | Categorical
@@ -180,7 +180,7 @@ class Space:
 
     @property
     def blocks(self) -> dict[str, tuple[str, ...]]:
-        """The names of the leaves of every block, in order of appearance; shared leaves are in none."""
+        """Names of the leaves of every block, in order of appearance; shared leaves are in none."""
         found: dict[str, tuple[str, ...]] = {}
         for name, leaf in self.leaves.items():
             if leaf.block is not None:
@@ -188,7 +188,7 @@ class Space:
         return found
 
     def active(self, params: Mapping[str, Any]) -> tuple[str, ...]:
-        """The leaves that are active at these values."""
+        """Returns the leaves that are active at these values. **Raises** `ValueError` for one without a value."""
         known: Params = {}
         for name, leaf in self.leaves.items():
             if leaf.when is None or leaf.when.holds(known):
@@ -198,18 +198,18 @@ class Space:
         return tuple(known)
 
     def checked(self, params: Mapping[str, Any]) -> Params:
-        """The same values, in order and as Python's own types.
+        """Returns the same values, in order and as Python's own types.
 
         **Raises** `ValueError` naming the leaf that is unknown, missing, not active, of a wrong type or out of range.
         """
-        given = self.check_some(params)
+        given = self.checked_some(params)
         active = self.active(given)
         if extra := [name for name in given if name not in active]:
             raise ValueError(f"params has {extra[0]!r}, which is not active where {self.leaves[extra[0]].when}")
         return {name: given[name] for name in active}
 
-    def check_some(self, values: Mapping[str, Any]) -> Params:
-        """Values of some of the leaves, checked one by one."""
+    def checked_some(self, values: Mapping[str, Any]) -> Params:
+        """Returns values of some of the leaves, checked one by one. **Raises** `ValueError` as `checked`."""
         if unknown := [name for name in values if name not in self.leaves]:
             raise ValueError(f"{unknown[0]!r} is not in the space, which has {', '.join(self.leaves)}")
         checked = {}
@@ -221,33 +221,36 @@ class Space:
         return checked
 
     def restrict(self, block: str | None, at: Mapping[str, Any]) -> Params:
-        """What to hold fixed to move `block` (`None`: the shared leaves) alone, everything else staying as in `at`."""
+        """Returns the values to hold fixed so that `block` (`None`: the shared leaves) moves alone from `at`.
+
+        **Raises** `ValueError` for a block that is not in the space.
+        """
         if block is not None and block not in self.blocks:
             raise ValueError(f"block {block!r} is not in the space, which has {', '.join(self.blocks) or 'none'}")
         return {name: value for name, value in self.checked(at).items() if self.leaves[name].block != block}
 
     def encode(self, params: Mapping[str, Any]) -> np.ndarray:
-        """A point of the unit cube, one coordinate per leaf; 1/2 where a leaf is not active."""
+        """Returns a point of the unit cube, one coordinate per leaf; 1/2 where a leaf is not active."""
         return np.array([leaf.encode(params[name]) if name in params else 0.5 for name, leaf in self.leaves.items()])
 
     def decode(self, point: Iterable[float], fixed: Mapping[str, Any] = MappingProxyType({})) -> Params:
-        """The values at a point of the unit cube, those in `fixed` taking precedence.
+        """Returns the values at a point of the unit cube, those in `fixed` taking precedence.
 
         Fixed leaves that turn out not to be active are left out.
         """
         params: Params = {}
-        for (name, leaf), place in zip(self.leaves.items(), point, strict=True):
+        for (name, leaf), position in zip(self.leaves.items(), point, strict=True):
             if leaf.when is None or leaf.when.holds(params):
-                params[name] = fixed[name] if name in fixed else leaf.decode(float(place))
+                params[name] = fixed[name] if name in fixed else leaf.decode(float(position))
         return params
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As JSON can hold it."""
+        """Returns a list that JSON can hold."""
         return [{"name": name, "kind": type(leaf).__name__} | asdict(leaf) for name, leaf in self.leaves.items()]
 
     @classmethod
     def from_json(cls, leaves: Iterable[Mapping[str, Any]]) -> "Space":
-        """The inverse of `to_json`."""
+        """Inverts `to_json`."""
         found = {}
         for leaf in leaves:
             rest = {key: value for key, value in leaf.items() if key not in ("name", "kind", "when")}

@@ -3,20 +3,24 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import equinox as eqx
 import numpy as np
 
+from ..ground.checks import choice, function, instance, integer, real
 from .importance import AbstractImportance
 from .searcher import AbstractSearcher, Proposal
 from .space import Params, Space
 from .trial import FinishedTrial, Result, SearcherState, Trial
 
+BASE = instance("base", AbstractSearcher, "a searcher")
+PROBABILITY, WARMUP = real("probability", least=0, most=1), integer("warmup", least=1)
 TRIES = 20  # draws of a child before the base searcher is asked instead
 
 
 class DivideAndConquer(AbstractSearcher):
-    """Combines the subnetworks of the best trials: every block of a child is one of the `top` best of its kind.
+    """A combination of the subnetworks of the best trials: every block of a child is one of the `top` best of its kind.
 
-    After `warmup` complete trials, with `probability`: each block is drawn from the `top` best that differ (children
+    After `warmup` successful trials, with `probability`: each block is drawn from the `top` best that differ (children
     would fill the top with copies), leaves of no block are those of the best trial. A child that was tried before is
     drawn again; after 20 draws, and in all other cases, `base` is asked. `Trial.meta["donors"]` names the trial each
     block came from.
@@ -25,42 +29,35 @@ class DivideAndConquer(AbstractSearcher):
 
     - `base`: any searcher, another strategy included.
     - `top`, `probability`, `warmup`: as above.
-    - `block_score(block, told)`: ranks the trials for each block by itself, lower is better; by default all are ranked
-      by their value. `lambda block, told: told.result.block_scores[block]` uses scores measured in the trial.
-    - `start`: what the objective reads in `meta["start"]`: `"scratch"`, or `"donor"` to begin from the donors' weights,
-      which the objective has to keep.
+    - `block_score(block, one)`: ranks the finished trials for each block by itself, lower is better; by default all are
+      ranked by their value. `lambda block, one: one.result.block_scores[block]` uses scores measured in the trial.
+    - `start`: `"scratch"`, or `"donor"` to begin from the donors' weights, which the objective has to keep; it reads
+      this in `meta["start"]`.
 
-    **Source**: after divide and conquer of arXiv:2202.11841, of which only the abstract was to be had: "the best
+    **Source**: after divide and conquer of arXiv:2202.11841, of which only the abstract was available: "the best
     subnetworks of top-performing models are combined". The rest is a reconstruction.
     """
 
-    base: AbstractSearcher
-    top: int = 5
-    probability: float = 0.5
-    warmup: int = 20
+    base: AbstractSearcher = eqx.field(converter=BASE)
+    top: int = eqx.field(default=5, converter=integer("top", least=2))
+    probability: float = eqx.field(default=0.5, converter=PROBABILITY)
+    warmup: int = eqx.field(default=20, converter=WARMUP)
     block_score: Callable[[str, FinishedTrial], float] | None = None
-    start: Literal["scratch", "donor"] = "scratch"
-
-    def __check_init__(self) -> None:
-        _check_strategy(self)
-        if not (isinstance(self.top, int) and self.top >= 2):
-            raise ValueError(f"top must be an integer of at least 2, got {self.top!r}")
-        if self.start not in ("scratch", "donor"):
-            raise ValueError(f"start must be 'scratch' or 'donor', got {self.start!r}")
+    start: Literal["scratch", "donor"] = eqx.field(default="scratch", converter=choice("start", "scratch", "donor"))
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
-        """A child, or what the base searcher proposes."""
+        """Proposes a child, or asks the base searcher."""
         _check_blocks(state.space)
-        complete = state.ranked
-        if len(complete) >= self.warmup and random.random() < self.probability:
-            known = [told.trial.params for told in state.history] + [trial.params for trial in state.pending]
-            donors = {block: self._donors(block, names, complete) for block, names in state.space.blocks.items()}
+        ranked = state.ranked
+        if len(ranked) >= self.warmup and random.random() < self.probability:
+            known = [one.trial.params for one in state.history] + [trial.params for trial in state.pending]
+            donors = {block: self._donors(block, names, ranked) for block, names in state.space.blocks.items()}
             for _ in range(TRIES):
                 chosen = {block: top[random.integers(len(top))] for block, top in donors.items()}
                 filling = random.random(len(state.space.leaves))  # for leaves that no donor has
-                params = state.space.decode(filling, combined(state.space, chosen, complete[0]) | dict(fixed))
+                params = state.space.decode(filling, combined(state.space, chosen, ranked[0]) | dict(fixed))
                 if params not in known:
-                    numbers = {block: told.trial.number for block, told in chosen.items()}
+                    numbers = {block: one.trial.number for block, one in chosen.items()}
                     return params, {"strategy": "divide", "donors": numbers, "start": self.start}
         return self.base.propose(state, random, fixed)
 
@@ -68,24 +65,24 @@ class DivideAndConquer(AbstractSearcher):
         """Leaves it to the base searcher."""
         self.base.publish(state, trial, result)
 
-    def _donors(self, block: str, names: tuple[str, ...], complete: list[FinishedTrial]) -> list[FinishedTrial]:
+    def _donors(self, block: str, names: tuple[str, ...], ranked: list[FinishedTrial]) -> list[FinishedTrial]:
         if self.block_score is not None:
             score = self.block_score
-            complete = sorted(complete, key=lambda told: score(block, told))
+            ranked = sorted(ranked, key=lambda one: score(block, one))
         different: list[FinishedTrial] = []
         seen: list[Params] = []
-        for told in complete:
-            own = {name: told.trial.params[name] for name in names if name in told.trial.params}
+        for one in ranked:
+            own = {name: one.trial.params[name] for name in names if name in one.trial.params}
             if own not in seen:
                 seen.append(own)
-                different.append(told)
+                different.append(one)
         return different[: self.top]
 
 
 class SubnetworkAdaptive(AbstractSearcher):
-    """Spends trials on subnetworks by their importance: one block moves, the others stay as in the best trial.
+    """A search of subnetworks by their importance: one block moves, the others stay as in the best trial.
 
-    After `warmup` complete trials, with `probability`: block s is drawn with probability
+    After `warmup` successful trials, with `probability`: block s is drawn with probability
 
         p_s = (1 - uniform) importance_s / sum importance + uniform / S
 
@@ -99,29 +96,26 @@ class SubnetworkAdaptive(AbstractSearcher):
       weights of the blocks. Until one of them is positive all blocks are alike.
     - `probability`, `warmup`, `uniform`: as above.
 
-    **Source**: after subnetwork-adaptive search of arXiv:2202.11841, of which only the abstract was to be had:
+    **Source**: after subnetwork-adaptive search of arXiv:2202.11841, of which only the abstract was available:
     "distributes computational resources based on the importance of each subnetwork". The rest is a reconstruction.
     """
 
-    base: AbstractSearcher
-    importance: AbstractImportance | Callable[[SearcherState], Mapping[str, float]]
-    probability: float = 0.8
-    warmup: int = 20
-    uniform: float = 0.2
-
-    def __check_init__(self) -> None:
-        _check_strategy(self)
-        if not 0 <= self.uniform <= 1:
-            raise ValueError(f"uniform must lie in [0, 1], got {self.uniform}")
+    base: AbstractSearcher = eqx.field(converter=BASE)
+    importance: AbstractImportance | Callable[[SearcherState], Mapping[str, float]] = eqx.field(
+        converter=function("importance", "from a SearcherState to the weights of the blocks")
+    )
+    probability: float = eqx.field(default=0.8, converter=PROBABILITY)
+    warmup: int = eqx.field(default=20, converter=WARMUP)
+    uniform: float = eqx.field(default=0.2, converter=real("uniform", least=0, most=1))
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
-        """One block anew, or what the base searcher proposes."""
+        """Proposes one block anew, or asks the base searcher."""
         _check_blocks(state.space)
         best = state.best
         if best is None or len(state.ranked) < self.warmup or random.random() >= self.probability:
             return self.base.propose(state, random, fixed)
         blocks = list(state.space.blocks)
-        block = blocks[random.choice(len(blocks), p=self.shares(state))]
+        block = blocks[random.choice(len(blocks), p=self.probabilities(state))]
         held = state.space.restrict(block, at=best.trial.params)
         params, meta = self.base.propose(state, random, held | dict(fixed))
         return params, meta | {"block": block}
@@ -130,12 +124,12 @@ class SubnetworkAdaptive(AbstractSearcher):
         """Leaves it to the base searcher."""
         self.base.publish(state, trial, result)
 
-    def shares(self, state: SearcherState) -> np.ndarray:
-        """The probability of each block, in order. **Raises** `ValueError` for importances that are no weights."""
+    def probabilities(self, state: SearcherState) -> np.ndarray:
+        """Returns those of the blocks, in order. **Raises** `ValueError` for importances that are no weights."""
         blocks = list(state.space.blocks)
         found = self.importance(state)
         if missing := [block for block in blocks if block not in found]:
-            raise ValueError(f"importance says nothing of block {missing[0]!r}")
+            raise ValueError(f"importance has no weight for block {missing[0]!r}")
         weights = np.array([found[block] for block in blocks], float)
         if not np.all(np.isfinite(weights)) or np.any(weights < 0):
             raise ValueError(f"importance must be finite and not negative, got {dict(found)}")
@@ -145,22 +139,13 @@ class SubnetworkAdaptive(AbstractSearcher):
 
 
 def combined(space: Space, donors: Mapping[str, FinishedTrial], shared: FinishedTrial) -> Params:
-    """Each block's leaves from its donor, leaves of no block from `shared`; leaves that no donor has are missing."""
+    """Returns each block's leaves from its donor, and leaves of no block from `shared`, as far as they have them."""
     params: Params = {}
     for name, leaf in space.leaves.items():
         source = shared if leaf.block is None else donors[leaf.block]
         if name in source.trial.params:
             params[name] = source.trial.params[name]
     return params
-
-
-def _check_strategy(strategy: Any) -> None:
-    if not isinstance(strategy.base, AbstractSearcher):
-        raise TypeError(f"base must be a searcher, got {strategy.base!r}")
-    if not 0 <= strategy.probability <= 1:
-        raise ValueError(f"probability must lie in [0, 1], got {strategy.probability}")
-    if not (isinstance(strategy.warmup, int) and strategy.warmup >= 1):
-        raise ValueError(f"warmup must be a positive integer, got {strategy.warmup!r}")
 
 
 def _check_blocks(space: Space) -> None:

@@ -1,8 +1,8 @@
 """Trials, their results, and the state of a search: plain values that JSON can hold."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -10,6 +10,10 @@ import jax
 import numpy as np
 
 from .space import Params, Space
+
+
+def _ignored(step: int, value: float) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,15 @@ class Trial:
     - `params`: values of the active leaves.
     - `fidelity`: the fraction of the training data to use, in (0, 1].
     - `meta`: how the searcher came to it.
+    - `report(step, value)`: tells an intermediate value, such as the validation loss after an epoch, and returns True
+      if the pruner of the search would stop the trial. Its training then ends with `Result(value, pruned=True)`.
     """
 
     number: int | None
     params: Params
     fidelity: float = 1.0
     meta: dict[str, Any] = field(default_factory=dict)
+    report: Callable[[int, float], bool] = field(default=_ignored, repr=False, compare=False)  # not saved
 
     @property
     def origin(self) -> int | None:
@@ -37,6 +44,10 @@ class Trial:
     def needs_hypergradient(self) -> bool:
         """True where the searcher will use `Result.hypergradient`; all other trials can do without."""
         return "descent" in self.meta
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a dictionary that JSON can hold."""
+        return {name: value for name, value in vars(self).items() if name != "report"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class Result:
     - `block_norms`: mean norm of the hypergradient over each block, a free measure of importance.
     - `block_scores`: a score of each block by itself, lower is better.
     - `metrics`: further numbers, or lists and dictionaries of them.
+    - `reported`: pairs of step and intermediate value; the search fills them in.
+    - `pruned`: the trial was stopped early. Its value is the last one, and it is not ranked.
     - `error`: why the trial failed.
 
     Scalars of NumPy and JAX become Python numbers, arrays lists. **Raises** `TypeError` for a value that is no number.
@@ -70,6 +83,8 @@ class Result:
     block_norms: dict[str, float] = field(default_factory=dict)
     block_scores: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    reported: list[list[float]] = field(default_factory=list)
+    pruned: bool = False
     error: str | None = None
     exception: Exception | None = field(default=None, repr=False, compare=False)  # not saved
 
@@ -94,7 +109,7 @@ class Result:
 
     @classmethod
     def failure(cls, error: str | Exception, **more: Any) -> "Result":
-        """A result without a value, for a reason or for an exception."""
+        """Returns a result without a value, for a reason or for an exception."""
         if isinstance(error, str):
             return cls(math.inf, error=error, **more)
         return cls(math.inf, error=f"{type(error).__name__}: {error}", exception=error, **more)
@@ -170,8 +185,9 @@ class SearcherState:
 
     @property
     def ranked(self) -> list[FinishedTrial]:
-        """The trials that did not fail, best first; of equals the older first."""
-        return sorted((one for one in self.history if not one.result.failed), key=lambda one: one.result.value)
+        """The trials that neither failed nor were pruned, best first; of equals the older first."""
+        usable = (one for one in self.history if not (one.result.failed or one.result.pruned))
+        return sorted(usable, key=lambda one: one.result.value)
 
     @property
     def failures(self) -> list[FinishedTrial]:
@@ -180,12 +196,12 @@ class SearcherState:
 
     @cached_property
     def best(self) -> FinishedTrial | None:
-        """The best so far; `None` before the first that did not fail."""
+        """The first of `ranked`, if there is one."""
         return next(iter(self.ranked), None)
 
     @cached_property
     def num_failed(self) -> int:
-        """How many trials failed."""
+        """The number of trials that failed."""
         return len(self.failures)
 
     @cached_property
@@ -205,7 +221,8 @@ class SearcherState:
         pending = tuple(other for other in self.pending if trial.number is None or other.number != trial.number)
         new = FinishedTrial(trial, result)
         after = replace(self, pending=pending, history=(*self.history, new))
-        better = not result.failed and (self.best is None or result.value < self.best.result.value)
+        usable = not (result.failed or result.pruned)
+        better = usable and (self.best is None or result.value < self.best.result.value)
         more = Spent() if trial.number is None else Spent(result.iterations, result.gradients, result.seconds)
         vars(after).update(
             best=new if better else self.best,
@@ -220,8 +237,8 @@ class SearcherState:
             "space": self.space.to_json(),
             "seed": list(self.seed),
             "asked": self.asked,
-            "pending": [asdict(trial) for trial in self.pending],
-            "history": [{"trial": asdict(one.trial), "result": one.result.to_json()} for one in self.history],
+            "pending": [trial.to_json() for trial in self.pending],
+            "history": [{"trial": one.trial.to_json(), "result": one.result.to_json()} for one in self.history],
         }
 
     @classmethod

@@ -1,17 +1,18 @@
-"""Search on a little data, retrain the best on all of it."""
+"""Searches on a little data that train the best again on all of it."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .objective import AbstractObjective
-from .run import search_trials
+from .run import OnFailure, search_trials
 from .samplers import FixedList
 from .searcher import AbstractSearcher
 from .space import Space
@@ -40,6 +41,15 @@ class TwoStepResult:
         return sum(told.result.seconds for state in self.states for told in state.history)
 
 
+class SearchOptions(TypedDict, total=False):
+    """Options of `search_trials` that apply to every step."""
+
+    batch: int
+    on_failure: OnFailure
+    progress: bool
+    callback: Callable[[SearcherState], Any] | None
+
+
 def two_step(
     searcher: AbstractSearcher,
     space: Space,
@@ -49,29 +59,18 @@ def two_step(
     num_trials: int,
     fraction: float = 0.04,
     top: int = 5,
-    batch: int = 1,
-    journal: str | os.PathLike | None = None,
-    progress: bool = False,
+    journal: str | os.PathLike[str] | None = None,
+    **options: Unpack[SearchOptions],
 ) -> TwoStepResult:
-    """Search with a fraction of the training data, then train the `top` best anew on all of it.
+    """Searches with a fraction of the training data, then trains the `top` best anew on all of it.
 
     The same as `n_step` with `fractions=(fraction, 1.0)`, `keep=(top,)`.
 
     **Source**: after Yu et al. (2023), "Two-step hyperparameter optimization" (arXiv:2302.03845). There the validation
     set shrinks with the training set; here it is the same in both steps.
     """
-    return n_step(
-        searcher,
-        space,
-        objective,
-        key=key,
-        num_trials=num_trials,
-        fractions=(fraction, 1.0),
-        keep=(top,),
-        batch=batch,
-        journal=journal,
-        progress=progress,
-    )
+    steps: dict[str, Any] = {"fractions": (fraction, 1.0), "keep": (top,), "journal": journal}
+    return n_step(searcher, space, objective, key=key, num_trials=num_trials, **steps, **options)
 
 
 def n_step(
@@ -83,21 +82,22 @@ def n_step(
     num_trials: int,
     fractions: Sequence[float],
     keep: Sequence[int],
-    batch: int = 1,
-    journal: str | os.PathLike | None = None,
-    progress: bool = False,
+    journal: str | os.PathLike[str] | None = None,
+    **options: Unpack[SearchOptions],
 ) -> TwoStepResult:
-    """Search with `fractions[0]` of the data; then, for every further fraction, train the `keep[i]` best anew.
+    """Searches with `fractions[0]` of the data; then, for every further fraction, trains the `keep[i]` best anew.
 
     **Arguments**
 
     - `objective`: reads `trial.fidelity`, trains on `nested_subset(train, trial.fidelity, shuffle_key)` and
       measures on one validation set, the same for all.
-    - `fractions`, `keep`: rising fractions in (0, 1], and falling numbers, one fewer.
+    - `fractions`, `keep`: rising fractions in (0, 1], and falling numbers, one fewer. Of equal configurations one is
+      kept.
     - `journal`: a folder, with one journal per step.
+    - `options`: see `search_trials`.
 
     Only the first step's values are told to `searcher`: losses at different fractions cannot be compared. A trial that
-    tuned hyperparameters inside goes on from where they came to.
+    is trained anew has the key of its origin. One that tuned hyperparameters inside goes on from where they came to.
 
     **Raises** `ValueError` before anything is trained for fractions or numbers that make no sense.
     """
@@ -117,17 +117,18 @@ def n_step(
             objective,
             key=key,
             num_trials=num_trials,
-            batch=batch,
             fidelity=fraction,
             journal=file(step),
-            progress=progress,
+            **options,
         )
         states.append(state)
     return TwoStepResult(tuple(states))
 
 
 def nested_subset(data: PyTree, fraction: float, key: Array) -> PyTree:
-    """The first `fraction` of the rows of `data`, at least one, in an order shuffled by `key`: prefixes are nested.
+    """Returns the first `fraction` of the rows of `data`, at least one, in an order shuffled by `key`.
+
+    Subsets of one key are nested.
 
     **Raises** `ValueError` for a fraction outside (0, 1].
     """
@@ -138,26 +139,26 @@ def nested_subset(data: PyTree, fraction: float, key: Array) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], data)
 
 
-def pareto_front(told: Iterable[FinishedTrial]) -> list[FinishedTrial]:
-    """Those to which none is better in both value and size, smallest first. Results without a size are left out."""
+def pareto_front(trials: Iterable[FinishedTrial]) -> list[FinishedTrial]:
+    """Returns the trials that none betters in both value and size, smallest first, those without a size left out."""
     front: list[FinishedTrial] = []
-    sized = [one for one in told if not one.result.failed and one.result.size is not None]
+    sized = [one for one in trials if not one.result.failed and one.result.size is not None]
     for one in sorted(sized, key=lambda one: (one.result.size, one.result.value)):
         if not front or one.result.value < front[-1].result.value:
             front.append(one)
     return front
 
 
-def smallest_within_tolerance(told: Iterable[FinishedTrial], tolerance: float) -> FinishedTrial | None:
-    """The smallest model whose value is within `tolerance` (0.05: five percent) of the best."""
-    front = pareto_front(told)
+def smallest_within_tolerance(trials: Iterable[FinishedTrial], tolerance: float) -> FinishedTrial | None:
+    """Returns the smallest model whose value is within `tolerance` (0.05: five percent) of the best."""
+    front = pareto_front(trials)
     limit = front[-1].result.value + tolerance * abs(front[-1].result.value) if front else 0.0
     return next((one for one in front if one.result.value <= limit), None)
 
 
 def _distinct(ranked: Sequence[FinishedTrial]) -> list[FinishedTrial]:
     """Returns the best trial of every set of values."""
-    found: dict[tuple, FinishedTrial] = {}
+    found: dict[tuple[Any, ...], FinishedTrial] = {}
     for one in ranked:
         found.setdefault(tuple(one.trial.params.items()), one)
     return list(found.values())

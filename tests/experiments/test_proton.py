@@ -12,9 +12,9 @@ import pytest
 
 import hypergrad as hg
 from experiments.proton import chi2, data, model, training
+from experiments.proton.hyperparameters import Box, Choices, Ranges
 from experiments.proton.run import Config, main
-from experiments.proton.search import FinishedTrial, GradientSearch, searches
-from experiments.proton.space import Choices, make_space
+from experiments.proton.trials import searchers
 from hypergrad.testing.tolerances import relative_error
 
 TINY = {"trials": 4, "replicas": 3, "steps": 6, "starts": 2, "horizon": 3, "widths": (3, 2), "least_width": 2}
@@ -54,7 +54,7 @@ def test_measurements(measured):
 def test_reduced_chi2_is_the_full_one(measured, own_splits):
     fit = fit_of(measured, own_splits=own_splits)
     problem, _ = fit.prepare(CHOICES)
-    unit = training._arrays(fit.space.centre())
+    unit = training._arrays(fit.box.centre())
     found = np.asarray(eqx.filter_jit(lambda given: given.chi2(fit.start, unit))(problem.train))
     predictions = fit.predictions(fit.start, unit, problem)
     pseudodata = fit._pseudodata(0)
@@ -76,8 +76,8 @@ def test_sum_rules(measured):
     theory = model.ProtonTheory(measured.tables)
     own = model.draw_own(jax.random.key(3), model.shapes(2, 8, (4, 3)), 8)
     moved = model.unmoved(model.shapes(2, 8, (4, 3)), 1.0)
-    space = make_space(2, 8)
-    hparams = space.natural(space.centre())
+    box = Box(2, 8)
+    hparams = box.natural(box.centre())
     log = np.linspace(np.log(1e-9), np.log(1 - 1e-9), 40_001)
     x = np.exp(log)
     f = np.asarray(theory.distributions(moved, own, hparams, CHOICES, jnp.asarray(x)))[: len(x)]
@@ -87,8 +87,8 @@ def test_sum_rules(measured):
 
 
 def test_a_mask_is_a_narrower_network():
-    space = make_space(2, 0)
-    hparams = space.natural({name: value + 0.3 for name, value in space.centre().items()})
+    box = Box(2, 0)
+    hparams = box.natural({name: value + 0.3 for name, value in box.centre().items()})
     sizes = model.shapes(3, 2, (6, 5))
     own = model.draw_own(jax.random.key(0), sizes, 2)
     draw = lambda size, seed: jax.random.normal(jax.random.key(seed), size)
@@ -117,8 +117,8 @@ def test_a_mask_is_a_narrower_network():
 def test_hypergradient_of_all_hyperparameters(measured):
     fit = fit_of(measured)
     problem, inner = fit.prepare(Choices(np.array([3, 3]), 3, False, False, True))
-    assert len(fit.space) == 26
-    unit = {name: jnp.full(np.shape(value), 0.1) for name, value in fit.space.centre().items()}
+    assert len(fit.box) == 26
+    unit = {name: jnp.full(np.shape(value), 0.1) for name, value in fit.box.centre().items()}
     unit["log_scale"] = jnp.full(3, -0.5)
     estimate, _ = hg.Reverse(inner).step(problem, unit, inner.init(problem, fit.start, unit), jax.random.key(0))
     value = lambda unit: hg.evaluate(inner, problem, fit.start, unit, jax.random.key(0)).value
@@ -130,6 +130,11 @@ def test_hypergradient_of_all_hyperparameters(measured):
             slope = float(sides[0] - sides[1]) / 2e-5
             assert abs(slope - float(estimate.hypergradient[name][i])) < 1e-6 * largest + 1e-5 * abs(slope)
     assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(estimate.hypergradient))
+
+
+def csv_rows(folder: Path):
+    with open(folder / "trials.csv") as file:
+        return list(csv.DictReader(file))
 
 
 def check_files(folder: Path, summary):
@@ -169,9 +174,7 @@ def check_files(folder: Path, summary):
         same({name: values[k] for name, values in best["folds"].items()}, right)
     means = [fold["chi2_mean_replica"] for fold in folds]
     same(best, {"L1": np.mean(means), "L2": max(means), "L3": 1 / np.mean([fold["phi2"] for fold in folds])})
-    with open(folder / "trials.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert min(float(row["L1"]) for row in rows if row["L1"]) == best["L1"]
+    assert min(float(row["L1"]) for row in csv_rows(folder) if row["L1"]) == best["L1"]
     assert json.loads((folder / "summary.json").read_text()) == summary
 
 
@@ -192,51 +195,43 @@ def test_whole_run_on_other_data_and_resume(tmp_path):
         summary = main(config)
         check_files(tmp_path, summary)
         stored = sorted((tmp_path / "trials").glob("*.jsonl"))
-        lines = [path.read_text().splitlines() for path in stored]
+        lines, before = [path.read_text().splitlines() for path in stored], csv_rows(tmp_path)
         assert [path.stem for path in stored] == ["gradient-0", "random-0", "tpe-0"]
         for path, text in zip(stored, lines, strict=True):
-            assert sum(json.loads(line)["gradients"] for line in text) <= (config.trials + 2) * config.steps
-            path.write_text("\n".join(text[:2]) + "\n")  # as if stopped after two trials
+            spent = [json.loads(line)["result"]["gradients"] for line in text if '"tell"' in line]
+            assert sum(spent[:-1]) <= config.trials * config.steps and len(spent) > 2
+            path.write_text("\n".join(text[:5]) + "\n")  # as if stopped after two trials
+        for cell in (tmp_path / "cells").iterdir():
+            cell.unlink()
         again = main(config)
-        without_time = lambda text: [{**json.loads(line), "seconds": 0} for line in text]
-        for path, text in zip(stored, lines, strict=True):
-            assert without_time(path.read_text().splitlines()) == without_time(text)
+        without_time = lambda rows: [row | {"seconds": 0} for row in rows]
+        assert [path.read_text().count("tell") for path in stored] == ["\n".join(text).count("tell") for text in lines]
+        assert without_time(csv_rows(tmp_path)) == without_time(before)
         assert again["final"] == summary["final"]
         with pytest.raises(SystemExit, match="another run"):
             main(Config(data="diabetes", out=tmp_path, **TINY | {"trials": 5}))
 
 
-def test_gradient_search_goes_back_from_a_bad_step():
-    space = make_space(1, 0)
-    first = searches(space, None, None, 1, 0.1)  # only names: nothing is drawn here
-    assert set(first) == {"gradient", "random", "tpe"}
-
-    class Fixed:
-        def ask(self):
-            return model_point(space)
-
-        def tell(self, told):
-            pass
-
-    search = GradientSearch(Fixed(), starts=1, rate=0.1)
-    slope = {name: np.ones(np.shape(value)) for name, value in space.centre().items()}
-    assert not search.ask().gradient
-    search.tell(FinishedTrial(2.0, None))
-    start = search.ask()
-    assert start.gradient
-    search.tell(FinishedTrial(2.0, slope))
-    moved = search.ask()
-    assert np.allclose(moved.unit["log_rate"] - start.unit["log_rate"], -0.1)
-    search.tell(FinishedTrial(None, None))  # failed: back, half the rate
-    assert np.allclose(search.ask().unit["log_rate"] - start.unit["log_rate"], -0.05)
-    search.tell(FinishedTrial(1.5, slope))
-    assert np.all(search.ask().unit["log_rate"] < -0.05)
+def test_a_point_of_the_space_is_what_training_takes():
+    ranges = Ranges(Box(2, 8), 2, (4, 4), 50)
+    choices = Choices(np.array([4, 3]), 9, False, True, True)
+    unit = {name: np.full(np.shape(low), 0.25) for name, low in ranges.box.low.items()}
+    params = ranges.space().checked(ranges.params(unit, choices))
+    assert {name: value.tolist() for name, value in ranges.unit(params).items()} == {
+        name: value.tolist() for name, value in unit.items()
+    }
+    assert str(ranges.choices(params)) == str(choices)
+    named = ranges.named(params)
+    assert named["log_scale_2"] == pytest.approx(0.25 * np.log(5)) and named["patience"] == 9 and named["width_1"] == 3
 
 
-def model_point(space):
-    from experiments.proton.search import Asked
-
-    return Asked(space.centre(), Choices(np.array([3]), 2, False, False, False), False)
+def test_all_searches_begin_at_the_centre():
+    ranges = Ranges(Box(1, 0), 2, (4,), 50)
+    first = Choices(np.array([3]), 10, False, False, True)
+    for searcher in searchers(ranges, first, starts=3, rate=0.1, seed=0).values():
+        state, trial = searcher.ask(searcher.init(ranges.space(), jax.random.key(0)))
+        assert trial.params == ranges.params(ranges.box.centre(), first)
+        state, _ = searcher.ask(state)
 
 
 def test_bad_options_are_named():

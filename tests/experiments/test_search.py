@@ -4,7 +4,6 @@ import csv
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -13,9 +12,8 @@ from experiments.aerosol import rebuild
 from experiments.aerosol.arg2000 import Modes, activated
 from experiments.aerosol.data import PARCEL, four_modes, parcel
 from experiments.subnetworks import run as subnetworks
-from experiments.subnetworks.branches import everything, halves, moved
-from experiments.subnetworks.convolution import MaskedCNN
-from experiments.subnetworks.parts import efficiency
+from experiments.subnetworks.tables import efficiency
+from experiments.subnetworks.tasks import halves, moved
 from experiments.two_step import run as two_step
 
 
@@ -82,14 +80,18 @@ def test_two_step_says_what_its_trials_say(tmp_path, capsys):
         every = line["trials"] * line["seconds_per_trial"]
         steps = line["trials"] * line["seconds_per_first_trial"] + 2 * line["seconds_per_trial"]
         assert line["speed_up"] == pytest.approx(every / steps) and line["speed_up"] < limit and line["rows"] == 900
-    journals = {path: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
+    journals = {path: path.read_bytes() for path in tmp_path.glob("trials/**/*.jsonl")}
     again = two_step.main(config)
     assert again["runs"] == summary["runs"] and journals == {path: path.read_bytes() for path in journals}
+    assert len(journals) == 2 + 1 + 2  # two steps; all data; the first step and the rows of growth
+    for cell in (tmp_path / "cells").iterdir():
+        cell.unlink()
+    assert two_step.main(config)["runs"] == summary["runs"]  # nothing is trained again
 
 
 def test_moved_digits():
     task = halves(0, 20, 10, 4, images=True)
-    rows = moved(everything(task), 0).train
+    rows = moved(task.with_validation_rows(), 0).train
     assert rows.x.shape == (7 * 30, 68) and rows.y.tolist() == 7 * [*task.train.y, *task.valid.y]
     image = lambda x: np.concatenate(np.split(x[:, :64].reshape(-1, 16, 4), 2, 1), 2)
     plain, copies = image(task.train.x), [image(part)[:20] for part in np.split(rows.x, 7)]
@@ -100,28 +102,6 @@ def test_moved_digits():
         mean = np.take(copies[number] + copies[number + 1], range(2, 6), axis) / 2
         np.testing.assert_allclose(mean, (2 * inner + beside) / 4, atol=1e-6)
     assert len(np.unique(rows.x[:, 64])) == 210
-
-
-@pytest.mark.parametrize("depth", [1, 2])
-def test_masked_convolutions_are_those_of_the_smaller_network(depth):
-    net = MaskedCNN((8, 4), 3, 6, widths=np.array([4, 2]), depth=depth, key=jax.random.key(0))
-    slopes = jax.grad(lambda net, x: jnp.sum(net(x) ** 2), allow_int=True)(
-        net, x := jax.random.normal(jax.random.key(1), (32,))
-    )
-    width, count = (4, 2)[depth - 1], 0
-    kernels = [net.first[:, :4].reshape(3, 3, 1, 4), net.second.reshape(3, 3, 6, 6)[:, :, :4, :2]][:depth]
-    h = x.reshape(1, 8, 4, 1)
-    for kernel, bias in zip(kernels, net.biases, strict=False):
-        h = jax.lax.conv_general_dilated(h, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        h = jax.nn.silu(h + bias[: kernel.shape[-1]])
-        h = h.reshape(1, 4, 2, 2, 2, 4).mean((2, 4)) if count == 0 else h
-        count += kernel.size + kernel.shape[-1]
-    expected = jnp.einsum("opc,pc->o", net.last[..., :width], h.reshape(8, width)) + net.last_bias
-    np.testing.assert_allclose(net(x), expected, rtol=2e-5)
-    assert net.num_params == count + 3 * (8 * width + 1)
-    active = lambda leaves: sum(int(np.count_nonzero(leaf)) for leaf in leaves)
-    floats = [(w, s) for w, s in zip(*map(jax.tree.leaves, (net, slopes)), strict=True) if s.dtype == jnp.float32]
-    assert active(w for w, _ in floats) == active(s for _, s in floats) == net.num_params
 
 
 def test_efficiency_is_the_ratio_of_trials_needed():
@@ -149,10 +129,12 @@ def test_subnetworks_writes_and_goes_on(tmp_path, capsys):
     inside = {run["strategy"]: run for run in summary["runs"] if run["part"] == "inside"}
     assert set(inside["inside"]["hypergradient"]) == {"left", "right", "noise"}
     assert max(inside["inside"]["hypergradient"].values()) > 0 == max(inside["outside"]["hypergradient"].values())
-    done = (tmp_path / "searches.jsonl").read_text()
-    spent = [json.loads(line)[1]["gradients"][-1] for line in done.splitlines() if '"inside"' in line.split("]")[0]]
-    assert subnetworks.main(config)["runs"] == summary["runs"] and (tmp_path / "searches.jsonl").read_text() == done
-    assert len(spent) == 2 and spent[1] <= spent[0]
+    cells = {path: path.read_bytes() for path in (tmp_path / "cells").iterdir()}
+    assert subnetworks.main(config)["runs"] == summary["runs"]
+    assert cells == {path: path.read_bytes() for path in (tmp_path / "cells").iterdir()}
+    lines = [line for text in cells.values() for line in json.loads(text)["result"]["runs"]]
+    spent = {line["strategy"]: line["gradients"][-1] for line in lines if line["part"] == "inside"}
+    assert spent["inside"] <= spent["outside"] == 12 * 40
     assert set(summary["least_important"]) >= {"digits, digits, base", "inside, digits, inside"}
     for name in ("courses", "inside", "importance"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000

@@ -1,3 +1,4 @@
-"""Optuna's samplers as searchers; optuna is imported when one is used."""
+"""Optuna's samplers as searchers, and its pruners; optuna is imported when one is used."""
 
+from .pruner import Pruner as Pruner
 from .searcher import Optuna as Optuna

@@ -1,12 +1,13 @@
 """A study in memory that is kept in step with a search."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..space import Params
-from ..trial import FinishedTrial, SearcherState, Trial
+from ..trial import FinishedTrial, Result, SearcherState, Trial
 from . import translation
 
 
@@ -26,7 +27,7 @@ class MemoryStudy:
         self.space, self.seed, self.make = state.space, state.seed, make
         self.study = translation.package().create_study()
         self.sampler = None if reseed else make(int(np.random.default_rng(state.seed).integers(2**31)))
-        self.numbers: dict[int, int] = {}  # of the study's trials, by the search's number
+        self.trials: dict[int, Any] = {}  # of the study, by the search's number
         self.newest = -1  # number of the newest trial that the sampler proposed
         self.known = 0
         self.last: FinishedTrial | None = None
@@ -55,34 +56,33 @@ class MemoryStudy:
         """Proposes values for a trial, with the notes needed to ask again."""
         sampler = self.make(seed) if self.sampler is None else self.sampler
         trial, params = translation.suggested(self.study, sampler, self.space, fixed)
-        self.numbers[number], self.newest = trial.number, number
+        self.trials[number], self.newest = trial, number
         notes: dict[str, Any] = {"known": self.known, "seed": seed}
         return params, notes | ({"fixed": list(fixed)} if fixed else {})
 
     def _tell(self, one: FinishedTrial) -> None:
-        number, result = self.numbers.get(_number(one.trial)), one.result
-        if number is None:
+        trial, result = self.trials.pop(_number(one.trial), None), one.result
+        if trial is None:
             self.study.add_trial(translation.frozen(self.space, one.trial.params, result))
         elif result.tuned and not result.failed:
-            self.study.tell(number, state=translation.package().trial.TrialState.FAIL)
+            translation.tell(self.study, trial, Result.failure("moved"))
             self.study.add_trial(translation.frozen(self.space, one.trial.params, result))
         else:
-            translation.tell(self.study, number, result)
+            translation.tell(self.study, trial, result)
 
     def _repeat(self, trial: Trial, moved: bool) -> None:
-        """Asks again for a trial; where another sampler had proposed it, adds it as it is."""
+        """Asks again for a trial; one that another sampler had proposed is added once its result is told."""
         number, meta = _number(trial), trial.meta
         fixed = {name: trial.params[name] for name in meta.get("fixed", ()) if name in trial.params}
         params, _ = self.ask(number, meta["seed"], fixed)
         if params != trial.params and not moved:
-            self.study.tell(self.numbers[number], state=translation.package().trial.TrialState.FAIL)
-            self.study.add_trial(translation.frozen(self.space, trial.params, None))
-            self.numbers[number] = len(self.study.get_trials(deepcopy=False)) - 1
+            translation.tell(self.study, self.trials.pop(number), Result.failure("of another sampler"))
 
 
 def _number(trial: Trial) -> int:
     return -1 if trial.number is None else trial.number
 
 
-def _trials(state: SearcherState) -> list[Trial]:
-    return [*state.pending, *(one.trial for one in reversed(state.history))]
+def _trials(state: SearcherState) -> Iterator[Trial]:
+    """Yields all trials, the newest results first."""
+    return itertools.chain(state.pending, (one.trial for one in reversed(state.history)))

@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from ...ground.checks import function, real
 from ..searcher import AbstractSearcher, Proposal
 from ..trial import FinishedTrial, Result, SearcherState, Trial
 from . import translation
@@ -30,8 +31,9 @@ class Optuna(AbstractSearcher):
     **Arguments**
 
     - `sampler`: a function from a seed to a sampler.
-    - `reseed`: by default each ask makes a new sampler, with a seed from the search's key. With `False` one sampler
-      serves the whole search and draws from its own stream, as in a program that uses Optuna alone.
+    - `reseed`: by default one sampler serves the whole search and draws from its own stream, as in a program that uses
+      Optuna alone. With `True`, and always with a shared study, each ask has a new sampler, with a seed from the
+      search's key and the number of the ask.
     - `storage`: a file for Optuna's journal storage, a URL of a data base (`sqlite:///study.db`) or a storage object.
       All processes that name the same storage and `study` share one study and see each other's results at once. They
       need one key and one journal each.
@@ -48,21 +50,13 @@ class Optuna(AbstractSearcher):
     **Raises** `ImportError` without optuna, and at the first ask where CMA-ES lacks cmaes or GP lacks torch.
     """
 
-    sampler: Callable[[int], Any]
+    sampler: Callable[[int], Any] = eqx.field(converter=function("sampler", "from a seed to an Optuna sampler"))
     storage: str | os.PathLike[str] | Any | None = None
     study: str = "hypergrad"
-    reseed: bool = True
-    heartbeat: float = 60.0
+    reseed: bool = False
+    heartbeat: float = eqx.field(default=60.0, converter=real("heartbeat", above=0))
     warn: bool = False
     kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
-
-    def __check_init__(self) -> None:
-        if not callable(self.sampler):
-            raise TypeError(f"sampler must be a function from a seed to an Optuna sampler, got {self.sampler!r}")
-        if not self.heartbeat > 0:
-            raise ValueError(f"heartbeat must be positive, got {self.heartbeat}")
-        if self.storage is not None and not self.reseed:
-            raise ValueError("reseed=False needs a study in memory: other processes would ask in between")
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes the sampler's suggestion, the fixed leaves kept from it."""

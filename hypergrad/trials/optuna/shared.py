@@ -27,6 +27,7 @@ class SharedStudy:
         self.study = create(storage=self.storage, study_name=name, load_if_exists=True)
         self.id = self.storage.get_study_id_from_name(name)
         self.training: dict[int, int] = {}  # ids of the trials that this process trains, by number
+        self.checked = float("-inf")  # for stale trials, the last time
         threading.Thread(target=_beat, args=(weakref.ref(self), heartbeat), daemon=True).start()
 
     def ask(self, state: SearcherState, sampler: Any, fixed: Mapping[str, Any]) -> tuple[Params, dict[str, Any]]:
@@ -56,7 +57,8 @@ class SharedStudy:
         if not is_done:
             for name, value in translation.attributes(result).items():
                 self.storage.set_trial_user_attr(self._trial_id(number), name, value)
-            translation.tell(self.study, number, result)
+            trials = translation.package().trial
+            translation.tell(self.study, trials.Trial(self.study, self._trial_id(number)), result)
         return None
 
     def best(self) -> FinishedTrial | None:
@@ -76,7 +78,9 @@ class SharedStudy:
 
     def _take_up_stale(self) -> None:
         """Gives up trials whose process gave no sign of life, and queues their values to be asked for next."""
-        optuna = translation.package()
+        if time.monotonic() - self.checked < self.heartbeat:
+            return
+        self.checked, optuna = time.monotonic(), translation.package()
         states = optuna.trial.TrialState
         for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
             last, interval = trial.user_attrs.get(BEAT, (float("inf"), self.heartbeat))
@@ -97,7 +101,7 @@ def _storage(storage: Any) -> Any:
     storages = translation.package().storages
     if isinstance(storage, str) and "://" in storage:
         return storages.RDBStorage(storage)
-    if isinstance(storage, str | os.PathLike[str]):
+    if isinstance(storage, str | os.PathLike):
         return storages.JournalStorage(storages.journal.JournalFileBackend(os.fspath(storage)))
     if not isinstance(storage, storages.BaseStorage):
         raise TypeError(f"storage must be a file, a URL or an Optuna storage, got {storage!r}")

@@ -63,7 +63,7 @@ def _suggest(trial: Any, name: str, leaf: Any) -> Any:
 
 
 def distribution(leaf: Any) -> Any:
-    """The distribution of a leaf."""
+    """Returns the distribution of a leaf."""
     kinds = package().distributions
     if isinstance(leaf, Categorical):
         return kinds.CategoricalDistribution(leaf.choices)
@@ -78,20 +78,34 @@ def frozen(space: Space, params: Params, result: Result | None, **attributes: An
         outcome: dict[str, Any] = {"state": trials.TrialState.RUNNING}
     else:
         outcome = {"state": trials.TrialState.FAIL} if result.failed else {"value": result.value}
+        if result.pruned:
+            outcome = {"state": trials.TrialState.PRUNED}
+        outcome["intermediate_values"] = {int(step): value for step, value in result.reported}
     distributions = {name: distribution(space.leaves[name]) for name in params}
     return trials.create_trial(params=params, distributions=distributions, **outcome, **attributes)
 
 
-def tell(study: Any, number: int, result: Result) -> None:
-    """Tells the result of a trial of the study; a trial that was told before stays as it is."""
-    failed = package().trial.TrialState.FAIL
-    value, state = (None, failed) if result.failed else (result.value, None)
-    study.tell(number, value, state=state, skip_if_finished=True)
+def tell(study: Any, trial: Any, result: Result) -> None:
+    """Tells the result of a trial of the study, with what it reported; one that was told before stays as it is.
+
+    A grid that has no more points asks the study to stop, which only Optuna's own loop can. It is left to begin again.
+    """
+    states = package().trial.TrialState
+    for step, value in result.reported:
+        trial.report(value, int(step))
+    state = states.FAIL if result.failed else states.PRUNED if result.pruned else None
+    try:
+        study.tell(trial, result.value if state is None else None, state=state, skip_if_finished=True)
+    except RuntimeError as error:
+        if "Study.stop" not in str(error):
+            raise
 
 
 def attributes(result: Result) -> dict[str, Any]:
     """Returns what a study keeps of a result beside its value, as user attributes."""
-    found = {name: value for name, value in vars(result).items() if name not in ("value", "exception") and value}
+    found = {
+        name: value for name, value in vars(result).items() if name not in ("value", "reported", "exception") and value
+    }
     return _without_nan(found)
 
 

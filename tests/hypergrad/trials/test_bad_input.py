@@ -12,8 +12,8 @@ from tests.hypergrad.trials.examples import KEY, SPACE, TPE, tpe
 GOOD = {"layers": 1, "act": None, "l2": 0.1, "lr": 0.01}
 BAD_PARAMS = [
     ({"layers": 4}, "layers must lie in"),
-    ({"layers": 1.5}, "layers must be a whole number"),
-    ({"layers": True}, "layers must be a whole number"),
+    ({"layers": 1.5}, "layers must be an integer"),
+    ({"layers": True}, "layers must be an integer"),
     ({"act": "gelu"}, "act must be one of"),
     ({"l2": "big"}, "l2 must be a number"),
     ({"l2": float("nan")}, "l2 must lie in"),
@@ -39,7 +39,7 @@ class TwoResults(hg.trials.AbstractObjective):
 BAD = [
     (ValueError, "finite bounds", lambda: hg.trials.Float(0.0, np.inf)),
     (ValueError, "low 2 above high 1", lambda: hg.trials.Int(2, 1)),
-    (ValueError, "whole bounds", lambda: hg.trials.Int(0.5, 2)),
+    (ValueError, "integer bounds", lambda: hg.trials.Int(0.5, 2)),
     (ValueError, "positive low", lambda: hg.trials.Float(0.0, 1.0, log=True)),
     (ValueError, "choices that differ", lambda: hg.trials.Categorical(("a", "a"))),
     (ValueError, "one of at_least and one_of", lambda: hg.trials.When("a")),
@@ -81,13 +81,13 @@ BAD = [
     (ValueError, "num_trials", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=0)),
     (ValueError, "give at least one", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY)),
     (TypeError, "budget must be", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, budget=3)),
-    (ValueError, "on_failure", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=1, on_failure=1)),
+    (TypeError, "on_failure", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=1, on_failure=1)),
     (ValueError, "origins must have", lambda: hg.trials.FixedList([GOOD], origins=[])),
     (ValueError, "starts must be", lambda: hg.trials.Descent(TPE, optax.adam(0.1), starts=0)),
     (TypeError, "base must be a searcher", lambda: hg.trials.Descent(tpe, optax.adam(0.1))),
     (ValueError, "fidelity", lambda: hg.trials.search_trials(TPE, SPACE, print, key=KEY, num_trials=1, fidelity=0)),
     (TypeError, "searcher must be", lambda: hg.trials.search_trials(tpe, SPACE, print, key=KEY, num_trials=1)),
-    (TypeError, "objective must be callable", lambda: hg.trials.search_trials(TPE, SPACE, 1, key=KEY, num_trials=1)),
+    (TypeError, "objective must be a function", lambda: hg.trials.search_trials(TPE, SPACE, 1, key=KEY, num_trials=1)),
     (
         TypeError,
         "one Result for each",

@@ -1,4 +1,4 @@
-"""Networks whose size is data, trials trained in one program, hypergradients inside trials."""
+"""Trials trained in one program, hypergradients inside trials."""
 
 import equinox as eqx
 import jax
@@ -10,31 +10,6 @@ import pytest
 import hypergrad as hg
 
 KEY = jax.random.key(0)
-
-
-@eqx.filter_jit
-def made(widths, depth):
-    return hg.trials.MaskedMLP(4, 2, 5, 3, widths=widths, depth=depth, key=KEY, activation=jnp.cosh)  # cosh(0) is not 0
-
-
-@eqx.filter_jit
-@eqx.filter_value_and_grad
-def penalised(net, x):
-    weights = jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array))
-    return jnp.sum(net(x) ** 2) + sum(jnp.sum(w**2) for w in weights)
-
-
-@pytest.mark.parametrize(("widths", "depth"), [((5, 3, 2), 3), ((1, 5, 5), 1), ((2, 4, 5), 2)])
-def test_a_masked_network_is_the_smaller_one(widths, depth):
-    net = made(np.array(widths), np.array(depth))
-    small, x = net.narrow(), np.arange(4.0)
-    assert int(net.num_params) == sum(w.size for w in jax.tree.leaves(eqx.filter(small, eqx.is_inexact_array)))
-    (value, ours), (expected, theirs) = penalised(net, x), penalised(small, x)
-    np.testing.assert_allclose(value, expected, rtol=1e-12)
-    squares = [sum((g**2).sum() for g in jax.tree.leaves(jax.tree.map(np.asarray, grad))) for grad in (ours, theirs)]
-    np.testing.assert_allclose(squares[0], squares[1], rtol=1e-12)
-    moved = eqx.apply_updates(net, ours)  # what is not active stays away
-    assert np.count_nonzero(moved.first) == 4 * widths[0] and not np.any(moved.hidden[depth - 1 :])
 
 
 SIZES = hg.trials.Space(

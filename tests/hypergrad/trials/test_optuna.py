@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -127,6 +128,20 @@ def test_any_storage_holds_what_results_say(tmp_path, storage):
     assert searcher.best_of_study(state).trial.params == alone.best.trial.params != state.best.trial.params
 
 
+@pytest.mark.parametrize("storage", [None, "study.log"])
+@pytest.mark.parametrize("kind", ["grid", "brute force"])
+def test_a_grid_begins_again(tmp_path, kind, storage):
+    grid = {"a": [0, 1, 2], "c": ["x", "y"]}
+    make = {
+        "grid": lambda seed: optuna.samplers.GridSampler(grid, seed=0),
+        "brute force": lambda seed: optuna.samplers.BruteForceSampler(seed=0),
+    }[kind]
+    searcher = hg.trials.Optuna(make, storage=storage and tmp_path / storage)
+    space = hg.trials.Space({"a": hg.trials.Int(0, 2), "c": hg.trials.Categorical(("x", "y"))})
+    state = hg.trials.search_trials(searcher, space, lambda trial, key: trial.params["a"], key=KEY, num_trials=8)
+    assert len({str(one.trial.params) for one in state.history[:6]}) == 6 and len(state.history) == 8
+
+
 def test_telling_twice_is_harmless(tmp_path):
     """A kill between the study and the journal: the trials are trained and told once more."""
     options = {"key": KEY, "num_trials": 6, "batch": 2, "journal": tmp_path / "search.jsonl"}
@@ -177,3 +192,55 @@ def test_trials_of_a_dead_process_are_taken_up(tmp_path):
     trials = optuna.load_study(study_name="hypergrad", storage=storage).trials
     assert [trial.state.name for trial in trials].count("COMPLETE") == 2
     assert [trial.state.name for trial in trials].count("FAIL") == 1 and len(trials) == 3
+
+
+def course(trial, key):
+    """Falls from 2 to the trial's own level in nine steps."""
+    for step in range(1, 10):
+        value = trial.params["x"] + 2.0 / step
+        if trial.report(step, value):
+            return hg.trials.Result(value, pruned=True, gradients=step)
+    return hg.trials.Result(value, gradients=9)
+
+
+PRUNERS = {
+    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=3),
+    "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
+    "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=9, reduction_factor=3),
+}
+
+
+@pytest.mark.parametrize("make", PRUNERS.values(), ids=PRUNERS)
+def test_pruned_trials_are_those_of_optuna_alone(tmp_path, make):
+    space = hg.trials.Space({"x": hg.trials.Float(0.0, 1.0)})
+    study = optuna.create_study(sampler=tpe(5), pruner=make(), study_name="s")
+    for number in range(16):
+        trial = study.ask()
+        plain = hg.trials.Trial(number, {"x": trial.suggest_float("x", 0.0, 1.0)})
+
+        def report(step, value, trial=trial):
+            trial.report(value, step)
+            return trial.should_prune()
+
+        result = course(replace(plain, report=report), None)
+        state = optuna.trial.TrialState.PRUNED if result.pruned else None
+        study.tell(trial, None if result.pruned else result.value, state=state)
+    options = {"key": KEY, "journal": tmp_path / "search.jsonl"}
+    for number in (7, 16):  # stopped, and resumed
+        searcher, pruner = hg.trials.Optuna(lambda seed: tpe(5)), hg.trials.Pruner(make)
+        found = hg.trials.search_trials(searcher, space, course, num_trials=number, pruner=pruner, **options)
+    names = [trial.state.name for trial in study.trials]
+    if make is not PRUNERS["hyperband"]:  # which depends on the name of the study
+        assert [one.result.pruned for one in found.history] == [name == "PRUNED" for name in names]
+        assert [one.trial.params for one in found.history] == [trial.params for trial in study.trials]
+    pruned = [one for one in found.history if one.result.pruned]
+    assert 2 < len(pruned) < 14 and all(len(one.result.reported) == one.result.gradients for one in found.history)
+    assert not found.best.result.pruned and len(found.ranked) == 16 - len(pruned)
+
+
+def test_reports_are_kept_without_a_pruner():
+    space = hg.trials.Space({"x": hg.trials.Float(0.0, 1.0)})
+    state = hg.trials.search_trials(hg.trials.Random(), space, course, key=KEY, num_trials=2)
+    assert [len(one.result.reported) for one in state.history] == [9, 9] and len(state.ranked) == 2
+    again = hg.trials.SearcherState.from_json(state.to_json())
+    assert again == state

@@ -1,6 +1,7 @@
-"""Networks whose widths and depth are data, so that one program trains them all."""
+"""A multilayer perceptron whose widths and depth are data."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from . import units
+
 
 class MaskedMLP(eqx.Module):
     """A multilayer perceptron of up to `max_depth` hidden layers of up to `max_width` units, of which some are active.
 
         h_0 = m_0 act(W_0 x + b_0),   h_l = m_l act(W_l h_{l-1} + b_l)  if l < depth, else h_{l-1},   y = V h + c
 
-    with m_l = 1 for the first `widths[l]` units. The hidden layers are one stacked array, gone through by `lax.scan`.
+    with m_l = 1 for the first `widths[l]` units. The hidden layers are one stacked array, scanned over.
     Inactive weights are zero and get no gradient, so that the network, its gradients, and sums over its weights are
-    those of the smaller one, `narrow()`. `widths` of shape (max_depth,) and `depth` are whole numbers, traced: networks
-    of different sizes train under one `vmap`.
+    those of the smaller one, `narrow()`. `widths` of shape (max_depth,) and `depth` are traced integers:
+    networks of different sizes train under one `vmap`.
 
     *Cost*: that of the largest network, whatever is active. It pays where compilation costs more than training.
 
@@ -47,14 +50,11 @@ class MaskedMLP(eqx.Module):
         activation: Callable[[Array], Array] = jax.nn.relu,
         gain: float = 1.0,
     ):
-        for name, value in {"max_width": max_width, "max_depth": max_depth}.items():
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        self.widths = jnp.broadcast_to(jnp.asarray(widths, jnp.int32), (max_depth,))
-        self.depth = jnp.asarray(depth, jnp.int32)
+        units.check_sizes(in_size=in_size, out_size=out_size, max_width=max_width, max_depth=max_depth)
+        self.widths, self.depth = units.as_arrays(widths, depth, max_depth)
         self.activation = activation
-        masks = self._masks(max_width)
-        fans = jnp.concatenate([jnp.full(1, in_size, jnp.int32), self.widths[:-1]])
+        masks = units.masks(self.widths, self.depth, max_width)
+        fans = units.fans(in_size, self.widths)
         bounds = gain / jnp.sqrt(fans)
         shapes = [(max_width, in_size), (max_depth - 1, max_width, max_width), (max_depth, max_width)]
         shapes += [(out_size, max_width), (out_size,)]
@@ -68,23 +68,18 @@ class MaskedMLP(eqx.Module):
         self.last = gain * last / jnp.sqrt(width) * (jnp.arange(max_width) < width)
         self.last_bias = last_bias / jnp.sqrt(width)
 
-    def _masks(self, max_width: int) -> Array:
-        """(max_depth, max_width): which units there are."""
-        layers = jnp.arange(self.widths.shape[0])
-        return (jnp.arange(max_width) < self.widths[:, None]) & (layers < self.depth)[:, None]
-
     def __call__(self, x: Array) -> Array:
-        """Outputs of shape (out_size,) for inputs of shape (in_size,)."""
-        masks = self._masks(self.first.shape[0])
+        """Returns outputs of shape (out_size,) for inputs of shape (in_size,)."""
+        masks = units.masks(self.widths, self.depth, self.first.shape[0])
         h = jnp.where(masks[0], self.activation(self.first @ x + self.biases[0]), 0)
 
-        def layer(h, part):
-            weight, bias, mask, place = part
+        def layer(h: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
+            weight, bias, mask, index = part
             after = jnp.where(mask, self.activation(weight @ h + bias), 0)
-            return jnp.where(place < self.depth, after, h), None
+            return jnp.where(index < self.depth, after, h), None
 
-        places = jnp.arange(1, self.widths.shape[0])
-        h, _ = jax.lax.scan(layer, h, (self.hidden, self.biases[1:], masks[1:], places))
+        layers = jnp.arange(1, self.widths.shape[0])
+        h, _ = jax.lax.scan(layer, h, (self.hidden, self.biases[1:], masks[1:], layers))
         return self.last @ h + self.last_bias
 
     @property
@@ -93,24 +88,25 @@ class MaskedMLP(eqx.Module):
         return count_params(self.first.shape[1], self.last.shape[0], self.widths, self.depth)
 
     def narrow(self) -> eqx.nn.Sequential:
-        """The smaller network by itself, to be used where size matters. Not under `jit`."""
+        """Returns the smaller network by itself, to be used where size matters. Not under `jit`."""
         depth, widths = int(self.depth), [int(width) for width in self.widths]
         weights = [self.first, *self.hidden[: depth - 1]]
-        layers: list = []
+        layers: list[Any] = []
         sizes = [self.first.shape[1], *widths[:depth]]
         for weight, bias, fan, width in zip(weights, self.biases, sizes, sizes[1:], strict=False):
-            layers += [_linear(weight[:width, :fan], bias[:width]), eqx.nn.Lambda(self.activation)]
-        return eqx.nn.Sequential([*layers, _linear(self.last[:, : sizes[-1]], self.last_bias)])
+            layers += [linear(weight[:width, :fan], bias[:width]), eqx.nn.Lambda(self.activation)]
+        return eqx.nn.Sequential([*layers, linear(self.last[:, : sizes[-1]], self.last_bias)])
 
 
 def count_params(in_size: int, out_size: int, widths: ArrayLike, depth: ArrayLike) -> Array:
-    """Weights and biases of a perceptron whose first `depth` hidden layers have `widths` units."""
+    """Counts the weights and biases of a perceptron whose first `depth` hidden layers have `widths` units."""
     widths = jnp.asarray(widths)
-    fans = jnp.concatenate([jnp.full(1, in_size, widths.dtype), widths[:-1]])
+    fans = units.fans(in_size, widths)
     active = jnp.arange(widths.shape[0]) < depth
     return jnp.sum(active * (fans + 1) * widths) + (widths[jnp.asarray(depth) - 1] + 1) * out_size
 
 
-def _linear(weight: Array, bias: Array) -> eqx.nn.Linear:
+def linear(weight: Array, bias: Array) -> eqx.nn.Linear:
+    """Returns an affine layer with given weights."""
     layer = eqx.nn.Linear(weight.shape[1], weight.shape[0], key=jax.random.key(0))
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, bias))

@@ -1,0 +1,27 @@
+"""The active units of masked networks."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+
+def check_sizes(**sizes: int) -> None:
+    """**Raises** `ValueError` naming the first size that is no positive integer."""
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def as_arrays(widths: ArrayLike, depth: ArrayLike, max_depth: int) -> tuple[Array, Array]:
+    """Returns widths of shape (max_depth,) and the depth as int32 arrays."""
+    return jnp.broadcast_to(jnp.asarray(widths, jnp.int32), (max_depth,)), jnp.asarray(depth, jnp.int32)
+
+
+def masks(widths: Array, depth: Array, max_width: int) -> Array:
+    """Returns the active units, of shape (max_depth, max_width)."""
+    layers = jnp.arange(widths.shape[0])
+    return (jnp.arange(max_width) < widths[:, None]) & (layers < depth)[:, None]
+
+
+def fans(inputs: int, widths: Array) -> Array:
+    """Returns the units before each layer, of shape (max_depth,)."""
+    return jnp.concatenate([jnp.full(1, inputs, widths.dtype), widths[:-1]])

@@ -1,0 +1,66 @@
+"""Optuna's pruners, for any searcher."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+
+from ...ground.checks import function
+from ..trial import FinishedTrial, SearcherState, Trial
+from . import translation
+
+
+class _Kept:
+    """The study of a search, the trials under way by number, and how many results it knows."""
+
+    def __init__(self) -> None:
+        self.study: Any = None
+        self.running: dict[int | None, Any] = {}
+        self.known = 0
+        self.last: FinishedTrial | None = None
+
+
+class Pruner(eqx.Module):
+    """Any Optuna pruner: median, percentile, successive halving, Hyperband.
+
+        search_trials(searcher, space, objective, key=key, num_trials=100, pruner=Pruner(optuna.pruners.MedianPruner))
+
+    `make()` returns the pruner. It sees the values that trials report (`Trial.report`), of any searcher; a search that
+    was stopped reports them again.
+
+    **Raises** `ImportError` without optuna.
+    """
+
+    make: Callable[[], Any] = eqx.field(converter=function("make", "without arguments that returns an Optuna pruner"))
+    kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
+
+    def begin(self, state: SearcherState, trial: Trial) -> Callable[[int, float], bool]:
+        """Returns the function that takes the values of a trial and returns True if it is to be stopped."""
+        with translation.quiet(False):
+            running = self.kept.running[trial.number] = self._study(state).ask()
+
+        def report(step: int, value: float) -> bool:
+            running.report(value, step)
+            return bool(running.should_prune())
+
+        return report
+
+    def _study(self, state: SearcherState) -> Any:
+        """Returns the study, which knows all results of the state."""
+        kept, optuna = self.kept, translation.package()
+        follows = kept.known <= len(state.history) and (not kept.known or state.history[kept.known - 1] == kept.last)
+        if kept.study is None or not follows:
+            vars(kept).update(vars(_Kept()))
+            kept.study = optuna.create_study(pruner=self.make(), sampler=optuna.samplers.RandomSampler(0))
+        for one in state.history[kept.known :]:
+            trial = kept.running.pop(one.trial.number, None)
+            if trial is None:  # of an earlier process
+                trial = kept.study.ask()
+                for step, value in one.result.reported:
+                    trial.report(value, int(step))
+                    trial.should_prune()
+            translation.tell(kept.study, trial, replace(one.result, reported=[]))
+            kept.last = one
+        kept.known = len(state.history)
+        return kept.study
