@@ -63,7 +63,7 @@ def all_methods(config, weights: PyTree) -> dict[str, Method]:
     linear_solver = hg.CG(config.cg_steps, damping=config.cg_damping)
     return {
         "greedy": gradient(hg.Greedy(solver(1))),
-        "drmad": gradient(hg.DrMAD(solver(config.period), knots=config.knots, warm_start=True)),
+        "drmad": gradient(hg.DrMAD(solver(config.period), knots=config.knots, warm_start=True, check=None)),
         "hoag": gradient(hg.HOAG(solver(config.period), linear_solver)),
         "reverse": gradient(hg.Reverse(solver(config.period), warm_start=True)),
         "random": by_search(hg.RandomSearch(solver(config.trial_steps), uniform(weights, BOX)), 1, current=False),

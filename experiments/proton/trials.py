@@ -74,8 +74,9 @@ class Trials:
         fixed = {key: unit.pop(key) for key in self.unseen} if asked.gradient else {}
         problem, inner = fit.prepare(asked.choices, fixed)
         if asked.gradient:
-            state = inner.init(problem, fit.start, unit)
-            estimate, _ = self.estimator(inner).step(problem, unit, state, jax.random.key(0))
+            estimator = self.estimator(inner)
+            state = estimator.init(problem, fit.start, unit)
+            estimate, _ = estimator.step(problem, unit, state, jax.random.key(0))
             zeros = {key: np.zeros(np.shape(value)) for key, value in fixed.items()}
             gradient = {key: np.asarray(value, float) for key, value in (estimate.hypergradient | zeros).items()}
         else:

@@ -90,10 +90,10 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
     return {
         "random": searching(random),
         "greedy": greedy,
-        "drmad": gradient(hg.DrMAD(solver(period), warm_start=True)),
+        "drmad": gradient(hg.DrMAD(solver(period), warm_start=True, check=None)),
         "hoag": gradient(hg.HOAG(solver(period), linear)),
         "reverse": gradient(hg.Reverse(solver(period), warm_start=True)),
-        "drmad_knots": gradient(hg.DrMAD(solver(period), knots=min(KNOTS, period), warm_start=True)),
+        "drmad_knots": gradient(hg.DrMAD(solver(period), knots=min(KNOTS, period), warm_start=True, check=None)),
         "tpe": searching(lambda inner: by_trials(inner, tree_parzen)),
         "em": Contestant(EVERY, 10, closed_form),
         "random_greedy": Contestant(RATES, RATES[1], lambda rate: one_after_another(explorer, greedy.make(rate))),

@@ -71,6 +71,16 @@ class MaskedCNN(eqx.Module):
         return jnp.tensordot(self.last, h, 2) + self.last_bias
 
     @property
+    def active_weights(self) -> "MaskedCNN":
+        """A tree like the floating arrays, `True` where a weight is one of the smaller network."""
+        masks = self._masks(self.biases.shape[1])
+        last = jnp.arange(self.biases.shape[1]) < self.widths[self.depth - 1]
+        flags = (masks[0], jnp.tile(masks[0], 9)[:, None] & masks[1], masks, last, jnp.bool_(True))
+        arrays = lambda model: (model.first, model.second, model.biases, model.last, model.last_bias)
+        spread = [jnp.broadcast_to(flag, like.shape) for flag, like in zip(flags, arrays(self), strict=True)]
+        return eqx.tree_at(arrays, eqx.filter(self, eqx.is_inexact_array), spread)
+
+    @property
     def num_params(self) -> Array:
         """Weights and biases of the smaller network."""
         first, second = self.widths

@@ -88,6 +88,16 @@ class MaskedMLP(eqx.Module):
         return self.last @ h + self.last_bias
 
     @property
+    def active_weights(self) -> "MaskedMLP":
+        """A tree like the floating arrays, `True` where a weight is one of the smaller network."""
+        masks = self._masks(self.first.shape[0])
+        last = jnp.arange(self.first.shape[0]) < self.widths[self.depth - 1]
+        flags = (masks[0][:, None], masks[1:, :, None] & masks[:-1, None, :], masks, last, jnp.bool_(True))
+        arrays = lambda model: (model.first, model.hidden, model.biases, model.last, model.last_bias)
+        spread = [jnp.broadcast_to(flag, like.shape) for flag, like in zip(flags, arrays(self), strict=True)]
+        return eqx.tree_at(arrays, eqx.filter(self, eqx.is_inexact_array), spread)
+
+    @property
     def num_params(self) -> Array:
         """Weights and biases of the smaller network."""
         return count_params(self.first.shape[1], self.last.shape[0], self.widths, self.depth)
