@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ...ground.checks import field, integer
 from ...ground.keys import step_key
 from ...inner import InnerState
 from ...stats import Counts, Estimate, Stats, Status, flag
@@ -33,13 +34,8 @@ class ErrorCheck(eqx.Module):
     within a factor of three in 19 cases of 20.
     """
 
-    directions: int = 4
-    every: int = 100
-
-    def __check_init__(self):
-        for name in ("directions", "every"):
-            if not isinstance(number := getattr(self, name), int) or number < 1:
-                raise ValueError(f"{name} must be a positive integer, got {number!r}")
+    directions: int = field(integer("directions", least=1), 4)
+    every: int = field(integer("every", least=1), 100)
 
 
 class Accuracy(eqx.Module):

@@ -10,6 +10,7 @@ import pytest
 import hypergrad as hg
 from experiments.benchmarks.problems import PROBLEMS
 from experiments.common.data import digits
+from hypergrad.estimators.common import trajectory
 from hypergrad.testing import laws, problems
 from hypergrad.testing.tolerances import flat, relative_error
 
@@ -67,7 +68,7 @@ def test_it_is_measured_every_so_often_and_counted():
 
 def test_bad_checks():
     for options in ({"directions": 0}, {"every": 0}, {"every": 1.5}):
-        with pytest.raises(ValueError, match=next(iter(options))):
+        with pytest.raises((TypeError, ValueError), match=f"{next(iter(options))} must be a positive integer"):
             hg.ErrorCheck(**options)
 
 
@@ -123,3 +124,22 @@ def test_measured_errors_are_within_a_factor_of_three(num_steps, width):
             error = relative_error(estimate.hypergradient, exact)
             measured = float(estimate.stats.diagnostics["relative_error"])
             assert error < 1e-3 or error / 3 <= measured <= 3 * error, (estimator, error, measured)
+
+
+def test_training_that_diverges_is_flagged_under_exact_reverse_mode_too():
+    """Unscaled inputs: the rate is far too large, the loss grows to 1e20."""
+    case = problems.ridge()
+    wide = lambda data: data | {"x": 30 * np.asarray(data["x"])}
+    case = case.replace(train=wide(case.problem.train), valid=wide(case.problem.valid))
+    for make in (hg.Reverse, hg.DrMAD, lambda inner: hg.Reverse(inner, checkpoints="sqrt")):
+        estimate, _ = laws.first_step(make(hg.OptaxSolver(optax.sgd(0.1), 6)), case)
+        assert jnp.isfinite(estimate.value) and estimate.value > 1e10
+        assert hg.Status(int(estimate.stats.status)) & hg.Status.ADJOINT_GROWTH
+
+
+def test_what_is_stored_in_few_bits_is_numbers_alone():
+    """Integers above 2¹¹, single numbers and flags are kept as they are."""
+    state = (jnp.arange(3000), jnp.asarray(1 / 3), jnp.array([True]), jnp.linspace(0, 1, 7), jnp.array([1j / 3]))
+    kept = trajectory.stored(state, jnp.float16)
+    assert [leaf.dtype for leaf in kept] == [jnp.int64, jnp.float64, jnp.bool_, jnp.float16, jnp.complex128]
+    assert jnp.array_equal(kept[0], state[0]) and kept[1] == state[1] and kept[4] == state[4]
