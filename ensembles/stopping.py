@@ -17,6 +17,9 @@ class StoppingState(NamedTuple):
 
     - `best`: the weights of the lowest validation loss, `best_loss`, found at `best_step`.
     - `stopped`: mask of replicas that train no more; `failed`: mask of those that met a number that is not finite.
+    - `loss`, `better`, `sound`: the validation loss of the present weights, whether it is the lowest, whether it is
+      finite. Truth values alone so decide the next update. An estimator can replay them exactly where it
+      knows the weights only roughly.
     """
 
     inner: PyTree
@@ -26,6 +29,9 @@ class StoppingState(NamedTuple):
     best_step: Array
     stopped: Array
     failed: Array
+    loss: Array
+    better: Array
+    sound: Array
 
 
 def early_stopping(
@@ -42,8 +48,8 @@ def early_stopping(
     **Arguments**
 
     - `optimiser`: an optimiser of the stacked replicas, see `replicate_optimiser`.
-    - `valid_losses`: a function from the parameters of the stacked replicas to one loss per replica, evaluated at every
-      update. An optimiser sees the floating arrays alone; `eqx.combine` them with the rest of the models.
+    - `valid_losses`: a function from the parameters of the stacked replicas to one loss per replica, evaluated at the start and
+      after every update. An optimiser sees the floating arrays alone; `eqx.combine` them with the rest of the models.
     - `patience`: the number of updates, one for all or one per replica; it may be traced.
     - `max_updates`: the update that puts back all replicas that still train, so that the weights after it are the best.
 
@@ -65,34 +71,43 @@ def early_stopping(
         if loss.shape != (num,):
             raise ValueError(f"valid_losses must return one loss per replica, ({num},), it returned {loss.shape}")
         zeros, none = jnp.zeros(num, jnp.int32), jnp.zeros(num, bool)
-        # Not infinity, so that states can be interpolated.
         worst = jnp.full(num, jnp.finfo(loss.dtype).max, loss.dtype)
         inner = optimiser.init(params)
         if jax.tree.leaves(inner) and num_replicas(inner, "the state of optimiser") != num:
             raise ValueError("the state of optimiser has no axis of replicas: wrap it in replicate_optimiser")
-        return StoppingState(inner, jnp.zeros((), jnp.int32), params, worst, zeros, none, none)
+        return StoppingState(inner, jnp.zeros((), jnp.int32), params, worst, zeros, none, none, *judged(params, worst))
+
+    def judged(params: PyTree, best_loss: Array) -> tuple[Array, Array, Array]:
+        losses = valid_losses(jax.lax.stop_gradient(params))
+        sound = jnp.isfinite(losses)
+        # Not infinity, so that states can be interpolated.
+        return jnp.where(sound, losses, jnp.finfo(losses.dtype).max), losses < best_loss, sound
 
     def update(updates: PyTree, state: StoppingState, params: PyTree) -> tuple[PyTree, StoppingState]:
-        losses = valid_losses(jax.lax.stop_gradient(params))
         updates, inner = optimiser.update(updates, state.inner, params)
-        failed = ~(jnp.isfinite(losses) & is_finite(updates)) & ~state.stopped
-        better = (losses < state.best_loss) & ~state.stopped & ~failed
+        failed = ~(state.sound & is_finite(updates)) & ~state.stopped
+        better = state.better & ~state.stopped & ~failed
         best = where_replicas(better, params, state.best)
         best_step = jnp.where(better, state.step, state.best_step)
         stopped = state.stopped | failed | (state.step - best_step >= patience)
         if max_updates is not None:
             stopped = stopped | (state.step + 1 >= max_updates)
-        back = jax.tree.map(jnp.subtract, best, params)
+        best_loss = jnp.where(better, state.loss, state.best_loss)
+        updates = where_replicas(stopped, jax.tree.map(jnp.subtract, best, params), updates)
+        loss, lower, sound = judged(optax.apply_updates(params, updates), best_loss)
         after = StoppingState(
             inner=where_replicas(stopped, state.inner, inner),
             step=state.step + 1,
             best=best,
-            best_loss=jnp.where(better, losses, state.best_loss),
+            best_loss=best_loss,
             best_step=best_step,
             stopped=stopped,
             failed=state.failed | failed,
+            loss=loss,
+            better=lower,
+            sound=sound,
         )
-        return where_replicas(stopped, back, updates), after
+        return updates, after
 
     return optax.GradientTransformation(init, update)
 

@@ -1,6 +1,7 @@
 """Mean-field Gaussian posteriors over the weights of any model, and the evidence lower bound as a loss."""
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -9,11 +10,21 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 
+@runtime_checkable
+class PartlyActive(Protocol):
+    """A model, or a part of one, of which some weights count for nothing, such as `hypergrad.trials.MaskedMLP`."""
+
+    @property
+    def active_weights(self) -> PyTree:
+        """A tree like the floating arrays of the model, `True` where a weight counts."""
+
+
 class MeanField(eqx.Module):
     """Independent Gaussians q(w_i) = N(mean_i, exp(2 log_std_i)) over every floating array of a model.
 
     The posterior is a model itself: `mean` is the model, activation functions included, `log_std` a tree of arrays like
-    its parameters, and both are trained.
+    its parameters, and both are trained. Weights that a model declares inactive, see `PartlyActive`, have no
+    distribution: they are not drawn and add nothing to `gaussian_kl`.
 
     **Arguments**: `model`, any pytree or `eqx.Module`; `log_std`, the initial log standard deviation of every weight.
     """
@@ -33,12 +44,21 @@ class MeanField(eqx.Module):
         """The means as a tree of arrays, `None` where the model holds something else."""
         return eqx.filter(self.mean, eqx.is_inexact_array)
 
+    @property
+    def active(self) -> PyTree:
+        """A tree like the weights: `True`, or an array of truth values, where they have a distribution."""
+        declares = lambda part: isinstance(part, PartlyActive)
+        flags = lambda part: jax.tree.map(lambda _: True, eqx.filter(part, eqx.is_inexact_array))
+        choose = lambda part: part.active_weights if declares(part) else flags(part)
+        return jax.tree.map(choose, self.mean, is_leaf=declares)
+
     def sample(self, key: Array) -> PyTree:
         """Draws a model with weights mean + exp(log_std) · ε, ε ~ N(0, 1), differentiable in both."""
         weights, rest = eqx.partition(self.mean, eqx.is_inexact_array)
         flat, unravel = ravel_pytree(weights)  # one call of the generator compiles and runs faster than one per array
         noise = unravel(jax.random.normal(key, flat.shape, flat.dtype))
-        drawn = jax.tree.map(lambda mean, log_std, eps: mean + jnp.exp(log_std) * eps, weights, self.log_std, noise)
+        draw = lambda mean, log_std, eps, active: mean + _where(active, jnp.exp(log_std) * eps)
+        drawn = jax.tree.map(draw, weights, self.log_std, noise, self.active)
         return eqx.combine(drawn, rest)
 
 
@@ -53,12 +73,13 @@ def gaussian_kl(posterior: MeanField, log_variance: PyTree) -> Array:
     **Source**: Graves (2011), section 4; Bakhteev and Strijov (2020).
     """
 
-    def term(mean: Array, log_std: Array, h: Array) -> Array:
+    def term(mean: Array, log_std: Array, h: Array, active: Array | bool) -> Array:
         sizes = mean**2 + jnp.exp(2 * log_std)
-        return jnp.sum(sizes * jnp.exp(-h) - 1 + h - 2 * log_std) / 2
+        return jnp.sum(_where(active, sizes * jnp.exp(-h) - 1 + h - 2 * log_std)) / 2
 
     prior = jax.tree.broadcast(log_variance, posterior.weights)
-    return jax.tree.reduce(jnp.add, jax.tree.map(term, posterior.weights, posterior.log_std, prior))
+    terms = jax.tree.map(term, posterior.weights, posterior.log_std, prior, posterior.active)
+    return jax.tree.reduce(jnp.add, terms)
 
 
 def negative_elbo(
@@ -108,3 +129,7 @@ def predictive_log_probs(
     """
     drawn = jax.vmap(lambda key: log_probs(posterior.sample(key)))(jax.random.split(key, num_samples))
     return jax.nn.logsumexp(drawn, axis=0) - jnp.log(num_samples)
+
+
+def _where(active: Array | bool, terms: Array) -> Array:
+    return terms if active is True else jnp.where(active, terms, 0)

@@ -82,8 +82,8 @@ def searches(config: Config, inner: hg.AbstractInnerSolver) -> dict[str, hg.Grad
     """Returns all methods by name."""
     estimators: dict[str, hg.AbstractEstimator] = {
         "reverse": hg.Reverse(inner),
-        "drmad": hg.DrMAD(inner),
-        "greedy": hg.Greedy(inner, decay=1.0, warm_start=False),
+        "drmad": hg.DrMAD(inner, check=None),
+        "greedy": hg.Greedy(inner, decay=1.0, warm_start=False, check=None),
     }
     optimiser = optax.sgd(config.hyper_lr)
     return {name: hg.GradientSearch(estimator, optimiser) for name, estimator in estimators.items()}

@@ -15,6 +15,7 @@ from .diagnose import Diagnosis as Diagnosis
 from .diagnose import diagnose as diagnose
 from .diagnose import fewest_knots as fewest_knots
 from .estimators.base import AbstractEstimator as AbstractEstimator
+from .estimators.common.accuracy import ErrorCheck as ErrorCheck
 from .estimators.drmad import DrMAD as DrMAD
 from .estimators.forward import Forward as Forward
 from .estimators.greedy import Greedy as Greedy

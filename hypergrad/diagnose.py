@@ -28,7 +28,7 @@ COLOURS = {
     "wrong": "#D55E00",
     "not finite": "#000000",
 }
-DISTURBANCE = 1e-4  # relative change of the first weights that the exact hypergradient should stand
+DISTURBANCE = 1e-4  # change of the first weights that the exact hypergradient should stand, see `stability`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Finding:
     - `runs`: time in training runs, the median of three, without compilation; `gradients`: gradient equivalents.
     - `memory`: bytes that XLA allocates for temporaries.
     - `growth`: largest adjoint over the first, where the estimator reports it, else NaN.
-    - `stability`: cosine of the *exact* hypergradient with itself after a change of the first weights by 10⁻⁴.
+    - `error`: ‖found - exact‖/‖exact‖; `measured_error`: the same as the estimator measured it by itself, NaN where it
+      does not.
+    - `stability`: cosine of the *exact* hypergradient with itself after a random change of the first weights by 10⁻⁴ of
+      their size and of what training changes.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Finding:
     gradients: int
     memory: int
     growth: float
+    error: float
+    measured_error: float
     stability: float
     status: Status
     steps: int
@@ -89,6 +94,11 @@ class Diagnosis:
         """One sentence for every estimator that should not be trusted."""
         return [found.warning for found in self.findings if found.warning]
 
+    @property
+    def ranked(self) -> list[Finding]:
+        """The findings by their error, the smallest first."""
+        return sorted(self.findings, key=lambda found: found.error if np.isfinite(found.error) else np.inf)
+
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary per estimator, for a CSV or a data frame."""
         return [
@@ -98,11 +108,12 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """An aligned table, then the warnings."""
-        head = ("estimator", "cosine", "norm ratio", "runs", "memory MB", "growth", "verdict")
+        head = ("estimator", "cosine", "norm ratio", "error", "measured", "runs", "memory MB", "growth", "verdict")
         rows = [head]
         for f in self.findings:
-            numbers = (f"{f.cosine:.4f}", f"{f.norm_ratio:.3g}", f"{f.runs:.2f}", f"{f.memory / 1e6:.3f}")
-            rows.append((f.name, *numbers, "-" if np.isnan(f.growth) else f"{f.growth:.3g}", f.verdict))
+            known = lambda number: "-" if np.isnan(number) else f"{number:.3g}"
+            numbers = (f"{f.cosine:.4f}", f"{f.norm_ratio:.3g}", f"{f.error:.2g}", known(f.measured_error))
+            rows.append((f.name, *numbers, f"{f.runs:.2f}", f"{f.memory / 1e6:.3f}", known(f.growth), f.verdict))
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, *(f"! {text}" for text in self.warnings)])
@@ -226,17 +237,23 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def _reference(problem, inner, params, hparams, key) -> tuple[np.ndarray, float, float]:
     """The exact hypergradient, its stability, and the seconds of one training run."""
-    estimator = Reverse(inner, checkpoints="sqrt")
+    steps = {name: option for name, option in inner.options.items() if name != "tol"}  # all of them
+    estimator = Reverse(eqx.tree_at(lambda inner: inner.options, inner, steps), checkpoints="sqrt")
     state = estimator.init(problem, params, hparams)
-    exact = _flat(estimator.step(problem, hparams, state, key)[0].hypergradient)
+    estimate, _ = estimator.step(problem, hparams, state, key)
+    exact = _flat(estimate.hypergradient)
     if not np.all(np.isfinite(exact)) or not np.any(exact):
         raise ValueError("the exact hypergradient is zero or not finite: there is nothing to compare with")
-    flat, unravel = ravel_pytree(state.partitioned.arrays)
-    noise = jax.random.normal(jax.random.fold_in(key, 2**30), flat.shape, flat.dtype)
-    moved = unravel(flat * (1 + DISTURBANCE * noise))
-    elsewhere = eqx.tree_at(lambda s: s.partitioned, state, state.partitioned.with_arrays(moved))
+    first, last = (ravel_pytree(one.partitioned.arrays)[0] for one in (state.inner, estimate))
+    _, unravel = ravel_pytree(state.inner.partitioned.arrays)
+    noise = jax.random.normal(jax.random.fold_in(key, 2**30), first.shape, first.dtype)
+    # Relative to the weights, and to what training changes: weights may start at zero.
+    typical = jnp.abs(first) + jnp.sqrt(jnp.mean(jnp.abs(last - first) ** 2))
+    moved = state.inner.partitioned.with_arrays(unravel(first + DISTURBANCE * typical * noise))
+    elsewhere = eqx.tree_at(lambda s: s.inner.partitioned, state, moved)
     stability = _cosine(_flat(estimator.step(problem, hparams, elsewhere, key)[0].hypergradient), exact)
-    seconds, _, _ = _timed(lambda *args: inner.solve(*args)[0].partitioned.arrays, problem, hparams, state, key)
+    train = lambda *args: inner.solve(*args)[0].partitioned.arrays
+    seconds, _, _ = _timed(train, problem, hparams, state.inner, key)
     return exact, stability, seconds
 
 
@@ -270,6 +287,8 @@ def _examine(name, estimator, problem, params, hparams, key, exact, stability, r
         gradients=int(stats.counts.gradients),
         memory=memory,
         growth=float(stats.diagnostics.get("growth", jnp.nan)),
+        error=float(np.linalg.norm(found - exact) / np.linalg.norm(exact)),
+        measured_error=float(stats.diagnostics.get("relative_error", jnp.nan)),
         stability=stability,
         status=Status(int(stats.status)),
         steps=estimator.inner.num_steps,

@@ -1,6 +1,6 @@
 """The bilevel problem: two losses, two data sets, and the checks that come before any compilation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import equinox as eqx
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .ground.dependence import enters
 from .ground.tree import PartitionedModel, describe, named_leaves, strong, strong_arrays
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
@@ -71,7 +72,12 @@ def _check_data(data: PyTree, name: str) -> PyTree:
     for path, leaf in named_leaves(data, name):
         if isinstance(leaf, str | bytes):
             raise TypeError(f"{path} is text; data must be numbers")
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise TypeError(f"{path} is a masked array, whose mask would be lost; fill it in or leave the rows out")
+        if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
+            raise TypeError(f'{path} is of the byte order {leaf.dtype.str}; use .astype(x.dtype.newbyteorder("="))')
         if not eqx.is_array_like(leaf):
+            _refuse_object(path, leaf)
             continue  # a function, as in a model that makes features
         kind = jnp.result_type(leaf) if not isinstance(leaf, np.ndarray) else leaf.dtype
         if isinstance(leaf, np.ndarray) and not (jnp.issubdtype(kind, jnp.bool_) or jnp.issubdtype(kind, jnp.number)):
@@ -83,6 +89,22 @@ def _check_data(data: PyTree, name: str) -> PyTree:
         if bad := num_not_finite(leaf):
             raise ValueError(f"{path} holds {bad} values that are NaN or infinite")
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, data)
+
+
+def _refuse_object(path: str, leaf: object) -> None:
+    """Raises `TypeError` for what is neither an array nor a function: it would be read once, while JAX traces."""
+    if callable(leaf):
+        return
+    kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}"
+    if isinstance(leaf, Iterator):
+        raise TypeError(
+            f"{path} is an iterator ({kind}): training would read it once and go on with that one item; give the "
+            "arrays themselves, and draw batches in the loss with hypergrad.minibatch or epoch_batch"
+        )
+    raise TypeError(
+        f"{path} is a {kind}; data must be arrays, or a pytree of them: convert it first, e.g. with .to_numpy() or "
+        "numpy.asarray"
+    )
 
 
 def num_not_finite(leaf: ArrayLike) -> int:
@@ -116,6 +138,16 @@ def as_hparams(hparams: PyTree) -> PyTree:
         if not isinstance(leaf, jax.core.Tracer) and num_not_finite(leaf):
             raise ValueError(f"{path} holds values that are NaN or infinite")
     return strong(jax.tree.map(jnp.asarray, hparams))
+
+
+def refuse_unused(function: Callable[[PyTree], PyTree], hparams: PyTree) -> None:
+    """Raises `ValueError` naming the hyperparameters on which no output of `function` depends; nothing is computed."""
+    paths = [path for path, _ in named_leaves(hparams, "hparams")]
+    if unused := [path for path, used in zip(paths, enters(function, hparams), strict=True) if not used]:
+        raise ValueError(
+            f"{', '.join(unused)} enters neither training nor the outer loss: its hypergradient would be 0 for ever; "
+            "use it or leave it out"
+        )
 
 
 def check(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> tuple[PartitionedModel, PyTree]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from .ground.show import paragraph, show, show_leaf, show_size, values_of
 from .ground.total import Total
-from .ground.tree import PartitionedModel, all_finite, partition
+from .ground.tree import PartitionedModel, all_finite, named_entries, named_leaves, partition
 
 Count = Array | Total
 CountLike = ArrayLike | Total
@@ -29,6 +29,7 @@ class Status(enum.IntFlag):
     NEGATIVE_CURVATURE = 8  # the Hessian is not positive definite there
     ADJOINT_GROWTH = 16  # the adjoint outgrew its limit and was cut off
     IRREVERSIBLE = 32  # training run backwards did not come back to where it began
+    INACCURATE = 64  # the hypergradient was measured to be far from the derivative of the value
 
     def __str__(self) -> str:
         return self.name or "OK"
@@ -149,6 +150,16 @@ class Estimate(eqx.Module):
         self.value = value
         self.partitioned = partition(params)
         self.stats = eqx.tree_at(lambda s: s.status, stats, status)
+
+    @property
+    def unreached(self) -> tuple[str, ...]:
+        """Hyperparameters and entries of arrays whose hypergradient is exactly zero, by path and place.
+
+        An entry that no step reads, such as a rate for a step beyond the last, and one without effect, such as the
+        penalty of a weight whose input is always zero, are both among them.
+        """
+        leaves = named_leaves(self.hypergradient, "hparams")
+        return tuple(name for path, leaf in leaves for name in named_entries(path, np.asarray(leaf) == 0))
 
     @property
     def params(self) -> PyTree:

@@ -1,11 +1,14 @@
 """One training run, from its first state to the outer loss at its end."""
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .ground.derivatives import linearize
 from .ground.keys import EndKeys, end_keys, step_key
 from .inner import AbstractInnerSolver, InnerState, SolveStats
 from .problem import BilevelProblem, check_model, outer_value_and_grads
@@ -29,6 +32,10 @@ class Training(eqx.Module):
         """The keys of the losses at the end of training."""
         return end_keys(self.key, self.inner.num_steps)
 
+    def at(self, hparams: PyTree) -> "Training":
+        """Returns the same run at other hyperparameters."""
+        return dataclasses.replace(self, hparams=hparams)
+
     def begin(self, state: InnerState, warm_start: bool) -> InnerState:
         """Returns the state to train from: `state` itself, or the first one of its model."""
         begin = self.inner.resume if warm_start else self.inner.restart
@@ -46,7 +53,14 @@ class Training(eqx.Module):
         A cotangent has the structure of the state with `None` at the leaves that are not inexact arrays.
         """
         phi = lambda state, hparams: self.inner.step(self.problem, hparams, state, step_key(self.key, t))
-        return eqx.filter_vjp(phi, state, self.hparams)
+        with _naming(self.inner):
+            new, pullback = eqx.filter_vjp(phi, state, self.hparams)
+
+        def named(cotangent: InnerState) -> tuple[InnerState, PyTree]:
+            with _naming(self.inner):
+                return pullback(cotangent)
+
+        return new, named
 
     def step_jvp(
         self, state: InnerState, t: ArrayLike
@@ -58,7 +72,7 @@ class Training(eqx.Module):
             new = self.inner.step(self.problem, hparams, eqx.combine(inexact, rest), step_key(self.key, t))
             return eqx.partition(new, eqx.is_inexact_array)
 
-        new, push, rest_of_new = jax.linearize(phi, inexact, self.hparams, has_aux=True)
+        new, push, rest_of_new = linearize(phi, inexact, self.hparams, has_aux=True)
         return eqx.combine(new, rest_of_new), push
 
     def advance(self, state: InnerState, start: ArrayLike, stop: ArrayLike) -> InnerState:
@@ -79,6 +93,21 @@ class Training(eqx.Module):
         value = self.problem.outer_loss(end.params, self.hparams, self.problem.valid, self.keys.outer)
         counts = Counts(iterations=solved.iterations, inner_gradients=solved.gradients)
         return Estimate(None, value, end.partitioned, Stats(counts)), end
+
+
+@contextlib.contextmanager
+def _naming(inner: AbstractInnerSolver) -> Iterator[None]:
+    """Names the inner solver where JAX says that it cannot be differentiated."""
+    try:
+        yield
+    except ValueError as error:
+        if "Reverse-mode differentiation does not work" not in str(error):
+            raise
+        raise ValueError(
+            f"{inner.name} holds a loop of unknown length, such as a line search, which JAX cannot differentiate in "
+            "reverse mode: use an optimiser without one, JaxoptSolver(jaxopt.LBFGS, linesearch='backtracking'), or an "
+            "estimator that does not need it, such as Implicit or Forward"
+        ) from error
 
 
 @eqx.filter_jit

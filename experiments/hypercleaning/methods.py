@@ -39,15 +39,15 @@ class Summed(hg.AbstractEstimator):
 def searches(inner_lr: float, inner_steps: int, hyper_lr: float) -> dict[str, hg.GradientSearch]:
     """Returns all methods by name, on one inner solver."""
     inner = hg.OptaxSolver(optax.sgd(inner_lr, MOMENTUM), inner_steps)
-    t1t2 = hg.Greedy(inner)
+    t1t2 = hg.Greedy(inner, check=None)
     ift5 = hg.Implicit(inner, hg.Neumann(5, step_size=inner_lr / (1 - MOMENTUM)), warm_start=True)
     estimators: dict[str, hg.AbstractEstimator] = {
         "none": Directed(inner, lambda params, hparams: optax.tree.zeros_like(hparams)),
         "t1t2": t1t2,
         "ift5": ift5,
-        "gg": hg.Greedy(inner, decay=0.9),
+        "gg": hg.Greedy(inner, decay=0.9, check=None),
         "reverse": hg.Reverse(inner, warm_start=True),
-        "drmad": hg.DrMAD(inner, warm_start=True),
+        "drmad": hg.DrMAD(inner, warm_start=True, check=None),
         "t1t2_sum": Summed(t1t2),
         "ift5_sum": Summed(ift5),
     }

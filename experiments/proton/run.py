@@ -120,8 +120,8 @@ def make_estimator(config: Config, inner: hg.AbstractInnerSolver) -> hg.Abstract
     if config.estimator == "implicit":
         return hg.Implicit(inner, hg.CG(30, damping=0.1), curvature=hg.gauss_newton)
     if config.estimator == "drmad":
-        return hg.DrMAD(inner, knots=max(1, config.steps // 10), max_growth=100.0)
-    return hg.Reverse(inner, horizon=min(config.horizon, config.steps))
+        return hg.DrMAD(inner, knots=max(1, config.steps // 10), max_growth=100.0, check=None)
+    return hg.Reverse(inner, horizon=min(config.horizon, config.steps), check=None)
 
 
 def make_trainer(config: Config, measured: Measurements, seed: int) -> Trainer:

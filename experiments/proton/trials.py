@@ -98,8 +98,9 @@ class Trainer:
         fixed = {name: unit.pop(name) for name in self.unseen} if with_hypergradient else {}
         problem, inner = fit.prepare(self.ranges.choices(params), fixed)
         if with_hypergradient:
-            state = inner.init(problem, fit.start, unit)
-            estimate, _ = self.estimator(inner).step(problem, unit, state, jax.random.key(0))
+            estimator = self.estimator(inner)
+            state = estimator.init(problem, fit.start, unit)
+            estimate, _ = estimator.step(problem, unit, state, jax.random.key(0))
         else:
             estimate = hg.evaluate(inner, problem, fit.start, unit, jax.random.key(0))
         return estimate, fit.predictions(estimate.params, unit, problem)

@@ -87,7 +87,7 @@ def main(config: Config) -> dict[str, Any]:
         name: hg.GradientSearch(estimator, optax.adam(config.hyper_lr))
         for name, estimator in {
             "learned, expected loss": hg.Reverse(in_expectation),
-            "greedy, hg.Greedy": hg.Greedy(solver, decay=1.0, warm_start=False),
+            "greedy, hg.Greedy": hg.Greedy(solver, decay=1.0, warm_start=False, check=None),
             "learned, hg.Reverse": hg.Reverse(solver),
         }.items()
     }

@@ -54,7 +54,7 @@ def estimators(setting: Setting) -> dict[MethodName, Any]:
     short = setting.training(setting.period)
     return {
         "greedy": hg.Greedy(setting.training(1)),
-        "drmad": hg.DrMAD(short, knots=setting.knots, warm_start=True),
+        "drmad": hg.DrMAD(short, knots=setting.knots, warm_start=True, check=None),
         "hoag": hg.HOAG(short, setting.linear_solver),
         "reverse": hg.Reverse(short, warm_start=True),
     }
@@ -77,7 +77,7 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
     random = lambda inner: by_search(hg.RandomSearch(inner, draw), 1, current=False)
     explorer = random(setting.training(setting.inner_steps))
     knots = min(KNOTS, setting.period)
-    several = hg.DrMAD(setting.training(setting.period), knots=knots, warm_start=True)
+    several = hg.DrMAD(setting.training(setting.period), knots=knots, warm_start=True, check=None)
     climbers = {
         name: by_gradient(setting, estimator, rates)
         for name, estimator in (estimators(setting) | {"drmad_knots": several}).items()

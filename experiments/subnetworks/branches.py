@@ -95,7 +95,7 @@ class Training(eqx.Module):
         if inside:
             names = [f"decay_{block}" for block in spec.names]
             inner = hg.OptaxSolver(adam, steps // HYPER_STEPS)
-            estimator = hg.Reverse(inner, warm_start=True, horizon=min(5, steps // HYPER_STEPS))
+            estimator = hg.Reverse(inner, warm_start=True, horizon=min(5, steps // HYPER_STEPS), check=None)
             labels = dict.fromkeys(names, "move") | {"lr": "stay"}
             outer = optax.multi_transform({"move": optax.adam(0.5), "stay": optax.set_to_zero()}, labels)
             self.inside = hg.trials.GradientTuner(branch_space(spec), [*names, "lr"], estimator, outer)

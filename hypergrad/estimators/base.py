@@ -7,9 +7,11 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
-from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
+from ..inner import AbstractInnerSolver, as_inner_solver
 from ..problem import BilevelProblem
 from ..stats import Estimate
+from .common.accuracy import ErrorCheck, TrajectoryState, first_state
+from .common.refusals import refuse_tol
 
 
 class AbstractEstimator(eqx.Module):
@@ -30,15 +32,28 @@ class AbstractEstimator(eqx.Module):
 
 
 class AbstractTrajectoryEstimator(AbstractEstimator):
-    """An estimator that carries nothing but the state of training.
+    """An estimator that carries the state of training, and how accurate it was found to be.
 
-    With `warm_start` a step trains on from where the last one ended, else afresh from the first model.
+    With `warm_start` a step trains on from where the last one ended, else afresh from the first model. `check` says how
+    often the error of the hypergradient is measured, `None` for never; where `is_exact` there is nothing to measure.
     """
 
     inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
     _: dataclasses.KW_ONLY
     warm_start: bool = False
+    check: ErrorCheck | None = ErrorCheck()
 
-    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
-        """Returns the inner state to start from. Raises where the arguments do not fit."""
-        return self.inner.init(problem, params, hparams)
+    def __check_init__(self):
+        refuse_tol(self.inner)
+
+    @property
+    @abc.abstractmethod
+    def is_exact(self) -> bool:
+        """Whether the hypergradient is the derivative of the value, to rounding, whatever the problem."""
+
+    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> TrajectoryState:
+        """Returns the state to start from. Raises where the arguments do not fit."""
+        state = self.inner.init(problem, params, hparams)
+        if self.warm_start:
+            self.inner.refuse_adrift(hparams, state)
+        return first_state(state, hparams)

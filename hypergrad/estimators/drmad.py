@@ -1,6 +1,7 @@
 """DrMAD: reverse mode along a path that was never stored."""
 
 import dataclasses
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,11 +11,29 @@ from jaxtyping import Array, DTypeLike, PyTree
 
 from ..inner import InnerState
 from ..problem import BilevelProblem
-from ..stats import Counts, Estimate, Stats, Status, flag
+from ..stats import Counts, Estimate, Status, flag
 from ..training import Training
 from .base import AbstractTrajectoryEstimator
-from .common.adjoint import back_to_start, start_adjoint, step_back
-from .common.trajectory import check_storage, interpolate, interpolate_cubic, restored, stored
+from .common.accuracy import TrajectoryState, checked
+from .common.adjoint import Adjoint, start_adjoint, stats_of, step_back, through_start
+from .common.trajectory import (
+    check_storage,
+    discrete,
+    interpolate,
+    interpolate_cubic,
+    restored,
+    stored,
+    with_discrete,
+)
+
+
+class Path(NamedTuple):
+    """Training as it is remembered: first and last step of every segment, the state before each, and what is discrete
+    in the solver's state before every step."""
+
+    segments: tuple[Array, Array]
+    knots: InnerState
+    discrete: PyTree
 
 
 class DrMAD(AbstractTrajectoryEstimator):
@@ -24,7 +43,8 @@ class DrMAD(AbstractTrajectoryEstimator):
 
     and on it the recursion of `Reverse`. The whole inner state is interpolated, an optimiser's moments too. `knots=1`
     is the straight line of the paper; `knots=T` stores every state and is exact. Step t uses the same key as in
-    training.
+    training, and the integers, flags and keys that the solver had there, so that gradient accumulation and early
+    stopping do what they did.
 
     **Arguments**
 
@@ -35,8 +55,10 @@ class DrMAD(AbstractTrajectoryEstimator):
     - `max_growth`: once the adjoint on the weights exceeds this multiple of its first size, earlier steps are left out
       and the status is ADJOINT_GROWTH. On points that training never visited the recursion can explode.
     - `warm_start`: train on from where the last step ended.
+    - `check`: how the error is measured, see `ErrorCheck`; `None` for not.
 
-    *Cost*: as `Reverse`, about 2 to 3 training runs: it saves memory, not time. *Memory*: `knots` + 2 states.
+    *Cost*: as `Reverse`, about 2 to 3 training runs: it saves memory, not time. *Memory*: `knots` + 2 states, and
+    the solver's integers and flags T times.
     *Bias*: none if the Hessian and the mixed derivative are constant along the path (quadratic inner loss, λ linear);
     else that of the path, worst at intermediate T. `stats.diagnostics["growth"]` far above 1 is a warning.
     *When not to use it*: at high learning rate and momentum with few knots.
@@ -58,21 +80,56 @@ class DrMAD(AbstractTrajectoryEstimator):
             raise ValueError(f"max_growth must be positive, got {self.max_growth}")
         check_storage(self.storage)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the path is that of training: segments of one step, or of two where it is cubic."""
+        return self.storage is None and -(-self.inner.num_steps // self.knots) <= (2 if self.cubic else 1)
+
     @eqx.filter_jit
     def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
-    ) -> tuple[Estimate, InnerState]:
-        """Trains, keeping the knots, then goes back along the lines between them."""
+        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
+    ) -> tuple[Estimate, TrajectoryState]:
+        """Trains, keeping the knots, then goes back along the path between them."""
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
-        start = training.begin(state, self.warm_start)
-        times = jnp.asarray([j * total // self.knots for j in range(self.knots + 1)], jnp.int32)
-        segments = (times[:-1], times[1:])
-
-        def run(state, segment):
-            return training.advance(state, *segment), stored(state, self.storage)
-
-        end, knots = jax.lax.scan(run, start, segments)
+        start = training.begin(state.inner, self.warm_start)
+        end, path = self._train(training, start)
         value, adjoint = start_adjoint(training, end)
+        adjoint, swept = self._sweep(training, start, end, path, adjoint)
+        tame = adjoint.growth <= self.max_growth
+        cotangent = optax.tree.where(tame, adjoint.cotangent, optax.tree.zeros_like(adjoint.cotangent))
+        through = through_start(training, start, self.warm_start, cotangent)
+        counts = Counts(
+            iterations=total,
+            inner_gradients=self.inner.num_gradients(start, end, total) + (self.knots + 1 if self.cubic else 0),
+            step_vjps=swept,
+            outer_gradients=1,
+        )
+        stats = stats_of(adjoint, counts, flag(~tame, Status.ADJOINT_GROWTH))
+        hypergradient = optax.tree.add(adjoint.hypergradient, through)
+        return checked(self, training, state, end, Estimate(hypergradient, value, end.partitioned, stats))
+
+    def _train(self, training: Training, start: InnerState) -> tuple[InnerState, Path]:
+        total = self.inner.num_steps
+        times = jnp.asarray([j * total // self.knots for j in range(self.knots + 1)], jnp.int32)
+        log = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (total, *leaf.shape)), discrete(start))
+
+        def advance(t, carry):
+            state, log = carry
+            write = lambda rows, leaf: jax.lax.dynamic_update_index_in_dim(rows, leaf, t, 0)
+            return training.step(state, t), jax.tree.map(write, log, discrete(state))
+
+        def run(carry, segment):
+            first, last = segment
+            return jax.lax.fori_loop(first, last, advance, carry), stored(carry[0], self.storage)
+
+        segments = (times[:-1], times[1:])
+        (end, log), knots = jax.lax.scan(run, (start, log), segments)
+        return end, Path(segments, knots, log)
+
+    def _sweep(
+        self, training: Training, like: InnerState, end: InnerState, path: Path, adjoint: Adjoint
+    ) -> tuple[Adjoint, Array]:
+        """Returns the adjoint at the start, and the number of steps gone back."""
 
         def after(state, t):
             return training.step(state, t) if self.cubic else None  # lines do not need it
@@ -80,7 +137,7 @@ class DrMAD(AbstractTrajectoryEstimator):
         def back(carry, at):
             adjoint, (right, after_right) = carry
             (first, last), left = at
-            left = restored(left, start)
+            left = restored(left, like)
             after_left = after(left, first)
 
             def unfinished(carry):
@@ -94,25 +151,12 @@ class DrMAD(AbstractTrajectoryEstimator):
                     point = interpolate_cubic((left, after_left, right, after_right), place, length)
                 else:
                     point = interpolate(left, right, place, length)
+                point = with_discrete(point, jax.tree.map(lambda rows: rows[t], path.discrete))
                 return t - 1, step_back(training, point, t, adjoint)
 
             t, adjoint = jax.lax.while_loop(unfinished, body, (last - 1, adjoint))
             return (adjoint, (left, after_left)), last - 1 - t
 
-        right = (end, after(end, total))
-        (adjoint, _), swept = jax.lax.scan(back, (adjoint, right), (segments, knots), reverse=True)
-        tame = adjoint.growth <= self.max_growth
-        cotangent = optax.tree.where(tame, adjoint.cotangent, optax.tree.zeros_like(adjoint.cotangent))
-        adjoint = eqx.tree_at(lambda a: a.cotangent, adjoint, cotangent)
-        hypergradient = adjoint.hypergradient
-        if not self.warm_start:
-            hypergradient = back_to_start(training, start, adjoint)
-        counts = Counts(
-            iterations=total,
-            inner_gradients=self.inner.num_gradients(start, end, total) + (self.knots + 1 if self.cubic else 0),
-            step_vjps=jnp.sum(swept),
-            outer_gradients=1,
-        )
-        status = flag(~tame, Status.ADJOINT_GROWTH)
-        stats = Stats(counts, status, diagnostics={"growth": adjoint.growth})
-        return Estimate(hypergradient, value, end.partitioned, stats), end if self.warm_start else state
+        carry = (adjoint, (end, after(end, self.inner.num_steps)))
+        (adjoint, _), swept = jax.lax.scan(back, carry, (path.segments, path.knots), reverse=True)
+        return adjoint, jnp.sum(swept)

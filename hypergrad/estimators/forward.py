@@ -9,12 +9,15 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ..ground.tree import differentiable, vdot
+from ..ground.derivatives import linearize
+from ..ground.tree import pairing
 from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
-from ..problem import BilevelProblem
+from ..problem import BilevelProblem, as_hparams
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
 from .base import AbstractEstimator
+from .common.refusals import refuse_tol
+from .common.tangents import first_tangent
 
 
 class ForwardState(eqx.Module):
@@ -54,18 +57,17 @@ class Forward(AbstractEstimator):
     _: dataclasses.KW_ONLY
     warm_start: bool = False
 
+    def __check_init__(self):
+        refuse_tol(self.inner)
+
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> ForwardState:
-        """Returns the inner state to start from, and its derivatives."""
+        """Returns the inner state to start from, and its derivatives. Raises where the arguments do not fit."""
         state = self.inner.init(problem, params, hparams)
-        return ForwardState(state, self._tangents(problem, hparams, state) if self.warm_start else None)
-
-    def _tangents(self, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> PyTree:
-        """Returns the derivatives of the state before the first update of the model of `state`.
-
-        They are zero but for solvers that evaluate the loss there.
-        """
-        restart = lambda hparams: differentiable(self.inner.restart(problem, hparams, state))
-        return jax.vmap(jax.linearize(restart, hparams)[1])(_directions(hparams))
+        if not self.warm_start:
+            return ForwardState(state, None)
+        self.inner.refuse_adrift(hparams, state)
+        training = Training(self.inner, problem, as_hparams(hparams), jax.random.key(0))
+        return ForwardState(state, _first_tangents(training, state))
 
     @eqx.filter_jit
     def step(
@@ -73,10 +75,8 @@ class Forward(AbstractEstimator):
     ) -> tuple[Estimate, ForwardState]:
         """Trains, with all tangents."""
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
-        start, tangents = state.inner, state.tangents
-        if not self.warm_start:
-            start, tangents = training.begin(start, False), self._tangents(problem, hparams, start)
         directions = _directions(hparams)
+        start, tangents = self._begin(training, state, directions)
 
         def body(t, carry):
             now, tangents = carry
@@ -86,7 +86,7 @@ class Forward(AbstractEstimator):
         end, tangents = jax.lax.fori_loop(0, total, body, (start, tangents))
         value, by_arrays, direct = training.outer_value_and_grads(end)
         flat, unravel = ravel_pytree(hparams)
-        through_training = jax.vmap(lambda z: vdot(by_arrays, z))(tangents.partitioned.arrays)
+        through_training = jax.vmap(lambda z: pairing(by_arrays, z))(tangents.partitioned.arrays)
         hypergradient = optax.tree.add(direct, unravel(through_training.astype(flat.dtype)))
         counts = Counts(
             iterations=total,
@@ -96,6 +96,25 @@ class Forward(AbstractEstimator):
         )
         estimate = Estimate(hypergradient, value, end.partitioned, Stats(counts))
         return estimate, ForwardState(end, tangents) if self.warm_start else state
+
+    def _begin(self, training: Training, state: ForwardState, directions: PyTree) -> tuple[InnerState, PyTree]:
+        """Returns the state before the first step and its tangents."""
+        if not self.warm_start:
+            return training.begin(state.inner, False), _first_tangents(training, state.inner)
+        inexact, rest = eqx.partition(state.inner, eqx.is_inexact_array)
+
+        def resume(inexact, hparams):
+            start = training.at(hparams).begin(eqx.combine(inexact, rest), True)
+            return eqx.partition(start, eqx.is_inexact_array)
+
+        start, push, rest_of_start = linearize(resume, inexact, training.hparams, has_aux=True)
+        return eqx.combine(start, rest_of_start), jax.vmap(push)(state.tangents, directions)
+
+
+def _first_tangents(training: Training, state: InnerState) -> PyTree:
+    """Returns the derivatives of the state before the first update of the model of `state`."""
+    directions = _directions(training.hparams)
+    return jax.vmap(lambda direction: first_tangent(training, state, False, direction))(directions)
 
 
 def _directions(hparams: PyTree) -> PyTree:

@@ -7,12 +7,12 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
 from .base import AbstractTrajectoryEstimator
-from .common.adjoint import cotangent_of
+from .common.accuracy import TrajectoryState, checked
+from .common.adjoint import cotangent_of, through_start, through_state
 
 
 class Greedy(AbstractTrajectoryEstimator):
@@ -28,6 +28,7 @@ class Greedy(AbstractTrajectoryEstimator):
     - `inner`: the inner solver; its `num_steps` is the update period.
     - `decay`: weight of the steps before the last, between 0 and 1.
     - `warm_start`: train on from where the last step ended; `True` here, as the method is meant online.
+    - `check`: how the error is measured, see `ErrorCheck`; `None` for not.
 
     *Cost*: one step-VJP and one outer gradient per hyper-step beside training (per training step if `decay` > 0).
     *Memory*: that of training. *Bias*: the short horizon: right if T = 1 or the Hessian is the identity over the
@@ -47,19 +48,29 @@ class Greedy(AbstractTrajectoryEstimator):
         if isinstance(self.decay, int | float) and not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be between 0 and 1, got {self.decay}")
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is one step alone."""
+        return self.inner.num_steps == 1
+
     @eqx.filter_jit
     def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
-    ) -> tuple[Estimate, InnerState]:
+        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
+    ) -> tuple[Estimate, TrajectoryState]:
         """Trains, adding up one-step hypergradients."""
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
-        start = training.begin(state, self.warm_start)
+        start = training.begin(state.inner, self.warm_start)
 
         def look_ahead(state, t):
             """Returns the state after one step, the value there, its direct term, and ∇_w F pulled back to λ."""
             new, pullback = training.step_vjp(state, t)
             value, by_arrays, direct = training.outer_value_and_grads(new)
-            return new, value, direct, pullback(cotangent_of(new, by_arrays))[1]
+            by_state, through_step = pullback(cotangent_of(new, by_arrays))
+            if total == 1:
+                more = through_start(training, state, self.warm_start, by_state)
+            else:
+                more = through_state(training, state, by_state)
+            return new, value, direct, optax.tree.add(through_step, more)
 
         last_only = isinstance(self.decay, int | float) and self.decay == 0
         trail = optax.tree.zeros_like(hparams)
@@ -84,4 +95,4 @@ class Greedy(AbstractTrajectoryEstimator):
             outer_gradients=pullbacks,
         )
         estimate = Estimate(optax.tree.add(direct, through_step), value, end.partitioned, Stats(counts))
-        return estimate, end if self.warm_start else state
+        return checked(self, training, state, end, estimate)

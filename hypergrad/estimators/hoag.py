@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ..ground.tree import norm
 from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ..linear.base import AbstractLinearSolver
 from ..linear.cg import CG
@@ -22,8 +23,8 @@ from .common.implicit import (
     Preconditioner,
     implicit_hypergradient,
     inner_gradient_norm,
-    refuse_unseen,
 )
+from .common.refusals import refuse_unseen
 
 Schedule = Callable[[Array], Array]  # hyper-step k = 0, 1, ... -> tolerance
 
@@ -91,7 +92,7 @@ class HOAG(AbstractEstimator):
         """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
         state = self.inner.init(problem, params, hparams)
         refuse_unseen(problem, self.inner, state, hparams)
-        scale = jnp.zeros((), state.solver.error.dtype)
+        scale = 0 * norm(state.partitioned.arrays)
         return HOAGState(state, optax.tree.zeros_like(state.partitioned.arrays), jnp.zeros((), jnp.int32), scale)
 
     @eqx.filter_jit

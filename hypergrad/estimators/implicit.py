@@ -13,7 +13,8 @@ from ..problem import BilevelProblem
 from ..stats import Estimate
 from ..training import Training
 from .base import AbstractEstimator
-from .common.implicit import LinearSystem, Preconditioner, implicit_hypergradient, refuse_unseen
+from .common.implicit import LinearSystem, Preconditioner, implicit_hypergradient
+from .common.refusals import refuse_unseen
 
 
 class Implicit(AbstractEstimator):

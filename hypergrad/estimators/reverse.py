@@ -7,14 +7,16 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
 from ..inner import InnerState
 from ..problem import BilevelProblem
-from ..stats import Counts, Estimate, Stats
+from ..stats import Counts, Estimate
 from ..training import Training
 from .base import AbstractTrajectoryEstimator
-from .common.adjoint import Adjoint, back_to_start, start_adjoint, sweep
+from .common.accuracy import TrajectoryState, checked
+from .common.adjoint import Adjoint, start_adjoint, stats_of, sweep, through_start, through_state
 from .common.trajectory import check_storage, record
 
 
@@ -35,6 +37,7 @@ class Reverse(AbstractTrajectoryEstimator):
     - `horizon`: the number of last steps differentiated; `None` is all. `horizon=K` frozen at a fixed point is the
       K-term Neumann series.
     - `warm_start`: train on from where the last step ended (what came before counts as constant).
+    - `check`: how the error of `horizon` and `storage` is measured, see `ErrorCheck`; `None` for not.
 
     *Cost*: about 2 to 3 training runs, 3 to 4 with checkpoints. *Memory*: T states, or about 2 √T.
     *Bias*: none; with `horizon` K, of order ρ^K on strongly convex problems with contraction ρ.
@@ -57,30 +60,37 @@ class Reverse(AbstractTrajectoryEstimator):
             raise ValueError(f'checkpoints must be None, "sqrt" or a positive integer, got {self.checkpoints!r}')
         check_storage(self.storage)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every step is differentiated, at states that are not rounded."""
+        return self.storage is None and self.horizon in (None, self.inner.num_steps)
+
     @eqx.filter_jit
     def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
-    ) -> tuple[Estimate, InnerState]:
+        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
+    ) -> tuple[Estimate, TrajectoryState]:
         """Trains, then sweeps back."""
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
         horizon = total if self.horizon is None else self.horizon
-        start = training.begin(state, self.warm_start)
+        start = training.begin(state.inner, self.warm_start)
         middle = training.advance(start, 0, total - horizon) if horizon < total else start
         steps = jnp.arange(total - horizon, total, dtype=jnp.int32)
         end, replay = self._forward(training, middle, steps)
         value, adjoint = start_adjoint(training, end)
         adjoint, recomputed = replay(adjoint)
-        hypergradient = adjoint.hypergradient
-        if horizon == total and not self.warm_start:
-            hypergradient = back_to_start(training, start, adjoint)
+        if horizon == total:
+            through = through_start(training, start, self.warm_start, adjoint.cotangent)
+        else:
+            through = through_state(training, middle, adjoint.cotangent)
+        hypergradient = optax.tree.add(adjoint.hypergradient, through)
         counts = Counts(
             iterations=total,
             inner_gradients=self.inner.num_gradients(start, end, total) + recomputed,
             step_vjps=horizon,
             outer_gradients=1,
         )
-        stats = Stats(counts, diagnostics={"growth": adjoint.growth})
-        return Estimate(hypergradient, value, end.partitioned, stats), end if self.warm_start else state
+        estimate = Estimate(hypergradient, value, end.partitioned, stats_of(adjoint, counts))
+        return checked(self, training, state, end, estimate)
 
     def _forward(
         self, training: Training, start: InnerState, steps: Array
@@ -124,7 +134,8 @@ class OneStep(AbstractTrajectoryEstimator):
 
         dF/dλ ≈ ∂_λ F + B_Tᵀ ∇_w F
 
-    **Arguments**: `inner`, the inner solver; `warm_start`: train on from where the last step ended.
+    **Arguments**: `inner`, the inner solver; `warm_start`: train on from where the last step ended; `check`: how the
+    error is measured, see `ErrorCheck`.
 
     *Cost*: training and one step-VJP. *Memory*: that of training. *Bias*: of order ρ where every step contracts the
     error by ρ, so none for inner solvers that converge superlinearly (Newton, L-BFGS at the end) and large for slow
@@ -134,10 +145,15 @@ class OneStep(AbstractTrajectoryEstimator):
     **Source**: Bolte, Pauwels, Vaiter (2023), one-step differentiation.
     """
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is one step alone."""
+        return self.inner.num_steps == 1
+
     @eqx.filter_jit
     def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
-    ) -> tuple[Estimate, InnerState]:
+        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
+    ) -> tuple[Estimate, TrajectoryState]:
         """Trains, then pulls the outer gradient back through the last step."""
-        last = Reverse(self.inner, horizon=1, warm_start=self.warm_start)
+        last = Reverse(self.inner, horizon=1, warm_start=self.warm_start, check=self.check)
         return last.step(problem, hparams, state, key)

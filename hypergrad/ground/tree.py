@@ -118,6 +118,12 @@ def vdot(a: PyTree, b: PyTree) -> Array:
     return optax.tree.sum(jax.tree.map(total, a, b))
 
 
+def pairing(cotangent: PyTree, tangent: PyTree) -> Array:
+    """Returns Re Σ g z over all leaves, a derivative along a direction; JAX's convention for complex numbers."""
+    total = lambda g, z: jnp.real(jnp.sum(g * z))
+    return optax.tree.sum(jax.tree.map(total, cotangent, tangent))
+
+
 def norm(tree: PyTree) -> Array:
     """Returns the Euclidean norm over all leaves."""
     return jnp.sqrt(jnp.real(vdot(tree, tree)))
@@ -126,6 +132,17 @@ def norm(tree: PyTree) -> Array:
 def describe(tree: PyTree) -> str:
     """Returns shapes and types of a pytree on one line, for error messages."""
     return eqx.tree_pformat(tree, width=10_000, short_arrays=True, struct_as_array=True)
+
+
+def named_entries(path: str, flags: np.ndarray, most: int = 5) -> list[str]:
+    """Returns the names of the entries of an array where `flags` holds, as `hparams['rates'][3]`.
+
+    At most so many are named, and the rest counted; all together are named by the path alone.
+    """
+    if flags.all():
+        return [path]
+    places = [f"{path}[{', '.join(map(str, place))}]" for place in np.argwhere(flags)]
+    return places[:most] + ([f"{len(places) - most} more of {path}"] if len(places) > most else [])
 
 
 def named_leaves(tree: PyTree, name: str) -> list[tuple[str, Any]]:

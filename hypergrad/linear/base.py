@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
@@ -44,6 +45,27 @@ class AbstractLinearSolver(eqx.Module):
 
         An iteration stops once the relative residual is at most `max(tol, self.tol)`, or the budget is spent.
         """
+
+
+def solve(
+    solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float
+) -> LinearSolution:
+    """Returns the solution of H v = b, complex parts of v as pairs of real numbers.
+
+    b and H v are derivatives: in JAX's convention Re Σ b z is the change along z, so that the imaginary part of b has
+    the other sign. The real system is symmetric, which the complex one, not even linear, is not.
+    """
+    if not any(map(jnp.iscomplexobj, jax.tree.leaves(b))):
+        return solver.solve(matvec, b, init, rtol)
+    split = lambda tree, sign: jax.tree.map(
+        lambda leaf: (leaf.real, sign * leaf.imag) if jnp.iscomplexobj(leaf) else leaf, tree
+    )
+    join = lambda tree: jax.tree.map(
+        lambda like, parts: jax.lax.complex(*parts) if jnp.iscomplexobj(like) else parts, b, tree
+    )
+    start = None if init is None else split(init, 1)
+    solution = solver.solve(lambda v: split(matvec(join(v)), -1), split(b, -1), start, rtol)
+    return eqx.tree_at(lambda s: s.value, solution, join(solution.value))
 
 
 DAMPING = real("damping", least=0)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ..ground.derivatives import linearize
 from ..ground.tree import PartitionedModel
 from ..problem import BilevelProblem, Loss, inner_objective
 from .base import MatVec
@@ -20,7 +21,7 @@ Curvature = Callable[
 def hessian(problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array) -> MatVec:
     """Returns v -> ∂²L/∂w² v. Linearised once; one key for every product, so that the operator is symmetric."""
     gradient = jax.grad(inner_objective(problem, partitioned, key))
-    return jax.linearize(lambda arrays: gradient(arrays, hparams), partitioned.arrays)[1]
+    return linearize(lambda arrays: gradient(arrays, hparams), partitioned.arrays)[1]
 
 
 class GaussNewton(eqx.Module):

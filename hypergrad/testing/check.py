@@ -11,9 +11,9 @@ import hypothesis
 import jax
 from hypothesis.strategies import SearchStrategy
 
-from . import laws
+from . import laws, solver_laws
 from .laws import Make
-from .problems import SIZES, TRAINING, Case, logistic, net, quadratic, ridge, scheduled
+from .problems import SIZES, TRAINING, Case, logistic, net, phasors, quadratic, ridge, scheduled, tuned
 from .strategies import Trial, seeds_of, simpler
 from .tolerances import loosened as with_tolerances
 
@@ -72,7 +72,13 @@ CONTRACT = (
         once=((ridge, "sgd"), (ridge, "adam"), (net, "momentum"), (net, "adam")),
         remake=True,
     ),
-    Law(laws.is_reverse, QUADRATIC, ((quadratic, "sgd"), (quadratic, "momentum")), remake=True),
+    Law(
+        laws.is_reverse,
+        QUADRATIC,
+        ((quadratic, "sgd"), (quadratic, "momentum"), (quadratic, "accumulation")),
+        ((quadratic, "noise"),),
+        remake=True,
+    ),
     Law(laws.is_reverse_on_average, UNBIASED, once=USUAL, remake=True),
     Law(laws.closed_form, STATIONARY, SOLVED, solved=True),
     Law(laws.chain_rule, REPEATABLE, USUAL),
@@ -89,6 +95,13 @@ CONTRACT = (
     Law(laws.value_is_measured, EVERY, USUAL),
     Law(laws.steps_are_counted, EVERY, once=USUAL),
     Law(laws.same_call_same_bits, EVERY, once=USUAL),
+    Law(solver_laws.derivative_from_any_state, EXACT, once=((ridge, "adam"), (tuned, "injected rate"))),
+    Law(solver_laws.unused_is_refused, EVERY, once=USUAL),
+    Law(solver_laws.unseen_is_refused, STATIONARY, once=USUAL, remake=True),
+    Law(solver_laws.complex_weights, EXACT, once=((phasors, "conjugate"),)),
+    Law(solver_laws.complex_closed_form, STATIONARY, once=((phasors, "conjugate"),), solved=True),
+    Law(solver_laws.half_precision, REPEATABLE, once=USUAL, remake=True),
+    Law(solver_laws.measured_error, REPEATABLE, once=((net, "momentum"),), remake=True),
 )
 SOLVED_STEPS = 4000
 

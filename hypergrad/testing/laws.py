@@ -177,7 +177,7 @@ def constants_and_scale(estimator: hg.AbstractEstimator, case: Case) -> None:
 
 
 def unused_is_zero(estimator: hg.AbstractEstimator, case: Case) -> None:
-    """A hyperparameter that enters nowhere has hypergradient zero."""
+    """A hyperparameter that changes nothing has hypergradient zero."""
     found = float(answer(estimator, case)[1]["unused"])
     ensure(found == 0, f"found {found:.3g}")
 

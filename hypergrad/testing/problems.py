@@ -18,6 +18,11 @@ from jaxtyping import Array
 import hypergrad as hg
 
 
+def injected(hparams: Any) -> optax.GradientTransformation:
+    """Momentum SGD with a learned log learning rate, kept in the optimiser's state."""
+    return optax.inject_hyperparams(optax.sgd)(learning_rate=jnp.exp(hparams["log_rate"]), momentum=0.9)
+
+
 def learned(hparams: Any) -> optax.GradientTransformation:
     """Momentum SGD with a learned log learning rate for every step."""
     return optax.sgd(lambda count: jnp.exp(hparams["log_rates"][count]), 0.9)
@@ -29,8 +34,15 @@ SCHEDULES = {
     "warm-up and cosine": optax.warmup_cosine_decay_schedule(0.0, 0.2, 2, 8),
 }
 OPTIMISERS = {"sgd": optax.sgd(0.2), "momentum": optax.sgd(0.1, 0.9), "adam": optax.adam(0.05)}
+CONJUGATE = optax.stateless(lambda gradient, _: jax.tree.map(jnp.conj, gradient))  # downhill, in JAX's convention
 TRAINING = (
     OPTIMISERS
+    | {
+        "accumulation": optax.MultiSteps(optax.sgd(0.2, 0.5), 2, accumulator_dtype=None),
+        "noise": optax.chain(optax.add_noise(0.01, 0.5, jax.random.key(0)), optax.sgd(0.1)),
+        "conjugate": optax.chain(CONJUGATE, optax.sgd(0.2)),
+        "injected rate": injected,
+    }
     | {"learned rates": learned}
     | {f"{name} schedule": optax.sgd(schedule, 0.5) for name, schedule in SCHEDULES.items()}
 )
@@ -69,13 +81,13 @@ def ridge_inner(w: Any, hparams: Any, data: Any, key: Array) -> Array:
 
 
 def ridge_outer(w: Any, hparams: Any, data: Any, key: Array) -> Array:
-    """|Xw - y|²/2m + 0.05 Σ h_i²; the last is a direct term."""
-    fit = jnp.mean((data["x"] @ w - data["y"]) ** 2) / 2
+    """|Xw - y|²/2m + 0.05 Σ h_i²; the last is a direct term. `unused` enters times 0."""
+    fit = jnp.mean((data["x"] @ w - data["y"]) ** 2) / 2 + 0 * hparams["unused"]
     return data["scale"] * (fit + 0.05 * jnp.sum(hparams["log_l2"] ** 2)) + data["shift"]
 
 
 def ridge(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
-    """One log penalty per weight; the leaf `unused` enters neither loss."""
+    """One log penalty per weight; the leaf `unused` changes neither loss."""
     rng = np.random.default_rng(seed)
     w_true = rng.normal(size=num_features)
     target = lambda x: x @ w_true + 0.3 * rng.normal(size=len(x))
@@ -103,6 +115,52 @@ def scheduled(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
     case = ridge(seed, num_features, num_rows)
     rates = np.random.default_rng(seed + 1).uniform(-3, -2, 6)
     return Case(case.problem, case.params, case.hparams | {"log_rates": jnp.asarray(rates)})
+
+
+def tuned_outer(w: Any, hparams: Any, data: Any, key: Array) -> Array:
+    """That of `ridge`, and a price of the learning rates."""
+    rates = hparams["log_rate"] ** 2 + jnp.sum(hparams["log_rates"] ** 2)
+    return ridge_outer(w, hparams, data, key) + 0.01 * data["scale"] * rates
+
+
+def tuned(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
+    """`ridge` with log learning rates: `log_rate`, and `log_rates` for up to six steps."""
+    case = ridge(seed, num_features, num_rows)
+    rates = np.random.default_rng(seed + 1).uniform(-3, -2, 7)
+    problem = hg.BilevelProblem(ridge_inner, tuned_outer, case.problem.train, case.problem.valid)
+    learned = {"log_rate": jnp.asarray(rates[0]), "log_rates": jnp.asarray(rates[1:])}
+    return Case(problem, case.params, case.hparams | learned)
+
+
+def phasors_inner(w: Any, h: Any, data: Any, key: Array) -> Array:
+    """|Xw - y|²/2n + ½ exp(h) |w|², all but h complex."""
+    return jnp.mean(jnp.abs(data["x"] @ w - data["y"]) ** 2) / 2 + jnp.exp(h) * jnp.sum(jnp.abs(w) ** 2) / 2
+
+
+def phasors_outer(w: Any, h: Any, data: Any, key: Array) -> Array:
+    """|Xw - y|²/2m."""
+    return jnp.mean(jnp.abs(data["x"] @ w - data["y"]) ** 2) / 2
+
+
+def phasors(seed: int = 0, num_features: int = 2, num_rows: int = 8) -> Case:
+    """Ridge regression with complex inputs, targets and weights, and one log penalty."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape) + 1j * rng.normal(size=shape)
+
+    truth, h = draw(num_features), -1.0
+    x, z = draw(num_rows, num_features), draw(num_rows, num_features)
+    y, u = (a @ truth + 0.5 * draw(num_rows) for a in (x, z))
+
+    def exact() -> np.ndarray:
+        hessian = x.conj().T @ x / num_rows + np.exp(h) * np.eye(num_features)
+        w = np.linalg.solve(hessian, x.conj().T @ y / num_rows)
+        by_w = z.conj().T @ (z @ w - u) / num_rows
+        return -np.exp(h) * np.real(np.vdot(by_w, np.linalg.solve(hessian, w)))
+
+    problem = hg.BilevelProblem(phasors_inner, phasors_outer, {"x": x, "y": y}, {"x": z, "y": u})
+    return Case(problem, jnp.asarray(draw(num_features)), jnp.asarray(h), exact)
 
 
 def quadratic_inner(w: Any, h: Any, data: Any, key: Array) -> Array:
@@ -207,6 +265,8 @@ def net(seed: int = 0, num_rows: int = 6) -> Case:
 SIZES: dict[Callable[..., Case], list[tuple[int, ...]]] = {
     ridge: [(1, 4), (2, 6), (3, 8)],
     scheduled: [(1, 4), (3, 8)],
+    tuned: [(1, 4), (3, 8)],
+    phasors: [(1, 4), (2, 8)],
     quadratic: [(1, 1), (2, 2), (4, 3)],
     logistic: [(1, 4), (3, 12)],
     net: [(2,), (6,)],

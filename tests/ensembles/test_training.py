@@ -87,6 +87,19 @@ def test_replicas_that_improve_train_to_the_end():
     np.testing.assert_array_equal(ens.best_replicas(state, weights, lambda w: w), state.best)
 
 
+@pytest.mark.parametrize("knots", [1, 3])
+def test_drmad_replays_who_stopped_when(knots):
+    """On a quadratic problem the path of lines is right, once what is decided on the way is not decided anew."""
+    pull = lambda w, hparams, data, key: (w - data - hparams) ** 2  # a mixed derivative that is constant
+    problem = hg.BilevelProblem(
+        ens.replicate_loss(pull, 0), lambda w, *_: jnp.sum(w**2), jnp.array([1.0, 2.0, 3.0]), jnp.ones(3)
+    )
+    valid = lambda w: (w - jnp.array([0.45, 1.55, 2.95])) ** 2
+    inner = hg.OptaxSolver(ens.early_stopping(ens.replicate_optimiser(optax.sgd(RATE, 0.5)), valid, 3), 20)
+    answer = lambda estimator: hg.value_and_hypergrad(problem, estimator)(jnp.asarray(0.1), jnp.zeros(3), KEY)[1]
+    np.testing.assert_allclose(answer(hg.DrMAD(inner, knots=knots)), answer(hg.Reverse(inner)), rtol=1e-9)
+
+
 @pytest.mark.row(16)
 def test_patience_per_replica_needs_no_new_trace():
     traces = []

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import hypergrad as hg
 from ensembles import MeanField, evidence_log_variance, gaussian_kl, negative_elbo, predictive_log_probs
+from hypergrad.testing.tolerances import relative_error
 
 NOISE_PRECISION = 2.0
 
@@ -154,3 +155,17 @@ def test_prediction_averages_probabilities():
 def test_a_model_without_weights_is_refused():
     with pytest.raises(ValueError, match="model"):
         MeanField({"activation": jax.nn.relu})
+
+
+def test_inactive_weights_have_no_distribution():
+    """A masked network inside a mean-field family is the smaller network: the same divergence, nothing drawn."""
+    masked = hg.trials.MaskedMLP(5, 2, 16, 3, widths=[4, 3, 9], depth=2, key=jax.random.key(0))
+    prior = jnp.asarray(0.3)
+    for wrap in (lambda model: model, lambda model: {"net": model, "bias": jnp.ones(2)}):
+        whole, narrow = MeanField(wrap(masked)), MeanField(wrap(masked.narrow()))
+        assert relative_error(gaussian_kl(whole, prior), gaussian_kl(narrow, prior)) < 1e-12
+    drawn = MeanField(masked, log_std=0.0).sample(jax.random.key(1))
+    leaves = map(jax.tree.leaves, (eqx.filter(drawn, eqx.is_inexact_array), masked.active_weights))
+    for leaf, active in zip(*leaves, strict=True):
+        assert not jnp.any(jnp.where(active, 0, leaf)) and jnp.any(jnp.where(active, leaf, 0) != 0)
+    assert int(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(masked.active_weights))) == int(masked.num_params)

@@ -166,3 +166,23 @@ def test_cubics_hold_where_the_straight_line_explodes():
     assert line.verdict == "wrong" and line.growth > 1e3 and line.status == hg.Status.ADJOINT_GROWTH
     assert quarter.cosine >= 0.95 and half.cosine >= 0.99 and precision.cosine >= 0.999
     assert min(f.stability for f in found) > 0.99
+
+
+def test_weights_that_start_at_zero_are_disturbed_too():
+    """A chaotic training from zero: disturbed relative to the weights alone it would look stable."""
+    inner_loss = lambda w, h, data, key: jnp.sum(1 - jnp.cos(w * data["f"])) / 2 - jnp.sum(w) * jnp.exp(h) / 10
+    problem = hg.BilevelProblem(inner_loss, lambda w, h, d, k: jnp.sum(w**2), {"f": np.array([3.0, 5, 7])}, np.ones(1))
+    inner = hg.OptaxSolver(optax.sgd(0.6), 60)
+    for start in (0.0, 1e-3):
+        found = hg.diagnose(problem, Opposite(inner), jnp.full(3, start), jnp.zeros(2)[0], key=laws.KEY).findings[0]
+        assert found.stability < 0.99
+
+
+def test_estimators_are_ranked_by_their_error_and_measure_it_alike():
+    case, inner = net(), solver(12, 0.05)
+    estimators = {"greedy": hg.Greedy(inner, warm_start=False), "line": hg.DrMAD(inner), "reverse": hg.Reverse(inner)}
+    result = hg.diagnose(case.problem, estimators, case.params, case.hparams, key=laws.KEY)
+    assert [found.name for found in result.ranked] == ["reverse", "line", "greedy"]
+    for found in result.findings[:2]:
+        assert found.measured_error == pytest.approx(found.error, rel=1e-5)
+    assert np.isnan(result.findings[2].measured_error)

@@ -3,16 +3,21 @@
 The estimators differ only in the states at which a step is pulled back and in the recursion of the cotangent.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from ...ground.tree import differentiable, norm
 from ...inner import InnerState
+from ...stats import Counts, Stats, Status, flag
 from ...training import Training
 from .trajectory import restored
+
+UNSTABLE = 1e3  # growth of the adjoint from which training diverges, or its derivative is ill-conditioned
 
 
 class Adjoint(eqx.Module):
@@ -63,11 +68,32 @@ def sweep(training: Training, states: InnerState, steps: Array, adjoint: Adjoint
     return jax.lax.scan(body, adjoint, (steps, states), reverse=True)[0]
 
 
-def back_to_start(training: Training, start: InnerState, adjoint: Adjoint) -> PyTree:
-    """Returns the hypergradient, with the part that comes through the solver's state at the start.
+def stats_of(adjoint: Adjoint, counts: Counts, status: ArrayLike = Status.OK, **diagnostics: Array) -> Stats:
+    """Returns counts, growth and status: ADJOINT_GROWTH where the adjoint grew so far that rounding rules."""
+    grown = flag(~(adjoint.growth <= UNSTABLE), Status.ADJOINT_GROWTH)
+    return Stats(counts, status | grown, diagnostics={"growth": adjoint.growth} | diagnostics)
 
-    That state depends on λ where the solver evaluates the loss before its first update, as LBFGS does.
+
+def through_start(training: Training, start: InnerState, warm_start: bool, cotangent: PyTree) -> PyTree:
+    """Returns the part of a hypergradient that comes through the state before the first step.
+
+    That state depends on λ where the solver evaluates the loss before its first update, as LBFGS does, and where the
+    optimiser keeps hyperparameters in its state.
     """
-    restart = lambda hparams: differentiable(training.inner.restart(training.problem, hparams, start))
-    _, pullback = jax.vjp(restart, training.hparams)
-    return optax.tree.add(adjoint.hypergradient, pullback(adjoint.cotangent)[0])
+    begin = lambda hparams: training.at(hparams).begin(start, warm_start)
+    return _pulled_back(begin, training.hparams, cotangent)
+
+
+def through_state(training: Training, state: InnerState, cotangent: PyTree) -> PyTree:
+    """Returns the part of a hypergradient that comes through what `state`, in the midst of training, takes from λ.
+
+    Where the recursion is cut the state counts as constant, but for what it holds in place of λ itself: see `renew` of
+    inner solvers.
+    """
+    renew = lambda hparams: training.inner.renew(training.problem, hparams, state)
+    return _pulled_back(renew, training.hparams, cotangent)
+
+
+def _pulled_back(function: Callable[[PyTree], InnerState], hparams: PyTree, cotangent: PyTree) -> PyTree:
+    _, pullback = jax.vjp(lambda hparams: differentiable(function(hparams)), hparams)
+    return pullback(cotangent)[0]

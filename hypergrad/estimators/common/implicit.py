@@ -9,14 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax.interpreters import partial_eval
 from jaxtyping import Array, PyTree
 
-from ...ground.tree import named_leaves, norm
-from ...inner import AbstractInnerSolver, InnerState, SolveStats
-from ...linear.base import AbstractLinearSolver, LinearSolution, MatVec
+from ...ground.tree import norm
+from ...inner import InnerState, SolveStats
+from ...linear.base import AbstractLinearSolver, LinearSolution, MatVec, solve
 from ...linear.curvature import Curvature, hessian
-from ...problem import BilevelProblem, inner_objective
+from ...problem import inner_objective
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training
 
@@ -37,7 +36,7 @@ class LinearSystem(eqx.Module):
         """Returns the `LinearSolution`, from `init` to a relative residual of `rtol`."""
         product = self.curvature(training.problem, training.hparams, end.partitioned, training.keys.inner)
         if self.preconditioner is None:
-            return self.solver.solve(product, b, init, rtol)
+            return solve(self.solver, product, b, init, rtol)
         diagonal = self.preconditioner(training.hparams)
         return self._preconditioned(product, diagonal, b, init, rtol)
 
@@ -45,7 +44,7 @@ class LinearSystem(eqx.Module):
         roots = jax.tree.map(jnp.sqrt, jax.tree.broadcast(diagonal, b))
         shrink = lambda v: jax.tree.map(lambda leaf, root: leaf / root, v, roots)
         start = None if init is None else optax.tree.mul(init, roots)
-        solution = self.solver.solve(lambda u: shrink(product(shrink(u))), shrink(b), start, rtol)
+        solution = solve(self.solver, lambda u: shrink(product(shrink(u))), shrink(b), start, rtol)
         return eqx.tree_at(lambda s: s.value, solution, shrink(solution.value))
 
 
@@ -101,40 +100,3 @@ def implicit_hypergradient(
     # vᵀ∇L as a derivative along v: the gradient itself would lie in memory through the solve.
     _, gap = jax.jvp(lambda arrays: inner(arrays, training.hparams), (arrays,), (solution.value,))
     return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap))
-
-
-def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: InnerState, hparams: PyTree) -> None:
-    """Refuses what the implicit function theorem cannot see.
-
-    At a stationary point of L the learning rate, momentum and the like leave no trace, and their implicit
-    hypergradient is 0 whatever their true effect. **Raises** `ValueError` naming every hyperparameter that enters Φ
-    but neither loss, or the solver, if its solutions are not stationary points.
-    """
-    if not inner.smooth:
-        raise ValueError(
-            f"{inner.solver_class.__name__} does not end at a zero of the inner gradient (it has a proximal step or a "
-            "projection), so implicit estimators do not apply; use a trajectory estimator such as Reverse"
-        )
-    key = jax.random.key(0)
-    in_step = _enters(lambda h: inner.step(problem, h, state, key), hparams)
-    in_losses = _enters(
-        lambda h: (
-            problem.inner_loss(state.params, h, problem.train, key),
-            problem.outer_loss(state.params, h, problem.valid, key),
-        ),
-        hparams,
-    )
-    paths = [path for path, _ in named_leaves(hparams, "hparams")]
-    unseen = [path for path, a, b in zip(paths, in_step, in_losses, strict=True) if a and not b]
-    if unseen:
-        raise ValueError(
-            f"{', '.join(unseen)} acts only through the optimiser: implicit estimators cannot see it (their "
-            "hypergradient would be 0 whatever its effect); use Reverse, DrMAD or Greedy"
-        )
-
-
-def _enters(function: Callable, hparams: PyTree) -> list[bool]:
-    """Returns for every leaf of `hparams` whether any output of `function` depends on it."""
-    jaxpr = jax.make_jaxpr(function)(hparams).jaxpr
-    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return list(used)

@@ -2,18 +2,24 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, DTypeLike
+from jaxtyping import Array, DTypeLike, PyTree
 
 from ...inner import InnerState
 from ...training import Training
 
 
 def stored(state: InnerState, storage: DTypeLike | None) -> InnerState:
-    """Returns the state as it is kept: rounded to the type `storage`, if that is given."""
-    return state if storage is None else optax.tree.cast(state, storage)
+    """Returns the state as it is kept: its arrays of real numbers rounded to the type `storage`, if that is given.
+
+    Single numbers, integers, flags and keys stay as they are: they cost nothing and cannot be rounded.
+    """
+    if storage is None:
+        return state
+    rounds = lambda leaf: leaf.ndim > 0 and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jax.tree.map(lambda leaf: leaf.astype(storage) if rounds(leaf) else leaf, state)
 
 
 def restored(state: InnerState, like: InnerState) -> InnerState:
@@ -34,18 +40,25 @@ def record(
     return jax.lax.scan(lambda state, t: (training.step(state, t), stored(state, storage)), state, steps)
 
 
+def discrete(state: InnerState) -> PyTree:
+    """Returns what cannot be interpolated in the solver's state: integers, flags and keys; `None` elsewhere."""
+    return eqx.filter(state.solver, eqx.is_inexact_array, inverse=True)
+
+
+def with_discrete(state: InnerState, leaves: PyTree) -> InnerState:
+    """Returns the state with other integers, flags and keys."""
+    return InnerState(state.partitioned, eqx.combine(leaves, eqx.filter(state.solver, eqx.is_inexact_array)))
+
+
 def interpolate(start: InnerState, end: InnerState, place: Array, length: Array) -> InnerState:
     """Returns the state `place` steps after `start` on the straight line to `end`, `length` steps away.
 
-    Moments are interpolated like weights; counters, which grow evenly, stay integers; flags keep their first value.
+    Moments are interpolated like weights; what is discrete keeps its first value.
     """
 
     def line(a, b):
         if jnp.issubdtype(a.dtype, jnp.inexact):
             return a + place.astype(a.dtype) / length.astype(a.dtype) * (b - a)
-        if jnp.issubdtype(a.dtype, jnp.integer):
-            whole, rest = jnp.divmod(b - a, length.astype(a.dtype))  # place * (b - a) could leave the integers
-            return a + place.astype(a.dtype) * whole + place.astype(a.dtype) * rest // length.astype(a.dtype)
         return a
 
     return jax.tree.map(line, start, end)
@@ -61,8 +74,11 @@ def interpolate_cubic(
     """
 
     def curve(*four):
-        if not jnp.issubdtype(four[0].dtype, jnp.inexact):
-            return interpolate(four[0], four[2], place, length)
+        if jnp.issubdtype(four[0].dtype, jnp.complexfloating):
+            return jax.lax.complex(real_curve(*map(jnp.real, four)), real_curve(*map(jnp.imag, four)))
+        return real_curve(*four) if jnp.issubdtype(four[0].dtype, jnp.floating) else four[0]
+
+    def real_curve(*four):
         nodes = jnp.stack([jnp.zeros_like(length), jnp.ones_like(length), length, length + 1]).astype(four[0].dtype)
         gaps, distance = nodes[:, None] - nodes, place.astype(four[0].dtype) - nodes
         others = ~jnp.eye(4, dtype=bool)

@@ -10,10 +10,12 @@ from jaxtyping import Array, PyTree
 
 from ...inner import InnerState
 from ...problem import BilevelProblem
-from ...stats import Counts, Estimate, Stats, Status, flag
+from ...stats import Counts, Estimate, Status, flag
 from ...training import Training
 from ..base import AbstractTrajectoryEstimator
-from ..common.adjoint import start_adjoint
+from ..common.accuracy import TrajectoryState, checked
+from ..common.adjoint import start_adjoint, stats_of
+from ..common.refusals import refuse_complex
 from . import integers as fixed_point
 from .momentum import MomentumSGD
 from .motion import ExactMotion, FloatMotion
@@ -25,9 +27,9 @@ class Reversible(AbstractTrajectoryEstimator):
         w_t = w_{t+1} + α v_{t+1},    v_t = (v_{t+1} - ∇L(w_t)) / μ
 
     and on it the recursion of `Reverse`. In floating point the error of v grows by 1/μ per step backwards, so the path
-    is cut into stretches, with the state stored where they meet. With `exact=True` weights and
-    velocities are whole multiples of 2⁻⁵², and the log₂(1/μ) bits that each step loses are stored: the start is
-    recovered to the last bit.
+    is cut into stretches, with the state stored where they meet. With `exact=True` weights and velocities are integers
+    times 2⁻⁵², or times a larger power of two where they are large, and the log₂(1/μ) bits that each step loses are
+    stored: the start is recovered to the last bit.
 
     **Arguments**
 
@@ -37,9 +39,11 @@ class Reversible(AbstractTrajectoryEstimator):
       machine epsilon.
     - `min_momentum`: the lowest momentum to expect, needed where it is a function of the hyperparameters.
     - `warm_start`: train on from where the last step ended.
+    - `check`: how the error of the hypergradient is measured where it is not exact, see `ErrorCheck`; `None` for not.
 
     `diagnostics["reversal_error"]` is measured where states are known: the largest ‖recovered - stored‖/‖stored‖ at the
-    beginning of a stretch (0 if exact). Above 10 times `tol` the status is IRREVERSIBLE.
+    beginning of a stretch. Above 10 times `tol` the status is IRREVERSIBLE. With `exact` it is 0, or 1 and IRREVERSIBLE
+    where numbers outgrew their range or the momentum was below `min_momentum`.
 
     *Cost*: as `Reverse`; with `exact` two to three times that. *Memory*: one state per stretch; with `exact` one 64-bit
     word per weight and 61 steps (for μ >= 1/2), 1/61 of the weights' path in float64. It is not independent of T, and
@@ -79,15 +83,22 @@ class Reversible(AbstractTrajectoryEstimator):
     def _momentum(self) -> float:
         return self.min_momentum if self.min_momentum is not None else self.inner.options["opt"].momentum
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether states are recovered to the last bit."""
+        return self.exact
+
     @eqx.filter_jit
     def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
-    ) -> tuple[Estimate, InnerState]:
+        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
+    ) -> tuple[Estimate, TrajectoryState]:
         """Trains, then runs backwards."""
         self._refuse_short_integers()
+        if self.exact:
+            refuse_complex(state.inner.partitioned.arrays, "exact=True counts in integers")
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
-        start = training.begin(state, self.warm_start)
-        motion = (ExactMotion if self.exact else FloatMotion)(training, start)
+        start = training.begin(state.inner, self.warm_start)
+        motion = ExactMotion.fitting(training, start, self._momentum) if self.exact else FloatMotion(training, start)
         length = min(self._spacing(start), total)
         steps = jnp.arange(total, dtype=jnp.int32)
         head, stretches = steps[: total % length], steps[total % length :].reshape(-1, length)
@@ -111,8 +122,8 @@ class Reversible(AbstractTrajectoryEstimator):
             iterations=total, inner_gradients=(2 if self.exact else 1) * total, step_vjps=total, outer_gradients=1
         )
         status = flag(~(error <= (0 if self.exact else 10 * self.tol)), Status.IRREVERSIBLE)
-        stats = Stats(counts, status, diagnostics={"growth": adjoint.growth, "reversal_error": error})
-        return Estimate(adjoint.hypergradient, value, end.partitioned, stats), end if self.warm_start else state
+        stats = stats_of(adjoint, counts, status, reversal_error=error)
+        return checked(self, training, state, end, Estimate(adjoint.hypergradient, value, end.partitioned, stats))
 
     def _spacing(self, start: InnerState) -> int:
         if self.exact:

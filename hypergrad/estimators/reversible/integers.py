@@ -1,8 +1,8 @@
-"""Whole-number arithmetic that forgets nothing: a multiplication by a fraction below one that can be undone.
+"""Integer arithmetic that forgets nothing: a multiplication by a fraction below one that can be undone.
 
-A number is c · 2⁻⁵². Of the c that round down to one product c n / d there are ⌊d/n⌋ or ⌈d/n⌉; which of them it was
-goes into a second whole number, the bits, whose base is that count. Both directions are exact, and the product is
-right to the last place.
+A number is c · 2⁻⁵² units. Of the c that round down to one product c n / d there are ⌊d/n⌋ or ⌈d/n⌉; which of them it
+was goes into a second integer, the bits, whose base is that count. Both directions are exact, and the product is right
+to the last digit.
 
 **Source**: Maclaurin, Duvenaud, Adams (2015), section 3, has the idea; its algorithm 3 is right to the places above d
 only, which with an accurate fraction n / d would be few.
@@ -16,19 +16,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-FRACTION = 52  # bits behind the point: numbers up to 2¹¹
+FRACTION = 52  # bits behind the point: numbers below 2¹¹ units
+RANGE = 2.0**10  # in units: two numbers below it add up without leaving the words
 LARGEST = 2**31 - 1  # of numerators and denominators: products of two fit into 64 bits
 CAPACITY = 61  # bits in a word
 
 
-def encode(number: Array) -> Array:
-    """The nearest multiple of 2⁻⁵², as int64."""
-    return jnp.rint(number.astype(jnp.float64) * 2.0**FRACTION).astype(jnp.int64)
+def encode(number: Array, unit: Array) -> Array:
+    """Returns the nearest multiple of 2⁻⁵² units, as int64."""
+    return jnp.rint(number.astype(jnp.float64) / unit * 2.0**FRACTION).astype(jnp.int64)
 
 
-def decode(fixed: Array, dtype: jnp.dtype) -> Array:
-    """The number, rounded to `dtype`."""
-    return (fixed.astype(jnp.float64) / 2.0**FRACTION).astype(dtype)
+def decode(fixed: Array, unit: Array, dtype: jnp.dtype) -> Array:
+    """Returns the number, rounded to `dtype`."""
+    return (fixed.astype(jnp.float64) / 2.0**FRACTION * unit).astype(dtype)
+
+
+def unit_for(size: Array) -> Array:
+    """Returns the unit, a power of two from 1 on, in which numbers of this size are below a sixteenth of the range."""
+    exponent = jnp.ceil(jnp.log2(jnp.maximum(size.astype(jnp.float64), 1) / (RANGE / 16)))
+    return 2.0 ** jnp.maximum(exponent, 0)
 
 
 def ratio(factor: float | Array) -> tuple[Array, Array]:

@@ -12,11 +12,22 @@ from jaxtyping import Array, PyTree
 Rate = float | Callable[[PyTree, Array], PyTree]  # a number, or (hparams, step) -> a number or one per part of params
 
 
-class MomentumState(NamedTuple):
-    """Steps done and the velocity."""
+class Clock(NamedTuple):
+    """Steps done; apart from the velocity, so that it can start again where the velocity goes on."""
 
     steps: Array
+
+
+class MomentumState(NamedTuple):
+    """The counter of the rates, and the velocity."""
+
+    clock: Clock
     velocity: PyTree
+
+    @property
+    def steps(self) -> Array:
+        """Steps done."""
+        return self.clock.steps
 
 
 class MomentumSGD(eqx.Module):
@@ -29,9 +40,9 @@ class MomentumSGD(eqx.Module):
         OptaxSolver(MomentumSGD(0.1, 0.9), 100)
         OptaxSolver(MomentumSGD(lambda hparams, t: jnp.exp(hparams["log_lr"][t]), 0.9), 100)
 
-    **Arguments**: numbers, or functions `(hparams, t) -> rate` of the hyperparameters and the step; a rate may be a
-    prefix of the tree of parameters, one number per part. **Raises** `ValueError` for a learning rate that is not
-    positive or a momentum outside [0, 1).
+    **Arguments**: numbers, or functions `(hparams, t) -> rate` of the hyperparameters and the step, counted from the
+    start of each training where hyperparameters enter; a rate may be a prefix of the tree of parameters, one number per
+    part. **Raises** `ValueError` for a learning rate that is not positive or a momentum outside [0, 1).
     """
 
     learning_rate: Rate
@@ -56,11 +67,11 @@ class MomentumSGD(eqx.Module):
         """The optax optimiser at these hyperparameters."""
 
         def init(params: PyTree) -> MomentumState:
-            return MomentumState(jnp.zeros((), jnp.int32), optax.tree.zeros_like(params))
+            return MomentumState(Clock(jnp.zeros((), jnp.int32)), optax.tree.zeros_like(params))
 
         def update(gradient: PyTree, state: MomentumState, params: PyTree | None = None):
             rate, momentum = self.rates(hparams, state.steps, state.velocity)
             velocity = jax.tree.map(lambda m, v, g: m * v + g, momentum, state.velocity, gradient)
-            return jax.tree.map(lambda a, v: -a * v, rate, velocity), MomentumState(state.steps + 1, velocity)
+            return jax.tree.map(lambda a, v: -a * v, rate, velocity), MomentumState(Clock(state.steps + 1), velocity)
 
         return optax.GradientTransformation(init, update)

@@ -15,7 +15,7 @@ from ...problem import inner_objective
 from ...training import Training
 from ..common.adjoint import Adjoint
 from . import integers as fixed_point
-from .momentum import MomentumSGD, MomentumState
+from .momentum import Clock, MomentumSGD, MomentumState
 
 Position = tuple[PyTree, PyTree]  # weights and velocities
 
@@ -37,7 +37,7 @@ class Motion(eqx.Module):
 
     def state(self, position: Position, done: int) -> InnerState:
         """Returns the inner state after `done` steps."""
-        memory = MomentumState(self.first.solver.internal_state.steps + done, position[1])
+        memory = MomentumState(Clock(self.first.solver.internal_state.steps + done), position[1])
         return eqx.tree_at(_moving, self.first, (self.first.partitioned.with_arrays(position[0]), memory))
 
     def rates(self, t: Array, like: PyTree) -> tuple[PyTree, PyTree]:
@@ -51,7 +51,7 @@ class Motion(eqx.Module):
 
     def move(self, params: PyTree, velocity: PyTree, gradient: PyTree, hparams: PyTree, t: Array) -> Position:
         """Step t from a gradient."""
-        memory = MomentumState(self.first.solver.internal_state.steps + t, velocity)
+        memory = MomentumState(Clock(self.first.solver.internal_state.steps + t), velocity)
         updates, memory = self.optimiser(hparams).update(gradient, memory, params)
         return optax.apply_updates(params, updates), memory.velocity
 
@@ -107,17 +107,39 @@ class FloatMotion(Motion):
 
 
 class ExactMotion(Motion):
-    """In whole numbers; what each stretch loses is kept as one word of bits per weight."""
+    """In integers; what each stretch loses is kept as one word of bits per weight.
+
+    `unit`: of each array of weights, and of its velocities, the number that stands for 1; see `fitting`.
+    """
+
+    unit: PyTree
+
+    @classmethod
+    def fitting(cls, training: Training, first: InnerState, least_momentum: float) -> "ExactMotion":
+        """Returns the motion in units that leave room around the weights, the velocities and what the first gradient
+        can make of them."""
+        motion = Motion(training, first)
+        weights, velocity = first.partitioned.arrays, first.solver.internal_state.velocity
+        _, momentum = motion.rates(jnp.int32(0), weights)
+        gradient = motion.gradient(weights, training.hparams, jnp.int32(0))
+
+        def unit(w, v, g, m):
+            largest = lambda leaf: jnp.max(jnp.abs(leaf).astype(jnp.float64))
+            room = 1 - jnp.clip(m.astype(jnp.float64), least_momentum, 1 - 1e-3)
+            return fixed_point.unit_for(jnp.maximum(largest(w), jnp.maximum(largest(v), largest(g) / room)))
+
+        return cls(training, first, jax.tree.map(unit, weights, velocity, gradient, momentum))
 
     def start(self) -> Position:
-        """Where training begins, in fixed point."""
+        """Returns where training begins, in fixed point."""
         begin = (self.first.partitioned.arrays, self.first.solver.internal_state.velocity)
-        return jax.tree.map(fixed_point.encode, begin)
+        return jax.tree.map(fixed_point.encode, begin, (self.unit, self.unit))
 
     def numbers(self, position: Position) -> Position:
-        """The weights and velocities as floats."""
-        params = self.first.partitioned.arrays
-        return jax.tree.map(lambda fixed, like: fixed_point.decode(fixed, like.dtype), position, (params, params))
+        """Returns the weights and velocities as floats."""
+        like = (self.first.partitioned.arrays,) * 2
+        decode = lambda fixed, unit, like: fixed_point.decode(fixed, unit, like.dtype)
+        return jax.tree.map(decode, position, (self.unit, self.unit), like)
 
     def end(self, position: Position, done: int) -> InnerState:
         """The inner state after `done` steps."""
@@ -127,13 +149,19 @@ class ExactMotion(Motion):
         """The gradient in fixed point, the same bits wherever it is computed: the compiler may not mix it with what
         stands around it."""
         gradient = self.gradient(jax.lax.optimization_barrier(params), self.training.hparams, t)
-        return jax.tree.map(fixed_point.encode, jax.lax.optimization_barrier(gradient))
+        return jax.tree.map(fixed_point.encode, jax.lax.optimization_barrier(gradient), self.unit)
 
     def shift(self, velocity: PyTree, t: Array) -> PyTree:
         """learning_rate · v in fixed point."""
         rate, _ = self.rates(t, self.first.partitioned.arrays)
-        exact = lambda a, v: fixed_point.encode(a.astype(jnp.float64) * fixed_point.decode(v, jnp.dtype("float64")))
-        return jax.tree.map(exact, rate, velocity)
+        double = jnp.dtype("float64")
+        exact = lambda a, v, u: fixed_point.encode(a.astype(double) * fixed_point.decode(v, u, double), u)
+        return jax.tree.map(exact, rate, velocity, self.unit)
+
+    def inside(self, *trees: PyTree) -> Array:
+        """Whether all these numbers are within the range of fixed-point numbers, so that none was folded over."""
+        fits = lambda fixed: jnp.all(jnp.abs(fixed) < fixed_point.RANGE * 2**fixed_point.FRACTION)
+        return jnp.all(jnp.stack([fits(leaf) for tree in trees for leaf in jax.tree.leaves(tree)]))
 
     def scaled(self, operation: Callable, velocity: PyTree, bits: PyTree, t: Array) -> tuple[PyTree, PyTree]:
         """Velocity and bits after a multiplication by the momentum, or a division."""
@@ -146,20 +174,25 @@ class ExactMotion(Motion):
         return jax.tree.transpose(jax.tree.structure(velocity), jax.tree.structure((0, 0)), pairs)
 
     def forwards(self, position: Position, stretch: Array) -> tuple[Position, PyTree]:
-        """Over a stretch of steps; what is kept are the bits."""
+        """Moves over a stretch of steps; returns the end, and the bits with whether all stayed within range."""
 
         def body(carry, t):
-            (fixed, velocity), bits = carry
+            (fixed, velocity), (bits, inside) = carry
             gradient = self.same_gradient(self.numbers((fixed, velocity))[0], t)
             velocity, bits = self.scaled(fixed_point.multiply, velocity, bits, t)
             velocity = optax.tree.add(velocity, gradient)
-            return ((optax.tree.sub(fixed, self.shift(velocity, t)), velocity), bits), None
+            shift = self.shift(velocity, t)
+            moved = optax.tree.sub(fixed, shift)
+            inside &= self.inside(gradient, velocity, shift, moved)
+            return ((moved, velocity), (bits, inside)), None
 
-        empty = optax.tree.zeros_like(position[0])
+        empty = (optax.tree.zeros_like(position[0]), self.inside(position))
         return jax.lax.scan(body, (position, empty), stretch)[0]
 
     def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: PyTree):
-        """Back over a stretch; 1 where the bits are not used up, as they are if every step was the same, else 0."""
+        """Moves back over a stretch; returns where it began, the adjoint there and an error, which is 1 where numbers
+        left the range or the bits are not used up, as they are if every step was the same, else 0."""
+        bits, inside = kept
 
         def body(carry, t):
             (fixed, velocity), bits, adjoint = carry
@@ -171,7 +204,7 @@ class ExactMotion(Motion):
             before = self.numbers((fixed, velocity))
             return ((fixed, velocity), bits, self.pull_back(before, gradient, pullback, adjoint, t)), None
 
-        carry, _ = jax.lax.scan(body, (position, kept, adjoint), stretch, reverse=True)
+        carry, _ = jax.lax.scan(body, (position, bits, adjoint), stretch, reverse=True)
         position, bits, adjoint = carry
         left = optax.tree.sum(jax.tree.map(lambda leaf: jnp.any(leaf != 0), bits))
-        return position, adjoint, jnp.asarray(left > 0, adjoint.first.dtype)
+        return position, adjoint, jnp.asarray((left > 0) | ~inside, adjoint.first.dtype)

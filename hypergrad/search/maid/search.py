@@ -13,8 +13,8 @@ from ...estimators.common.implicit import (
     LinearSystem,
     implicit_hypergradient,
     inner_gradient_norm,
-    refuse_unseen,
 )
+from ...estimators.common.refusals import refuse_complex, refuse_unseen
 from ...ground.tree import norm
 from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ...linear.base import AbstractLinearSolver
@@ -138,6 +138,7 @@ class MAID(AbstractSearch):
         hparams = as_hparams(hparams)
         inner = self.inner.init(problem, params, hparams)
         refuse_unseen(problem, self.inner, inner, hparams)
+        refuse_complex(inner.partitioned.arrays, "MAID's error bounds are those of real ones")
         value = eqx.filter_eval_shape(problem.outer_loss, inner.params, hparams, problem.valid, jax.random.key(0))
         number = lambda x, like: jnp.full((), x, like.dtype)
         scale = number(0, inner.solver.error)

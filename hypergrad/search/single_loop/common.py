@@ -8,8 +8,9 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
+from ...estimators.common.refusals import refuse_complex
 from ...ground.tree import PartitionedModel, all_finite, norm
-from ...problem import BilevelProblem, check, inner_objective
+from ...problem import BilevelProblem, check, inner_objective, outer_objective, refuse_unused
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ..base import AbstractSearch, Record, SearchState, better, first_state
 
@@ -52,10 +53,19 @@ def start(
 ) -> SearchState:
     """The state before the first step; `auxiliary` makes its variable from the parameters."""
     partitioned, hparams = check(problem, params, hparams)
+    _refuse(problem, partitioned, hparams)
     second = auxiliary(partitioned.arrays)
     states = optimisers.params.init(partitioned.arrays), optimisers.auxiliary.init(second)
     opt_state = optimisers.hparams.init(hparams)
     return first_state(problem, hparams, LoopState(partitioned, second, states), opt_state)
+
+
+def _refuse(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> None:
+    """Raises for hyperparameters that neither loss knows, and for complex weights, which have another linear system."""
+    refuse_complex(partitioned.arrays, "the linear system is moved as if it were real")
+    inner, outer = (make(problem, partitioned, jax.random.key(0)) for make in (inner_objective, outer_objective))
+    arrays = partitioned.arrays
+    refuse_unused(lambda hparams: (jax.grad(inner)(arrays, hparams), outer(arrays, hparams)), hparams)
 
 
 def move(

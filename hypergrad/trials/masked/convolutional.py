@@ -92,6 +92,14 @@ class MaskedCNN(eqx.Module):
         return jnp.tensordot(self.last, jnp.reshape(h, self.last.shape[1:]), 2) + self.last_bias
 
     @property
+    def active_weights(self) -> "MaskedCNN":
+        """A tree like the floating arrays, `True` where a weight is one of the smaller network."""
+        masks = units.masks(self.widths, self.depth, self.biases.shape[1])
+        last = jnp.arange(self.biases.shape[1]) < self.widths[self.depth - 1]
+        before = jnp.tile(masks[:-1], NEIGHBOURS)
+        return units.spread(self, (masks[0], before[:, :, None] & masks[1:, None], masks, last, True))
+
+    @property
     def num_params(self) -> Array:
         """Weights and biases of the smaller network."""
         fans = NEIGHBOURS * units.fans(self.shape[2], self.widths)

@@ -83,6 +83,13 @@ class MaskedMLP(eqx.Module):
         return self.last @ h + self.last_bias
 
     @property
+    def active_weights(self) -> "MaskedMLP":
+        """A tree like the floating arrays, `True` where a weight is one of the smaller network."""
+        masks = units.masks(self.widths, self.depth, self.first.shape[0])
+        last = jnp.arange(self.first.shape[0]) < self.widths[self.depth - 1]
+        return units.spread(self, (masks[0][:, None], masks[1:, :, None] & masks[:-1, None, :], masks, last, True))
+
+    @property
     def num_params(self) -> Array:
         """Weights and biases of the smaller network."""
         return count_params(self.first.shape[1], self.last.shape[0], self.widths, self.depth)

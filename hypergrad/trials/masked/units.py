@@ -1,5 +1,8 @@
 """The active units of masked networks."""
 
+from typing import Any
+
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
@@ -25,3 +28,10 @@ def masks(widths: Array, depth: Array, max_width: int) -> Array:
 def fans(inputs: int, widths: Array) -> Array:
     """Returns the units before each layer, of shape (max_depth,)."""
     return jnp.concatenate([jnp.full(1, inputs, widths.dtype), widths[:-1]])
+
+
+def spread(model: Any, flags: tuple[ArrayLike, ...]) -> Any:
+    """Returns the floating arrays of a masked model, in order, with the flags broadcast to their shapes in their place."""
+    arrays = lambda model: (model.first, model.hidden, model.biases, model.last, model.last_bias)
+    wide = [jnp.broadcast_to(flag, like.shape) for flag, like in zip(flags, arrays(model), strict=True)]
+    return eqx.tree_at(arrays, eqx.filter(model, eqx.is_inexact_array), wide)

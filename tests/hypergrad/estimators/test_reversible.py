@@ -13,7 +13,7 @@ from hypergrad.estimators.common.adjoint import start_adjoint
 from hypergrad.estimators.reversible import integers as fixed_point
 from hypergrad.estimators.reversible.motion import ExactMotion
 from hypergrad.testing import assert_close, laws, loosened
-from hypergrad.testing.problems import net, ridge
+from hypergrad.testing.problems import Case, net, ridge
 
 
 def solver(num_steps, momentum=0.9, rate=0.1):
@@ -63,7 +63,7 @@ def test_a_thousand_steps_are_recovered_to_the_last_bit(make, momentum):
     @jax.jit
     def there_and_back(first):
         training = hg.Training(inner, case.problem, case.hparams, laws.KEY)
-        motion = ExactMotion(training, first)
+        motion = ExactMotion.fitting(training, first, 0.5)
         stretches = jnp.arange(960, dtype=jnp.int32).reshape(16, 60)
         end, bits = jax.lax.scan(lambda *at: motion.forwards(*at), motion.start(), stretches)
         _, adjoint = start_adjoint(training, first)
@@ -165,3 +165,25 @@ def test_integers_need_64_bits():
     case = ridge()
     with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
         hg.Reversible(solver(3), exact=True).init(case.problem, case.params, case.hparams)
+
+
+@pytest.mark.parametrize("target", [1e2, 1e4, 1e7])
+def test_integers_fit_the_size_of_the_numbers(target):
+    """Weights, velocities and gradients far above 2¹¹: the unit of the integers follows."""
+    data = {"t": np.full(3, target)}
+    inner = lambda w, h, data, key: jnp.sum(jnp.exp(h) * (w - data["t"]) ** 2) / 2
+    outer = lambda w, h, data, key: jnp.mean((w - 1.1 * data["t"]) ** 2) / 2
+    case = Case(hg.BilevelProblem(inner, outer, data, data), jnp.zeros(3), jnp.array([0.0, -1.0, -2.0]))
+    solver = hg.OptaxSolver(hg.MomentumSGD(0.1, 0.9), 60)
+    laws.agree(hg.Reversible(solver, exact=True), hg.Reverse(solver), case)
+
+
+def test_numbers_that_outgrow_the_integers_are_flagged():
+    """Training that diverges leaves the range that the first gradient promised."""
+    loss = lambda w, h, data, key: jnp.sum((w - data["t"]) ** 4) * jnp.exp(h) / 4
+    data = {"t": np.full(2, 10.0)}
+    problem = hg.BilevelProblem(loss, loss, data, data)
+    estimator = hg.Reversible(hg.OptaxSolver(hg.MomentumSGD(0.012, 0.9), 6), exact=True)
+    state = estimator.init(problem, jnp.zeros(2), jnp.asarray(0.0))
+    estimate, _ = estimator.step(problem, jnp.asarray(0.0), state, laws.KEY)
+    assert hg.Status(int(estimate.stats.status)) & hg.Status.IRREVERSIBLE

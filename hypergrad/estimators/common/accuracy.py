@@ -1,0 +1,117 @@
+"""How far a hypergradient is from the derivative of its value, measured in forward mode along a few directions."""
+
+from typing import Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+from ...ground.checks import field, integer
+from ...ground.keys import step_key
+from ...inner import InnerState
+from ...stats import Counts, Estimate, Stats, Status, flag
+from ...training import Training
+from .tangents import slope
+
+INACCURATE = 0.2  # relative error from which a hypergradient is flagged
+
+
+class ErrorCheck(eqx.Module):
+    """When and how the error of an approximate hypergradient is measured.
+
+    At every `every`-th hyper-step, from the first on, the derivative of the value is taken in forward mode along the
+    hypergradient found and along `directions` random directions. With g the derivative, p what was found, u = p/‖p‖,
+    and signs r_j = ±1 on disjoint groups of hyperparameters, this gives g·u exactly, and
+
+        ‖g - (g·u) u‖² = E Σ_j (g·r_j - (g·u) (u·r_j))²,
+
+    hence ‖p - g‖/‖g‖ and the cosine. With up to `directions` hyperparameters it is exact.
+
+    *Cost*: at a step that is checked, `directions` + 1 training runs in forward mode, each about two plain ones.
+    *Memory*: two states, whatever the number of steps. *Bias*: none in the squares; with 4 directions the error is
+    within a factor of three in 19 cases of 20.
+    """
+
+    directions: int = field(integer("directions", least=1), 4)
+    every: int = field(integer("every", least=1), 100)
+
+
+class Accuracy(eqx.Module):
+    """The measured ‖p - g‖/‖g‖ of a hypergradient p, and its cosine with g."""
+
+    relative_error: Array
+    cosine: Array
+
+
+class TrajectoryState(eqx.Module):
+    """The state of training, and how accurate the hypergradient was when it was last measured."""
+
+    inner: InnerState
+    accuracy: Accuracy
+    index: Array  # hyper-steps done
+
+    @property
+    def params(self) -> PyTree:
+        """The model, whole."""
+        return self.inner.params
+
+
+def first_state(inner: InnerState, hparams: PyTree) -> TrajectoryState:
+    """Returns the state before the first hyper-step: nothing is measured."""
+    unknown = jnp.full((), jnp.nan, jnp.result_type(*jax.tree.leaves(hparams)))
+    return TrajectoryState(inner, Accuracy(unknown, unknown), jnp.zeros((), jnp.int32))
+
+
+class Checked(Protocol):
+    """The part of an estimator that `checked` asks for."""
+
+    warm_start: bool
+    check: ErrorCheck | None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether there is nothing to measure."""
+
+
+def checked(
+    estimator: Checked, training: Training, state: TrajectoryState, end: InnerState, estimate: Estimate
+) -> tuple[Estimate, TrajectoryState]:
+    """Returns the estimate with its accuracy, measured now or carried on, and the state after this hyper-step."""
+    inner, check, index = end if estimator.warm_start else state.inner, estimator.check, state.index + 1
+    if check is None or estimator.is_exact:
+        return estimate, TrajectoryState(inner, state.accuracy, index)
+    due = state.index % check.every == 0
+    args = (check.directions, training, state.inner, estimator.warm_start, estimate.hypergradient)
+    accuracy = jax.lax.cond(due, lambda: measure(*args), lambda: state.accuracy)
+    runs = jnp.where(due, (check.directions + 1) * training.inner.num_steps, 0)
+    stats = Stats(
+        estimate.stats.counts + Counts(inner_gradients=runs, hvps=runs),
+        estimate.stats.status | flag(~(accuracy.relative_error <= INACCURATE), Status.INACCURATE),
+        estimate.stats.residual,
+        estimate.stats.diagnostics | vars(accuracy),
+    )
+    estimate = Estimate(estimate.hypergradient, estimate.value, estimate.partitioned, stats)
+    return estimate, TrajectoryState(inner, accuracy, index)
+
+
+def measure(directions: int, training: Training, state: InnerState, warm_start: bool, found: PyTree) -> Accuracy:
+    """Returns the accuracy of the hypergradient `found` of a training from `state`; see `ErrorCheck`."""
+    flat, unravel = ravel_pytree(found)
+    size = jnp.linalg.norm(flat)
+    along_found = flat / jnp.where(size > 0, size, 1)
+    groups = min(directions, flat.size) if flat.size > 1 else 0
+    signs = jax.random.rademacher(step_key(training.key, training.inner.num_steps + 2), flat.shape, flat.dtype)
+    group = jnp.arange(flat.size) % max(groups, 1)
+
+    def slopes(j: Array) -> tuple[Array, Array]:
+        direction = jnp.where(j == 0, along_found, jnp.where(group == j - 1, signs, 0))
+        return slope(training, state, warm_start, unravel(direction)), direction @ along_found
+
+    found_slopes, shares = jax.lax.map(slopes, jnp.arange(groups + 1))
+    along = found_slopes[0]
+    across = jnp.sum((found_slopes[1:] - along * shares[1:]) ** 2)
+    true_size = jnp.sqrt(along**2 + across)
+    divisor = jnp.where(true_size > 0, true_size, 1)
+    return Accuracy(jnp.sqrt((size - along) ** 2 + across) / divisor, along / divisor)

@@ -1,0 +1,107 @@
+"""Hyperparameters and options that an estimator cannot see, refused by name before anything is compiled."""
+
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PyTree
+
+from ...ground.dependence import enters
+from ...ground.tree import named_entries, named_leaves, pairing
+from ...inner import AbstractInnerSolver, InnerState
+from ...inner.optimiser_state import with_loss
+from ...problem import BilevelProblem, inner_objective
+
+PROBES = 3  # points at which derivatives are tried
+
+
+def refuse_tol(inner: AbstractInnerSolver) -> None:
+    """Raises `ValueError` for an inner solver with an option that steps which are differentiated cannot honour."""
+    if inner.tol is not None:
+        raise ValueError(
+            f"the inner solver's option tol={inner.tol} would have no effect: a trajectory that is differentiated has "
+            f"a fixed number of steps, here {inner.num_steps}; leave it out"
+        )
+
+
+def refuse_complex(arrays: PyTree, reason: str) -> None:
+    """Raises `TypeError` naming the first complex array among the parameters."""
+    for path, leaf in named_leaves(arrays, "params"):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise TypeError(f"{path} is complex, and {reason}: train its real and imaginary parts as two arrays")
+
+
+def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: InnerState, hparams: PyTree) -> None:
+    """Refuses what the implicit function theorem cannot see.
+
+    At a stationary point of L the learning rate, momentum and the like leave no trace, and their implicit
+    hypergradient lacks their effect whatever it is. **Raises** `ValueError` naming every hyperparameter, and every
+    entry of an array, that enters the optimiser but not ∇_w L, or the solver, if its solutions are not stationary
+    points.
+    """
+    if not inner.smooth:
+        raise ValueError(
+            f"{inner.solver_class.__name__} does not end at a zero of the inner gradient (it has a proximal step or a "
+            "projection), so implicit estimators do not apply; use a trajectory estimator such as Reverse"
+        )
+    partitioned, key, optimiser = state.partitioned, jax.random.key(0), inner.options.get("opt")
+    if not callable(optimiser):
+        return  # hyperparameters reach training through the loss alone
+    gradient = lambda h: jax.grad(inner_objective(problem, partitioned, key))(partitioned.arrays, h)
+    acts = enters(lambda h: _displacement(optimiser(h), partitioned.arrays, [partitioned.arrays]), hparams)
+    sees = enters(gradient, hparams)
+    both = any(map(operator.and_, acts, sees))
+    entries = _unseen_entries(problem, optimiser, partitioned, hparams) if both else []
+    unseen: list[str] = []
+    for k, (path, _) in enumerate(named_leaves(hparams, "hparams")):
+        if acts[k]:
+            unseen += named_entries(path, entries[k]) if sees[k] else [path]
+    if unseen:
+        raise ValueError(
+            f"{', '.join(unseen)} acts only through the optimiser: implicit estimators cannot see it (their "
+            "hypergradient would lack its effect, whatever that is); use Reverse, DrMAD or Greedy"
+        )
+
+
+def _displacement(optimiser: optax.GradientTransformation, arrays: PyTree, gradients: list[PyTree]) -> PyTree:
+    """Returns the weights after updates with given gradients."""
+    memory = optimiser.init(arrays)
+    for gradient in gradients:
+        loss = lambda arrays, gradient=gradient: pairing(gradient, arrays)
+        updates, memory = with_loss(optimiser, loss).update(gradient, memory, arrays)
+        arrays = optax.apply_updates(arrays, updates)
+    return arrays
+
+
+def _unseen_entries(problem, optimiser, partitioned, hparams) -> list[np.ndarray]:
+    """For every leaf of λ, which entries move the optimiser and not the inner gradient: derivatives at random points.
+
+    Inside a transformation random numbers stand in for arrays that have no values yet.
+    """
+    with jax.ensure_compile_time_eval():
+        problem, partitioned, hparams = _with_values((problem, partitioned, hparams))
+        gradient = lambda arrays, h: jax.grad(inner_objective(problem, partitioned, jax.random.key(0)))(arrays, h)
+        acts = [np.zeros(np.shape(leaf), bool) for leaf in jax.tree.leaves(hparams)]
+        sees = [np.zeros(np.shape(leaf), bool) for leaf in jax.tree.leaves(hparams)]
+        for k in range(PROBES):
+            draw = lambda j, k=k: optax.tree.random_like(jax.random.key(10 * k + j), partitioned.arrays)
+            arrays, cotangent = optax.tree.add(partitioned.arrays, draw(0)), draw(1)
+            gradients = [draw(2 + j) for j in range(PROBES)]
+            moved = lambda h, g=gradients: _displacement(optimiser(h), partitioned.arrays, g)
+            for found, function in ((acts, moved), (sees, lambda h, a=arrays: gradient(a, h))):
+                for flags, slope in zip(found, jax.tree.leaves(jax.vjp(function, hparams)[1](cotangent)), strict=True):
+                    flags |= np.asarray(slope) != 0  # NaN counts as seen
+    return [a & ~b for a, b in zip(acts, sees, strict=True)]
+
+
+def _with_values(tree: PyTree) -> PyTree:
+    def value(leaf):
+        if not isinstance(leaf, jax.core.Tracer):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return jax.random.normal(jax.random.key(leaf.size), leaf.shape, leaf.dtype)
+        return jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(value, tree)

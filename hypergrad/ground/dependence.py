@@ -1,0 +1,80 @@
+"""What the results of a function depend on, read from its jaxpr."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.interpreters import partial_eval
+from jaxtyping import PyTree
+
+
+class Origin(NamedTuple):
+    """Where a number comes from."""
+
+    inputs: int = 0  # the bits of the inputs that it is computed from
+    copied: int | None = None  # the input that it is an unchanged copy of, if it is one
+
+
+class Origins(NamedTuple):
+    """The origin of every output leaf, and the input bits of every number on the way."""
+
+    outputs: list[Origin]
+    met: set[int]
+
+
+def enters(function: Callable[[PyTree], PyTree], argument: PyTree) -> list[bool]:
+    """For every leaf of `argument`, whether any output of `function` depends on it. Nothing is computed."""
+    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return list(used)
+
+
+def origins(function: Callable[..., PyTree], arguments: Sequence[PyTree], inputs: Sequence[Origin]) -> Origins:
+    """The origins of the outputs of `function(*arguments)`, whose leaves have the origins `inputs`.
+
+    Choices between copies of one input are copies of it. Loops are opaque: all that leaves one depends on all that
+    enters it.
+    """
+    closed, met = jax.make_jaxpr(function)(*arguments), set[int]()
+    return Origins(_outputs(closed.jaxpr, list(inputs), met), met)
+
+
+def _outputs(jaxpr: Jaxpr, inputs: list[Origin], met: set[int]) -> list[Origin]:
+    known = dict(zip(jaxpr.invars, inputs, strict=True)) | {var: Origin() for var in jaxpr.constvars}
+    read = lambda atom: Origin() if isinstance(atom, Literal) else known[atom]
+    for equation in jaxpr.eqns:
+        found = _results(equation, [read(atom) for atom in equation.invars], met)
+        met.update(origin.inputs for origin in found)
+        known |= zip(equation.outvars, found, strict=True)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _results(equation: JaxprEqn, inputs: list[Origin], met: set[int]) -> list[Origin]:
+    name, params = equation.primitive.name, equation.params
+    if name == "cond":
+        predicate, *rest = inputs
+        branches = [_outputs(branch.jaxpr, rest, met) for branch in params["branches"]]
+        return [_choice(predicate, cases) for cases in zip(*branches, strict=True)]
+    if name == "select_n":
+        return [_choice(inputs[0], inputs[1:])]
+    if name == "convert_element_type" and equation.invars[0].aval.strip_weak_type() == equation.outvars[0].aval:
+        return inputs
+    inside = params.get("jaxpr", params.get("call_jaxpr"))
+    if inside is not None and name not in ("scan", "while"):
+        return _outputs(getattr(inside, "jaxpr", inside), inputs, met)
+    return [Origin(_union(inputs))] * len(equation.outvars)
+
+
+def _choice(predicate: Origin, cases: Sequence[Origin]) -> Origin:
+    first = cases[0]
+    if first.copied is not None and all(case.copied == first.copied for case in cases):
+        return first
+    return Origin(_union([predicate, *cases]))
+
+
+def _union(origins: Sequence[Origin]) -> int:
+    bits = 0
+    for origin in origins:
+        bits |= origin.inputs
+    return bits

@@ -1,0 +1,269 @@
+"""The protocol of inner solvers: one update of a jaxopt solver as the map Φ from one training state to the next."""
+
+import abc
+import inspect
+import operator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..ground.keys import step_key
+from ..ground.show import paragraph, show, show_size
+from ..ground.tree import PartitionedModel, describe, strong
+from ..problem import BilevelProblem, check, inner_objective, outer_objective, refuse_unused
+from .optimiser_state import Carried, carried, with_loss
+
+PROXIMAL = ("hyperparams_prox", "hyperparams_proj")  # what the updates of proximal solvers take after the state
+EVALUATED = ("value", "grad", "error", "aux")  # of a jaxopt state: what the last update evaluated at its weights
+
+
+class InnerState(eqx.Module):
+    """The state (w, s) of training: the model and the solver's own state (moments, counters, history)."""
+
+    partitioned: PartitionedModel
+    solver: PyTree
+
+    @property
+    def params(self) -> PyTree:
+        """The model, whole."""
+        return self.partitioned.model
+
+    def __repr__(self) -> str:
+        """The size of the model, and the updates that the solver has made."""
+        updates = getattr(self.solver, "iter_num", None)
+        return paragraph("InnerState", (f"params: {show_size(self.partitioned)}", f"updates: {show(updates)}"))
+
+
+class SolveStats(eqx.Module):
+    """The counts of one solve: updates made and gradients evaluated."""
+
+    iterations: Array
+    gradients: Array
+
+
+class AbstractInnerSolver(eqx.Module):
+    """The map Φ: (w_t, s_t; λ, key_t) -> (w_{t+1}, s_{t+1}), one update of a jaxopt solver.
+
+    A subclass says which solver: its class, and the options of its constructor without `fun`.
+    """
+
+    solver_class: Any = eqx.field(static=True)
+    options: dict[str, Any]
+
+    @abc.abstractmethod
+    def with_num_steps(self, num_steps: int) -> "AbstractInnerSolver":
+        """Returns the same solver with another number of updates."""
+
+    @property
+    def num_steps(self) -> int:
+        """Updates in one solve, T."""
+        return self.options["maxiter"]
+
+    @property
+    def smooth(self) -> bool:
+        """Whether a solution is a point of zero gradient: no proximal step, no projection."""
+        return not set(PROXIMAL) & set(inspect.signature(self.solver_class.update).parameters)
+
+    @property
+    def tol(self) -> float | None:
+        """The gradient norm at which `solve` stops, where the options name one."""
+        return self.options.get("tol")
+
+    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
+        """Returns the state before the first update.
+
+        **Raises** `TypeError` or `ValueError` where the arguments do not fit each other, one update would change the
+        type or shape of a parameter, or a hyperparameter can change neither training nor the outer loss; it is named.
+        """
+        partitioned, hparams = check(problem, params, hparams)
+        state, key = self.start(problem, partitioned, hparams), jax.random.key(0)
+
+        def reached(hparams: PyTree) -> PyTree:
+            trained = self.restart(problem, hparams, state), self.step(problem, hparams, state, key)
+            outer = outer_objective(problem, partitioned, key)(partitioned.arrays, hparams)
+            return eqx.filter((trained, outer), eqx.is_array)
+
+        refuse_unused(reached, hparams)
+        return state
+
+    @eqx.filter_jit
+    def start(self, problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> InnerState:
+        """Returns the state before the first update, of a model that has been checked.
+
+        Types are made a fixed point of `step`, so that a loop over it compiles once.
+        """
+        try:
+            state = self._first(problem, partitioned, hparams)
+            after = jax.eval_shape(lambda s: self.step(problem, hparams, s, jax.random.key(0)), state)
+        except Exception as error:  # of a solver or optimiser that cannot work here, whatever it raises
+            raise ValueError(f"{self.name} failed on these parameters: {type(error).__name__}: {error}") from error
+        if describe(state.partitioned) != describe(after.partitioned):
+            raise TypeError(
+                "one inner step changes the types of the parameters: "
+                f"{describe(state.partitioned.arrays)} -> {describe(after.partitioned.arrays)}; "
+                "do data and params agree in dtype?"
+            )
+        return _typed(state, after)
+
+    def restart(self, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> InnerState:
+        """Returns the state before the first update, of the model of `state`."""
+        return _typed(self._first(problem, state.partitioned, hparams), state)
+
+    def resume(self, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> InnerState:
+        """Returns `state` for a new training from there, at other hyperparameters.
+
+        Weights, moments and curvature history stay. What `renew` takes anew is, and the counters of schedules in which
+        hyperparameters enter start again: λ[t] belongs to step t of one training. Other counters go on.
+        """
+        if (parts := self._carried(hparams, state)) is None:
+            return self.renew(problem, hparams, state)
+        return self._fresh(problem, hparams, state, jax.tree.map(operator.or_, parts.copies, parts.clocks))
+
+    def renew(self, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> InnerState:
+        """Returns `state` with all that the next step would take from it in place of `hparams` themselves.
+
+        These are the value and gradient that solvers with a line search carry from one update to the next, and copies
+        of hyperparameters in the optimiser's state, as `optax.inject_hyperparams` keeps them.
+        """
+        if not self._resamples:
+            fresh = self.restart(problem, hparams, state).solver._asdict()
+            evaluated = {name: fresh[name] for name in EVALUATED if name in fresh}
+            return InnerState(state.partitioned, state.solver._replace(**evaluated))
+        parts = self._carried(hparams, state)
+        return state if parts is None else self._fresh(problem, hparams, state, parts.copies)
+
+    def refuse_adrift(self, hparams: PyTree, state: InnerState) -> None:
+        """Refuses optimisers that a warm start cannot go on with.
+
+        **Raises** `ValueError` naming the part of the optimiser's state whose value at other hyperparameters is
+        undefined, or that would be the same at every training.
+        """
+        if (parts := self._carried(hparams, state)) is None:
+            return
+        if parts.adrift:
+            raise ValueError(
+                f"the optimiser's state{parts.adrift[0]} starts from a hyperparameter and then changes by itself, so "
+                "that a warm start would not follow the hyperparameter; keep the hyperparameter out of the state, or "
+                "use warm_start=False"
+            )
+        if self.num_steps == 1 and any(jax.tree.leaves(parts.clocks)):
+            raise ValueError(
+                "a schedule in which hyperparameters enter counts the steps of one training, of which there is 1 here: "
+                "the optimiser would stay at step 0; separate what is fixed, as in "
+                "optax.chain(optax.sgd(rate), optax.scale_by_schedule(schedule)), or use more inner steps"
+            )
+
+    def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> InnerState:
+        """Returns Φ(state; hparams, key). Differentiable in `state` and `hparams`."""
+        solver, args = self._bind(problem, state.partitioned, hparams, key, differentiable=True)
+        arrays, new = solver.update(state.partitioned.arrays, state.solver, *args)
+        # What is only reported stays as it was: not computed at every step, nor its derivative (NaN at zero error).
+        now, before = new._asdict(), state.solver._asdict()
+        stale = {name: jnp.asarray(before[name], now[name].dtype) for name in self._reported}
+        return strong(InnerState(state.partitioned.with_arrays(arrays), new._replace(**stale)))
+
+    def solve(
+        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array, tol: Array | float = 0.0
+    ) -> tuple[InnerState, SolveStats]:
+        """Returns the state after at most `num_steps` updates, and their counts.
+
+        Stops once the gradient norm that the solver reports is at most `tol`, an absolute number, or the solver's own
+        option `tol` if that is larger. Step t draws with `fold_in(key, t)`. Nothing is stored on the way and nothing
+        can be differentiated.
+        """
+        tol = tol if self.tol is None else jnp.maximum(tol, self.tol)
+
+        def update(carry: tuple[Array, InnerState]) -> tuple[Array, InnerState]:
+            t, state = carry
+            solver, args = self._bind(problem, state.partitioned, hparams, step_key(key, t), differentiable=False)
+            arrays, new = solver.update(state.partitioned.arrays, state.solver, *args)
+            return t + 1, strong(InnerState(state.partitioned.with_arrays(arrays), new))
+
+        def unfinished(carry: tuple[Array, InnerState]) -> Array:
+            t, state = carry
+            return (t < self.num_steps) & ((t == 0) | (jnp.real(state.solver.error) > tol))
+
+        if self._resamples and isinstance(tol, int | float) and tol == 0:
+            step = lambda t, state: self.step(problem, hparams, state, step_key(key, t))
+            steps, end = jnp.int32(self.num_steps), jax.lax.fori_loop(0, self.num_steps, step, state)
+        else:
+            steps, end = jax.lax.while_loop(unfinished, update, (jnp.zeros((), jnp.int32), state))
+        return end, SolveStats(steps, self.num_gradients(state, end, steps))
+
+    def num_gradients(self, start: InnerState, end: InnerState, steps: Array | int) -> Array:
+        """Returns the inner gradients spent between two states that are `steps` updates apart.
+
+        Solvers with a line search count their own, and have made one before the first update.
+        """
+        if "num_grad_eval" not in start.solver._fields:
+            return jnp.int32(steps)
+        return (end.solver.num_grad_eval - start.solver.num_grad_eval).astype(jnp.int32) + 1
+
+    def _first(self, problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> InnerState:
+        # Solvers that evaluate the loss at the start (LBFGS) do so with one fixed key.
+        solver, args = self._bind(problem, partitioned, hparams, jax.random.key(0), differentiable=True)
+        return InnerState(partitioned, solver.init_state(partitioned.arrays, *args))
+
+    def _fresh(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, where: PyTree) -> InnerState:
+        """Returns `state` with those parts of the optimiser's state as they are at the start of training."""
+        fresh = self.restart(problem, hparams, state).solver.internal_state
+        choose = lambda renewed, new, old: new if renewed else old
+        memory = jax.tree.map(choose, where, fresh, state.solver.internal_state)
+        return InnerState(state.partitioned, state.solver._replace(internal_state=memory))
+
+    def _carried(self, hparams: PyTree, state: InnerState) -> Carried | None:
+        """Returns what the optimiser's state holds of the hyperparameters, where it can hold any."""
+        optimiser = self.options.get("opt")
+        return carried(optimiser, hparams, state.partitioned.arrays) if callable(optimiser) else None
+
+    def _bind(
+        self,
+        problem: BilevelProblem,
+        partitioned: PartitionedModel,
+        hparams: PyTree,
+        key: Array,
+        *,
+        differentiable: bool,
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Returns the jaxopt solver of these arguments, and what its methods take after their own."""
+        options = dict(self.options)
+
+        def loss(arrays: PyTree, hparams: PyTree, key: Array) -> Array:
+            return inner_objective(problem, partitioned, key)(arrays, hparams)
+
+        if "opt" in options:
+            optimiser = options["opt"](hparams) if callable(options["opt"]) else options["opt"]
+            options["opt"] = with_loss(optimiser, lambda arrays: loss(arrays, hparams, key))
+        if "implicit_diff" in inspect.signature(self.solver_class).parameters:
+            options["implicit_diff"] = not differentiable  # jaxopt unrolls its line search only without it
+        return self.solver_class(loss, **options), (hparams, key) if self.smooth else (hparams, hparams, key)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        optimiser = self.options.get("opt")
+        return f"inner solver {self.solver_class.__name__}" if optimiser is None else f"optimiser {optimiser}"
+
+    @property
+    def _resamples(self) -> bool:
+        """Whether every update evaluates the loss anew: nothing but its parameters and moments is carried on."""
+        return hasattr(self.solver_class, "run_iterator")  # jaxopt's mark of a stochastic solver
+
+    @property
+    def _reported(self) -> tuple[str, ...]:
+        """Fields of the solver's state that feed no later update."""
+        return ("error", "value") if self._resamples else ("error",)
+
+
+def as_inner_solver(inner: AbstractInnerSolver) -> AbstractInnerSolver:
+    """Returns the same solver. **Raises** `TypeError` for anything else."""
+    if not isinstance(inner, AbstractInnerSolver):
+        raise TypeError(f"inner must be an inner solver such as OptaxSolver(optax.adam(0.01), 100), got {inner!r}")
+    return inner
+
+
+def _typed(state: InnerState, like: InnerState) -> InnerState:
+    return strong(jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state, like))

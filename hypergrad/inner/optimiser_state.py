@@ -1,0 +1,133 @@
+"""What an optimiser's state takes from the hyperparameters: to be renewed where training goes on at other ones."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import KeyEntry, SequenceKey, keystr
+from jaxtyping import Array, PyTree
+
+from ..ground.dependence import Origin, Origins, origins
+
+Transformation: TypeAlias = optax.GradientTransformation | optax.MultiSteps
+
+HPARAMS, LEARNED, FIRST_OF_STATE = 1, 2, 2  # two bits, and the place of the first bit of the state
+
+
+class Carried(NamedTuple):
+    """Parts of an optimiser's state that follow the hyperparameters and not the weights, a truth value per leaf.
+
+    - `copies`: hyperparameters put there by `init` and never changed, as by `optax.inject_hyperparams`.
+    - `clocks`: counters, and other states, of schedules in which hyperparameters enter.
+    - `adrift`: paths of leaves that start from a hyperparameter and then change by themselves, beside moments: their
+      value at other hyperparameters in the midst of training is undefined.
+    """
+
+    copies: PyTree
+    clocks: PyTree
+    adrift: tuple[str, ...]
+
+
+def carried(optimiser: Callable[[PyTree], Any], hparams: PyTree, params: PyTree) -> Carried:
+    """Reads the parts from the jaxprs of `init` and `update`; nothing is computed."""
+    shape = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
+    hparams, params = shape(hparams), shape(params)
+    init = lambda hparams, params: optimiser(hparams).init(params)
+    state = jax.eval_shape(init, hparams, params)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(state)
+    of = lambda tree, bit: [Origin(bit)] * len(jax.tree.leaves(tree))
+    started = origins(init, (hparams, params), of(hparams, HPARAMS) + of(params, LEARNED)).outputs
+    first = [bool(origin.inputs & HPARAMS) for origin in started]
+    own = [Origin(1 << FIRST_OF_STATE + k, k) for k in range(len(leaves))]
+    moved = origins(
+        lambda hparams, *args: with_loss(optimiser(hparams), optax.tree.sum).update(*args),
+        (hparams, params, state, params),
+        of(hparams, HPARAMS) + of(params, LEARNED) + own + of(params, LEARNED),
+    )
+    updated = moved.outputs[len(moved.outputs) - len(leaves) :]
+    by_itself, used = _unlearned(updated), _used(moved.outputs, len(leaves))
+    copies = [start and origin.copied == k for k, (start, origin) in enumerate(zip(first, updated, strict=True))]
+    follows = [
+        alone and read and not copy and (start or meets)
+        for alone, read, copy, start, meets in zip(
+            by_itself, used, copies, first, _scheduled(moved, by_itself), strict=True
+        )
+    ]
+    paths = [path for path, _ in leaves]
+    free = [alone and not _random(leaf) for alone, (_, leaf) in zip(by_itself, leaves, strict=True)]
+    groups = _groups(paths, free)
+    clocks = [group in {g for g, f in zip(groups, follows, strict=True) if f and g} for group in groups]
+    adrift = [f and start and not clock for f, start, clock in zip(follows, first, clocks, strict=True)]
+    tree = lambda flags: jax.tree.unflatten(structure, flags)
+    return Carried(tree(copies), tree(clocks), tuple(keystr(p) for p, a in zip(paths, adrift, strict=True) if a))
+
+
+def with_loss(optimiser: Transformation, loss: Callable[[PyTree], Array]) -> optax.GradientTransformation:
+    """Returns the optimiser with what some of optax's ask for beside the gradient: the loss, at the weights and as a
+    function of them. An optimiser that does not ask for it costs nothing more."""
+
+    if isinstance(optimiser, optax.MultiSteps):
+        optimiser = optimiser.gradient_transformation()
+
+    def update(gradient: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        more = {"value": loss(params), "grad": gradient, "value_fn": loss}
+        return update_with(optimiser, gradient, state, params, **more)
+
+    return optax.GradientTransformation(optimiser.init, update)
+
+
+def update_with(
+    optimiser: optax.GradientTransformation, gradient: PyTree, state: PyTree, params: PyTree, **more: Any
+) -> tuple[PyTree, PyTree]:
+    """Returns `optimiser.update(gradient, state, params)`, with those of the extra arguments that it takes."""
+    taken = inspect.signature(optimiser.update).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        more = {name: value for name, value in more.items() if name in taken}
+    return optimiser.update(gradient, state, params, **more)
+
+
+def _random(leaf: jax.ShapeDtypeStruct) -> bool:
+    """Whether a leaf is a key, of either style: draws are not to be repeated at every training."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jnp.uint32
+
+
+def _unlearned(outputs: Sequence[Origin]) -> list[bool]:
+    """For every leaf of the state, whether it changes without gradients and weights ever entering."""
+    learned = LEARNED
+    while True:
+        more = learned
+        for k, origin in enumerate(outputs):
+            if origin.inputs & learned:
+                more |= 1 << FIRST_OF_STATE + k
+        if more == learned:
+            return [not learned >> FIRST_OF_STATE + k & 1 for k in range(len(outputs))]
+        learned = more
+
+
+def _used(outputs: Sequence[Origin], size: int) -> list[bool]:
+    """For every leaf of the state, whether anything is computed from it."""
+    return [any(origin.inputs >> FIRST_OF_STATE + k & 1 for origin in outputs) for k in range(size)]
+
+
+def _scheduled(moved: Origins, by_itself: Sequence[bool]) -> list[bool]:
+    """For every leaf, whether it meets a hyperparameter before anything that is learned, as in a rate λ[count]."""
+    learned = LEARNED | sum(1 << FIRST_OF_STATE + k for k, alone in enumerate(by_itself) if not alone)
+    met = 0
+    for inputs in moved.met:
+        if inputs & HPARAMS and not inputs & learned:
+            met |= inputs
+    return [bool(met >> FIRST_OF_STATE + k & 1) for k in range(len(by_itself))]
+
+
+def _groups(paths: Sequence[tuple[KeyEntry, ...]], free: Sequence[bool]) -> list[tuple[KeyEntry, ...] | None]:
+    """The state that every leaf is a part of; `None` where not all of that is free to start again.
+
+    Adam's counter stands with its moments and goes on with them, a schedule's stands alone. The tuple of a chain is no
+    state: its entries are.
+    """
+    groups = [path if not path or isinstance(path[-1], SequenceKey) else path[:-1] for path in paths]
+    inside = lambda group: [alone for path, alone in zip(paths, free, strict=True) if path[: len(group)] == group]
+    return [group if all(inside(group)) else None for group in groups]

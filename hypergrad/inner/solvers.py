@@ -1,0 +1,104 @@
+"""Inner solvers from jaxopt classes and optax optimisers. The only module that imports jaxopt."""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from jaxtyping import PyTree
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import jaxopt
+
+from .base import PROXIMAL, AbstractInnerSolver
+from .optimiser_state import Transformation
+
+Optimiser: TypeAlias = Transformation | Callable[[PyTree], Transformation]
+
+FIXED = ("has_aux", "value_and_grad", "jit", "unroll", "implicit_diff", "implicit_diff_solve")  # set here, not by users
+
+
+class JaxoptSolver(AbstractInnerSolver):
+    """A jaxopt solver class as inner solver.
+
+        JaxoptSolver(jaxopt.LBFGS, maxiter=50)
+
+    **Arguments**: the class and the options of its constructor, without `fun`. `maxiter` is the number of updates of
+    one solve. `opt`, where the class takes one, may be a function of the hyperparameters. A class whose `update` takes
+    `hyperparams_prox` or `hyperparams_proj` receives `hparams` there.
+
+    To differentiate through LBFGS give it `linesearch="backtracking"` and stop before it has converged: the derivative
+    of jaxopt's default line search, and of steps past convergence, can be NaN, which estimators flag as NONFINITE.
+
+    **Raises** `TypeError` or `ValueError` for a class or option that cannot work.
+    """
+
+    def __init__(self, solver_class: type, **options: Any):
+        _check_class(solver_class)
+        known = inspect.signature(solver_class).parameters
+        if unknown := sorted(set(options) - set(known) | {"fun"} & set(options)):
+            raise TypeError(f"{solver_class.__name__} takes no option {', '.join(unknown)} here")
+        if fixed := [name for name in FIXED if name in options and options[name] != known[name].default]:
+            raise ValueError(
+                f"{fixed[0]}={options[fixed[0]]!r} would have no effect or break: how the loss is evaluated and "
+                "differentiated is the estimator's business; leave the option out"
+            )
+        options.setdefault("maxiter", known["maxiter"].default)
+        _check_num_steps(options["maxiter"], "maxiter")
+        self.solver_class = solver_class
+        self.options = options
+
+    def with_num_steps(self, num_steps: int) -> "JaxoptSolver":
+        """Returns the same solver with another number of updates."""
+        return JaxoptSolver(self.solver_class, **(self.options | {"maxiter": num_steps}))
+
+
+class OptaxSolver(AbstractInnerSolver):
+    """Training with an optax optimiser for `num_steps` updates, through `jaxopt.OptaxSolver`.
+
+    `optimiser` may be a function of the hyperparameters, which makes the optimiser's own settings learnable:
+
+        OptaxSolver(lambda hparams: optax.sgd(jnp.exp(hparams["log_lr"]), 0.9), 100)
+
+    Create the optimiser once: a new one traces everything again.
+
+    **Raises** `TypeError` for what is neither an optimiser nor a function, `ValueError` for a number of steps below 1.
+    """
+
+    def __init__(self, optimiser: Optimiser, num_steps: int):
+        if not isinstance(optimiser, Transformation) and not callable(optimiser):
+            raise TypeError(
+                f"optimiser must be an optax optimiser or a function hparams -> optimiser, got {optimiser!r}"
+            )
+        _check_num_steps(num_steps, "num_steps")
+        self.solver_class = jaxopt.OptaxSolver
+        self.options = {"opt": optimiser, "maxiter": num_steps}
+
+    def with_num_steps(self, num_steps: int) -> "OptaxSolver":
+        """Returns the same solver with another number of updates."""
+        return OptaxSolver(self.options["opt"], num_steps)
+
+
+def _check_class(solver_class: Any) -> None:
+    """Raises `TypeError` for what is no jaxopt solver of a scalar loss without further arguments."""
+    update = getattr(solver_class, "update", None)
+    if not inspect.isclass(solver_class) or not hasattr(solver_class, "init_state") or update is None:
+        raise TypeError(f"solver_class must be a jaxopt solver class such as jaxopt.LBFGS, got {solver_class!r}")
+    name, options = solver_class.__name__, inspect.signature(solver_class).parameters
+    if "fun" not in options or "block_prox" in options:
+        raise TypeError(
+            f"{name} minimises no scalar loss of any form (it takes residuals, a fixed-point map or a composite "
+            "objective); use a minimiser such as jaxopt.LBFGS, or OptaxSolver"
+        )
+    taken = inspect.signature(update).parameters.values()
+    if more := {p.name for p in taken if p.kind is p.POSITIONAL_OR_KEYWORD} - {"self", "params", "state", *PROXIMAL}:
+        raise TypeError(
+            f"{name}.update needs {', '.join(sorted(more))}, which there is no way to give here; for constraints use "
+            "jaxopt.ProjectedGradient"
+        )
+
+
+def _check_num_steps(num_steps: int, name: str) -> None:
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"the number of steps ({name}) must be a positive integer, got {num_steps!r}")

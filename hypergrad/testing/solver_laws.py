@@ -1,0 +1,124 @@
+"""Laws on the inner solver under an estimator: its state, its number types, and hyperparameters that it hides.
+
+As in `laws`, each function raises AssertionError where its law is broken.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+
+import hypergrad as hg
+
+from .laws import KEY, Make, answer, closed_form, finite_differences, first_step
+from .problems import Case
+from .tolerances import assert_close, ensure, relative_error
+
+COSINE_OF_HALVES = 0.99  # of a hypergradient in half precision with the one in float32
+
+
+def differences(function: Callable[[PyTree], Array], hparams: PyTree, size: float = 5e-5) -> PyTree:
+    """The derivative of a number with respect to hyperparameters, by central differences of fourth order."""
+    vector, unravel = ravel_pytree(hparams)
+    found = []
+    for i in range(len(vector)):
+        at = lambda s, i=i: float(function(unravel(vector.at[i].add(s))))
+        near, far = (at(s) - at(-s) for s in (size, 2 * size))
+        found.append((8 * near - far) / (12 * size))
+    return unravel(jnp.asarray(found))
+
+
+def derivative_from_any_state(estimator: hg.AbstractEstimator, case: Case) -> None:
+    """From a new, a used and a resumed state the hypergradient is the derivative of the value of the next step."""
+    state = estimator.init(case.problem, case.params, case.hparams)
+    elsewhere = jax.tree.map(lambda h: h + 0.1, case.hparams)
+    for k, hparams in enumerate((None, case.hparams, elsewhere)):
+        if hparams is not None:
+            _, state = estimator.step(case.problem, hparams, state, jax.random.fold_in(KEY, k))
+        value = lambda h, state=state: estimator.step(case.problem, h, state, KEY)[0].value
+        found = estimator.step(case.problem, case.hparams, state, KEY)[0].hypergradient
+        assert_close(found, differences(value, case.hparams), "difference")
+
+
+def unused_is_refused(estimator: hg.AbstractEstimator, case: Case) -> None:
+    """A hyperparameter that enters neither training nor the outer loss is refused by its path."""
+    stray = case.hparams | {"stray": jnp.zeros(2)}
+    _is_refused(lambda: estimator.init(case.problem, case.params, stray), "hparams['stray']")
+
+
+def unseen_is_refused(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
+    """An entry of an array that acts through the optimiser alone is refused by its path and place."""
+    flat = jnp.concatenate([jnp.ravel(case.hparams["log_l2"]), jnp.zeros(1)])
+    given = lambda h: {"log_l2": h[:-1], "unused": 0.0}
+    old, opt = case.problem, lambda h: optax.sgd(0.1 * jnp.exp(h[-1]))
+    inner_loss, outer_loss = (
+        lambda w, h, d, key, loss=loss: loss(w, given(h), d, key) for loss in (old.inner_loss, old.outer_loss)
+    )
+    problem = hg.BilevelProblem(inner_loss, outer_loss, old.train, old.valid)
+    estimator = make(hg.OptaxSolver(opt, inner.num_steps))
+    _is_refused(lambda: estimator.init(problem, case.params, flat), f"hparams[{len(flat) - 1}]")
+
+
+def _is_refused(call: Callable[[], Any], path: str) -> None:
+    try:
+        call()
+    except (TypeError, ValueError) as error:
+        ensure(path in str(error), f"refused without naming {path}: {error}")
+    else:
+        ensure(False, f"{path} was accepted")
+
+
+def complex_weights(estimator: hg.AbstractEstimator, case: Case) -> None:
+    """Complex weights have the derivative of the value as hypergradient, or are refused by name."""
+    _right_or_refused(lambda: finite_differences(estimator, case))
+
+
+def complex_closed_form(estimator: hg.AbstractEstimator, case: Case) -> None:
+    """Complex weights have the hypergradient of the solved inner problem, or are refused by name."""
+    _right_or_refused(lambda: closed_form(estimator, case))
+
+
+def _right_or_refused(law: Callable[[], None]) -> None:
+    try:
+        law()
+    except TypeError as error:
+        ensure("params" in str(error) and "complex" in str(error), f"refused without a name: {error}")
+
+
+def half_precision(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
+    """Weights in bfloat16 and float16 point where those in float32 do, or the status tells, or they are refused."""
+    single = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
+    problem = hg.BilevelProblem(
+        case.problem.inner_loss, case.problem.outer_loss, single(case.problem.train), single(case.problem.valid)
+    )
+    params, hparams = single(case.params), single(case.hparams)
+    expected = ravel_pytree(answer(make(inner), Case(problem, params, hparams))[1])[0]
+    for kind in (jnp.bfloat16, jnp.float16):
+        estimator = make(inner)
+        try:
+            state = estimator.init(problem, params.astype(kind), hparams)
+        except TypeError as error:
+            ensure("params" in str(error), f"refused without a name: {error}")
+            continue
+        estimate, _ = estimator.step(problem, hparams, state, KEY)
+        found = ravel_pytree(estimate.hypergradient)[0]
+        cosine = float(found @ expected / (jnp.linalg.norm(found) * jnp.linalg.norm(expected)))
+        fine = cosine >= COSINE_OF_HALVES or int(estimate.stats.status) != hg.Status.OK
+        ensure(fine, f"cosine {cosine:.3g} with float32 in {kind.__name__}, and status OK")
+
+
+def measured_error(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
+    """An estimator that measures its error finds the true one; with few hyperparameters to rounding."""
+    estimate, _ = first_step(make(inner), case)
+    if "relative_error" not in estimate.stats.diagnostics:
+        return
+    error = relative_error(estimate.hypergradient, answer(hg.Reverse(inner), case)[1])
+    found = float(estimate.stats.diagnostics["relative_error"])
+    ensure(np.isclose(found, error, rtol=1e-6, atol=1e-8), f"measured {found:.6g}, in truth {error:.6g}")
+    flagged = bool(hg.Status(int(estimate.stats.status)) & hg.Status.INACCURATE)
+    ensure(flagged == (error > 0.2), f"error {error:.3g}, flagged {flagged}")

@@ -1,0 +1,145 @@
+"""The measured error of a hypergradient: right where it can be checked, and what follows from it."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hypergrad as hg
+from experiments.benchmarks.problems import PROBLEMS
+from experiments.common.data import digits
+from hypergrad.estimators.common import trajectory
+from hypergrad.testing import laws, problems
+from hypergrad.testing.tolerances import flat, relative_error
+
+STEPS = 12
+MOMENTUM = hg.OptaxSolver(optax.sgd(0.1, 0.9), STEPS)
+APPROXIMATE = {
+    "line": hg.DrMAD(MOMENTUM),
+    "greedy": hg.Greedy(MOMENTUM, warm_start=False),
+    "online": hg.Greedy(MOMENTUM),
+    "horizon": hg.Reverse(MOMENTUM, horizon=4),
+    "half precision": hg.Reverse(MOMENTUM, storage=jnp.bfloat16),
+    "one step": hg.OneStep(MOMENTUM, warm_start=True),
+    "backwards": hg.Reversible(hg.OptaxSolver(hg.MomentumSGD(0.1, 0.5), 40), tol=0.5),
+}
+
+
+@pytest.mark.parametrize("name", APPROXIMATE)
+def test_with_few_hyperparameters_the_measured_error_is_the_error(name):
+    estimator, case = APPROXIMATE[name], problems.net()
+    estimate, _ = laws.first_step(estimator, case)
+    _, exact = laws.answer(hg.Reverse(estimator.inner), case)
+    found = estimate.stats.diagnostics
+    g, p = flat(exact), flat(estimate.hypergradient)
+    assert found["relative_error"] == pytest.approx(relative_error(estimate.hypergradient, exact), rel=1e-5, abs=1e-9)
+    assert found["cosine"] == pytest.approx(g @ p / np.linalg.norm(g) / np.linalg.norm(p), rel=1e-9)
+    flagged = bool(hg.Status(int(estimate.stats.status)) & hg.Status.INACCURATE)
+    assert flagged == bool(found["relative_error"] > 0.2)
+
+
+def test_exact_estimators_measure_nothing():
+    case = problems.net()
+    for estimator in (
+        hg.Reverse(MOMENTUM),
+        hg.DrMAD(MOMENTUM, knots=STEPS),
+        hg.DrMAD(MOMENTUM, knots=STEPS // 2, cubic=True),
+        hg.Greedy(hg.OptaxSolver(optax.sgd(0.1), 1)),
+        hg.DrMAD(MOMENTUM, check=None),
+    ):
+        stats = laws.first_step(estimator, case)[0].stats
+        assert "relative_error" not in stats.diagnostics and stats.counts.hvps == 0
+
+
+def test_it_is_measured_every_so_often_and_counted():
+    case, estimator = problems.net(), hg.DrMAD(MOMENTUM, check=hg.ErrorCheck(directions=3, every=2))
+    state, errors, hvps = estimator.init(case.problem, case.params, case.hparams), [], []
+    hparams = case.hparams
+    for k in range(4):
+        estimate, state = estimator.step(case.problem, hparams, state, jax.random.fold_in(laws.KEY, k))
+        errors.append(float(estimate.stats.diagnostics["relative_error"]))
+        hvps.append(int(estimate.stats.counts.hvps))
+        hparams = jax.tree.map(lambda h: h + 0.1, hparams)
+    assert hvps == [4 * STEPS, 0, 4 * STEPS, 0]
+    assert errors[0] == errors[1] != errors[2] == errors[3]
+
+
+def test_bad_checks():
+    for options in ({"directions": 0}, {"every": 0}, {"every": 1.5}):
+        with pytest.raises((TypeError, ValueError), match=f"{next(iter(options))} must be a positive integer"):
+            hg.ErrorCheck(**options)
+
+
+@pytest.mark.parametrize("make", [hg.DrMAD, lambda inner: hg.Greedy(inner, decay=1.0, warm_start=False), hg.OneStep])
+def test_no_status_is_ok_where_the_direction_is_wrong(make):
+    """P2, a network that is not trained to the end; cosines with the exact hypergradient of 0.77 and less."""
+    with jax.enable_x64(False):
+        case = PROBLEMS["P2"](0, num_steps=50)
+        estimator = make(hg.OptaxSolver(optax.sgd(case.learning_rate, 0.9), case.num_steps))
+        estimate, _ = laws.first_step(estimator, case)
+        _, exact = laws.answer(hg.Reverse(estimator.inner), case)
+    g, p = flat(exact), flat(estimate.hypergradient)
+    cosine = g @ p / np.linalg.norm(g) / np.linalg.norm(p)
+    assert cosine < 0.9 and hg.Status(int(estimate.stats.status)) != hg.Status.OK
+    assert estimate.stats.diagnostics["relative_error"] == pytest.approx(relative_error(p, g), rel=0.6)
+
+
+def digits_inner(model, hparams, data, key):
+    """Cross-entropy of 64 rows and one penalty per weight."""
+    x, y = hg.minibatch(key, data, 64)
+    weights = eqx.filter(model, eqx.is_inexact_array)
+    penalties = jax.tree.map(lambda w, h: jnp.sum(jnp.exp(h) * w**2) / 2, weights, hparams)
+    loss = optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), y)
+    return jnp.mean(loss) + sum(jax.tree.leaves(penalties))
+
+
+def digits_outer(model, hparams, data, key):
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(data[0]), data[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_steps", "width"), [(300, 64), (3162, 16)])
+def test_measured_errors_are_within_a_factor_of_three(num_steps, width):
+    """Networks on the digits at rate 0.1 and momentum 0.9, a penalty per weight; errors from 1e-3 to 30."""
+    rows = digits()
+    order = np.random.default_rng(0).permutation(len(rows.y))
+    train, valid = (rows.take(part) for part in (order[:1000], order[1000:1400]))
+    with jax.enable_x64(False):
+        model = eqx.nn.MLP(64, 10, width, 2, activation=jnp.tanh, key=jax.random.key(0))
+        hparams = jax.tree.map(lambda w: jnp.full_like(w, -7.0), eqx.filter(model, eqx.is_inexact_array))
+        case = problems.Case(hg.BilevelProblem(digits_inner, digits_outer, tuple(train), tuple(valid)), model, hparams)
+        inner = hg.OptaxSolver(optax.sgd(0.1, 0.9), num_steps)
+        _, exact = laws.answer(hg.Reverse(inner, checkpoints="sqrt"), case)
+        for estimator in (
+            hg.DrMAD(inner),
+            hg.DrMAD(inner, knots=20, cubic=True),
+            hg.DrMAD(inner, knots=num_steps // 5, cubic=True),
+            hg.Greedy(inner, decay=1.0, warm_start=False),
+            hg.Reverse(inner, horizon=30),
+            hg.Reverse(inner, storage=jnp.float16),
+        ):
+            estimate, _ = laws.first_step(estimator, case)
+            error = relative_error(estimate.hypergradient, exact)
+            measured = float(estimate.stats.diagnostics["relative_error"])
+            assert error < 1e-3 or error / 3 <= measured <= 3 * error, (estimator, error, measured)
+
+
+def test_training_that_diverges_is_flagged_under_exact_reverse_mode_too():
+    """Unscaled inputs: the rate is far too large, the loss grows to 1e20."""
+    case = problems.ridge()
+    wide = lambda data: data | {"x": 30 * np.asarray(data["x"])}
+    case = case.replace(train=wide(case.problem.train), valid=wide(case.problem.valid))
+    for make in (hg.Reverse, hg.DrMAD, lambda inner: hg.Reverse(inner, checkpoints="sqrt")):
+        estimate, _ = laws.first_step(make(hg.OptaxSolver(optax.sgd(0.1), 6)), case)
+        assert jnp.isfinite(estimate.value) and estimate.value > 1e10
+        assert hg.Status(int(estimate.stats.status)) & hg.Status.ADJOINT_GROWTH
+
+
+def test_what_is_stored_in_few_bits_is_numbers_alone():
+    """Integers above 2¹¹, single numbers and flags are kept as they are."""
+    state = (jnp.arange(3000), jnp.asarray(1 / 3), jnp.array([True]), jnp.linspace(0, 1, 7), jnp.array([1j / 3]))
+    kept = trajectory.stored(state, jnp.float16)
+    assert [leaf.dtype for leaf in kept] == [jnp.int64, jnp.float64, jnp.bool_, jnp.float16, jnp.complex128]
+    assert jnp.array_equal(kept[0], state[0]) and kept[1] == state[1] and kept[4] == state[4]

@@ -1,0 +1,84 @@
+"""Planted mistakes about the inner solver's state, number types and hidden hyperparameters are caught."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hypergrad as hg
+import hypergrad.estimators.common.accuracy
+import hypergrad.estimators.common.implicit
+import hypergrad.estimators.common.refusals
+import hypergrad.estimators.common.tangents
+import hypergrad.estimators.drmad
+import hypergrad.estimators.forward
+import hypergrad.estimators.reverse
+from hypergrad.ground.tree import vdot
+from hypergrad.testing import BrokenLawsError, Claim, check_estimator, laws, solver_laws
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    """Replace `module.name` by `mutation(original)`; nothing compiled before or after is shared."""
+
+    def planted(module, name, mutation):
+        jax.clear_caches()
+        monkeypatch.setattr(module, name, mutation(getattr(module, name)))
+
+    yield planted
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+def broken(law, make, claim, **options):
+    """The law is broken, with all optimisers at hand."""
+    with pytest.raises(BrokenLawsError) as info:
+        check_estimator(make, claim=claim, only=[law], examples=2, shrink=0, **options)
+    assert [broken.law.law for broken in info.value.broken] == [law]
+
+
+def test_what_a_warm_start_takes_from_the_hyperparameters_left_out(plant):
+    """A learning rate kept in the optimiser's state counts as a constant (optax, inject_hyperparams)."""
+    nothing = lambda right: lambda training, *_: jax.tree.map(jnp.zeros_like, training.hparams)
+    plant(hypergrad.estimators.reverse, "through_start", nothing)
+    warm = lambda inner: hg.Reverse(inner, warm_start=True)
+    broken(solver_laws.derivative_from_any_state, warm, Claim.EXACT)
+
+
+def test_counters_left_at_the_knot(plant):
+    """Gradients are accumulated to another rhythm than in training."""
+    plant(hypergrad.estimators.drmad, "with_discrete", lambda right: lambda state, leaves: state)
+    broken(laws.is_reverse, hg.DrMAD, Claim.QUADRATIC)
+
+
+def test_conjugate_of_a_derivative(plant):
+    """A Hermitian product stands where a derivative is applied to a direction."""
+    plant(hypergrad.estimators.forward, "pairing", lambda right: lambda g, z: jnp.real(vdot(g, z)))
+    broken(solver_laws.complex_weights, hg.Forward, Claim.EXACT)
+
+
+def test_complex_system_solved_as_if_it_were_linear(plant):
+    plain = lambda right: lambda solver, matvec, b, init, rtol: solver.solve(matvec, b, init, rtol)
+    plant(hypergrad.estimators.common.implicit, "solve", plain)
+    broken(solver_laws.complex_closed_form, lambda inner: hg.Implicit(inner, hg.Dense()), Claim.STATIONARY)
+
+
+def test_hyperparameters_looked_at_by_leaf_alone(plant):
+    nothing = lambda right: lambda *arguments: [np.zeros(leaf.shape, bool) for leaf in jax.tree.leaves(arguments[-1])]
+    plant(hypergrad.estimators.common.refusals, "_unseen_entries", nothing)
+    broken(solver_laws.unseen_is_refused, hg.Implicit, Claim.STATIONARY)
+
+
+def test_error_measured_along_the_hypergradient_alone(plant):
+    def mutation(right):
+        def along(directions, training, state, warm_start, found):
+            size = optax.tree.norm(found)
+            unit = optax.tree.scale(1 / size, found)
+            true = hypergrad.estimators.common.tangents.slope(training, state, warm_start, unit)
+            return hypergrad.estimators.common.accuracy.Accuracy(jnp.abs(size - true) / jnp.abs(true), jnp.sign(true))
+
+        return along
+
+    plant(hypergrad.estimators.common.accuracy, "measure", mutation)
+    broken(solver_laws.measured_error, hg.DrMAD, Claim.QUADRATIC)
