@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .budget import Budget, as_budget
+from .failures import Failures
 from .ground.autosave import Autosave
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
 from .ground.identity import Identity, devices, digest, program_digest, versions, without_addresses
@@ -24,7 +25,6 @@ from .ground.tree import describe
 from .history import History, join
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
-from .stats import Status
 
 STOPS = "stopping after this chunk of steps; a second signal stops at once"
 
@@ -85,10 +85,13 @@ def run(
     - `every_steps`: steps between two saves, rounded up to whole chunks; `None` leaves it to `every`.
     - `keep`: a function of each record, whose result the history holds as `records`; `lambda r: (r.value, r.stats)`
       saves memory when there are many hyperparameters.
-    - `throw`: raise `FloatingPointError` as soon as a step reports a value that is not finite.
+    - `throw`: raise `FloatingPointError` as soon as a step has no finite result.
 
     **Returns** `(state, history)`: the last state, and the `History` of the steps of this call, or of all steps since
     the checkpointed run began.
+
+    **Failures.** The first step of a call whose value, hypergradient or update is not finite is reported by a
+    `RuntimeWarning` with its likely cause. The statuses in the history tell all of them.
 
     **Interrupts.** Ctrl-C takes effect after the chunk under way and the save that follows. The `KeyboardInterrupt`
     then has the result so far in its attributes `state` and `history`:
@@ -102,7 +105,8 @@ def run(
     With a checkpoint SIGTERM waits for the save too. Handlers that the program has installed are left alone.
 
     **Raises** `CheckpointError` where the checkpoint is damaged, of another run, or in use; `OSError` where it cannot
-    be written at the start; `FloatingPointError` as `throw` says.
+    be written at the start; `FloatingPointError` where every step of the call failed, or as `throw` says, with the
+    result in its attributes `state` and `history`.
     """
     budget = as_budget(budget)
     _check_state(search, problem, state, key)
@@ -113,19 +117,18 @@ def run(
         empty = _columns(_no_steps(search, problem, state, keep))
         saver = Autosave(checkpoint, identity, course.chunks, empty, every, every_steps)
         course.state = saver.load(state)
-    left = not budget.is_spent(course.state.spent, started)
+    left, failures = not budget.is_spent(course.state.spent, started), Failures(search, problem, key)
     try:
         with (
             _bar(progress, budget) as bar,
             HeldSignals(saver is not None, STOPS) as signals,
             _saving(saver, course, left),
         ):
-            for worst in _chunks(search, problem, course, key, budget, started, chunk, keep):
-                _show(bar, course.state, budget.used(course.state.spent, started))
-                if throw and int(worst) & Status.NONFINITE:
-                    raise FloatingPointError(
-                        f"a value that is not finite by step {int(course.state.num_steps)}: {Status(int(worst))!r}"
-                    )
+            for taken in _chunks(search, problem, course, key, budget, started, chunk, keep):
+                failures.look(*taken)
+                _show(bar, course.state, failures.failed, budget.used(course.state.spent, started))
+                if throw and failures.failed:
+                    break
                 if (callback is not None and callback(course.state, History(*course.chunks[-1]))) or signals.received:
                     break
                 if saver is not None:
@@ -133,7 +136,9 @@ def run(
         signals.hand_on()
     except KeyboardInterrupt as error:
         raise _interrupt(course.state, _joined(course, search, problem, keep)) from error
-    return course.state, _joined(course, search, problem, keep)
+    history = _joined(course, search, problem, keep)
+    failures.check(course.state, history, throw)
+    return course.state, history
 
 
 def _check_state(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array) -> None:
@@ -156,19 +161,21 @@ class _Course:
     chunks: list[tuple]
 
 
-def _chunks(search, problem, course, key, budget, started, chunk, keep) -> Iterator[Array]:
-    """Moves `course` chunk by chunk until the budget is spent; yields all statuses of each at once."""
+def _chunks(
+    search, problem, course, key, budget, started, chunk, keep
+) -> Iterator[tuple[SearchState, np.ndarray, np.ndarray]]:
+    """Moves `course` chunk by chunk until the budget is spent; yields the state before, statuses and values of each."""
     # An array, so that one compilation serves every amount.
     limit = Total.of(LARGEST if budget.unit == "seconds" else min(math.ceil(budget.amount), LARGEST))
     while not budget.is_spent(course.state.spent, started):
-        before, begun = course.state.num_steps, time.monotonic()
-        state, steps, worst = _advance(
-            search, problem, course.state, key, limit, before + jnp.int32(chunk), budget.unit, keep, chunk
-        )
-        columns = _columns(_history(steps, int(state.num_steps - before), begun))
+        before, begun = course.state, time.monotonic()
+        until = before.num_steps + jnp.int32(chunk)
+        state, steps = _advance(search, problem, before, key, limit, until, budget.unit, keep, chunk)
+        history, status, value = _history(steps, int(state.num_steps - before.num_steps), begun)
+        columns = _columns(history)
         course.state = state  # no interrupt comes between this and the next: state and records belong together
         course.chunks.append(columns)
-        yield worst
+        yield before, status, value
 
 
 @contextlib.contextmanager
@@ -218,12 +225,17 @@ def _identity(search, problem, state, key, keep) -> Identity:
 
 @eqx.filter_jit
 def _advance(search, problem, state, key, limit, until, unit: str, keep, chunk: int):
-    """Steps up to number `until`, at most `chunk`, while something of the budget is left. Returns the state, the kept
-    records with what was spent after each (room for `chunk`), and the union of all statuses."""
+    """Steps up to number `until`, at most `chunk`, while something of the budget is left.
+
+    Returns the state and, with room for `chunk`, what was kept of each step, what was spent after it, its status and
+    its value.
+    """
 
     def step(state):
         state, record = search.step(problem, state, jax.random.fold_in(key, state.num_steps))
-        return state, (keep(record), state.spent.iterations, state.spent.gradients), record.stats.status
+        # Each number is computed once: a second use could round otherwise, depending on the room that it is kept in.
+        record, spent = jax.lax.optimization_barrier(record), state.spent
+        return state, (keep(record), spent.iterations, spent.gradients, record.stats.status, record.value)
 
     def unfinished(carry):
         state, *_ = carry
@@ -231,22 +243,22 @@ def _advance(search, problem, state, key, limit, until, unit: str, keep, chunk: 
         return left & (state.num_steps < until)
 
     def body(carry):
-        state, steps, worst, place = carry
-        state, one, status = step(state)
+        state, steps, place = carry
+        state, one = step(state)
         steps = jax.tree.map(lambda room, leaf: room.at[place].set(leaf), steps, one)
-        return state, steps, worst | status, place + 1
+        return state, steps, place + 1
 
-    _, shapes, _ = eqx.filter_eval_shape(step, state)
+    _, shapes = eqx.filter_eval_shape(step, state)
     room = jax.tree.map(lambda leaf: jnp.zeros((chunk, *leaf.shape), leaf.dtype), shapes)
     # A loop of a length that the compiler does not know: one it unrolls would round otherwise than a longer one.
-    return jax.lax.while_loop(unfinished, body, (state, room, jnp.int32(0), jnp.int32(0)))[:3]
+    return jax.lax.while_loop(unfinished, body, (state, room, jnp.int32(0)))[:2]
 
 
-def _history(steps: tuple, taken: int, begun: float) -> History:
-    """The steps of one compiled call that began at the time `begun`."""
-    records, iterations, gradients = jax.tree.map(lambda leaf: np.asarray(leaf)[:taken], steps)
+def _history(steps: tuple, taken: int, begun: float) -> tuple[History, np.ndarray, np.ndarray]:
+    """Returns the steps of one compiled call that began at the time `begun`, their statuses and their values."""
+    records, iterations, gradients, status, value = jax.tree.map(lambda leaf: np.asarray(leaf)[:taken], steps)
     durations = np.full(taken, (time.monotonic() - begun) / max(taken, 1))
-    return History(records, np.asarray(iterations), np.asarray(gradients), durations)
+    return History(records, np.asarray(iterations), np.asarray(gradients), durations), status, value
 
 
 def _no_steps(search, problem, state, keep) -> History:
@@ -261,10 +273,11 @@ def _columns(history: History) -> tuple:
     return history.records, history.iterations, history.gradients, history.durations
 
 
-def _show(bar: Any, state: SearchState, used: float) -> None:
+def _show(bar: Any, state: SearchState, failed: int, used: float) -> None:
     """Moves the progress bar."""
     if bar is not None:
-        bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.num_steps), refresh=False)
+        failures = {"failed": failed} if failed else {}
+        bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.num_steps), **failures, refresh=False)
         bar.update(min(used, bar.total) - bar.n)
 
 

@@ -1,5 +1,6 @@
 """Methods that compete: each spends one budget on one problem and reports what it saw."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -121,16 +122,17 @@ def by_search(search: hg.AbstractSearch, steps_per_look: int, current: bool, rat
             found = (state.model, state.hparams) if current else (state.best.params, state.best.hparams)
             tracker.look(*found, state.spent, steps.records)
 
-        hg.run(
-            search,
-            task.problem,
-            state,
-            key=task.key,
-            budget=task.budget,
-            chunk=steps_per_look,
-            callback=look,
-            keep=status_of,
-        )
+        with contextlib.suppress(FloatingPointError):  # the tracker has seen all steps
+            hg.run(
+                search,
+                task.problem,
+                state,
+                key=task.key,
+                budget=task.budget,
+                chunk=steps_per_look,
+                callback=look,
+                keep=status_of,
+            )
 
     return method
 

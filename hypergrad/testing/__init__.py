@@ -23,3 +23,4 @@ from .check import check_estimator as check_estimator
 from .problems import Case as Case
 from .tolerances import assert_close as assert_close
 from .tolerances import loosened as loosened
+from .units import units_of_the_losses as units_of_the_losses
