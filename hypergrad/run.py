@@ -1,28 +1,23 @@
 """The loop that repeats a search under a budget, with progress, history, stop and resume."""
 
 import contextlib
-import dataclasses
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from .budget import Budget, as_budget
+from .course import Course, Plan
 from .failures import Failures
 from .ground.autosave import Autosave
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
 from .ground.identity import Identity, devices, digest, program_digest, versions, without_addresses
 from .ground.signals import HeldSignals
-from .ground.total import LARGEST, Total
 from .ground.tree import describe
-from .history import History, join
+from .history import History
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
 
@@ -111,11 +106,11 @@ def run(
     budget = as_budget(budget)
     _check_state(search, problem, state, key)
     state = eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
-    course, started, saver = _Course(state, []), time.monotonic(), None
+    plan = Plan(search, problem, key, keep, chunk, budget.unit)
+    course, started, saver = Course(plan, state), time.monotonic(), None
     if checkpoint is not None:
         identity = _identity(search, problem, state, key, keep)
-        empty = _columns(_no_steps(search, problem, state, keep))
-        saver = Autosave(checkpoint, identity, course.chunks, empty, every, every_steps)
+        saver = Autosave(checkpoint, identity, course.chunks, course.nothing, every, every_steps)
         course.state = saver.load(state)
     left, failures = not budget.is_spent(course.state.spent, started), Failures(search, problem, key)
     try:
@@ -124,7 +119,7 @@ def run(
             HeldSignals(saver is not None, STOPS) as signals,
             _saving(saver, course, left),
         ):
-            for taken in _chunks(search, problem, course, key, budget, started, chunk, keep):
+            for taken in course.walk(budget, started):
                 failures.look(*taken)
                 _show(bar, course.state, failures.failed, budget.used(course.state.spent, started))
                 if throw and failures.failed:
@@ -135,8 +130,8 @@ def run(
                     saver.save_if_due(course.state, int(course.state.num_steps))
         signals.hand_on()
     except KeyboardInterrupt as error:
-        raise _interrupt(course.state, _joined(course, search, problem, keep)) from error
-    history = _joined(course, search, problem, keep)
+        raise _interrupt(course.state, course.history) from error
+    history = course.history
     failures.check(course.state, history, throw)
     return course.state, history
 
@@ -153,33 +148,8 @@ def _check_state(search: AbstractSearch, problem: BilevelProblem, state: SearchS
         )
 
 
-@dataclasses.dataclass
-class _Course:
-    """Where a run has come to: its state, and the columns of its history chunk by chunk."""
-
-    state: SearchState
-    chunks: list[tuple]
-
-
-def _chunks(
-    search, problem, course, key, budget, started, chunk, keep
-) -> Iterator[tuple[SearchState, np.ndarray, np.ndarray]]:
-    """Moves `course` chunk by chunk until the budget is spent; yields the state before, statuses and values of each."""
-    # An array, so that one compilation serves every amount.
-    limit = Total.of(LARGEST if budget.unit == "seconds" else min(math.ceil(budget.amount), LARGEST))
-    while not budget.is_spent(course.state.spent, started):
-        before, begun = course.state, time.monotonic()
-        until = before.num_steps + jnp.int32(chunk)
-        state, steps = _advance(search, problem, before, key, limit, until, budget.unit, keep, chunk)
-        history, status, value = _history(steps, int(state.num_steps - before.num_steps), begun)
-        columns = _columns(history)
-        course.state = state  # no interrupt comes between this and the next: state and records belong together
-        course.chunks.append(columns)
-        yield before, status, value
-
-
 @contextlib.contextmanager
-def _saving(saver: Autosave | None, course: _Course, left: bool) -> Iterator[None]:
+def _saving(saver: Autosave | None, course: Course, left: bool) -> Iterator[None]:
     """Saves before the first step, if one is left to do, and after the last, also where it raised."""
     if saver is None or not left:
         yield
@@ -196,12 +166,6 @@ def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:
     stop = KeyboardInterrupt(f"after step {int(state.num_steps)}, of which the attributes state and history are kept")
     stop.state, stop.history = state, history  # type: ignore[attr-defined]
     return stop
-
-
-def _joined(course: _Course, search, problem, keep) -> History:
-    if not course.chunks:
-        return _no_steps(search, problem, course.state, keep)
-    return join([History(*columns) for columns in course.chunks])
 
 
 def _identity(search, problem, state, key, keep) -> Identity:
@@ -221,56 +185,6 @@ def _identity(search, problem, state, key, keep) -> Identity:
         "key": digest(key),
         "start": digest(state),
     }
-
-
-@eqx.filter_jit
-def _advance(search, problem, state, key, limit, until, unit: str, keep, chunk: int):
-    """Steps up to number `until`, at most `chunk`, while something of the budget is left.
-
-    Returns the state and, with room for `chunk`, what was kept of each step, what was spent after it, its status and
-    its value.
-    """
-
-    def step(state):
-        state, record = search.step(problem, state, jax.random.fold_in(key, state.num_steps))
-        # Each number is computed once: a second use could round otherwise, depending on the room that it is kept in.
-        record, spent = jax.lax.optimization_barrier(record), state.spent
-        return state, (keep(record), spent.iterations, spent.gradients, record.stats.status, record.value)
-
-    def unfinished(carry):
-        state, *_ = carry
-        left = True if unit == "seconds" else getattr(state.spent, unit) < limit
-        return left & (state.num_steps < until)
-
-    def body(carry):
-        state, steps, place = carry
-        state, one = step(state)
-        steps = jax.tree.map(lambda room, leaf: room.at[place].set(leaf), steps, one)
-        return state, steps, place + 1
-
-    _, shapes = eqx.filter_eval_shape(step, state)
-    room = jax.tree.map(lambda leaf: jnp.zeros((chunk, *leaf.shape), leaf.dtype), shapes)
-    # A loop of a length that the compiler does not know: one it unrolls would round otherwise than a longer one.
-    return jax.lax.while_loop(unfinished, body, (state, room, jnp.int32(0)))[:2]
-
-
-def _history(steps: tuple, taken: int, begun: float) -> tuple[History, np.ndarray, np.ndarray]:
-    """Returns the steps of one compiled call that began at the time `begun`, their statuses and their values."""
-    records, iterations, gradients, status, value = jax.tree.map(lambda leaf: np.asarray(leaf)[:taken], steps)
-    durations = np.full(taken, (time.monotonic() - begun) / max(taken, 1))
-    return History(records, np.asarray(iterations), np.asarray(gradients), durations), status, value
-
-
-def _no_steps(search, problem, state, keep) -> History:
-    """A history of no steps."""
-    shapes = eqx.filter_eval_shape(lambda: keep(search.step(problem, state, jax.random.key(0))[1]))
-    records = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), shapes)
-    return History(records, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-
-
-def _columns(history: History) -> tuple:
-    """All that a checkpoint holds of a history."""
-    return history.records, history.iterations, history.gradients, history.durations
 
 
 def _show(bar: Any, state: SearchState, failed: int, used: float) -> None:

@@ -40,7 +40,7 @@ FLOORS = [
     {"estimators"},
     {"spread"},
     {"value_and_hypergrad", "diagnose", "search"},
-    {"failures"},
+    {"failures", "course"},
     {"run"},
     {"trials"},
     {"testing"},
