@@ -41,19 +41,22 @@ class Course:
     chunks: list[Columns] = dataclasses.field(default_factory=list)
 
     def walk(self, budget: Budget, started: float) -> Iterator[tuple[SearchState, np.ndarray, np.ndarray]]:
-        """Moves chunk by chunk until the budget is spent; yields the state before, statuses and values of each."""
+        """Moves chunk by chunk until the budget is spent; yields of each the state before and all statuses.
+
+        The last array says which values are finite.
+        """
         # An array, so that one compilation serves every amount.
         limit = Total.of(LARGEST if budget.unit == "seconds" else min(math.ceil(budget.amount), LARGEST))
         while not budget.is_spent(self.state.spent, started):
             before, begun = self.state, time.monotonic()
             state, *steps = _advance(self.plan, before, limit, before.num_steps + jnp.int32(self.plan.chunk))
             number = int(state.num_steps - before.num_steps)
-            records, iterations, gradients, status, value = jax.tree.map(lambda room: np.asarray(room)[:number], steps)  # noqa: B023
+            records, iterations, gradients, status, finite = jax.tree.map(lambda room: np.asarray(room)[:number], steps)  # noqa: B023
             durations = np.full(number, (time.monotonic() - begun) / max(number, 1))
             columns = records, np.asarray(iterations), np.asarray(gradients), durations
             self.state = state  # no interrupt comes between this and the next: state and records belong together
             self.chunks.append(columns)
-            yield before, status, value
+            yield before, status, finite
 
     @property
     def nothing(self) -> Columns:
@@ -73,7 +76,7 @@ def _advance(plan: Plan, state: SearchState, limit: Total, until: Array) -> Any:
     """Steps up to number `until`, at most `plan.chunk`, while something of the budget is left.
 
     Returns the state and, with room for a chunk, what was kept of each step, what was spent after it, its status and
-    its value.
+    whether its value is finite.
     """
 
     def unfinished(carry: Any) -> Array:
@@ -95,6 +98,6 @@ def _advance(plan: Plan, state: SearchState, limit: Total, until: Array) -> Any:
 
 def _step(plan: Plan, state: SearchState) -> Any:
     state, record = plan.search.step(plan.problem, state, jax.random.fold_in(plan.key, state.num_steps))
-    # Each number is computed once: a second use could round otherwise, depending on the room that it is kept in.
-    record, spent = jax.lax.optimization_barrier(record), state.spent
-    return state, plan.keep(record), spent.iterations, spent.gradients, record.stats.status, record.value
+    # Not the value itself: XLA could compute it twice, rounded otherwise in a longer room than in a shorter one.
+    finite = jnp.isfinite(record.value)
+    return state, plan.keep(record), state.spent.iterations, state.spent.gradients, record.stats.status, finite

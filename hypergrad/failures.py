@@ -50,15 +50,18 @@ class Failures:
     failed: int = 0
     cause: str = ""
 
-    def look(self, before: SearchState, status: np.ndarray, value: np.ndarray) -> None:
-        """Counts the failures among the steps that followed `before`; warns of the first of the run."""
+    def look(self, before: SearchState, status: np.ndarray, finite: np.ndarray) -> None:
+        """Counts the failures among the steps that followed `before`; warns of the first of the run.
+
+        `finite` says of which steps the value is.
+        """
         (places,) = np.nonzero(status & Status.NONFINITE)
         first = len(places) and not self.failed
         self.steps, self.failed = self.steps + len(status), self.failed + len(places)
         if not first:
             return
         key = jax.random.fold_in(self.key, before.num_steps + places[0])
-        self.cause = likely_cause(self.search, self.problem, before, key, float(value[places[0]]))
+        self.cause = likely_cause(self.search, self.problem, before, key, bool(finite[places[0]]))
         number = int(before.num_steps) + int(places[0])
         warnings.warn(
             f"step {number} has no finite result ({self.failed} of {self.steps} steps so far): {self.cause}",
@@ -73,12 +76,12 @@ class Failures:
             raise NotFiniteError(text, state, history)
 
 
-def likely_cause(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, value: float) -> str:
-    """Returns a sentence on why a step from about `state`, whose outer loss was `value`, is not finite.
+def likely_cause(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, finite: bool) -> str:
+    """Returns a sentence on why a step from about `state` failed, whose outer loss was `finite` or not.
 
     *Cost*: where the value is finite, one training step and its pullback are compiled.
     """
-    if not jnp.isfinite(value):
+    if not finite:
         return DIVERGED
     inner = getattr(getattr(search, "estimator", None), "inner", None)
     if not isinstance(inner, AbstractInnerSolver) or not isinstance(state.inner_state, InnerState):

@@ -37,8 +37,9 @@ def constant(w, h, data, key):
 
 
 def scattered(w, h, data, key):
-    """1 ± 0.1 with other noise for every candidate: common random numbers do not cancel it."""
-    return 1 + 0.1 * jnp.sqrt(2.0) * jnp.sin(1e9 * (w + h) + 6.3 * jax.random.uniform(key))
+    """1 ± 0.1 with other noise for every candidate: common random numbers do not cancel it. λ drifts slowly."""
+    phase = 1e9 * jax.lax.stop_gradient(h) + 2 * jnp.pi * jax.random.uniform(key)
+    return 1 + 0.1 * jnp.sqrt(2.0) * jnp.sin(phase) + 1e-9 * h + 0 * w
 
 
 def problem_of(outer):
