@@ -59,6 +59,7 @@ from .search.random import RandomSearch as RandomSearch
 from .search.single_loop.f2sa import F2SA as F2SA
 from .search.single_loop.saba import SABA as SABA
 from .search.single_loop.soba import SOBA as SOBA
+from .spread import spread as spread
 from .stats import Counts as Counts
 from .stats import Estimate as Estimate
 from .stats import Stats as Stats

@@ -35,12 +35,28 @@ def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
     rows = _num_rows(data)
     if size > rows:
         raise ValueError(f"size is {size} but the data have {rows} rows: an epoch cannot fill a batch")
-    turns, t = jnp.divmod(jnp.asarray(t, jnp.int32), rows)  # t * size would overflow int32 on a long run
-    position = t * size + jnp.arange(size, dtype=jnp.int32)
-    epoch, row = position // rows, position % rows
-    orders = [jax.random.permutation(jax.random.fold_in(key, turns * size + e), rows) for e in (epoch[0], epoch[-1])]
-    index = jnp.where(epoch == epoch[0], orders[0][row], orders[1][row])
+    epoch, first = _divmod_of_product(jnp.asarray(t, jnp.uint32), size, rows)
+    row = first + jnp.arange(size, dtype=jnp.uint32)
+    here, after = (jax.random.permutation(jax.random.fold_in(key, epoch + later), rows) for later in (0, 1))
+    index = jnp.where(row < rows, here[row % rows], after[row % rows])
     return jax.tree.map(lambda leaf: leaf[index], data)
+
+
+def _divmod_of_product(t: Array, size: int, rows: int) -> tuple[Array, Array]:
+    """Returns `divmod(t * size, rows)` for t below 2³¹ and `size` <= `rows`, where the product may leave 32 bits.
+
+    Bit by bit of t, the highest first: neither the quotient nor twice the remainder leaves 32 bits.
+    """
+    quotient = remainder = jnp.zeros_like(t)
+    for place in reversed(range(31)):
+        quotient, remainder = _carry(2 * quotient, 2 * remainder, rows)
+        quotient, remainder = _carry(quotient, remainder + (t >> place & 1) * jnp.uint32(size), rows)
+    return quotient, remainder
+
+
+def _carry(quotient: Array, remainder: Array, rows: int) -> tuple[Array, Array]:
+    over = remainder >= rows
+    return quotient + over, jnp.where(over, remainder - jnp.uint32(rows), remainder)
 
 
 def _num_rows(data: PyTree) -> int:

@@ -1,30 +1,25 @@
 """The loop that repeats a search under a budget, with progress, history, stop and resume."""
 
 import contextlib
-import dataclasses
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from .budget import Budget, as_budget
+from .course import Course, Plan
+from .failures import Failures
 from .ground.autosave import Autosave
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
 from .ground.identity import Identity, devices, digest, program_digest, versions, without_addresses
 from .ground.signals import HeldSignals
-from .ground.total import LARGEST, Total
 from .ground.tree import describe
-from .history import History, join
+from .history import History
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
-from .stats import Status
 
 STOPS = "stopping after this chunk of steps; a second signal stops at once"
 
@@ -85,10 +80,13 @@ def run(
     - `every_steps`: steps between two saves, rounded up to whole chunks; `None` leaves it to `every`.
     - `keep`: a function of each record, whose result the history holds as `records`; `lambda r: (r.value, r.stats)`
       saves memory when there are many hyperparameters.
-    - `throw`: raise `FloatingPointError` as soon as a step reports a value that is not finite.
+    - `throw`: raise `FloatingPointError` as soon as a step has no finite result.
 
     **Returns** `(state, history)`: the last state, and the `History` of the steps of this call, or of all steps since
     the checkpointed run began.
+
+    **Failures.** The first step of a call whose value, hypergradient or update is not finite is reported by a
+    `RuntimeWarning` with its likely cause. The statuses in the history tell all of them.
 
     **Interrupts.** Ctrl-C takes effect after the chunk under way and the save that follows. The `KeyboardInterrupt`
     then has the result so far in its attributes `state` and `history`:
@@ -102,38 +100,40 @@ def run(
     With a checkpoint SIGTERM waits for the save too. Handlers that the program has installed are left alone.
 
     **Raises** `CheckpointError` where the checkpoint is damaged, of another run, or in use; `OSError` where it cannot
-    be written at the start; `FloatingPointError` as `throw` says.
+    be written at the start; `FloatingPointError` where every step of the call failed, or as `throw` says, with the
+    result in its attributes `state` and `history`.
     """
     budget = as_budget(budget)
     _check_state(search, problem, state, key)
     state = eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
-    course, started, saver = _Course(state, []), time.monotonic(), None
+    plan = Plan(search, problem, key, keep, chunk, budget.unit)
+    course, started, saver = Course(plan, state), time.monotonic(), None
     if checkpoint is not None:
         identity = _identity(search, problem, state, key, keep)
-        empty = _columns(_no_steps(search, problem, state, keep))
-        saver = Autosave(checkpoint, identity, course.chunks, empty, every, every_steps)
+        saver = Autosave(checkpoint, identity, course.chunks, course.nothing, every, every_steps)
         course.state = saver.load(state)
-    left = not budget.is_spent(course.state.spent, started)
+    left, failures = not budget.is_spent(course.state.spent, started), Failures(search, problem, key)
     try:
         with (
             _bar(progress, budget) as bar,
             HeldSignals(saver is not None, STOPS) as signals,
             _saving(saver, course, left),
         ):
-            for worst in _chunks(search, problem, course, key, budget, started, chunk, keep):
-                _show(bar, course.state, budget.used(course.state.spent, started))
-                if throw and int(worst) & Status.NONFINITE:
-                    raise FloatingPointError(
-                        f"a value that is not finite by step {int(course.state.num_steps)}: {Status(int(worst))!r}"
-                    )
+            for taken in course.walk(budget, started):
+                failures.look(*taken)
+                _show(bar, course.state, failures.failed, budget.used(course.state.spent, started))
+                if throw and failures.failed:
+                    break
                 if (callback is not None and callback(course.state, History(*course.chunks[-1]))) or signals.received:
                     break
                 if saver is not None:
                     saver.save_if_due(course.state, int(course.state.num_steps))
         signals.hand_on()
     except KeyboardInterrupt as error:
-        raise _interrupt(course.state, _joined(course, search, problem, keep)) from error
-    return course.state, _joined(course, search, problem, keep)
+        raise _interrupt(course.state, course.history) from error
+    history = course.history
+    failures.check(course.state, history, throw)
+    return course.state, history
 
 
 def _check_state(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array) -> None:
@@ -148,31 +148,8 @@ def _check_state(search: AbstractSearch, problem: BilevelProblem, state: SearchS
         )
 
 
-@dataclasses.dataclass
-class _Course:
-    """Where a run has come to: its state, and the columns of its history chunk by chunk."""
-
-    state: SearchState
-    chunks: list[tuple]
-
-
-def _chunks(search, problem, course, key, budget, started, chunk, keep) -> Iterator[Array]:
-    """Moves `course` chunk by chunk until the budget is spent; yields all statuses of each at once."""
-    # An array, so that one compilation serves every amount.
-    limit = Total.of(LARGEST if budget.unit == "seconds" else min(math.ceil(budget.amount), LARGEST))
-    while not budget.is_spent(course.state.spent, started):
-        before, begun = course.state.num_steps, time.monotonic()
-        state, steps, worst = _advance(
-            search, problem, course.state, key, limit, before + jnp.int32(chunk), budget.unit, keep, chunk
-        )
-        columns = _columns(_history(steps, int(state.num_steps - before), begun))
-        course.state = state  # no interrupt comes between this and the next: state and records belong together
-        course.chunks.append(columns)
-        yield worst
-
-
 @contextlib.contextmanager
-def _saving(saver: Autosave | None, course: _Course, left: bool) -> Iterator[None]:
+def _saving(saver: Autosave | None, course: Course, left: bool) -> Iterator[None]:
     """Saves before the first step, if one is left to do, and after the last, also where it raised."""
     if saver is None or not left:
         yield
@@ -189,12 +166,6 @@ def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:
     stop = KeyboardInterrupt(f"after step {int(state.num_steps)}, of which the attributes state and history are kept")
     stop.state, stop.history = state, history  # type: ignore[attr-defined]
     return stop
-
-
-def _joined(course: _Course, search, problem, keep) -> History:
-    if not course.chunks:
-        return _no_steps(search, problem, course.state, keep)
-    return join([History(*columns) for columns in course.chunks])
 
 
 def _identity(search, problem, state, key, keep) -> Identity:
@@ -216,55 +187,11 @@ def _identity(search, problem, state, key, keep) -> Identity:
     }
 
 
-@eqx.filter_jit
-def _advance(search, problem, state, key, limit, until, unit: str, keep, chunk: int):
-    """Steps up to number `until`, at most `chunk`, while something of the budget is left. Returns the state, the kept
-    records with what was spent after each (room for `chunk`), and the union of all statuses."""
-
-    def step(state):
-        state, record = search.step(problem, state, jax.random.fold_in(key, state.num_steps))
-        return state, (keep(record), state.spent.iterations, state.spent.gradients), record.stats.status
-
-    def unfinished(carry):
-        state, *_ = carry
-        left = True if unit == "seconds" else getattr(state.spent, unit) < limit
-        return left & (state.num_steps < until)
-
-    def body(carry):
-        state, steps, worst, place = carry
-        state, one, status = step(state)
-        steps = jax.tree.map(lambda room, leaf: room.at[place].set(leaf), steps, one)
-        return state, steps, worst | status, place + 1
-
-    _, shapes, _ = eqx.filter_eval_shape(step, state)
-    room = jax.tree.map(lambda leaf: jnp.zeros((chunk, *leaf.shape), leaf.dtype), shapes)
-    # A loop of a length that the compiler does not know: one it unrolls would round otherwise than a longer one.
-    return jax.lax.while_loop(unfinished, body, (state, room, jnp.int32(0), jnp.int32(0)))[:3]
-
-
-def _history(steps: tuple, taken: int, begun: float) -> History:
-    """The steps of one compiled call that began at the time `begun`."""
-    records, iterations, gradients = jax.tree.map(lambda leaf: np.asarray(leaf)[:taken], steps)
-    durations = np.full(taken, (time.monotonic() - begun) / max(taken, 1))
-    return History(records, np.asarray(iterations), np.asarray(gradients), durations)
-
-
-def _no_steps(search, problem, state, keep) -> History:
-    """A history of no steps."""
-    shapes = eqx.filter_eval_shape(lambda: keep(search.step(problem, state, jax.random.key(0))[1]))
-    records = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), shapes)
-    return History(records, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-
-
-def _columns(history: History) -> tuple:
-    """All that a checkpoint holds of a history."""
-    return history.records, history.iterations, history.gradients, history.durations
-
-
-def _show(bar: Any, state: SearchState, used: float) -> None:
+def _show(bar: Any, state: SearchState, failed: int, used: float) -> None:
     """Moves the progress bar."""
     if bar is not None:
-        bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.num_steps), refresh=False)
+        failures = {"failed": failed} if failed else {}
+        bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.num_steps), **failures, refresh=False)
         bar.update(min(used, bar.total) - bar.n)
 
 

@@ -41,9 +41,9 @@ class Status(enum.IntFlag):
 class Counts(eqx.Module):
     """Work done: int32 scalars for one step, a `Total`, which cannot overflow, for all that a search has spent.
 
-    `gradients` sums it up in units of one inner gradient: gradients and Hessian-vector products count 1, step-VJPs,
-    which go forwards and backwards through a gradient, 2. Measured on a CPU: 0.9 to 1.1 for a product, 1.4 to 2.0 for
-    a step-VJP; `python -m experiments.benchmarks.cost` measures them again.
+    `gradients` sums it up in units of one inner gradient: gradients, Hessian-vector products and evaluations count 1,
+    step-VJPs, which go forwards and backwards through a gradient, 2. Measured on a CPU: 0.9 to 1.1 for a product, 1.4
+    to 2.0 for a step-VJP, below 0.5 for an evaluation; `python -m experiments.benchmarks.cost` measures the first two.
     """
 
     iterations: Count  # updates of the model's parameters
@@ -51,6 +51,7 @@ class Counts(eqx.Module):
     step_vjps: Count
     hvps: Count  # Hessian-vector and mixed-derivative products
     outer_gradients: Count
+    evaluations: Count  # of the outer loss, again, where it is random and a step may become the best
     hyper_updates: Count
 
     def __init__(
@@ -61,6 +62,7 @@ class Counts(eqx.Module):
         step_vjps: CountLike = 0,
         hvps: CountLike = 0,
         outer_gradients: CountLike = 0,
+        evaluations: CountLike = 0,
         hyper_updates: CountLike = 0,
     ):
         self.iterations = _count(iterations)
@@ -68,12 +70,14 @@ class Counts(eqx.Module):
         self.step_vjps = _count(step_vjps)
         self.hvps = _count(hvps)
         self.outer_gradients = _count(outer_gradients)
+        self.evaluations = _count(evaluations)
         self.hyper_updates = _count(hyper_updates)
 
     @property
     def gradients(self) -> Count:
         """Gradient equivalents."""
-        return self.inner_gradients + self.outer_gradients + self.hvps + self.step_vjps + self.step_vjps
+        once = self.inner_gradients + self.outer_gradients + self.hvps + self.evaluations
+        return once + self.step_vjps + self.step_vjps
 
     @property
     def totals(self) -> "Counts":
@@ -86,7 +90,8 @@ class Counts(eqx.Module):
     def __repr__(self) -> str:
         """All counts by name, and the gradient equivalents."""
         shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self))  # no sum of shapes
-        return f"Counts: {show(vars(self))}" + ("" if shapes else f", gradients {show_leaf(self.gradients)}")
+        found = vars(self) | ({} if shapes else {"gradients": self.gradients})
+        return "Counts: " + ", ".join(f"{name} {show(count)}" for name, count in found.items())
 
 
 class Stats(eqx.Module):
@@ -119,6 +124,10 @@ class Stats(eqx.Module):
         self.status = jnp.asarray(status, jnp.int32)
         self.residual = jnp.asarray(residual, jnp.result_type(residual))
         self.diagnostics = diagnostics or {}
+
+    def also(self, counts: Counts, status: ArrayLike = Status.OK) -> "Stats":
+        """Returns these with more work and more flags."""
+        return Stats(self.counts + counts, self.status | status, self.residual, self.diagnostics)
 
     def __repr__(self) -> str:
         """Flags by name, counts, residual and diagnostics."""

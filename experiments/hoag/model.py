@@ -34,7 +34,7 @@ def inner_loss(params: PyTree, log_penalty: Array, rows: PyTree, key: Array) -> 
 
 
 def outer_loss(params: PyTree, log_penalty: Array, rows: PyTree, key: Array) -> Array:
-    """Returns the misfit, a sum as published: the first step of `hg.adaptive_step` depends on the scale of the loss."""
+    """Returns Σ log(1 + exp(-y (x·w + b))) of the validation rows; a sum, as published."""
     return misfit(params, rows)
 
 

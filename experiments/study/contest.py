@@ -1,5 +1,6 @@
 """Methods that compete: each spends one budget on one problem, and its course is measured in the same way."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -146,7 +147,8 @@ def by_search(search: hg.AbstractSearch, chunk: int, current: bool, rate: float 
             tracker.record((state.model, state.hparams) if current else best, state.spent, steps.records)
 
         options: dict[str, Any] = {"key": task.key, "budget": task.budget, "chunk": chunk}
-        hg.run(search, task.problem, state, callback=record, keep=status_of, **options)
+        with contextlib.suppress(FloatingPointError):  # every step failed: the tracker has seen them all
+            hg.run(search, task.problem, state, callback=record, keep=status_of, **options)
 
     return method
 

@@ -35,7 +35,7 @@ class Implicit(AbstractEstimator):
     `stats.residual` is the recomputed relative residual of the linear solve. The status says LINEAR_UNCONVERGED where
     it is above 1e-2, NEGATIVE_CURVATURE where H is not positive definite, and INNER_UNCONVERGED where
     `diagnostics["outer_gap"]` = |∇Fᵀ H⁻¹ ∇L|, the change of F still to come if the inner problem were solved, is above
-    1e-2 |F|.
+    2 % of the norm of the hypergradient, which is the change of F that it promises for a step of unit length.
 
     *Cost*: training and one Hessian-vector product per linear step. *Memory*: that of training, and a few vectors.
     *Bias*: of the order of the inner error plus the residual; for a loss that keys make random, H is that of one key.

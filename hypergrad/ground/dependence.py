@@ -24,7 +24,7 @@ class Origins(NamedTuple):
 
 
 def enters(function: Callable[[PyTree], PyTree], argument: PyTree) -> list[bool]:
-    """For every leaf of `argument`, whether any output of `function` depends on it. Nothing is computed."""
+    """Returns for every leaf of `argument` whether any output of `function` depends on it. Nothing is computed."""
     jaxpr = jax.make_jaxpr(function)(argument).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return list(used)

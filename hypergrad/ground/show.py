@@ -63,7 +63,8 @@ def show_size(tree: PyTree) -> str:
     """The number of arrays in a model, of their entries, and their types."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, np.ndarray | jax.Array)]
     kinds = ", ".join(dict.fromkeys(str(leaf.dtype) for leaf in leaves))
-    return f"{len(leaves)} arrays, {sum(leaf.size for leaf in leaves)} numbers ({kinds})"
+    arrays = "1 array" if len(leaves) == 1 else f"{len(leaves)} arrays"
+    return f"{arrays}, {sum(leaf.size for leaf in leaves)} numbers ({kinds})"
 
 
 def paragraph(title: str, lines: Iterable[str]) -> str:

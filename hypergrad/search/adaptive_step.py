@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..ground.tree import norm
+from ..ground.tree import all_finite, norm
 
 
 class AdaptiveStepState(NamedTuple):
@@ -23,14 +23,17 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
     """Gradient descent with step 1/L, L raised after a failure and lowered after a success.
 
     With λ_0 the last accepted point, g_0, F_0 its hypergradient and value, d = ‖λ - λ_0‖ and the slack
-    s = gap + gap_0 + rtol ‖g_0‖ d for what inexact values may hide:
+    s = gap + gap_0 + rtol ‖g_0‖ d + rounding for the inexactness of the values:
 
-    - F > F_0 + s (or not finite): backtrack. L <- grow · L; the update leads to λ_0 - g_0 / L.
+    - F > F_0 + s, or F or g not finite: backtrack. L <- grow · L; the update leads to λ_0 - g_0 / L.
     - else λ is accepted, and if even F <= F_0 + s - L d²/2 then L <- shrink · L. The update leads to λ - g / L.
 
-    The first L is ‖g‖/√n, a first step of root mean square 1, or 1 where ‖g‖/√n is below 1e-3.
+    The first L is ‖g‖/√n, so that the first step has root mean square 1: it depends on the unit of λ and not on that
+    of F. Rounding is 4 machine epsilons of |F| + |F_0|.
 
     `update` takes the extra arguments `value`, and `outer_gap` and `rtol` as reported by `HOAG` (0 if absent).
+
+    *When not to use it*: where `value` is random, because noise is taken for failure.
 
     **Source**: after Pedregosa (2016), section 3.2. The published code applies accepted steps twice and on a failure
     stays at the failed point; here it returns.
@@ -44,18 +47,21 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
     def update(updates, state, params=None, *, value, outer_gap=0.0, rtol=0.0, **_):
         if params is None:
             raise ValueError("adaptive_step needs params: call update(gradient, state, params, value=value)")
-        first = state.lipschitz == 0
-        rms = norm(updates) / jnp.sqrt(jnp.asarray(optax.tree.size(updates), state.lipschitz.dtype))
-        lipschitz = jnp.where(first, jnp.where(rms > 1e-3, rms, 1), state.lipschitz)
+        dtype = state.lipschitz.dtype
+        first, finite = state.lipschitz == 0, jnp.isfinite(value) & all_finite(updates)
+        rms = norm(updates) / jnp.sqrt(jnp.asarray(optax.tree.size(updates), dtype))
+        lipschitz = jnp.where(first & finite, rms, state.lipschitz)
         distance = norm(optax.tree.sub(params, state.params))
-        slack = outer_gap + state.outer_gap + rtol * norm(state.gradient) * distance
-        accepted = first | (value <= state.value + slack)
+        rounding = 4 * jnp.finfo(jnp.result_type(value)).eps * (jnp.abs(value) + jnp.abs(state.value))
+        slack = outer_gap + state.outer_gap + rtol * norm(state.gradient) * distance + rounding
+        accepted = finite & (first | (value <= state.value + slack))
         good = accepted & ~first & (value <= state.value + slack - lipschitz * distance**2 / 2)
         lipschitz = lipschitz * jnp.where(accepted, jnp.where(good, shrink, 1), grow)
-        measured = (jnp.asarray(number, lipschitz.dtype) for number in (value, outer_gap))
+        measured = (jnp.asarray(number, dtype) for number in (value, outer_gap))
         here = AdaptiveStepState(lipschitz, params, updates, *measured)
         base = optax.tree.where(accepted, here, state._replace(lipschitz=lipschitz))
-        target = optax.tree.add_scale(base.params, -1 / lipschitz, base.gradient)
+        step = jnp.where(lipschitz > 0, 1 / jnp.where(lipschitz > 0, lipschitz, 1), 0)
+        target = optax.tree.add_scale(base.params, -step, base.gradient)
         return optax.tree.sub(target, params), base
 
     return optax.GradientTransformationExtraArgs(init, update)

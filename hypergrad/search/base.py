@@ -1,39 +1,25 @@
 """The state, the record and the interface of every search."""
 
 import abc
+import dataclasses
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.show import paragraph, show, show_size
-from ..ground.tree import PartitionedModel, distinct, partition
+from ..ground.tree import distinct, norm
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats, show_status
+from .selection import Best, better, draws_needed, nothing_yet
 
 
-class Best(eqx.Module):
-    """The best finite outer loss so far, the hyperparameters and the trained model it was measured with."""
+class Anchor(eqx.Module):
+    """The last hyperparameters with a finite result, and the share of the optimiser's next update that is taken."""
 
     hparams: PyTree
-    value: Array  # infinity before the first finite value
-    partitioned: PartitionedModel
-
-    @property
-    def params(self) -> PyTree:
-        """The trained model, whole."""
-        return self.partitioned.model
-
-    def __repr__(self) -> str:
-        """Value, hyperparameters, and the size of the model."""
-        return paragraph(f"Best: {self.line()}", (f"params: {show_size(self.partitioned)}",))
-
-    def line(self) -> str:
-        """The value and where it was measured."""
-        return f"value {show(self.value)} at {show(self.hparams)}"
+    share: Array
 
 
 class SearchState(eqx.Module):
@@ -53,6 +39,7 @@ class SearchState(eqx.Module):
     opt_state: Any  # of the optimiser of the hyperparameters
     num_steps: Array  # steps done, int32
     spent: Counts  # totals
+    anchor: Anchor | None = None  # of a search that moves by `retreat.move`
 
     @property
     def model(self) -> PyTree:
@@ -92,26 +79,54 @@ class AbstractSearch(eqx.Module):
 
     @abc.abstractmethod
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
-        """The state before the first step. Raises where the arguments do not fit."""
+        """Returns the state before the first step. Raises where the arguments do not fit."""
 
     @abc.abstractmethod
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
-        """One step of the search."""
+        """Returns the state after one step, and the record of the step."""
 
 
-def first_state(problem: BilevelProblem, hparams: PyTree, inner_state: Any, opt_state: Any) -> SearchState:
+def first_state(
+    problem: BilevelProblem,
+    hparams: PyTree,
+    inner_state: Any,
+    opt_state: Any,
+    *,
+    retreats: bool = False,
+    least_draws: int = 0,
+) -> SearchState:
     """Returns a `SearchState` with nothing found and nothing spent; its model is that of `inner_state`.
 
     No two of its arrays are one, so that all can be donated.
+
+    - `retreats`: whether the search moves by `retreat.move`.
+    - `least_draws`: evaluations before a step becomes the best, where the outer loss itself needs none.
     """
     model = inner_state.params
-    value = eqx.filter_eval_shape(problem.outer_loss, model, hparams, problem.valid, jax.random.key(0))
-    best = Best(hparams, jnp.full_like(value, jnp.inf), partition(model))
+    best = nothing_yet(problem, model, hparams, max(draws_needed(problem, model, hparams), least_draws))
+    anchor = Anchor(hparams, jnp.ones((), norm(hparams).dtype)) if retreats else None
     zero = jnp.zeros((), jnp.int32)
-    return distinct(SearchState(hparams, best, inner_state, opt_state, zero, Counts().totals))
+    return distinct(SearchState(hparams, best, inner_state, opt_state, zero, Counts().totals, anchor))
 
 
-def better(best: Best, hparams: PyTree, estimate: Estimate) -> Best:
-    """The better of two by outer loss; a value that is not finite never wins."""
-    wins = jnp.isfinite(estimate.value) & (estimate.value < best.value)
-    return optax.tree.where(wins, Best(hparams, estimate.value, estimate.partitioned), best)
+def conclude(
+    problem: BilevelProblem,
+    state: SearchState,
+    estimate: Estimate,
+    key: Array,
+    hparams: PyTree,
+    *,
+    thrifty: bool = True,
+) -> tuple[SearchState, Record]:
+    """Returns the state after a step and the record of the step.
+
+    `state` has moved already; the best so far, the number of steps and the work are still those of before. `estimate`
+    was measured at `hparams`. Where the outer loss is random, a `thrifty` search, whose steps are points of one path,
+    passes over those that come while evaluations are more than a quarter of its work.
+    """
+    spent, twice = state.spent, state.spent.evaluations + state.spent.evaluations
+    affordable = (twice + twice <= spent.gradients) if thrifty else True
+    best, looked = better(state.best, problem, hparams, estimate, key, affordable)
+    stats = estimate.stats.also(looked)
+    after = dataclasses.replace(state, best=best, num_steps=state.num_steps + 1, spent=spent + stats.counts)
+    return after, Record(hparams, estimate.value, stats)

@@ -4,15 +4,14 @@ import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
 from ..estimators.base import AbstractEstimator
-from ..ground.tree import all_finite
 from ..problem import BilevelProblem, as_hparams
-from ..stats import Counts, Status
-from .base import AbstractSearch, Record, SearchState, better, first_state
+from ..stats import Counts, Status, flag
+from .base import AbstractSearch, Record, SearchState, conclude, first_state
+from .retreat import Signal, move
 
 
 def identity(hparams: PyTree) -> PyTree:
@@ -31,8 +30,12 @@ class GradientSearch(AbstractSearch):
     - `optimiser`: an optax optimiser. One that takes extra arguments receives `value` and the estimator's diagnostics.
     - `projection`: applied after every update, e.g. `lambda h: optax.tree.clip(h, -5.0, 5.0)`.
 
-    A step whose result is not finite moves nothing: it is recorded with its status, and the search goes on from where
-    it was with the next key.
+    Where the value or the hypergradient is not finite, the step is recorded with its status, and λ turns back. An
+    optimiser that can, such as `adaptive_step`, sees an infinite value and backtracks. With another one λ goes halfway
+    back to the last good point, again and again until the result is finite; the next updates are taken by as much
+    less, and the share doubles with each of them. Weights and moments stay those of the last good point.
+
+    Where the outer loss uses its key, `best` is chosen and reported by repeated evaluations; see `Best`.
     """
 
     estimator: AbstractEstimator
@@ -44,30 +47,16 @@ class GradientSearch(AbstractSearch):
         """Returns the state before the first step. Raises what the estimator's `init` raises."""
         hparams = as_hparams(hparams)
         inner_state = self.estimator.init(problem, params, hparams)
-        return first_state(problem, hparams, inner_state, self.optimiser.init(hparams))
+        return first_state(problem, hparams, inner_state, self.optimiser.init(hparams), retreats=True)
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
-        """Estimate, record, move."""
+        """Estimates, records, moves."""
         estimate, inner_state = self.estimator.step(problem, state.hparams, state.inner_state, key)
-        optimiser = optax.with_extra_args_support(self.optimiser)
-        updates, opt_state = optimiser.update(
-            estimate.hypergradient,
-            state.opt_state,
-            state.hparams,
-            value=estimate.value,
-            **estimate.stats.diagnostics,
-        )
-        hparams = self.projection(optax.apply_updates(state.hparams, updates))
         usable = (estimate.stats.status & Status.NONFINITE) == 0
-        moved = usable & all_finite(hparams)
-        spent = state.spent + estimate.stats.counts + Counts(hyper_updates=moved)
-        record = Record(state.hparams, estimate.value, estimate.stats)
-        return SearchState(
-            hparams=optax.tree.where(moved, hparams, state.hparams),
-            best=better(state.best, state.hparams, estimate),
-            inner_state=optax.tree.where(usable, inner_state, state.inner_state),
-            opt_state=optax.tree.where(moved, opt_state, state.opt_state),
-            num_steps=state.num_steps + jnp.int32(1),
-            spent=spent,
-        ), record
+        signal = Signal(estimate.hypergradient, estimate.value, usable, estimate.stats.diagnostics)
+        moved, taken = move(self.optimiser, self.projection, state, signal)
+        stats = estimate.stats.also(Counts(hyper_updates=taken), flag(~taken, Status.NONFINITE))
+        estimate = eqx.tree_at(lambda e: e.stats, estimate, stats)
+        inner_state = optax.tree.where(usable, inner_state, state.inner_state)
+        return conclude(problem, dataclasses.replace(moved, inner_state=inner_state), estimate, key, state.hparams)

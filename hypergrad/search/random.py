@@ -1,17 +1,17 @@
 """Random search."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..ground.tree import describe, strong
 from ..inner import AbstractInnerSolver, as_inner_solver
 from ..problem import BilevelProblem, as_hparams
 from ..training import Training
-from .base import AbstractSearch, Record, SearchState, better, first_state
+from .base import AbstractSearch, Record, SearchState, conclude, first_state
 
 
 class RandomSearch(AbstractSearch):
@@ -19,7 +19,8 @@ class RandomSearch(AbstractSearch):
 
     **Arguments**: `inner`, the inner solver; `prior`, a function `key -> hparams`.
 
-    *Cost*: `num_steps` iterations a draw. The evaluation of the outer loss is not counted.
+    *Cost*: `num_steps` iterations a draw. The first evaluation of the outer loss is not counted. Where the outer loss
+    uses its key, `best` is chosen and reported by repeated evaluations; see `Best`.
 
     **Source**: Bergstra and Bengio (2012).
     """
@@ -45,12 +46,4 @@ class RandomSearch(AbstractSearch):
         hparams = strong(self.prior(prior_key))
         training = Training(self.inner, problem, hparams, key)
         estimate, _ = training.evaluate(training.begin(state.inner_state, warm_start=False))
-        record = Record(hparams, estimate.value, estimate.stats)
-        return SearchState(
-            hparams=hparams,
-            best=better(state.best, hparams, estimate),
-            inner_state=state.inner_state,
-            opt_state=None,
-            num_steps=state.num_steps + jnp.int32(1),
-            spent=state.spent + estimate.stats.counts,
-        ), record
+        return conclude(problem, dataclasses.replace(state, hparams=hparams), estimate, key, hparams, thrifty=False)

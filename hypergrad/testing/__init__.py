@@ -27,3 +27,4 @@ from .check_solver import check_inner_solver as check_inner_solver
 from .problems import Case as Case
 from .tolerances import assert_close as assert_close
 from .tolerances import loosened as loosened
+from .units import units_of_the_losses as units_of_the_losses

@@ -104,7 +104,10 @@ class GradientTuner(eqx.Module):
     ) -> Result:
         """Trains and tunes by `hypergrad.run`. Only an interrupt ends it early, no NaN."""
         state = self.search.init(problem, model, self.hparams(params))
-        state, _ = run(self.search, problem, state, key=key, budget=budget, chunk=10, keep=_nothing)
+        try:
+            state, _ = run(self.search, problem, state, key=key, budget=budget, chunk=10, keep=_nothing)
+        except FloatingPointError as error:
+            return Result.failure(f"no hypergradient was finite: {error}")
         found = jax.tree.map(float, self._found(state))
         if not np.isfinite(found["value"]):
             return Result.failure("no hypergradient was finite")

@@ -172,7 +172,8 @@ def test_divergence_is_flagged_and_survived():
     prior = lambda key: case.hparams | {"log_lr": jax.random.choice(key, jnp.array([-2.0, 5.0]))}
     search = hg.RandomSearch(wild, prior)
     state = search.init(case.problem, case.params, prior(laws.KEY))
-    state, history = hg.run(search, case.problem, state, key=laws.KEY, budget=200 * 12)
+    with pytest.warns(RuntimeWarning, match="training diverges"):
+        state, history = hg.run(search, case.problem, state, key=laws.KEY, budget=200 * 12)
     diverged = history.hparams["log_lr"] > 0
     assert diverged.any() and not diverged.all()
     np.testing.assert_array_equal(history.stats.status, np.where(diverged, hg.Status.NONFINITE, hg.Status.OK))
@@ -187,14 +188,19 @@ def test_a_gradient_search_keeps_its_place_after_divergence(warm):
     wild = hg.OptaxSolver(lambda h: optax.sgd(jnp.exp(h["log_lr"])), 300)
     search = hg.GradientSearch(hg.Reverse(wild, warm_start=warm), OUTER)
     hparams = case.hparams | {"log_lr": jnp.asarray(4.0)}
-    state, history = hg.run(
-        search, case.problem, search.init(case.problem, case.params, hparams), key=laws.KEY, budget=900
-    )
+    start = search.init(case.problem, case.params, hparams)
+    with (
+        pytest.warns(RuntimeWarning, match="training diverges"),
+        pytest.raises(FloatingPointError, match="NONFINITE: 3 of 3 steps") as error,
+    ):
+        hg.run(search, case.problem, start, key=laws.KEY, budget=900)
+    state, history = error.value.state, error.value.history
     assert np.all(history.stats.status & hg.Status.NONFINITE)
     assert state.spent.hyper_updates == 0 and state.best.value == jnp.inf
     assert state.hparams["log_lr"] == 4 and jnp.all(jnp.isfinite(state.model))
-    with pytest.raises(FloatingPointError, match="NONFINITE"):
-        hg.run(search, case.problem, state, key=laws.KEY, budget=1200, throw=True)
+    with pytest.warns(RuntimeWarning), pytest.raises(FloatingPointError, match="NONFINITE: 1 of 1") as error:
+        hg.run(search, case.problem, state, key=laws.KEY, budget=1800, throw=True)
+    assert error.value.state.num_steps == 4
 
 
 def test_a_failing_member_leaves_the_others_alone():
@@ -224,7 +230,8 @@ def test_minus_infinity_is_not_the_best():
     search = hg.RandomSearch(INNER, lambda key: jax.random.normal(key, ()))
     problem = hg.BilevelProblem(loss, value, data, data)
     state = search.init(problem, jnp.zeros(2), jnp.asarray(0.0))
-    state, history = hg.run(search, problem, state, key=laws.KEY, budget=40)
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        state, history = hg.run(search, problem, state, key=laws.KEY, budget=40)
     assert np.isneginf(history.value).any() and np.isfinite(history.value).any()
     assert jnp.isfinite(state.best.value)
 

@@ -128,7 +128,7 @@ def test_what_prints_tells():
     assert f"value {float(found['Estimate'].value):.6g}, OK" in str(found["Estimate"])
     assert "iterations 3" in str(found["Counts"]) and "gradients 10" in str(found["Counts"])
     assert f"growth {float(found['Stats'].diagnostics['growth']):.6g}" in str(found["Stats"])
-    assert "1 steps" in str(found["SearchState"]) and "1 arrays, 3 numbers (float64)" in str(found["SearchState"])
+    assert "1 steps" in str(found["SearchState"]) and "1 array, 3 numbers (float64)" in str(found["SearchState"])
     assert "updates: 3" in str(found["InnerState"])
 
 

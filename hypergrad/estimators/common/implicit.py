@@ -56,13 +56,23 @@ class StationaryPoint(eqx.Module):
     solution: LinearSolution
     inner_gradient_norm: Array
     outer_gap: Array  # |∇Fᵀ H⁻¹ ∇L|: how much F would still change, to first order, if the inner problem were solved
+    rounding: Array  # of the gap
+
+    @property
+    def unconverged(self) -> Array:
+        """Whether the gap is above 2 % of what the hypergradient promises for a step of unit length.
+
+        The rule compares changes of F with each other: it is the same for a F + b, and for any multiple of L. Measured
+        on ridge, quadratic and logistic problems, the gap so divided is 0.25 to 10 times the hypergradient's error.
+        """
+        return ~(self.outer_gap <= 2e-2 * norm(self.hypergradient) + self.rounding)
 
     def stats(self, solved: SolveStats, **diagnostics: Array) -> Stats:
         """Returns counts of training and solving together, residual and status."""
         status = (
             flag(~(self.solution.residual <= 1e-2), Status.LINEAR_UNCONVERGED)
             | flag(self.solution.negative_curvature, Status.NEGATIVE_CURVATURE)
-            | flag(~(self.outer_gap <= 1e-2 * jnp.abs(self.value)), Status.INNER_UNCONVERGED)
+            | flag(self.unconverged, Status.INNER_UNCONVERGED)
         )
         counts = Counts(
             iterations=solved.iterations,
@@ -99,4 +109,5 @@ def implicit_hypergradient(
     hypergradient = optax.tree.sub(by_hparams, mixed(solution.value)[0])
     # vᵀ∇L as a derivative along v: the gradient itself would lie in memory through the solve.
     _, gap = jax.jvp(lambda arrays: inner(arrays, training.hparams), (arrays,), (solution.value,))
-    return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap))
+    rounding = 50 * jnp.finfo(value.dtype).eps * norm(by_arrays) * norm(arrays)
+    return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap), rounding)

@@ -20,10 +20,11 @@ from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ...linear.base import AbstractLinearSolver
 from ...linear.cg import CG
 from ...problem import BilevelProblem, as_hparams
-from ...stats import Counts, Estimate, Stats, Status, flag
+from ...stats import Counts, Estimate, Status, flag
 from ...training import Training
-from ..base import AbstractSearch, Record, SearchState, better, first_state
+from ..base import AbstractSearch, Record, SearchState, conclude, first_state
 from ..gradient import identity
+from ..selection import averaged
 from .error_bound import ErrorBound, Measurement, Probes, StrongConvexity, error_bound
 
 
@@ -86,14 +87,15 @@ class MAID(AbstractSearch):
     - `linear_solver`: one without damping; its `tol` bounds what can be reached.
     - `strong_convexity`: μ > 0, a function of the hyperparameters such as the smallest penalty, or `None` to estimate.
     - `rtol`: the first and largest ε and δ, both relative.
-    - `step_size`: the first α; `None` for a first step of root mean square 1, or α = 1 where the hypergradient is below
-      1e-3.
+    - `step_size`: the first α; `None` for a first step of root mean square 1.
     - `shrink`, `grow`: factors of α; ε and δ change by `shrink`⁴ to `grow`. `accuracy`: a. `decrease`: c, below 1 - a.
     - `power_steps`: power iterations at every evaluation.
     - `projection`: applied to every candidate.
 
     Where tolerances reach their floor of 50 machine epsilons λ stays. A candidate that is not finite moves neither the
-    accepted point nor a warm start. `value` is F itself; `diagnostics` holds the errors and what was used.
+    accepted point nor a warm start. `value` is F itself; `diagnostics` holds the errors and what was used. Where the
+    outer loss uses its key, F is its mean over 32 fixed keys, or no two candidates could be compared; `best` is
+    reported for fresh ones.
 
     *Cost*: of an evaluation, as `HOAG`, with 5 + 6 `power_steps` products and gradients more, and a short linear solve
     if μ is estimated. *Memory*: as `HOAG`, and three vectors. *Bias*: at most a ‖p‖.
@@ -158,26 +160,21 @@ class MAID(AbstractSearch):
         estimate, bound, warm = self._evaluate(problem, state, key)
         usable = (estimate.stats.status & Status.NONFINITE) == 0
         hparams, accepted, control, new = self._decide(state, estimate, bound, usable)
-        counts = estimate.stats.counts + Counts(hyper_updates=new)
         memo = state.inner_state
-        diagnostics = estimate.stats.diagnostics | vars(memo.control)
-        status = estimate.stats.status | flag(bound.strong_convexity == 0, Status.NEGATIVE_CURVATURE)
-        stats = Stats(counts, status, estimate.stats.residual, diagnostics)
+        status = flag(bound.strong_convexity == 0, Status.NEGATIVE_CURVATURE)
+        stats = estimate.stats.also(Counts(hyper_updates=new), status)
+        stats = eqx.tree_at(lambda s: s.diagnostics, stats, stats.diagnostics | vars(memo.control))
+        estimate = eqx.tree_at(lambda e: e.stats, estimate, stats)
         warm = optax.tree.where(usable, warm, (memo.inner, memo.adjoint, memo.probes, memo.scale))
         inner, adjoint, probes, scale = warm
-        return SearchState(
-            hparams=hparams,
-            best=better(state.best, state.hparams, estimate),
-            inner_state=MAIDState(inner, adjoint, probes, accepted, control, scale),
-            opt_state=None,
-            num_steps=state.num_steps + 1,
-            spent=state.spent + counts,
-        ), Record(state.hparams, estimate.value, stats)
+        inner_state = MAIDState(inner, adjoint, probes, accepted, control, scale)
+        moved = dataclasses.replace(state, hparams=hparams, inner_state=inner_state)
+        return conclude(problem, moved, estimate, key, state.hparams)
 
     def _evaluate(self, problem: BilevelProblem, state: SearchState, key: Array):
         """Trains and solves to the present tolerances; returns the estimate, its bounds, the next warm starts."""
         memo, hparams = state.inner_state, state.hparams
-        training = Training(self.inner, problem, hparams, key)
+        training = Training(self.inner, averaged(problem, state.best), hparams, key)
         scale = jax.lax.cond(memo.scale == 0, lambda: inner_gradient_norm(training, memo.inner), lambda: memo.scale)
         start = training.begin(memo.inner, warm_start=True)
         end, solved = training.solve(start, memo.control.inner_rtol * scale)
@@ -191,7 +188,8 @@ class MAID(AbstractSearch):
             value_error=bound.value_error,
             strong_convexity=bound.strong_convexity,
         )
-        stats = eqx.tree_at(lambda s: s.counts, stats, stats.counts + bound.counts)
+        repeats = Counts(outer_gradients=2 * (state.best.num_evaluations - 1))  # for hypergradient and bound
+        stats = stats.also(bound.counts + repeats)
         estimate = Estimate(found.hypergradient, found.value, end.partitioned, stats)
         return estimate, bound, (end, v, bound.probes, scale)
 
@@ -237,5 +235,5 @@ class MAID(AbstractSearch):
     def _step_size(self, step_size: Array, gradient: PyTree, first: Array, new: Array, refused: Array) -> Array:
         if self.step_size is None:
             rms = norm(gradient) / jnp.sqrt(jnp.asarray(optax.tree.size(gradient), step_size.dtype))
-            step_size = jnp.where(first, jnp.where(rms > 1e-3, 1 / rms, 1), step_size)
+            step_size = jnp.where(first & (rms > 0), 1 / jnp.where(rms > 0, rms, 1), step_size)
         return step_size * jnp.where(new, self.grow, jnp.where(refused, self.shrink, 1))

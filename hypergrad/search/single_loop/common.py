@@ -1,5 +1,6 @@
-"""What the single-loop searches share: model, auxiliary variable and hyperparameters move at once, one step each."""
+"""The common part of the single-loop searches: model, auxiliary variable and hyperparameters move at once."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,19 +13,35 @@ from ...estimators.common.refusals import refuse_complex
 from ...ground.tree import PartitionedModel, all_finite, norm
 from ...problem import BilevelProblem, check, inner_objective, outer_objective, refuse_unused
 from ...stats import Counts, Estimate, Stats, Status, flag
-from ..base import AbstractSearch, Record, SearchState, better, first_state
+from ..base import AbstractSearch, Record, SearchState, conclude, first_state
+from ..retreat import Signal, move
 
 
 class Variables(NamedTuple):
-    """One of each thing that moves: their values, directions, optimisers or optimiser states."""
+    """Values, directions or optimisers of the three variables that move."""
 
     params: Any
     auxiliary: Any  # like the params: v in SOBA and SABA, y in F2SA
     hparams: Any
 
 
+class Rules(NamedTuple):
+    """The optimisers of all variables, and the projection of the hyperparameters."""
+
+    optimisers: Variables
+    projection: Callable[[PyTree], PyTree]
+
+
+class Found(NamedTuple):
+    """The directions to descend along, the outer loss as drawn, and the work of one step."""
+
+    directions: Variables
+    value: Array
+    counts: Counts
+
+
 class LoopState(eqx.Module):
-    """The inner variables, the states of their optimisers, and what a method remembers of earlier steps."""
+    """The inner variables, the states of their optimisers, and the memory of a method of its earlier steps."""
 
     partitioned: PartitionedModel
     auxiliary: PyTree
@@ -38,7 +55,7 @@ class LoopState(eqx.Module):
 
 
 def check_optimisers(search: AbstractSearch, *names: str) -> None:
-    """**Raises** `TypeError` naming the field that is no optax optimiser."""
+    """Raises `TypeError` naming the field that is no optax optimiser."""
     for name in names:
         if not isinstance(optimiser := getattr(search, name), optax.GradientTransformation):
             raise TypeError(f"{name} must be an optax optimiser such as optax.sgd(0.1), got {optimiser!r}")
@@ -50,14 +67,16 @@ def start(
     hparams: PyTree,
     optimisers: Variables,
     auxiliary: Callable[[PyTree], PyTree],
+    least_draws: int = 0,
 ) -> SearchState:
-    """The state before the first step; `auxiliary` makes its variable from the parameters."""
+    """Returns the state before the first step; `auxiliary` makes its variable from the weights."""
     partitioned, hparams = check(problem, params, hparams)
     _refuse(problem, partitioned, hparams)
     second = auxiliary(partitioned.arrays)
     states = optimisers.params.init(partitioned.arrays), optimisers.auxiliary.init(second)
     opt_state = optimisers.hparams.init(hparams)
-    return first_state(problem, hparams, LoopState(partitioned, second, states), opt_state)
+    loop = LoopState(partitioned, second, states)
+    return first_state(problem, hparams, loop, opt_state, retreats=True, least_draws=least_draws)
 
 
 def _refuse(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> None:
@@ -68,36 +87,32 @@ def _refuse(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyT
     refuse_unused(lambda hparams: (jax.grad(inner)(arrays, hparams), outer(arrays, hparams)), hparams)
 
 
-def move(
-    state: SearchState,
-    directions: Variables,
-    optimisers: Variables,
-    projection: Callable[[PyTree], PyTree],
-    value: Array,
-    counts: Counts,
+def advance(
+    problem: BilevelProblem, state: SearchState, key: Array, rules: Rules, found: Found
 ) -> tuple[SearchState, Record]:
-    """All variables one step against their directions, or none of them where anything is not finite."""
-    loop = state.inner_state
-    before = Variables(loop.partitioned.arrays, loop.auxiliary, state.hparams)
-    states = Variables._make((*loop.optimisers, state.opt_state))
-    moved = [_descend(*one, value) for one in zip(optimisers, directions, states, before, strict=True)]
-    after = Variables._make(variable for variable, _ in moved)
-    after_states = Variables._make(optimiser_state for _, optimiser_state in moved)
-    after = after._replace(hparams=projection(after.hparams))
-    usable = all_finite((value, directions, after))
-    after, states = optax.tree.where(usable, (after, after_states), (before, states))
-    counts = counts + Counts(hyper_updates=usable)
-    diagnostics = {"inner_gradient_norm": norm(directions.params)}
-    stats = Stats(counts, flag(~usable, Status.NONFINITE), diagnostics=diagnostics)
-    estimate = Estimate(directions.hparams, value, loop.params, stats)
-    return SearchState(
-        hparams=after.hparams,
-        best=better(state.best, state.hparams, estimate),
-        inner_state=LoopState(loop.partitioned.with_arrays(after.params), after.auxiliary, states[:2], loop.memory),
-        opt_state=states.hparams,
-        num_steps=state.num_steps + 1,
-        spent=state.spent + counts,
-    ), Record(state.hparams, value, estimate.stats)
+    """Returns the state and the record after one step of all variables against their directions.
+
+    Where anything is not finite, w and the auxiliary variable stay, and λ turns back; see `retreat.move`.
+    """
+    loop, directions, optimisers = state.inner_state, found.directions, rules.optimisers
+    before = loop.partitioned.arrays, loop.auxiliary, loop.optimisers
+    arrays, w_state = _descend(optimisers.params, directions.params, loop.optimisers[0], before[0], found.value)
+    auxiliary, v_state = _descend(
+        optimisers.auxiliary, directions.auxiliary, loop.optimisers[1], before[1], found.value
+    )
+    usable = all_finite((found.value, directions, arrays, auxiliary))
+    moved, taken = move(
+        optimisers.hparams, rules.projection, state, Signal(directions.hparams, found.value, usable, {})
+    )
+    arrays, auxiliary, states = optax.tree.where(taken, (arrays, auxiliary, (w_state, v_state)), before)
+    stats = Stats(
+        found.counts + Counts(hyper_updates=taken),
+        flag(~taken, Status.NONFINITE),
+        diagnostics={"inner_gradient_norm": norm(directions.params)},
+    )
+    estimate = Estimate(directions.hparams, found.value, loop.partitioned, stats)
+    loop = LoopState(loop.partitioned.with_arrays(arrays), auxiliary, states, loop.memory)
+    return conclude(problem, dataclasses.replace(moved, inner_state=loop), estimate, key, state.hparams)
 
 
 def _descend(optimiser, direction, optimiser_state, variable, value):
@@ -109,14 +124,14 @@ def _descend(optimiser, direction, optimiser_state, variable, value):
 def inner_gradients(
     problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array
 ) -> tuple[PyTree, PyTree]:
-    """`(∇_w L, ∂_λ L)`."""
+    """Returns `(∇_w L, ∂_λ L)`."""
     return jax.grad(inner_objective(problem, partitioned, key), argnums=(0, 1))(partitioned.arrays, hparams)
 
 
 def inner_products(
     problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, v: PyTree, key: Array, mixed_key: Array
 ) -> tuple[PyTree, PyTree, PyTree]:
-    """`(∇_w L, H v)` of the loss drawn with `key`, and `(∂²L/∂w∂λ)ᵀ v` of the one drawn with `mixed_key`."""
+    """Returns `(∇_w L, H v)` of the loss drawn with `key`, and `(∂²L/∂w∂λ)ᵀ v` of the one drawn with `mixed_key`."""
     inner, other = (inner_objective(problem, partitioned, one) for one in (key, mixed_key))
     gradient, hvp = jax.jvp(lambda params: jax.grad(inner)(params, hparams), (partitioned.arrays,), (v,))
 

@@ -13,7 +13,7 @@ from ...problem import BilevelProblem, outer_value_and_grads
 from ...stats import Counts
 from ..base import AbstractSearch, Record, SearchState
 from ..gradient import identity
-from .common import Variables, check_optimisers, inner_gradients, move, start
+from .common import Found, Rules, Variables, advance, check_optimisers, inner_gradients, start
 
 
 class F2SA(AbstractSearch):
@@ -30,13 +30,15 @@ class F2SA(AbstractSearch):
     - `multiplier`: σ, a positive number or a schedule k -> σ_k (k = 0, 1, ...), growing for convergence.
     - `projection`: applied to λ after every step.
 
-    A step whose result is not finite moves nothing. `value` is the outer loss at w, which has not seen the outer loss.
+    Where a result is not finite w and y stay and λ turns back, as in `GradientSearch`. `value` is the outer loss at w,
+    which is trained on the inner loss alone. A random one is treated as in `SOBA`.
 
     *Cost*: two inner gradients and one outer gradient a step, and one evaluation of the outer loss, not counted; two
     iterations, one a copy. No second derivatives. *Memory*: two models. *Bias*: of order 1/σ, and that of being behind
     as in `SOBA`: with `optax.sgd`, σ(w - y) moves as v there, so that γ need not fall as σ grows; an optimiser that
-    rescales each copy by itself breaks this. *When not to use it*: where Hessian-vector products are to be had, for
-    `SOBA` has no bias of 1/σ; where σ is so large that the two copies agree to rounding; learning rates leave no trace.
+    rescales each copy by itself breaks this. *When not to use it*: where Hessian-vector products are affordable,
+    because `SOBA` has no bias of 1/σ; where σ is so large that the two copies agree to rounding. Learning rates leave
+    no trace.
 
     **Source**: Kwon, Kwon, Wright, Nowak (2023); there y descends on F + σL, with steps smaller by σ.
     """
@@ -56,16 +58,16 @@ class F2SA(AbstractSearch):
             raise TypeError(f"multiplier must be a number or a schedule k -> number, got {self.multiplier!r}")
 
     @property
-    def _optimisers(self) -> Variables:
-        return Variables(self.inner_optimiser, self.inner_optimiser, self.outer_optimiser)
+    def _rules(self) -> Rules:
+        return Rules(Variables(self.inner_optimiser, self.inner_optimiser, self.outer_optimiser), self.projection)
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
-        """The state before the first step."""
-        return start(problem, params, hparams, self._optimisers, lambda params: params)
+        """Returns the state before the first step."""
+        return start(problem, params, hparams, self._rules.optimisers, lambda params: params)
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
-        """One step of everything."""
+        """Moves everything once."""
         loop, hparams = state.inner_state, state.hparams
         inner_key, outer_key = jax.random.split(key)
         pulled = loop.partitioned.with_arrays(loop.auxiliary)
@@ -81,4 +83,4 @@ class F2SA(AbstractSearch):
             optax.tree.add_scale(direct, sigma, optax.tree.sub(pulled_slope, slope)),
         )
         counts = Counts(iterations=2, inner_gradients=2, outer_gradients=1)
-        return move(state, directions, self._optimisers, self.projection, value, counts)
+        return advance(problem, state, key, self._rules, Found(directions, value, counts))

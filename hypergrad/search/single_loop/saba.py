@@ -14,11 +14,11 @@ from ...problem import BilevelProblem, outer_value_and_grads
 from ...stats import Counts, Status
 from ..base import AbstractSearch, Record, SearchState
 from ..gradient import identity
-from .common import Variables, check_optimisers, inner_products, move, start
+from .common import Found, Rules, Variables, advance, check_optimisers, inner_products, start
 
 
 class Memory(eqx.Module):
-    """The last term seen of every batch, and their mean."""
+    """The last term of every batch, and their mean."""
 
     rows: PyTree  # leading axis: batches
     mean: PyTree
@@ -40,12 +40,13 @@ class SABA(AbstractSearch):
     - `num_batches`: batches of the training data. Batch i is rows i, i + num_batches, ... of every array of `train`,
       whose leading axes must be equal and divisible; arrays without axes belong to every batch. The losses are called
       on a batch and must be means over its rows.
-    - `num_valid_batches`: the same for `valid`.
+    - `num_valid_batches`: the same for `valid`. With several, a step whose batch has a smaller loss than the best is
+      evaluated on all of `valid` before it becomes the best.
 
     *Cost*: that of `SOBA` on a batch. *Memory*: 2 `num_batches` + `num_valid_batches` vectors like the parameters,
     `num_batches` + `num_valid_batches` like the hyperparameters. *Bias*: as `SOBA`, without the noise floor. *When not
-    to use it*: where that memory is too much; where the losses draw noise from their keys beside the batch, for that
-    noise stays.
+    to use it*: where that memory is too much; where the losses draw noise from their keys besides the batch, because
+    that noise stays.
 
     **Raises** `ValueError` from `init` where the data cannot be cut, naming the array.
 
@@ -67,35 +68,36 @@ class SABA(AbstractSearch):
                 raise ValueError(f"{name} must be a positive integer, got {number!r}")
 
     @property
-    def _optimisers(self) -> Variables:
-        return Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser)
+    def _rules(self) -> Rules:
+        return Rules(Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser), self.projection)
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
-        """The state before the first step. Raises `ValueError` where the data cannot be cut into batches."""
+        """Returns the state before the first step. Raises `ValueError` where the data cannot be cut into batches."""
         _check_cut(problem.train, "train", "num_batches", self.num_batches)
         _check_cut(problem.valid, "valid", "num_valid_batches", self.num_valid_batches)
-        state = start(problem, params, hparams, self._optimisers, optax.tree.zeros_like)
+        again = int(self.num_valid_batches > 1)  # the value is that of one batch
+        state = start(problem, params, hparams, self._rules.optimisers, optax.tree.zeros_like, again)
         w, h = state.inner_state.partitioned.arrays, state.hparams
         memory = _forget((w, w, h), self.num_batches), _forget((w, h), self.num_valid_batches)
         return eqx.tree_at(lambda s: s.inner_state.memory, state, memory, is_leaf=lambda leaf: leaf is None)
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
-        """One step of everything, on one batch of each data set."""
+        """Moves everything once, on one batch of each data set."""
         loop, hparams = state.inner_state, state.hparams
         i_key, j_key, inner_key, outer_key = jax.random.split(key, 4)
         i = jax.random.randint(i_key, (), 0, self.num_batches)
         j = jax.random.randint(j_key, (), 0, self.num_valid_batches)
         cut = _batch(problem.train, i, self.num_batches), _batch(problem.valid, j, self.num_valid_batches)
-        problem = eqx.tree_at(lambda p: (p.train, p.valid), problem, cut)
-        inner_terms = inner_products(problem, hparams, loop.partitioned, loop.auxiliary, inner_key, inner_key)
-        value, *outer_terms = outer_value_and_grads(problem, hparams, loop.partitioned, outer_key)
+        batch = eqx.tree_at(lambda p: (p.train, p.valid), problem, cut)
+        inner_terms = inner_products(batch, hparams, loop.partitioned, loop.auxiliary, inner_key, inner_key)
+        value, *outer_terms = outer_value_and_grads(batch, hparams, loop.partitioned, outer_key)
         inner_memory, outer_memory = loop.memory
         gradient, hvp, mixed = _corrected(inner_memory, i, inner_terms)
         by_params, direct = _corrected(outer_memory, j, tuple(outer_terms))
         directions = Variables(gradient, optax.tree.sub(hvp, by_params), optax.tree.sub(direct, mixed))
         counts = Counts(iterations=1, inner_gradients=1, hvps=2, outer_gradients=1)
-        state, record = move(state, directions, self._optimisers, self.projection, value, counts)
+        state, record = advance(problem, state, key, self._rules, Found(directions, value, counts))
         usable = (record.stats.status & Status.NONFINITE) == 0
         memory = (
             _remember(inner_memory, i, inner_terms, usable),
@@ -133,7 +135,7 @@ def _corrected(memory: Memory, i: Array, terms: PyTree) -> PyTree:
 
 
 def _remember(memory: Memory, i: Array, terms: PyTree, usable: Array) -> Memory:
-    """Row by row, so that the memory as a whole is never copied."""
+    """Returns the memory with one row replaced; as a whole it is never copied."""
     terms = jax.tree.map(lambda new, rows: jnp.where(usable, new, rows[i]), terms, memory.rows)
     mean = jax.tree.map(lambda mean, new, rows: mean + (new - rows[i]) / len(rows), memory.mean, terms, memory.rows)
     return Memory(jax.tree.map(lambda rows, new: rows.at[i].set(new), memory.rows, terms), mean)

@@ -12,7 +12,7 @@ from ...problem import BilevelProblem, outer_value_and_grads
 from ...stats import Counts
 from ..base import AbstractSearch, Record, SearchState
 from ..gradient import identity
-from .common import Variables, check_optimisers, inner_products, move, start
+from .common import Found, Rules, Variables, advance, check_optimisers, inner_products, start
 
 
 class SOBA(AbstractSearch):
@@ -29,14 +29,15 @@ class SOBA(AbstractSearch):
       constant or a schedule. That of v must be stable for H: plain descent with ρ' < 2/λ_max(H).
     - `projection`: applied to λ after every step.
 
-    A step whose result is not finite moves nothing. `value` is the outer loss as drawn, at weights on their way: with
-    minibatches in `outer_loss`, `best` is a lucky draw, and `state.hparams` is the result.
+    Where a result is not finite w and v stay and λ turns back, as in `GradientSearch`. `value` is the outer loss as
+    drawn, at weights on their way. Where the outer loss uses its key, `best` is chosen and reported by repeated
+    evaluations; see `Best`. They take at most a quarter of all work.
 
     *Cost*: a step is one inner gradient, one Hessian-vector and one mixed product, and one outer gradient. *Memory*:
     that of training and one vector. *Bias*: from w and v being behind their targets; it vanishes as steps fall like
     k^-1/2. With constant steps and noise it stops at a noise floor: use `SABA` there. *When not to use it*: where L is
-    not strongly convex, for v may diverge; on small smooth problems, where `MAID` needs no step sizes; learning rates
-    leave no trace.
+    not strongly convex, because v may diverge; on small smooth problems, where `MAID` needs no step sizes. Learning
+    rates leave no trace.
 
     **Source**: Dagréou, Ablin, Vaiter, Moreau (2022); there v has the opposite sign and one step size with w.
     """
@@ -51,20 +52,20 @@ class SOBA(AbstractSearch):
         check_optimisers(self, "inner_optimiser", "linear_optimiser", "outer_optimiser")
 
     @property
-    def _optimisers(self) -> Variables:
-        return Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser)
+    def _rules(self) -> Rules:
+        return Rules(Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser), self.projection)
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
-        """The state before the first step."""
-        return start(problem, params, hparams, self._optimisers, optax.tree.zeros_like)
+        """Returns the state before the first step."""
+        return start(problem, params, hparams, self._rules.optimisers, optax.tree.zeros_like)
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
-        """One step of everything."""
+        """Moves everything once."""
         loop, hparams = state.inner_state, state.hparams
         inner_key, mixed_key, outer_key = jax.random.split(key, 3)
         gradient, hvp, mixed = inner_products(problem, hparams, loop.partitioned, loop.auxiliary, inner_key, mixed_key)
         value, by_params, direct = outer_value_and_grads(problem, hparams, loop.partitioned, outer_key)
         directions = Variables(gradient, optax.tree.sub(hvp, by_params), optax.tree.sub(direct, mixed))
         counts = Counts(iterations=1, inner_gradients=1, hvps=2, outer_gradients=1)
-        return move(state, directions, self._optimisers, self.projection, value, counts)
+        return advance(problem, state, key, self._rules, Found(directions, value, counts))

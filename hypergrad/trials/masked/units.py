@@ -31,7 +31,7 @@ def fans(inputs: int, widths: Array) -> Array:
 
 
 def spread(model: Any, flags: tuple[ArrayLike, ...]) -> Any:
-    """Returns the floating arrays of a masked model, in order, with the flags broadcast to their shapes in their place."""
+    """Returns a tree like the floating arrays of a masked model that holds the flags, broadcast to their shapes."""
     arrays = lambda model: (model.first, model.hidden, model.biases, model.last, model.last_bias)
     wide = [jnp.broadcast_to(flag, like.shape) for flag, like in zip(flags, arrays(model), strict=True)]
     return eqx.tree_at(arrays, eqx.filter(model, eqx.is_inexact_array), wide)

@@ -7,8 +7,11 @@ import jaxopt
 import numpy as np
 import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import hypergrad as hg
+from hypergrad.data import _divmod_of_product
 from hypergrad.testing import assert_close, laws, loosened
 from hypergrad.testing.problems import OPTIMISERS, net, ridge
 
@@ -32,6 +35,25 @@ def test_every_row_comes_once_per_epoch(size):
     assert len({tuple(epoch) for epoch in epochs}) > len(epochs) / 2
     late = hg.epoch_batch(laws.KEY, jnp.int32(2**31 - 1), data, size)["y"]
     assert len(set(late.tolist())) >= size // 2
+
+
+def test_epochs_are_whole_beyond_32_bits_of_rows():
+    rows, size, first = 70_001, 65_536, 40_000  # 2.6 billion rows have been drawn
+    batch = jax.jit(lambda t: hg.epoch_batch(laws.KEY, t, jnp.arange(rows), size))
+    drawn = np.concatenate([batch(first + k) for k in range(4)])
+    begin = -first * size % rows
+    for start in range(begin, len(drawn) - rows, rows):
+        assert len(np.unique(drawn[start : start + rows])) == rows
+    epoch = (first * size + begin) // rows
+    expected = jax.random.permutation(jax.random.fold_in(laws.KEY, epoch), rows)
+    np.testing.assert_array_equal(drawn[begin : begin + rows], expected)
+
+
+@given(t=st.integers(0, 2**31 - 1), rows=st.integers(1, 2**31 - 1), share=st.floats(0, 1))
+def test_the_place_in_the_stream_is_exact(t, rows, share):
+    size = max(1, int(share * rows))
+    found = _divmod_of_product(jnp.uint32(t), size, rows)
+    assert tuple(map(int, found)) == divmod(t * size, rows)
 
 
 SOLVERS = {

@@ -165,7 +165,8 @@ def test_a_candidate_that_is_not_finite_is_backed_off_from():
     case, problem = walled(2.5)
     search = hg.MAID(INNER, CG, strong_convexity=0.3, step_size=30.0)
     state = search.init(problem, case.params, case.hparams)
-    state, history = hg.run(search, problem, state, key=laws.KEY, budget=10**9, chunk=150, callback=lambda *_: True)
+    with pytest.warns(RuntimeWarning, match="no finite result"):
+        state, history = hg.run(search, problem, state, key=laws.KEY, budget=10**9, chunk=150, callback=lambda *_: True)
     assert np.any(history.stats.status & hg.Status.NONFINITE)
     assert distance(state, case) < 1e-4
 

@@ -234,7 +234,8 @@ def test_a_step_that_is_not_finite_moves_nothing(make):
 
 @every
 def test_divergence_is_flagged_and_stops_short_of_nan(make):
-    state, history = after_steps(make(optax.sgd(1e60), optax.sgd(0.1)), ridge(), 20)
+    with pytest.warns(RuntimeWarning, match="no finite result"):
+        state, history = after_steps(make(optax.sgd(1e60), optax.sgd(0.1)), ridge(), 20)
     assert np.any(history.stats.status == hg.Status.NONFINITE)
     assert eqx.tree_equal(jnp.isfinite(jnp.stack([*state.model, state.best.value])).all(), jnp.asarray(True))
 

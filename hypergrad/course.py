@@ -1,0 +1,103 @@
+"""The course of a run, one compiled call for each chunk of steps."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .budget import Budget
+from .ground.total import LARGEST, Total
+from .history import History, join
+from .problem import BilevelProblem
+from .search.base import AbstractSearch, Record, SearchState
+
+Columns = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray | None]
+
+
+class Plan(eqx.Module):
+    """The arguments of `run` that its compiled program depends on."""
+
+    search: AbstractSearch
+    problem: BilevelProblem
+    key: Array
+    keep: Callable[[Record], PyTree]
+    chunk: int
+    unit: str
+
+
+@dataclasses.dataclass
+class Course:
+    """The state that a run has come to, and the columns of its history chunk by chunk."""
+
+    plan: Plan
+    state: SearchState
+    chunks: list[Columns] = dataclasses.field(default_factory=list)
+
+    def walk(self, budget: Budget, started: float) -> Iterator[tuple[SearchState, np.ndarray, np.ndarray]]:
+        """Moves chunk by chunk until the budget is spent; yields of each the state before and all statuses.
+
+        The last array says which values are finite.
+        """
+        # An array, so that one compilation serves every amount.
+        limit = Total.of(LARGEST if budget.unit == "seconds" else min(math.ceil(budget.amount), LARGEST))
+        while not budget.is_spent(self.state.spent, started):
+            before, begun = self.state, time.monotonic()
+            state, *steps = _advance(self.plan, before, limit, before.num_steps + jnp.int32(self.plan.chunk))
+            number = int(state.num_steps - before.num_steps)
+            records, iterations, gradients, status, finite = jax.tree.map(lambda room: np.asarray(room)[:number], steps)  # noqa: B023
+            durations = np.full(number, (time.monotonic() - begun) / max(number, 1))
+            columns = records, np.asarray(iterations), np.asarray(gradients), durations
+            self.state = state  # no interrupt comes between this and the next: state and records belong together
+            self.chunks.append(columns)
+            yield before, status, finite
+
+    @property
+    def nothing(self) -> Columns:
+        """The columns of no steps."""
+        shapes = eqx.filter_eval_shape(_step, self.plan, self.state)[1]
+        records = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), shapes)
+        return records, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+
+    @property
+    def history(self) -> History:
+        """The history so far."""
+        return join([History(*columns) for columns in self.chunks or [self.nothing]])
+
+
+@eqx.filter_jit
+def _advance(plan: Plan, state: SearchState, limit: Total, until: Array) -> Any:
+    """Steps up to number `until`, at most `plan.chunk`, while something of the budget is left.
+
+    Returns the state and, with room for a chunk, what was kept of each step, what was spent after it, its status and
+    whether its value is finite.
+    """
+
+    def unfinished(carry: Any) -> Array:
+        state, *_ = carry
+        left = True if plan.unit == "seconds" else getattr(state.spent, plan.unit) < limit
+        return left & (state.num_steps < until)
+
+    def body(carry: Any) -> Any:
+        state, rooms, place = carry
+        state, *step = _step(plan, state)
+        return state, jax.tree.map(lambda room, leaf: room.at[place].set(leaf), rooms, step), place + 1
+
+    _, *shapes = eqx.filter_eval_shape(_step, plan, state)
+    rooms = jax.tree.map(lambda leaf: jnp.zeros((plan.chunk, *leaf.shape), leaf.dtype), shapes)
+    # A loop of a length that the compiler does not know: one it unrolls would round otherwise than a longer one.
+    state, rooms, _ = jax.lax.while_loop(unfinished, body, (state, rooms, jnp.int32(0)))
+    return state, *rooms
+
+
+def _step(plan: Plan, state: SearchState) -> Any:
+    state, record = plan.search.step(plan.problem, state, jax.random.fold_in(plan.key, state.num_steps))
+    # Not the value itself: XLA could compute it twice, rounded otherwise in a longer room than in a shorter one.
+    finite = jnp.isfinite(record.value)
+    return state, plan.keep(record), state.spent.iterations, state.spent.gradients, record.stats.status, finite

@@ -1,0 +1,111 @@
+"""Steps of a run whose result is not finite: a warning at the first, with its likely cause, an error when all fail."""
+
+import dataclasses
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .ground.tree import all_finite
+from .history import History
+from .inner import AbstractInnerSolver, InnerState
+from .problem import BilevelProblem, inner_objective
+from .search.base import AbstractSearch, SearchState
+from .stats import Status
+from .training import Training
+
+DIVERGED = (
+    "the outer loss is not finite there: training diverges, which a smaller learning rate avoids, or the outer loss is "
+    "not defined, which a projection of the hyperparameters avoids"
+)
+NO_DERIVATIVE = (
+    "the outer loss is finite, and its hypergradient or the update of the hyperparameters is not: something has no "
+    "derivative there, such as a square root at 0, or the adjoint overflows, or a step size is not finite; "
+    "hypergrad.diagnose tells more"
+)
+
+
+class NotFiniteError(FloatingPointError):
+    """No step of a run had a finite result, or one had none and the run was to stop there.
+
+    `state` and `history` are what the run would have returned.
+    """
+
+    def __init__(self, message: str, state: SearchState | None = None, history: History | None = None):
+        super().__init__(message)  # alone, so that a copy from another process can be made
+        self.state, self.history = state, history
+
+
+@dataclasses.dataclass
+class Failures:
+    """The failed steps of one run."""
+
+    search: AbstractSearch
+    problem: BilevelProblem
+    key: Array
+    steps: int = 0
+    failed: int = 0
+    cause: str = ""
+
+    def look(self, before: SearchState, status: np.ndarray, finite: np.ndarray) -> None:
+        """Counts the failures among the steps that followed `before`; warns of the first of the run.
+
+        `finite` says of which steps the value is.
+        """
+        (places,) = np.nonzero(status & Status.NONFINITE)
+        first = len(places) and not self.failed
+        self.steps, self.failed = self.steps + len(status), self.failed + len(places)
+        if not first:
+            return
+        key = jax.random.fold_in(self.key, before.num_steps + places[0])
+        self.cause = likely_cause(self.search, self.problem, before, key, bool(finite[places[0]]))
+        number = int(before.num_steps) + int(places[0])
+        warnings.warn(
+            f"step {number} has no finite result ({self.failed} of {self.steps} steps so far): {self.cause}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def check(self, state: SearchState, history: History, throw: bool = False) -> None:
+        """Raises `NotFiniteError` if all steps failed, or any where `throw` is true."""
+        if self.failed and (throw or self.failed == self.steps):
+            text = f"{Status.NONFINITE}: {self.failed} of {self.steps} steps had no finite result: {self.cause}"
+            raise NotFiniteError(text, state, history)
+
+
+def likely_cause(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, finite: bool) -> str:
+    """Returns a sentence on why a step from about `state` failed, whose outer loss was `finite` or not.
+
+    *Cost*: where the value is finite, one training step and its pullback are compiled.
+    """
+    if not finite:
+        return DIVERGED
+    inner = getattr(getattr(search, "estimator", None), "inner", None)
+    if not isinstance(inner, AbstractInnerSolver) or not isinstance(state.inner_state, InnerState):
+        return NO_DERIVATIVE
+    broken, zeros, total = _first_step(inner, problem, state, key)
+    if not (broken and zeros):
+        return NO_DERIVATIVE
+    return (
+        f"the outer loss is finite and its hypergradient is not: {int(zeros)} of {total} entries of the inner gradient "
+        "are 0 at the first training step, where an optimiser that divides by the square root of a mean of squares has "
+        "no derivative; give it eps_root, as in optax.adam(0.01, eps_root=1e-8)"
+    )
+
+
+@eqx.filter_jit
+def _first_step(
+    inner: AbstractInnerSolver, problem: BilevelProblem, state: SearchState, key: Array
+) -> tuple[Array, Array, int]:
+    """Returns whether the first training step has a value and no derivative, and its gradient's zeros and entries."""
+    training = Training(inner, problem, state.hparams, key)
+    start = training.begin(state.inner_state, warm_start=False)
+    new, pullback = training.step_vjp(start, 0)
+    back = pullback(jax.tree.map(jnp.ones_like, eqx.filter(new, eqx.is_inexact_array)))
+    loss = inner_objective(problem, start.partitioned, jax.random.fold_in(key, 0))
+    leaves = jax.tree.leaves(jax.grad(loss)(start.partitioned.arrays, state.hparams))
+    zeros = jnp.sum(jnp.stack([jnp.sum(leaf == 0) for leaf in leaves]))
+    return all_finite(new) & ~all_finite(back), zeros, sum(leaf.size for leaf in leaves)

@@ -1,0 +1,80 @@
+"""The noise of a hypergradient, measured over keys."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .estimators.base import AbstractEstimator
+from .ground.show import paragraph, show
+from .problem import BilevelProblem, as_hparams
+
+
+class Spread(eqx.Module):
+    """Means and standard deviations over `num_keys` keys.
+
+    - `value`, `value_std`: of the outer loss after training.
+    - `hypergradient`, `hypergradient_std`: of every entry, like `hparams`.
+    """
+
+    value: Array
+    value_std: Array
+    hypergradient: PyTree
+    hypergradient_std: PyTree
+    num_keys: int = eqx.field(static=True)
+
+    @property
+    def signal_to_noise(self) -> PyTree:
+        """|mean| / standard deviation of every entry: below 1 a single key does not tell the sign."""
+        ratio = lambda mean, std: jnp.where(std > 0, jnp.abs(mean) / jnp.where(std > 0, std, 1), jnp.inf)
+        return jax.tree.map(ratio, self.hypergradient, self.hypergradient_std)
+
+    def __repr__(self) -> str:
+        """Value and hypergradient with their spread."""
+        return paragraph(
+            f"Spread over {self.num_keys} keys: value {show(self.value)} ± {show(self.value_std)}",
+            (
+                f"hypergradient: {show(self.hypergradient)}",
+                f"standard deviation: {show(self.hypergradient_std)}",
+                f"signal to noise: {show(self.signal_to_noise)}",
+            ),
+        )
+
+
+def spread(
+    problem: BilevelProblem,
+    estimator: AbstractEstimator,
+    params: PyTree,
+    hparams: PyTree,
+    *,
+    key: Array,
+    num_keys: int = 8,
+) -> Spread:
+    """Returns the spread of value and hypergradient over keys: minibatches, dropout, random directions.
+
+    Each key trains `params` anew. The standard error of a mean over the keys is the deviation over √`num_keys`.
+
+    *Cost, memory*: `num_keys` estimates, side by side.
+
+    **Raises** what the estimator's `init` raises, and `ValueError` for fewer than two keys.
+    """
+    if num_keys < 2:
+        raise ValueError(f"num_keys must be at least 2, got {num_keys}")
+    values, hypergradients = _estimates(
+        problem, estimator, params, as_hparams(hparams), jax.random.split(key, num_keys)
+    )
+    mean = lambda leaf: jnp.mean(leaf, axis=0)
+    std = lambda leaf: jnp.std(leaf, axis=0, ddof=1)
+    found = jax.tree.map(mean, hypergradients), jax.tree.map(std, hypergradients)
+    return Spread(mean(values), std(values), *found, num_keys)
+
+
+@eqx.filter_jit
+def _estimates(
+    problem: BilevelProblem, estimator: AbstractEstimator, params: PyTree, hparams: PyTree, keys: Array
+) -> tuple[Array, PyTree]:
+    def one(key: Array) -> tuple[Array, PyTree]:
+        estimate, _ = estimator.step(problem, hparams, estimator.init(problem, params, hparams), key)
+        return estimate.value, estimate.hypergradient
+
+    return jax.vmap(one)(keys)
