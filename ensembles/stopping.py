@@ -49,7 +49,8 @@ def early_stopping(
 
     - `optimiser`: an optimiser of the stacked replicas, see `replicate_optimiser`.
     - `valid_losses`: a function from the parameters of the stacked replicas to one loss per replica, evaluated at the
-      start and after every update. An optimiser sees the floating arrays alone; `eqx.combine` them with the rest of the models.
+      start and after every update. An optimiser sees the floating arrays alone; `eqx.combine` them with the rest of the
+      models.
     - `patience`: the number of updates, one for all or one per replica; it may be traced.
     - `max_updates`: the update that puts back all replicas that still train, so that the weights after it are the best.
 
