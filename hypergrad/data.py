@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .ground.checks import checked, integer, random_key, shown
+from .ground.memory import refuse_too_large
 from .ground.tree import named_leaves
 
 
@@ -18,7 +19,7 @@ def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
 
     **Raises** `ValueError` where `size` is not positive or the leading axes differ.
     """
-    rows = _num_rows(data)
+    rows = _num_rows(data, size)
     index = jax.random.randint(key, (size,), 0, rows)
     return jax.tree.map(lambda leaf: leaf[index], data)
 
@@ -32,7 +33,7 @@ def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
 
     **Raises** `ValueError` where `size` is not positive or larger than the data, or the leading axes differ.
     """
-    rows = _num_rows(data)
+    rows = _num_rows(data, size)
     if size > rows:
         raise ValueError(f"size is {size} but the data have {rows} rows: an epoch cannot fill a batch")
     epoch, first = _divmod_of_product(jnp.asarray(t, jnp.uint32), size, rows)
@@ -59,12 +60,17 @@ def _carry(quotient: Array, remainder: Array, rows: int) -> tuple[Array, Array]:
     return quotient + over, jnp.where(over, remainder - jnp.uint32(rows), remainder)
 
 
-def _num_rows(data: PyTree) -> int:
-    """Returns the length of the leading axis that all arrays share."""
+def _num_rows(data: PyTree, size: int) -> int:
+    """Returns the length of the leading axis that all arrays share. Raises where `size` rows cannot be drawn."""
     for path, leaf in named_leaves(data, "data"):
         if not isinstance(leaf, np.ndarray | jax.Array):
             raise TypeError(f"{path} must be an array, got {shown(leaf)}")
     rows = {path: jnp.shape(leaf)[:1] for path, leaf in named_leaves(data, "data")}
     if len(set(rows.values())) != 1 or () in rows.values():
         raise ValueError(f"all arrays of data must have the same leading axis, got {rows}")
-    return next(iter(rows.values()))[0]
+    (found,) = next(iter(rows.values()))
+    if found == 0:
+        raise ValueError("data has no rows")
+    row = sum(leaf.size // found * leaf.dtype.itemsize for leaf in jax.tree.leaves(data))
+    refuse_too_large(size * row, "size", f"a batch of {size} rows")
+    return found

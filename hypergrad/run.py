@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, PyTree
 
 from .budget import Budget, as_budget
@@ -14,7 +15,8 @@ from .course import Course, Plan
 from .failures import Failures
 from .ground.autosave import Autosave
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
-from .ground.identity import Identity, devices, digest, program_digest, versions, without_addresses
+from .ground.identity import Identity, devices, difference, digest, program_digest, versions, without_addresses
+from .ground.memory import refuse_too_large
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History
@@ -104,7 +106,7 @@ def run(
     result in its attributes `state` and `history`.
     """
     budget = as_budget(budget)
-    _check_state(search, problem, state, key)
+    _check_step(search, problem, state, key, keep, chunk)
     state = eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
     plan = Plan(search, problem, key, keep, chunk, budget.unit)
     course, started, saver = Course(plan, state), time.monotonic(), None
@@ -136,16 +138,21 @@ def run(
     return course.state, history
 
 
-def _check_state(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array) -> None:
-    """Raises `ValueError` unless a step of `search` on `problem` takes `state` and returns one of the same shapes."""
+def _check_step(search, problem, state, key, keep, chunk) -> None:
+    """Raises, naming the argument, unless a step takes `state`, returns one like it, and `chunk` records have room."""
     try:
-        after, _ = eqx.filter_eval_shape(search.step, problem, state, key)
+        after, record = eqx.filter_eval_shape(search.step, problem, state, key)
     except Exception as error:
         raise ValueError(f"state does not fit search and problem, for which a step fails: {error}") from error
-    if describe(after) != describe(state):
-        raise ValueError(
-            f"state is not one of this search on this problem:\n  {describe(state)}\nis not\n  {describe(after)}"
-        )
+    there, here = describe(state), describe(after)
+    if there != here:
+        raise ValueError(f"state is not one of this search on this problem: {difference('state', there, here)}")
+    try:
+        kept = jax.tree.leaves(eqx.filter_eval_shape(keep, record))
+    except Exception as error:
+        raise ValueError(f"keep fails on the record of a step: {error}") from error
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+    refuse_too_large(size * chunk, "chunk", f"the records of {chunk} steps")
 
 
 @contextlib.contextmanager

@@ -241,13 +241,13 @@ def wrong_runs():
         ],
         "key": [None, 3, "key", jnp.zeros(2), jax.random.split(laws.KEY)],
         "budget": [None, "4", True, 0, -1, 2.5, float("nan"), float("inf"), [4], 10**30],
-        "chunk": [None, "4", True, 0, -1, 2.5, float("nan"), 10**30],
+        "chunk": [None, "4", True, 0, -1, 2.5, float("nan"), 10**30, 2**31 - 1],
         "callback": [3, "print", [print]],
         "progress": [None, 1, "yes"],
         "checkpoint": [True, 3, np.int64(3), object(), ""],
         "every": ["30", True, -1.0, float("nan")],
         "every_steps": ["30", True, 0, 2.5],
-        "keep": [None, 3, "value"],
+        "keep": [None, 3, "value", lambda record: record.nothing],
         "throw": [None, 1, "yes"],
     }
 
@@ -261,7 +261,7 @@ def test_every_wrong_argument_of_run_is_named(name):
     state = SEARCH.init(case.problem, case.params, case.hparams)
     good = {"search": SEARCH, "problem": case.problem, "state": state, "key": laws.KEY, "budget": 3}
     for value in wrong_runs()[name]:
-        with pytest.raises((TypeError, ValueError), match=f"^{name} (must be|does not fit|is not)"):
+        with pytest.raises((TypeError, ValueError, MemoryError), match=f"^{name} (must be|does not fit|is|fails)"):
             hg.run(**(good | {name: value}))
 
 

@@ -1,0 +1,22 @@
+"""What cannot fit is refused with the number, before it is allocated."""
+
+import pytest
+
+from hypergrad.ground import memory
+
+
+@pytest.mark.row(38)
+def test_more_than_there_is(monkeypatch):
+    monkeypatch.setattr(memory, "device_memory", lambda: 10**9)
+    memory.refuse_too_large(10**9, "size", "a batch")
+    with pytest.raises(MemoryError, match="^size is too large: a batch would take 2.5 GB, and 1.0 GB are there$"):
+        memory.refuse_too_large(25 * 10**8, "size", "a batch")
+
+
+def test_where_nobody_knows_nothing_is_refused(monkeypatch):
+    monkeypatch.setattr(memory, "device_memory", lambda: None)
+    memory.refuse_too_large(10**30, "size", "a batch")
+
+
+def test_there_is_some_memory():
+    assert 10**8 < memory.device_memory() < 10**14
