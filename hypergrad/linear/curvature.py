@@ -20,7 +20,7 @@ Curvature = Callable[
 def hessian(problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array) -> MatVec:
     """Returns v -> ∂²L/∂w² v. Linearised once; one key for every product, so that the operator is symmetric."""
     gradient = jax.grad(inner_objective(problem, partitioned, key))
-    return jax.linearize(lambda params: gradient(params, hparams), partitioned.arrays)[1]
+    return jax.linearize(lambda arrays: gradient(arrays, hparams), partitioned.arrays)[1]
 
 
 class GaussNewton(eqx.Module):
