@@ -69,7 +69,7 @@ def outer_value_and_grads(
 
 def _check_data(data: PyTree, name: str) -> PyTree:
     """Returns the data as JAX arrays. Raises where they are no numbers, empty or not finite."""
-    for path, leaf in named_leaves(data, name):
+    for path, leaf in named_leaves(data, name, is_leaf=lambda part: isinstance(part, Iterator)):
         if isinstance(leaf, str | bytes):
             raise TypeError(f"{path} is text; data must be numbers")
         if isinstance(leaf, np.ma.MaskedArray):

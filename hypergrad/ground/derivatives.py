@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 
 def linearize(function: Callable[..., PyTree], *primals: PyTree, has_aux: bool = False) -> tuple[Any, ...]:
@@ -19,6 +19,13 @@ def linearize(function: Callable[..., PyTree], *primals: PyTree, has_aux: bool =
     value, pullback, *aux = jax.vjp(function, *primals, has_aux=has_aux)  # type: ignore[call-overload]
     push = jax.linear_transpose(pullback, value)
     return value, lambda *tangents: push(tangents)[0], *aux
+
+
+def jvp(function: Callable[[PyTree], Array], primal: PyTree, tangent: PyTree) -> Array:
+    """Returns the derivative of `function` along `tangent`, also through a `jax.custom_vjp`; see `linearize`."""
+    if not reverse_only(function, primal):
+        return jax.jvp(function, (primal,), (tangent,))[1]
+    return linearize(function, primal)[1](tangent)
 
 
 def reverse_only(function: Callable[..., PyTree], *arguments: PyTree) -> bool:

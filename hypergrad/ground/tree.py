@@ -1,5 +1,6 @@
 """Models and other pytrees, in the form that JAX can carry."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -145,6 +146,7 @@ def named_entries(path: str, flags: np.ndarray, most: int = 5) -> list[str]:
     return places[:most] + ([f"{len(places) - most} more of {path}"] if len(places) > most else [])
 
 
-def named_leaves(tree: PyTree, name: str) -> list[tuple[str, Any]]:
+def named_leaves(tree: PyTree, name: str, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
     """Returns `(path, leaf)` pairs, each path as a user would write it: `hparams['l2'][0]`."""
-    return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+    return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ...ground.derivatives import jvp
 from ...ground.tree import norm
 from ...inner import InnerState, SolveStats
 from ...linear.base import AbstractLinearSolver, LinearSolution, MatVec, solve
@@ -108,6 +109,6 @@ def implicit_hypergradient(
     _, mixed = jax.vjp(lambda hparams: jax.grad(inner)(arrays, hparams), training.hparams)
     hypergradient = optax.tree.sub(by_hparams, mixed(solution.value)[0])
     # vᵀ∇L as a derivative along v: the gradient itself would lie in memory through the solve.
-    _, gap = jax.jvp(lambda arrays: inner(arrays, training.hparams), (arrays,), (solution.value,))
+    gap = jvp(lambda arrays: inner(arrays, training.hparams), arrays, solution.value)
     rounding = 50 * jnp.finfo(value.dtype).eps * norm(by_arrays) * norm(arrays)
     return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap), rounding)

@@ -72,11 +72,19 @@ def test_bad_checks():
             hg.ErrorCheck(**options)
 
 
-@pytest.mark.parametrize("make", [hg.DrMAD, lambda inner: hg.Greedy(inner, decay=1.0, warm_start=False), hg.OneStep])
-def test_no_status_is_ok_where_the_direction_is_wrong(make):
+WRONG = {
+    "line": pytest.param(hg.DrMAD, 100, marks=pytest.mark.slow),
+    "greedy": pytest.param(lambda inner: hg.Greedy(inner, decay=1.0, warm_start=False), 25),
+    "horizon": pytest.param(lambda inner: hg.Reverse(inner, horizon=20), 100, marks=pytest.mark.slow),
+    "one step": pytest.param(hg.OneStep, 25),
+}
+
+
+@pytest.mark.parametrize(("make", "num_steps"), WRONG.values(), ids=WRONG)
+def test_no_status_is_ok_where_the_direction_is_wrong(make, num_steps):
     """P2, a network that is not trained to the end; cosines with the exact hypergradient of 0.77 and less."""
     with jax.enable_x64(False):
-        case = PROBLEMS["P2"](0, num_steps=50)
+        case = PROBLEMS["P2"](0, num_steps=num_steps)
         estimator = make(hg.OptaxSolver(optax.sgd(case.learning_rate, 0.9), case.num_steps))
         estimate, _ = laws.first_step(estimator, case)
         _, exact = laws.answer(hg.Reverse(estimator.inner), case)
