@@ -47,7 +47,7 @@ def test_numbers_of_every_kind(value):
     assert checks.real("rate")(np.int64(2)) == 2.0
 
 
-@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NOT_NUMBERS, ids=lambda value: type(value).__name__)
 def test_what_is_no_number(value):
     refused(checks.real("rate", above=0), value, TypeError, "a finite number above 0")
 
