@@ -25,7 +25,7 @@ def test_integers_of_every_kind(value):
     assert found == 3 and type(found) is int
 
 
-@pytest.mark.parametrize("value", [*NOT_NUMBERS, 2.5, np.float32(0.1)], ids=repr)
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, 2.5, np.float32(0.1)], ids=lambda value: type(value).__name__)
 def test_what_is_no_integer(value):
     refused(checks.integer("size", least=1), value, TypeError, "a positive integer")
 
