@@ -20,6 +20,12 @@ INNERS = {
 }
 
 
+def same_states(found, expected):
+    """To rounding: not all are compiled alike; errors that were never measured are infinite."""
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
+
+
 def test_every_evaluation_has_its_own_key():
     keys = [step_key(laws.KEY, t) for t in range(5)] + list(end_keys(laws.KEY, 5))
     np.testing.assert_array_equal(
@@ -35,8 +41,8 @@ def test_forward_and_reverse_derivatives_of_a_step_are_adjoint(inner):
     state = training.step(inner.init(case.problem, case.params, case.hparams), 0)
     new, pullback = training.step_vjp(state, 1)
     also_new, push = training.step_jvp(state, 1)
-    assert_close(differentiable(new), differentiable(training.step(state, 1)))
-    assert_close(differentiable(also_new), differentiable(new))
+    same_states(new, training.step(state, 1))
+    same_states(also_new, new)
     inexact = differentiable(state)
     random = lambda seed, like: optax.tree.random_like(jax.random.key(seed), like, jax.random.normal)
     cotangent, tangent, direction = random(1, differentiable(new)), random(2, inexact), random(3, case.hparams)
@@ -76,7 +82,7 @@ def test_a_restart_is_the_first_state_again(inner):
     again = inner.restart(case.problem, case.hparams, rewound)
     for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(first), strict=True):
         assert (one.dtype, one.weak_type) == (other.dtype, other.weak_type)
-        np.testing.assert_array_equal(one, other)
+    same_states(again, first)
 
 
 SEARCHES = {
