@@ -1,5 +1,6 @@
 """An objective that trains trials in several processes."""
 
+import math
 import multiprocessing
 import signal
 import time
@@ -69,7 +70,9 @@ class Processes(AbstractObjective):
                         results[number] = result
                         if not worker.process.is_alive():
                             self.kept[place] = _Worker(self.function)
-                wait([worker.connection for worker in self.kept if worker.index is not None], self._until_limit())
+                busy = [worker.connection for worker in self.kept if worker.index is not None]
+                if busy:
+                    wait(busy, self._until_limit())
         except BaseException:
             for worker in self.kept:
                 worker.stop()
@@ -79,10 +82,10 @@ class Processes(AbstractObjective):
 
     def _until_limit(self) -> float | None:
         """Returns the seconds until the first trial reaches its limit."""
-        begun = [worker.begun for worker in self.kept if worker.index is not None]
-        if not begun:
-            return 0.0
-        return None if self.time_limit is None else max(0.0, min(begun) + self.time_limit - time.monotonic())
+        begun = min((worker.begun for worker in self.kept if worker.index is not None), default=0.0)
+        if self.time_limit is None or begun == math.inf:
+            return None
+        return max(0.0, begun + self.time_limit - time.monotonic())
 
 
 class _Worker:
@@ -99,25 +102,26 @@ class _Worker:
             raise TypeError(f"function must be importable: {error}; define it at the top level of a module") from None
         there.close()
         self.index: int | None = None
-        self.begun = 0.0
+        self.begun = math.inf  # not before the process is ready
+        self.is_ready = False
         weakref.finalize(self, self.process.terminate)
 
     def begin(self, index: int, trial: Trial, key: Array) -> None:
         """Sends a trial to be trained."""
-        self.index, self.begun = index, time.monotonic()
+        self.index, self.begun = index, time.monotonic() if self.is_ready else math.inf
         plain = Trial(trial.number, trial.params, trial.fidelity, trial.meta)  # without its report
         self.connection.send((plain, np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))))
 
     def result(self, time_limit: float | None) -> Result | None:
         """Returns the result of the trial, if there is one; a process that failed is stopped."""
-        seconds = time.monotonic() - self.begun
+        seconds = max(0.0, time.monotonic() - self.begun)
         if self.index is None:
             return None
         try:
             if self.connection.poll():
                 message = self.connection.recv()
                 if message is READY:
-                    self.begun = time.monotonic()
+                    self.begun, self.is_ready = time.monotonic(), True
                     return None
                 self.index, (result, trace) = None, message
                 return result if trace is None else Result.failure(RuntimeError(trace), seconds=result.seconds)
