@@ -56,6 +56,7 @@ from .search.base import SearchState as SearchState
 from .search.gradient import GradientSearch as GradientSearch
 from .search.maid.search import MAID as MAID
 from .search.random import RandomSearch as RandomSearch
+from .search.selection import Best as Best
 from .search.single_loop.f2sa import F2SA as F2SA
 from .search.single_loop.saba import SABA as SABA
 from .search.single_loop.soba import SOBA as SOBA

@@ -66,7 +66,7 @@ class Failures:
         warnings.warn(
             f"step {number} has no finite result ({self.failed} of {self.steps} steps so far): {self.cause}",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def check(self, state: SearchState, history: History, throw: bool = False) -> None:
