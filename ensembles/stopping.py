@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
@@ -61,7 +62,7 @@ def early_stopping(
 
     **Source**: Prechelt (1998), "Early stopping - but when?"; NNPDF (2022), the patience of one replica.
     """
-    if concrete(patience) and not jnp.all(jnp.asarray(patience) >= 1):
+    if concrete(patience) and not np.all(np.asarray(patience) >= 1):
         raise ValueError(f"patience must be at least 1 update, got {patience}")
     if max_updates is not None:
         positive(max_updates, "max_updates")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .ground.keys import step_key
 from .ground.tree import all_finite
 from .history import History
 from .inner import AbstractInnerSolver, InnerState
@@ -84,9 +85,10 @@ def likely_cause(search: AbstractSearch, problem: BilevelProblem, state: SearchS
     if not finite:
         return DIVERGED
     inner = getattr(getattr(search, "estimator", None), "inner", None)
-    if not isinstance(inner, AbstractInnerSolver) or not isinstance(state.inner_state, InnerState):
+    start = getattr(state.inner_state, "inner", state.inner_state)
+    if not isinstance(inner, AbstractInnerSolver) or not isinstance(start, InnerState):
         return NO_DERIVATIVE
-    broken, zeros, total = _first_step(inner, problem, state, key)
+    broken, zeros, total = _first_step(Training(inner, problem, state.hparams, key), start)
     if not (broken and zeros):
         return NO_DERIVATIVE
     return (
@@ -97,15 +99,12 @@ def likely_cause(search: AbstractSearch, problem: BilevelProblem, state: SearchS
 
 
 @eqx.filter_jit
-def _first_step(
-    inner: AbstractInnerSolver, problem: BilevelProblem, state: SearchState, key: Array
-) -> tuple[Array, Array, int]:
+def _first_step(training: Training, state: InnerState) -> tuple[Array, Array, int]:
     """Returns whether the first training step has a value and no derivative, and its gradient's zeros and entries."""
-    training = Training(inner, problem, state.hparams, key)
-    start = training.begin(state.inner_state, warm_start=False)
+    start = training.begin(state, warm_start=False)
     new, pullback = training.step_vjp(start, 0)
     back = pullback(jax.tree.map(jnp.ones_like, eqx.filter(new, eqx.is_inexact_array)))
-    loss = inner_objective(problem, start.partitioned, jax.random.fold_in(key, 0))
-    leaves = jax.tree.leaves(jax.grad(loss)(start.partitioned.arrays, state.hparams))
+    loss = inner_objective(training.problem, start.partitioned, step_key(training.key, 0))
+    leaves = jax.tree.leaves(jax.grad(loss)(start.partitioned.arrays, training.hparams))
     zeros = jnp.sum(jnp.stack([jnp.sum(leaf == 0) for leaf in leaves]))
     return all_finite(new) & ~all_finite(back), zeros, sum(leaf.size for leaf in leaves)

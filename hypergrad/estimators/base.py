@@ -53,7 +53,7 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> TrajectoryState:
         """Returns the state to start from. Raises where the arguments do not fit."""
-        state = self.inner.init(problem, params, hparams)
+        state = self.inner.init_to_learn(problem, params, hparams)
         if self.warm_start:
             self.inner.refuse_adrift(hparams, state)
         return first_state(state, hparams)

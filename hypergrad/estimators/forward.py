@@ -62,7 +62,7 @@ class Forward(AbstractEstimator):
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> ForwardState:
         """Returns the inner state to start from, and its derivatives. Raises where the arguments do not fit."""
-        state = self.inner.init(problem, params, hparams)
+        state = self.inner.init_to_learn(problem, params, hparams)
         if not self.warm_start:
             return ForwardState(state, None)
         self.inner.refuse_adrift(hparams, state)

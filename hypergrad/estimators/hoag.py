@@ -90,7 +90,7 @@ class HOAG(AbstractEstimator):
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> HOAGState:
         """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
-        state = self.inner.init(problem, params, hparams)
+        state = self.inner.init_to_learn(problem, params, hparams)
         refuse_unseen(problem, self.inner, state, hparams)
         scale = 0 * norm(state.partitioned.arrays)
         return HOAGState(state, optax.tree.zeros_like(state.partitioned.arrays), jnp.zeros((), jnp.int32), scale)

@@ -55,7 +55,7 @@ class Implicit(AbstractEstimator):
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
         """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
-        state = self.inner.init(problem, params, hparams)
+        state = self.inner.init_to_learn(problem, params, hparams)
         refuse_unseen(problem, self.inner, state, hparams)
         return state
 

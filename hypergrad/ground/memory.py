@@ -7,7 +7,7 @@ import jax
 
 def device_memory() -> int | None:
     """Returns the bytes of memory that arrays can have here, `None` where the system does not tell."""
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
     try:

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from ..ground.keys import step_key
 from ..ground.show import paragraph, show, show_size
 from ..ground.tree import PartitionedModel, describe, strong
-from ..problem import BilevelProblem, check, inner_objective, outer_objective, refuse_unused
+from ..problem import BilevelProblem, as_hparams, check, inner_objective, outer_objective, refuse_unused
 from .optimiser_state import Carried, carried, with_loss
 
 PROXIMAL = ("hyperparams_prox", "hyperparams_proj")  # what the updates of proximal solvers take after the state
@@ -75,18 +75,26 @@ class AbstractInnerSolver(eqx.Module):
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
         """Returns the state before the first update.
 
-        **Raises** `TypeError` or `ValueError` where the arguments do not fit each other, one update would change the
-        type or shape of a parameter, or a hyperparameter can change neither training nor the outer loss; it is named.
+        **Raises** `TypeError` or `ValueError` where the arguments do not fit each other, or one update would change the
+        type or shape of a parameter.
         """
         partitioned, hparams = check(problem, params, hparams)
-        state, key = self.start(problem, partitioned, hparams), jax.random.key(0)
+        return self.start(problem, partitioned, hparams)
+
+    def init_to_learn(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
+        """Returns the state before the first update, of a training whose hyperparameters are to be learned.
+
+        **Raises** what `init` raises, and `ValueError` naming a hyperparameter that can change neither training nor the
+        outer loss.
+        """
+        state, key = self.init(problem, params, hparams), jax.random.key(0)
 
         def reached(hparams: PyTree) -> PyTree:
             trained = self.restart(problem, hparams, state), self.step(problem, hparams, state, key)
-            outer = outer_objective(problem, partitioned, key)(partitioned.arrays, hparams)
+            outer = outer_objective(problem, state.partitioned, key)(state.partitioned.arrays, hparams)
             return eqx.filter((trained, outer), eqx.is_array)
 
-        refuse_unused(reached, hparams)
+        refuse_unused(reached, as_hparams(hparams))
         return state
 
     @eqx.filter_jit

@@ -188,6 +188,8 @@ def _first_broken(
     steps, first = SOLVED_STEPS if law.solved else num_steps, next(iter(optimisers))
     times = {pair: examples for pair in law.often} | dict.fromkeys(law.once, 1)
     for (problem, name), most in times.items():
+        if problem is scheduled and name not in optimisers:
+            continue  # no other optimiser reads its rates
         trial = Trial(problem, 0, SIZES[problem][-1], name if name in optimisers else first, steps, optimisers)
         broken = _find(seeds_of(trial, vary=most > 1), law, make, most)
         if broken:

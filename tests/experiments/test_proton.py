@@ -120,7 +120,8 @@ def test_hypergradient_of_all_hyperparameters(measured):
     assert len(fit.box) == 26
     unit = {name: jnp.full(np.shape(value), 0.1) for name, value in fit.box.centre().items()}
     unit["log_scale"] = jnp.full(3, -0.5)
-    estimate, _ = hg.Reverse(inner).step(problem, unit, inner.init(problem, fit.start, unit), jax.random.key(0))
+    estimator = hg.Reverse(inner)
+    estimate, _ = estimator.step(problem, unit, estimator.init(problem, fit.start, unit), jax.random.key(0))
     value = lambda unit: hg.evaluate(inner, problem, fit.start, unit, jax.random.key(0)).value
     assert relative_error(estimate.value, value(unit)) < 1e-12
     largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(estimate.hypergradient))

@@ -170,7 +170,8 @@ def test_implicit_estimators_refuse_what_they_cannot_see(make):
     with pytest.raises(ValueError, match=r"hparams\['log_lr'\], hparams\['momentum'\] acts only through the optimiser"):
         make(inner).init(problem(), jnp.zeros(2), hparams)
     assert hg.Reverse(inner).init(problem(), jnp.zeros(2), hparams)
-    assert make(INNER).init(problem(), jnp.zeros(2), hparams)  # entering nowhere is harmless
+    with pytest.raises(ValueError, match=r"\['log_lr'\], hparams\['momentum'\] enters neither training nor the outer"):
+        make(INNER).init(problem(), jnp.zeros(2), hparams)
 
 
 def test_implicit_estimators_refuse_proximal_solvers():

@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from ...ground.checks import field, integer
 from ...ground.keys import step_key
+from ...ground.show import paragraph, show
 from ...inner import InnerState
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ...training import Training
@@ -56,6 +57,11 @@ class TrajectoryState(eqx.Module):
     def params(self) -> PyTree:
         """The model, whole."""
         return self.inner.params
+
+    def __repr__(self) -> str:
+        """The inner state, and the error as it was last measured."""
+        measured = {"hyper-steps": self.index, "relative_error": self.accuracy.relative_error}
+        return paragraph("TrajectoryState", (show(measured), *repr(self.inner).splitlines()[1:]))
 
 
 def first_state(inner: InnerState, hparams: PyTree) -> TrajectoryState:

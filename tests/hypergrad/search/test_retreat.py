@@ -144,15 +144,15 @@ def test_a_run_in_which_every_step_failed_raises_and_keeps_what_it_has(tmp_path)
 
 
 def dead(model, h, data, key):
-    """The first weight belongs to a unit that is off: its gradient is 0."""
-    return (model[1] - h) ** 2 + h * jax.nn.relu(model[0])
+    """The first weight starts at 0 and has nothing but a penalty: its gradient is 0."""
+    return (model[1] - h) ** 2 + h * model[0] ** 2
 
 
 @pytest.mark.parametrize(("eps_root", "named"), [(0.0, True), (1e-8, False)])
 def test_adam_at_zero_gradients_is_named(eps_root, named):
     problem = hg.BilevelProblem(dead, lambda w, h, data, key: jnp.sum(w**2), DATA, DATA)
     search = hg.GradientSearch(hg.Reverse(hg.OptaxSolver(optax.adam(0.1, eps_root=eps_root), 3)), optax.sgd(0.1))
-    state = search.init(problem, jnp.array([-1.0, 1.0]), jnp.asarray(0.5))
+    state = search.init(problem, jnp.array([0.0, 1.0]), jnp.asarray(0.5))
     if not named:
         hg.run(search, problem, state, key=laws.KEY, budget=9)
         return
