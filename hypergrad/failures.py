@@ -107,4 +107,4 @@ def _first_step(training: Training, state: InnerState) -> tuple[Array, Array, in
     loss = inner_objective(training.problem, start.partitioned, step_key(training.key, 0))
     leaves = jax.tree.leaves(jax.grad(loss)(start.partitioned.arrays, training.hparams))
     zeros = jnp.sum(jnp.stack([jnp.sum(leaf == 0) for leaf in leaves]))
-    return all_finite(new) & ~all_finite(back), zeros, sum(leaf.size for leaf in leaves)
+    return all_finite(new.partitioned) & ~all_finite(back), zeros, sum(leaf.size for leaf in leaves)

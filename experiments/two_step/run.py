@@ -132,7 +132,7 @@ def run_cell(config: Config, advance: Advance, **labels: Any) -> dict[str, Any]:
         states = hg.trials.two_step(*what, fraction=fraction, top=config.top, **options).states
     else:
         number = config.num_trials if "seed" in labels else labels.get("shapes", config.top * (1 + (fraction < 1)))
-        options |= {"callback": by_trial(advance, number), "num_trials": number}
+        options |= {"callback": by_trial(advance, number), "num_trials": number, "journal": f"{journal}.jsonl"}
         states = (hg.trials.search_trials(*what, fidelity=fraction, **options),)
     history = [row(config, one) for one in states[0].history] if "seed" in labels else []
     return {"states": [state.to_json() for state in states], "history": history}

@@ -1,5 +1,6 @@
 """Hypergradients inside a trial: its continuous hyperparameters move by gradient while it is trained."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -105,7 +106,9 @@ class GradientTuner(eqx.Module):
         """Trains and tunes by `hypergrad.run`. Only an interrupt ends it early, no NaN."""
         state = self.search.init(problem, model, self.hparams(params))
         try:
-            state, _ = run(self.search, problem, state, key=key, budget=budget, chunk=10, keep=_nothing)
+            with warnings.catch_warnings():  # the result says so
+                warnings.filterwarnings("ignore", ".* has no finite result", RuntimeWarning)
+                state, _ = run(self.search, problem, state, key=key, budget=budget, chunk=10, keep=_nothing)
         except FloatingPointError as error:
             return Result.failure(f"no hypergradient was finite: {error}")
         found = jax.tree.map(float, self._found(state))

@@ -173,7 +173,7 @@ def test_cubics_hold_where_the_straight_line_explodes():
 def test_weights_that_start_at_zero_are_disturbed_too():
     """A chaotic training from zero: disturbed relative to the weights alone it would look stable."""
     inner_loss = lambda w, h, data, key: jnp.sum(1 - jnp.cos(w * data["f"])) / 2 - jnp.sum(w * jnp.exp(h)) / 10
-    problem = hg.BilevelProblem(inner_loss, lambda w, h, d, k: jnp.sum(w**2), {"f": np.array([3.0, 5, 7])}, np.ones(1))
+    problem = hg.BilevelProblem(inner_loss, lambda w, h, d, k: jnp.sum(w**2), {"f": np.full(3, 7.0)}, np.ones(1))
     inner = hg.OptaxSolver(optax.sgd(0.6), 60)
     for start in (0.0, 1e-3):
         found = hg.diagnose(problem, Opposite(inner), jnp.full(3, start), jnp.zeros(3), key=laws.KEY).findings[0]
