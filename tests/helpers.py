@@ -1,6 +1,11 @@
-"""Where the checkout is, and short runs of searches."""
+"""The place of the checkout, short runs of searches, and losses of networks on the digits."""
 
 from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
 
 import hypergrad as hg
 from hypergrad.testing import Case, laws
@@ -12,3 +17,16 @@ def after_steps(search, case: Case, steps: int, key=laws.KEY):
     """`(state, history)` of so many steps of a search, in one compiled call."""
     state = search.init(case.problem, case.params, case.hparams)
     return hg.run(search, case.problem, state, key=key, budget=10**9, chunk=steps, callback=lambda *_: True)
+
+
+def digits_inner(model, hparams, data, key):
+    """Cross-entropy of 64 rows and one penalty per weight."""
+    x, y = hg.minibatch(key, data, 64)
+    weights = eqx.filter(model, eqx.is_inexact_array)
+    penalties = jax.tree.map(lambda w, h: jnp.sum(jnp.exp(h) * w**2) / 2, weights, hparams)
+    loss = optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), y)
+    return jnp.mean(loss) + sum(jax.tree.leaves(penalties))
+
+
+def digits_outer(model, hparams, data, key):
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(data[0]), data[1]))

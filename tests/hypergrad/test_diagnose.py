@@ -15,6 +15,8 @@ from experiments.common.data import digits
 from hypergrad.testing import laws
 from hypergrad.testing.problems import net, quadratic, ridge
 
+from tests.helpers import digits_inner, digits_outer
+
 
 def solver(num_steps, rate=0.1, momentum=0.9):
     return hg.OptaxSolver(optax.sgd(rate, momentum), num_steps)
@@ -132,19 +134,6 @@ def test_diagnose_refuses_bad_input_by_name():
     )
     with pytest.raises(ValueError, match="nothing to compare"):
         hg.diagnose(still, hg.Reverse(solver(3)), case.params, case.hparams, key=laws.KEY)
-
-
-def digits_inner(model, hparams, data, key):
-    """Cross-entropy of 64 rows and one penalty per weight."""
-    x, y = hg.minibatch(key, data, 64)
-    weights = eqx.filter(model, eqx.is_inexact_array)
-    penalties = jax.tree.map(lambda w, h: jnp.sum(jnp.exp(h) * w**2) / 2, weights, hparams)
-    loss = optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), y)
-    return jnp.mean(loss) + sum(jax.tree.leaves(penalties))
-
-
-def digits_outer(model, hparams, data, key):
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(data[0]), data[1]))
 
 
 def test_cubics_hold_where_the_straight_line_explodes():

@@ -14,6 +14,8 @@ from hypergrad.estimators.common import trajectory
 from hypergrad.testing import laws, problems
 from hypergrad.testing.tolerances import flat, relative_error
 
+from tests.helpers import digits_inner, digits_outer
+
 STEPS = 12
 MOMENTUM = hg.OptaxSolver(optax.sgd(0.1, 0.9), STEPS)
 APPROXIMATE = {
@@ -92,19 +94,6 @@ def test_no_status_is_ok_where_the_direction_is_wrong(make, num_steps):
     cosine = g @ p / np.linalg.norm(g) / np.linalg.norm(p)
     assert cosine < 0.95 and hg.Status(int(estimate.stats.status)) != hg.Status.OK
     assert estimate.stats.diagnostics["relative_error"] == pytest.approx(relative_error(p, g), rel=0.6)
-
-
-def digits_inner(model, hparams, data, key):
-    """Cross-entropy of 64 rows and one penalty per weight."""
-    x, y = hg.minibatch(key, data, 64)
-    weights = eqx.filter(model, eqx.is_inexact_array)
-    penalties = jax.tree.map(lambda w, h: jnp.sum(jnp.exp(h) * w**2) / 2, weights, hparams)
-    loss = optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), y)
-    return jnp.mean(loss) + sum(jax.tree.leaves(penalties))
-
-
-def digits_outer(model, hparams, data, key):
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(data[0]), data[1]))
 
 
 @pytest.mark.slow

@@ -19,19 +19,6 @@ from hypergrad.testing.problems import OPTIMISERS
 MOMENTUM = {"momentum": OPTIMISERS["momentum"]}
 
 
-@pytest.fixture
-def plant(monkeypatch):
-    """Replace `module.name` by `mutation(original)`; nothing compiled before or after is shared."""
-
-    def planted(module, name, mutation):
-        jax.clear_caches()
-        monkeypatch.setattr(module, name, mutation(getattr(module, name)))
-
-    yield planted
-    monkeypatch.undo()
-    jax.clear_caches()
-
-
 def caught(law, make, claim, **options):
     with pytest.raises(BrokenLawsError, match=f"{law.__name__}.*\n.*\n.*error") as info:
         check_estimator(make, claim=claim, only=[law], examples=2, optimisers=MOMENTUM, shrink=0, **options)

@@ -18,19 +18,6 @@ from hypergrad.ground.tree import vdot
 from hypergrad.testing import BrokenLawsError, Claim, check_estimator, laws, solver_laws
 
 
-@pytest.fixture
-def plant(monkeypatch):
-    """Replace `module.name` by `mutation(original)`; nothing compiled before or after is shared."""
-
-    def planted(module, name, mutation):
-        jax.clear_caches()
-        monkeypatch.setattr(module, name, mutation(getattr(module, name)))
-
-    yield planted
-    monkeypatch.undo()
-    jax.clear_caches()
-
-
 def broken(law, make, claim, **options):
     """The law is broken, with all optimisers at hand."""
     with pytest.raises(BrokenLawsError) as info:
