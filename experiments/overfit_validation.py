@@ -85,7 +85,7 @@ def searches(config: Config) -> dict[str, hg.GradientSearch]:
     """Returns all methods by name."""
     inner = hg.OptaxSolver(optax.sgd(config.inner_lr, 0.9), config.inner_steps)
     series = {f"neumann{terms}": hg.Neumann(terms, damping=config.damping) for terms in (1, 5, 20)}
-    solvers: dict[str, hg.AbstractLinearSolver] = {**series, "cg20": hg.CG(20, damping=config.damping)}
+    solvers: dict[str, hg.linear.AbstractLinearSolver] = {**series, "cg20": hg.CG(20, damping=config.damping)}
     estimators: dict[str, hg.AbstractEstimator] = {
         name: hg.Implicit(inner, solver, warm_start=True) for name, solver in solvers.items()
     }

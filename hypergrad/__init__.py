@@ -7,8 +7,12 @@ hypergradient; a search (`GradientSearch`, `RandomSearch`, `MAID`, the single lo
 has no gradient, and `hypergrad.testing` holds estimators to their laws.
 """
 
+from . import curvature as curvature
+from . import linear as linear
+from . import tolerances as tolerances
 from . import trials as trials
 from .budget import Budget as Budget
+from .curvature import GaussNewton as GaussNewton
 from .data import epoch_batch as epoch_batch
 from .data import minibatch as minibatch
 from .diagnose import Diagnosis as Diagnosis
@@ -20,9 +24,6 @@ from .estimators.drmad import DrMAD as DrMAD
 from .estimators.forward import Forward as Forward
 from .estimators.greedy import Greedy as Greedy
 from .estimators.hoag import HOAG as HOAG
-from .estimators.hoag import cubic_tolerance as cubic_tolerance
-from .estimators.hoag import exponential_tolerance as exponential_tolerance
-from .estimators.hoag import quadratic_tolerance as quadratic_tolerance
 from .estimators.implicit import Implicit as Implicit
 from .estimators.reverse import OneStep as OneStep
 from .estimators.reverse import Reverse as Reverse
@@ -35,13 +36,8 @@ from .inner import AbstractInnerSolver as AbstractInnerSolver
 from .inner import InnerState as InnerState
 from .inner import JaxoptSolver as JaxoptSolver
 from .inner import OptaxSolver as OptaxSolver
-from .linear.base import AbstractLinearSolver as AbstractLinearSolver
-from .linear.base import LinearSolution as LinearSolution
 from .linear.cg import CG as CG
 from .linear.cg import NormalCG as NormalCG
-from .linear.curvature import GaussNewton as GaussNewton
-from .linear.curvature import gauss_newton as gauss_newton
-from .linear.curvature import hessian as hessian
 from .linear.direct import Dense as Dense
 from .linear.krylov import GMRES as GMRES
 from .linear.krylov import MINRES as MINRES

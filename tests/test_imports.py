@@ -34,9 +34,9 @@ def imports(path):
 # What each room of the library may import, from the ground up.
 FLOORS = [
     {"ground"},
-    {"budget", "stats", "problem", "data"},
+    {"budget", "stats", "problem", "data", "tolerances"},
     {"linear", "inner", "history"},
-    {"training"},
+    {"training", "curvature"},
     {"estimators"},
     {"spread"},
     {"value_and_hypergrad", "diagnose", "search"},

@@ -14,9 +14,9 @@ from . import model
 TIGHT = 1e-8  # inner and linear tolerance of what has no schedule
 MOST = 1000  # updates of L-BFGS
 SCHEDULES = {
-    "HOAG, exponential": hg.exponential_tolerance(),
-    "HOAG, quadratic": hg.quadratic_tolerance(),
-    "HOAG, cubic": hg.cubic_tolerance(),
+    "HOAG, exponential": hg.tolerances.exponential(),
+    "HOAG, quadratic": hg.tolerances.quadratic(),
+    "HOAG, cubic": hg.tolerances.cubic(),
     "HOAG, exact": lambda k: jnp.full_like(k, TIGHT, dtype=float),
 }
 MethodName = Literal["HOAG, exponential", "HOAG, quadratic", "HOAG, cubic", "HOAG, exact", "implicit", "grid", "random"]

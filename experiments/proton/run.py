@@ -118,7 +118,7 @@ class Config(Common):
 def make_estimator(config: Config, inner: hg.AbstractInnerSolver) -> hg.AbstractEstimator:
     """Returns the estimator that the option names."""
     if config.estimator == "implicit":
-        return hg.Implicit(inner, hg.CG(30, damping=0.1), curvature=hg.gauss_newton)
+        return hg.Implicit(inner, hg.CG(30, damping=0.1), curvature=hg.curvature.gauss_newton)
     if config.estimator == "drmad":
         return hg.DrMAD(inner, knots=max(1, config.steps // 10), max_growth=100.0, check=None)
     return hg.Reverse(inner, horizon=min(config.horizon, config.steps), check=None)

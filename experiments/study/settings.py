@@ -40,7 +40,7 @@ class Setting:
     outer_batch: int
     inner_lr: float
     knots: int = 1  # of drmad
-    linear_solver: hg.AbstractLinearSolver = LINEAR_SOLVER  # of hoag
+    linear_solver: hg.linear.AbstractLinearSolver = LINEAR_SOLVER  # of hoag
     evaluation_rows: int = EVERYTHING  # at most, where the criterion is measured
     expected: Callable[[MeanField, Rows], Array] | None = None  # the mean log-likelihood of every row in closed form
     offset: Any = None  # added to a log-variance: the weights are trained in units of their own

@@ -1,7 +1,6 @@
 """HOAG: implicit hypergradients, as accurate as the outer loop needs at the time."""
 
 import dataclasses
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -9,13 +8,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ..curvature import Curvature, hessian
 from ..ground.tree import norm
 from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ..linear.base import AbstractLinearSolver
 from ..linear.cg import CG
-from ..linear.curvature import Curvature, hessian
 from ..problem import BilevelProblem
 from ..stats import Estimate
+from ..tolerances import Schedule, exponential
 from ..training import Training
 from .base import AbstractEstimator
 from .common.implicit import (
@@ -25,23 +25,6 @@ from .common.implicit import (
     inner_gradient_norm,
 )
 from .common.refusals import refuse_unseen
-
-Schedule = Callable[[Array], Array]  # hyper-step k = 0, 1, ... -> tolerance
-
-
-def exponential_tolerance(initial: float = 1e-3, rate: float = 0.9) -> Schedule:
-    """ε_k = initial · rate^k."""
-    return optax.exponential_decay(initial, 1, rate)
-
-
-def quadratic_tolerance(initial: float = 0.1) -> Schedule:
-    """ε_k = initial / (k + 1)²."""
-    return lambda k: initial / (k + 1.0) ** 2
-
-
-def cubic_tolerance(initial: float = 0.1) -> Schedule:
-    """ε_k = initial / (k + 1)³."""
-    return lambda k: initial / (k + 1.0) ** 3
 
 
 class HOAGState(eqx.Module):
@@ -69,7 +52,7 @@ class HOAG(AbstractEstimator):
 
     - `inner`: the inner solver; its `num_steps` bounds the training of one hyper-step.
     - `linear_solver`, `curvature`, `preconditioner`: as for `Implicit`.
-    - `schedule`: ε_k, e.g. `exponential_tolerance()`, `quadratic_tolerance()`, `cubic_tolerance()`.
+    - `schedule`: ε_k, one of `hg.tolerances`, relative to ‖∇_w L‖ at the start.
 
     Move λ with `hypergrad.adaptive_step()` for the paper's step size. `diagnostics["rtol"]` is ε_k.
 
@@ -84,7 +67,7 @@ class HOAG(AbstractEstimator):
     inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
     linear_solver: AbstractLinearSolver = CG()
     _: dataclasses.KW_ONLY
-    schedule: Schedule = exponential_tolerance()
+    schedule: Schedule = exponential()
     curvature: Curvature = hessian
     preconditioner: Preconditioner | None = None
 

@@ -5,10 +5,10 @@ import dataclasses
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
+from ..curvature import Curvature, hessian
 from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ..linear.base import AbstractLinearSolver
 from ..linear.cg import CG
-from ..linear.curvature import Curvature, hessian
 from ..problem import BilevelProblem
 from ..stats import Estimate
 from ..training import Training

@@ -125,7 +125,7 @@ CLASSES = {
         | {
             "linear_solver": LINEAR_SOLVER,
             "tol": Real(0.0, least=0),
-            "curvature": Function(hg.hessian),
+            "curvature": Function(hg.curvature.hessian),
             "preconditioner": Function(lambda h: 1.0, optional=True),
         },
     ),
@@ -134,8 +134,8 @@ CLASSES = {
         {
             "inner": inner(),
             "linear_solver": LINEAR_SOLVER,
-            "schedule": Function(hg.cubic_tolerance()),
-            "curvature": Function(hg.hessian),
+            "schedule": Function(hg.tolerances.cubic()),
+            "curvature": Function(hg.curvature.hessian),
         },
     ),
     "OneStep": (hg.OneStep, WARM),
@@ -194,12 +194,12 @@ CLASSES = {
         },
     ),
     "adaptive_step": (hg.adaptive_step, {"shrink": Real(0.95, above=0, below=1), "grow": Real(2.0, above=1)}),
-    "exponential_tolerance": (
-        hg.exponential_tolerance,
+    "tolerances.exponential": (
+        hg.tolerances.exponential,
         {"initial": Real(0.1, above=0), "rate": Real(0.9, above=0, below=1)},
     ),
-    "quadratic_tolerance": (hg.quadratic_tolerance, {"initial": Real(0.1, above=0)}),
-    "cubic_tolerance": (hg.cubic_tolerance, {"initial": Real(0.1, above=0)}),
+    "tolerances.quadratic": (hg.tolerances.quadratic, {"initial": Real(0.1, above=0)}),
+    "tolerances.cubic": (hg.tolerances.cubic, {"initial": Real(0.1, above=0)}),
 }
 FUNCTIONS = {
     "minibatch": (hg.minibatch, {"key": Key(), "data": Some(lambda: jnp.ones((4, 2))), "size": Int(2, least=1)}),

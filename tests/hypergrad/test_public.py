@@ -37,9 +37,23 @@ POSITIONAL = {
 }
 
 
+# What users reach in modules of the library, `hg.tolerances.cubic`.
+IN_MODULES = {
+    hg.curvature: ("gauss_newton", "hessian"),
+    hg.linear: ("AbstractLinearSolver", "LinearSolution"),
+    hg.tolerances: ("cubic", "exponential", "quadratic"),
+}
+
+
 def test_there_are_at_most_sixty_and_each_is_documented():
     assert len(NAMES) <= 60
     assert [name for name in NAMES if not inspect.getdoc(getattr(hg, name))] == []
+
+
+@pytest.mark.parametrize("module", IN_MODULES, ids=lambda module: module.__name__)
+def test_names_in_modules_are_documented_and_not_exported_twice(module):
+    assert all(inspect.getdoc(getattr(module, name)) for name in IN_MODULES[module])
+    assert not set(IN_MODULES[module]) & set(NAMES)
 
 
 @pytest.mark.parametrize("name", POSITIONAL)
@@ -50,7 +64,7 @@ def test_options_are_given_by_keyword(name):
 
 
 def test_every_estimator_search_and_linear_solver_is_listed():
-    kinds = (hg.AbstractEstimator, hg.AbstractSearch, hg.AbstractLinearSolver, hg.AbstractInnerSolver)
+    kinds = (hg.AbstractEstimator, hg.AbstractSearch, hg.linear.AbstractLinearSolver, hg.AbstractInnerSolver)
     concrete = {
         name
         for name in NAMES

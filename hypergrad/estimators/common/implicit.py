@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ...curvature import Curvature, hessian
 from ...ground.derivatives import jvp
 from ...ground.tree import norm
 from ...inner import InnerState, SolveStats
 from ...linear.base import AbstractLinearSolver, LinearSolution, MatVec, solve
-from ...linear.curvature import Curvature, hessian
 from ...problem import inner_objective
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training

@@ -156,7 +156,7 @@ def test_a_warm_start_goes_on_and_a_cold_one_begins_again(make, warm):
 
 def test_hoag_starts_warm_and_measures_against_the_first_gradient():
     case, inner = ridge(), hg.OptaxSolver(optax.sgd(0.3), 2000)
-    estimator = hg.HOAG(inner, hg.CG(10, tol=0.0), schedule=hg.exponential_tolerance(1e-4, 0.1))
+    estimator = hg.HOAG(inner, hg.CG(10, tol=0.0), schedule=hg.tolerances.exponential(1e-4, 0.1))
     first = jnp.linalg.norm(jax.grad(ridge_inner)(case.params, case.hparams, case.problem.train, laws.KEY))
     state = estimator.init(case.problem, case.params, case.hparams)
     for k, tolerance in enumerate((1e-4, 1e-5, 1e-6)):

@@ -119,7 +119,7 @@ def test_neumann_is_truncated_reverse_at_the_fixed_point(terms, seed):
 
 
 TOLERANCES = (1e-1, 1e-3, 1e-5, 1e-7, 1e-9)
-TIGHTER = [hg.HOAG(LONG, hg.CG(20, tol=0.0), schedule=hg.exponential_tolerance(tolerance)) for tolerance in TOLERANCES]
+TIGHTER = [hg.HOAG(LONG, hg.CG(20, tol=0.0), schedule=hg.tolerances.exponential(tolerance)) for tolerance in TOLERANCES]
 
 
 @pytest.mark.row(4)

@@ -128,7 +128,7 @@ def test_it_beats_hoag_with_a_badly_chosen_schedule():
         return np.cumsum(history.stats.counts.gradients)[np.argmax(close)] if close.any() else np.inf
 
     hoag = lambda *schedule: hg.GradientSearch(
-        hg.HOAG(INNER, CG, schedule=hg.exponential_tolerance(*schedule)), hg.adaptive_step()
+        hg.HOAG(INNER, CG, schedule=hg.tolerances.exponential(*schedule)), hg.adaptive_step()
     )
     ours = spent(hg.MAID(INNER, CG))
     assert 2 * ours < spent(hoag(1e-12, 0.9))

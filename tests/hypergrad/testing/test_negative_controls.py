@@ -209,7 +209,7 @@ def test_one_number_for_a_whole_leaf_is_caught(law, claim):
     caught(law, Broadcast, claim)
 
 
-class Mistaken(hg.AbstractLinearSolver):
+class Mistaken(hg.linear.AbstractLinearSolver):
     """Conjugate gradients or Neumann series as some codes have them."""
 
     mistake: str
@@ -233,7 +233,7 @@ class Mistaken(hg.AbstractLinearSolver):
         if self.mistake == "swallowed error":  # given up too early, the error caught, zero returned (hippotrainer)
             v = jnp.where(r @ r > 0, jnp.zeros_like(b), v)
         residual = jnp.linalg.norm(b - matvec(v)) / jnp.linalg.norm(b)
-        return hg.LinearSolution(v, residual, jnp.int32(len(b)), jnp.bool_(False))
+        return hg.linear.LinearSolution(v, residual, jnp.int32(len(b)), jnp.bool_(False))
 
 
 @pytest.mark.parametrize(

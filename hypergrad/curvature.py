@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..ground.derivatives import linearize
-from ..ground.tree import PartitionedModel
-from ..problem import BilevelProblem, Loss, inner_objective
-from .base import MatVec
+from .ground.derivatives import linearize
+from .ground.tree import PartitionedModel
+from .linear.base import MatVec
+from .problem import BilevelProblem, Loss, inner_objective
 
 Curvature = Callable[
     [BilevelProblem, PyTree, PartitionedModel, Array], MatVec
@@ -31,8 +31,8 @@ class GaussNewton(eqx.Module):
 
     It is the `inner_loss` of a problem; `gauss_newton` is the curvature that goes with it.
 
-        problem = BilevelProblem(GaussNewton(logits, cross_entropy, weight_decay), outer_loss, train, valid)
-        estimator = Implicit(inner, CG(20), curvature=gauss_newton)
+        problem = hg.BilevelProblem(hg.GaussNewton(logits, cross_entropy, weight_decay), outer_loss, train, valid)
+        estimator = hg.Implicit(inner, hg.CG(20), curvature=hg.curvature.gauss_newton)
 
     **Arguments**: `outputs(model, hparams, data, key)`, any arrays; `loss(outputs, hparams, data, key)` and
     `penalty(model, hparams, data, key)`, scalars, convex in their first argument.
@@ -46,7 +46,7 @@ class GaussNewton(eqx.Module):
     penalty: Loss | None = None
 
     def __call__(self, model: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
-        """The inner loss, L."""
+        """Returns the inner loss, L."""
         value = self.loss(self.outputs(model, hparams, data, key), hparams, data, key)
         return value if self.penalty is None else value + self.penalty(model, hparams, data, key)
 

@@ -13,7 +13,7 @@ from hypergrad.ground.tree import PartitionedModel
 from hypergrad.testing import assert_close, laws
 from hypergrad.testing.problems import bce, logistic, logistic_inner, logistic_outer, ridge
 
-MAKE = [hg.Implicit, functools.partial(hg.HOAG, schedule=hg.exponential_tolerance(1e-13))]
+MAKE = [hg.Implicit, functools.partial(hg.HOAG, schedule=hg.tolerances.exponential(1e-13))]
 LONG = hg.OptaxSolver(optax.sgd(0.5, 0.9), 600)
 
 
@@ -48,7 +48,7 @@ def test_the_parts_make_the_loss():
 def test_gauss_newton_is_the_hessian_of_a_linear_model():
     case, problem = in_parts(logits)
     for make in MAKE:
-        estimator = make(LONG, hg.CG(5, tol=1e-14), curvature=hg.gauss_newton)
+        estimator = make(LONG, hg.CG(5, tol=1e-14), curvature=hg.curvature.gauss_newton)
         value = hg.value_and_hypergrad(problem, estimator)
         assert_close(value(case.hparams, case.params, laws.KEY)[1], case.exact(), "solved")
 
@@ -60,16 +60,16 @@ def test_gauss_newton_of_a_network_is_its_formula_and_positive():
     jacobian = jax.jacobian(net_logits)(w, *args)
     bend = jax.hessian(cross_entropy)(net_logits(w, *args), *args)
     matrix = jacobian.T @ bend @ jacobian + jax.hessian(penalty)(w, *args)
-    found = hg.gauss_newton(problem, case.hparams, PartitionedModel(w), laws.KEY)
+    found = hg.curvature.gauss_newton(problem, case.hparams, PartitionedModel(w), laws.KEY)
     assert_close(found(v), matrix @ v, "gradient")
     assert jnp.linalg.eigvalsh(matrix)[0] > 0
-    true = hg.hessian(problem, case.hparams, PartitionedModel(w), laws.KEY)
+    true = hg.curvature.hessian(problem, case.hparams, PartitionedModel(w), laws.KEY)
     assert jnp.linalg.norm(true(v) - matrix @ v) > 1e-2
 
 
 def test_a_loss_in_one_piece_has_no_gauss_newton_matrix():
     case = ridge()
-    estimator = hg.Implicit(LONG, curvature=hg.gauss_newton)
+    estimator = hg.Implicit(LONG, curvature=hg.curvature.gauss_newton)
     with pytest.raises(TypeError, match="GaussNewton"):
         estimator.step(case.problem, case.hparams, estimator.init(case.problem, case.params, case.hparams), laws.KEY)
 

@@ -1,0 +1,23 @@
+"""Schedules of the tolerance ε_k of `HOAG`. **Source**: Pedregosa (2016), section 4."""
+
+from collections.abc import Callable
+
+import optax
+from jaxtyping import Array
+
+Schedule = Callable[[Array], Array]  # hyper-step k = 0, 1, ... -> tolerance
+
+
+def exponential(initial: float = 1e-3, rate: float = 0.9) -> Schedule:
+    """Returns k -> ε_k = initial · rate^k."""
+    return optax.exponential_decay(initial, 1, rate)
+
+
+def quadratic(initial: float = 0.1) -> Schedule:
+    """Returns k -> ε_k = initial / (k + 1)²."""
+    return lambda k: initial / (k + 1.0) ** 2
+
+
+def cubic(initial: float = 0.1) -> Schedule:
+    """Returns k -> ε_k = initial / (k + 1)³."""
+    return lambda k: initial / (k + 1.0) ** 3
