@@ -44,6 +44,9 @@ class Counts(eqx.Module):
     `gradients` sums it up in units of one inner gradient: gradients, Hessian-vector products and evaluations count 1,
     step-VJPs, which go forwards and backwards through a gradient, 2. Measured on a CPU: 0.9 to 1.1 for a product, 1.4
     to 2.0 for a step-VJP, below 0.5 for an evaluation; `python -m experiments.benchmarks.cost` measures the first two.
+
+    A gradient is one of all rows: `SABA`, which cuts the data into n batches itself, completes one every n-th step. A
+    loss that draws its own minibatch counts 1, because nothing tells what it reads.
     """
 
     iterations: Count  # updates of the model's parameters

@@ -115,6 +115,17 @@ def advance(
     return conclude(problem, dataclasses.replace(moved, inner_state=loop), estimate, key, state.hparams)
 
 
+def completed(calls: int, num_batches: int, k: Array) -> Array:
+    """Returns how many gradients of all rows are completed by `calls` gradients of one batch at step k = 0, 1, ...
+
+        ⌊calls (k + 1)/n⌋ - ⌊calls k/n⌋,    n = `num_batches`
+
+    The sum over steps is the share of the data that was read, rounded down.
+    """
+    place = k % num_batches
+    return (calls * (place + 1)) // num_batches - (calls * place) // num_batches
+
+
 def _descend(optimiser, direction, optimiser_state, variable, value):
     update = optax.with_extra_args_support(optimiser).update
     updates, optimiser_state = update(direction, optimiser_state, variable, value=value)

@@ -14,7 +14,7 @@ from ...problem import BilevelProblem, outer_value_and_grads
 from ...stats import Counts, Status
 from ..base import AbstractSearch, Record, SearchState
 from ..gradient import identity
-from .common import Found, Rules, Variables, advance, check_optimisers, inner_products, start
+from .common import Found, Rules, Variables, advance, check_optimisers, completed, inner_products, start
 
 
 class Memory(eqx.Module):
@@ -43,10 +43,11 @@ class SABA(AbstractSearch):
     - `num_valid_batches`: the same for `valid`. With several, a step whose batch has a smaller loss than the best is
       evaluated on all of `valid` before it becomes the best.
 
-    *Cost*: that of `SOBA` on a batch. *Memory*: 2 `num_batches` + `num_valid_batches` vectors like the parameters,
-    `num_batches` + `num_valid_batches` like the hyperparameters. *Bias*: as `SOBA`, without the noise floor. *When not
-    to use it*: where that memory is too much; where the losses draw noise from their keys besides the batch, because
-    that noise stays.
+    *Cost*: that of `SOBA` on a batch. Gradients and products count by the share of the data that they read: with n
+    batches every n-th step completes an inner gradient. *Memory*: 2 `num_batches` + `num_valid_batches` vectors like
+    the parameters, `num_batches` + `num_valid_batches` like the hyperparameters. *Bias*: as `SOBA`, without the noise
+    floor. *When not to use it*: where that memory is too much; where the losses draw noise from their keys besides the
+    batch, because that noise stays.
 
     **Raises** `ValueError` from `init` where the data cannot be cut, naming the array.
 
@@ -96,7 +97,7 @@ class SABA(AbstractSearch):
         gradient, hvp, mixed = _corrected(inner_memory, i, inner_terms)
         by_params, direct = _corrected(outer_memory, j, tuple(outer_terms))
         directions = Variables(gradient, optax.tree.sub(hvp, by_params), optax.tree.sub(direct, mixed))
-        counts = Counts(iterations=1, inner_gradients=1, hvps=2, outer_gradients=1)
+        counts = self._counts(state.num_steps)
         state, record = advance(problem, state, key, self._rules, Found(directions, value, counts))
         usable = (record.stats.status & Status.NONFINITE) == 0
         memory = (
@@ -104,6 +105,14 @@ class SABA(AbstractSearch):
             _remember(outer_memory, j, tuple(outer_terms), usable),
         )
         return eqx.tree_at(lambda s: s.inner_state.memory, state, memory), record
+
+    def _counts(self, k: Array) -> Counts:
+        return Counts(
+            iterations=1,
+            inner_gradients=completed(1, self.num_batches, k),
+            hvps=completed(2, self.num_batches, k),
+            outer_gradients=completed(1, self.num_valid_batches, k),
+        )
 
 
 def _check_cut(data: PyTree, name: str, option: str, number: int) -> None:

@@ -107,6 +107,19 @@ def test_saba_corrects_each_batch_by_what_it_remembers():
         assert_close((state.model, state.inner_state.auxiliary, state.hparams), (w, v, h), "gradient")
 
 
+@pytest.mark.parametrize(("num_batches", "num_valid_batches"), [(1, 1), (3, 1), (6, 2)])
+def test_saba_counts_the_share_of_the_data_that_it_reads(num_batches, num_valid_batches):
+    case, steps = sampled(), 7
+    optimisers = [optax.sgd(0.01)] * 3
+    search = hg.SABA(*optimisers, num_batches=num_batches, num_valid_batches=num_valid_batches)
+    state = search.init(case.problem, case.params, case.hparams)
+    state, _ = hg.run(search, case.problem, state, key=laws.KEY, budget=steps)
+    spent = state.spent
+    assert spent.iterations == steps
+    assert spent.inner_gradients == steps // num_batches and spent.hvps == 2 * steps // num_batches
+    assert spent.outer_gradients == steps // num_valid_batches
+
+
 def corrected(memory, number, index, terms):
     found = []
     for name, term in enumerate(terms):
