@@ -18,12 +18,8 @@ from ..stats import Estimate
 from ..tolerances import Schedule, exponential
 from ..training import Training
 from .base import AbstractEstimator
-from .common.implicit import (
-    LinearSystem,
-    Preconditioner,
-    implicit_hypergradient,
-    inner_gradient_norm,
-)
+from .common.implicit import LinearSystem, Preconditioner
+from .common.proximal import distance_to_solution, hypergradient_at_solution
 from .common.refusals import refuse_unseen
 
 
@@ -46,6 +42,7 @@ class HOAG(AbstractEstimator):
 
     At hyper-step k: train on from the last weights until ‖∇_w L‖ <= ε_k ‖∇_w L‖_0, the gradient norm at the very first
     weights; solve H v = ∇_w F from the last v to a relative residual of ε_k; return ∂_λ F - (∂²L/∂w∂λ)ᵀ v.
+    With a proximal step or a projection ‖∇_w L‖ is ‖w - prox(w - γ∇f)‖/γ, and the system is that of `Implicit`.
     With Σ ε_k finite the iteration converges to a stationary point. Tolerances do not go below 50 machine epsilons.
 
     **Arguments**
@@ -84,11 +81,12 @@ class HOAG(AbstractEstimator):
     ) -> tuple[Estimate, HOAGState]:
         """Trains to the tolerance of this step, then solves to it."""
         training = Training(self.inner, problem, hparams, key)
-        scale = jax.lax.cond(state.index == 0, lambda: inner_gradient_norm(training, state.inner), lambda: state.scale)
+        system = LinearSystem(self.linear_solver, self.curvature, self.preconditioner)
+        far = lambda: distance_to_solution(training, state.inner, system)
+        scale = jax.lax.cond(state.index == 0, far, lambda: state.scale)
         rtol = jnp.asarray(self.schedule(state.index), scale.dtype)
         rtol = jnp.maximum(rtol, 50 * jnp.finfo(scale.dtype).eps)
         end, solved = training.solve(training.begin(state.inner, warm_start=True), rtol * scale)
-        system = LinearSystem(self.linear_solver, self.curvature, self.preconditioner)
-        found = implicit_hypergradient(training, end, system, state.adjoint, rtol)
+        found = hypergradient_at_solution(training, end, system, state.adjoint, rtol)
         estimate = Estimate(found.hypergradient, found.value, end.partitioned, found.stats(solved, rtol=rtol))
         return estimate, HOAGState(end, found.solution.value, state.index + 1, scale)

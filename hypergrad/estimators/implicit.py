@@ -13,7 +13,8 @@ from ..problem import BilevelProblem
 from ..stats import Estimate
 from ..training import Training
 from .base import AbstractEstimator
-from .common.implicit import LinearSystem, Preconditioner, implicit_hypergradient
+from .common.implicit import LinearSystem, Preconditioner
+from .common.proximal import hypergradient_at_solution
 from .common.refusals import refuse_unseen
 
 
@@ -32,6 +33,16 @@ class Implicit(AbstractEstimator):
       `lambda h: jax.tree.map(jnp.exp, h)` where exp(h) is the prior precision of each weight. Tolerance and residual
       are then those of the preconditioned system.
 
+    An inner solver with a proximal step or a projection ends at a fixed point w = T(w, λ) = prox(w - γ∇f(w, λ), λ, γ).
+    There, with A = ∂T/∂w and B = ∂T/∂λ,
+
+        dF/dλ = ∂_λ F + Bᵀ v,    (I - Aᵀ) v = ∇_w F,
+
+    solved as a symmetric system on the support (`CG`, `MINRES`) or as it stands (`GMRES`, `Dense`, or `Neumann`, which
+    is the fixed point's own iteration). At a kink, where an entry is about to leave a bound or zero, the derivative
+    jumps: `diagnostics["kink_gap"]` is the distance, min (λ - |∇_j f|) over the zero weights of a lasso, and a distance
+    within the error of training is flagged as INNER_UNCONVERGED.
+
     `stats.residual` is the recomputed relative residual of the linear solve. The status says LINEAR_UNCONVERGED where
     it is above 1e-2, NEGATIVE_CURVATURE where H is not positive definite, and INNER_UNCONVERGED where
     `diagnostics["outer_gap"]` = |∇Fᵀ H⁻¹ ∇L|, the change of F still to come if the inner problem were solved, is above
@@ -42,7 +53,8 @@ class Implicit(AbstractEstimator):
     *When not to use it*: when training stops early or L has no strict minimum. Learning rates, momentum, initial
     weights and batch order leave no trace in w*: `init` refuses such hyperparameters by name.
 
-    **Source**: Larsen et al. (1996); Bengio (2000); Lorraine, Vicol, Duvenaud (2020), Theorem 1.
+    **Source**: Larsen et al. (1996); Bengio (2000); Lorraine, Vicol, Duvenaud (2020), Theorem 1; Bertrand et al. (2022)
+    for proximal steps.
     """
 
     inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
@@ -67,6 +79,6 @@ class Implicit(AbstractEstimator):
         training = Training(self.inner, problem, hparams, key)
         end, solved = training.solve(training.begin(state, self.warm_start), self.tol)
         system = LinearSystem(self.linear_solver, self.curvature, self.preconditioner)
-        found = implicit_hypergradient(training, end, system)
+        found = hypergradient_at_solution(training, end, system)
         estimate = Estimate(found.hypergradient, found.value, end.partitioned, found.stats(solved))
         return estimate, end if self.warm_start else state

@@ -15,8 +15,8 @@ from ..ground.show import paragraph, show, show_size
 from ..ground.tree import PartitionedModel, describe, strong
 from ..problem import BilevelProblem, as_hparams, check, inner_objective, outer_objective, refuse_unused
 from .optimiser_state import Carried, carried, with_loss
+from .proximal import PROXIMAL, Prox, bounds_of, prox_of
 
-PROXIMAL = ("hyperparams_prox", "hyperparams_proj")  # what the updates of proximal solvers take after the state
 EVALUATED = ("value", "grad", "error", "aux")  # of a jaxopt state: what the last update evaluated at its weights
 
 
@@ -66,6 +66,11 @@ class AbstractInnerSolver(eqx.Module):
     def smooth(self) -> bool:
         """Whether a solution is a point of zero gradient: no proximal step, no projection."""
         return not set(PROXIMAL) & set(inspect.signature(self.solver_class.update).parameters)
+
+    @property
+    def prox(self) -> Prox:
+        """The proximal step or projection after every gradient step; the identity where there is none."""
+        return prox_of(self.options)
 
     @property
     def tol(self) -> float | None:
@@ -247,7 +252,11 @@ class AbstractInnerSolver(eqx.Module):
             options["opt"] = with_loss(optimiser, lambda arrays: loss(arrays, hparams, key))
         if "implicit_diff" in inspect.signature(self.solver_class).parameters:
             options["implicit_diff"] = not differentiable  # jaxopt unrolls its line search only without it
-        return self.solver_class(loss, **options), (hparams, key) if self.smooth else (hparams, hparams, key)
+        constraint = () if self.smooth else (hparams,)
+        if "bounds" in options:
+            constraint = (bounds_of(options, hparams),)
+            del options["bounds"]
+        return self.solver_class(loss, **options), (*constraint, hparams, key)
 
     @property
     def name(self) -> str:

@@ -5,14 +5,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 from jaxtyping import PyTree
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import jaxopt
 
-from .base import PROXIMAL, AbstractInnerSolver
+from .base import AbstractInnerSolver
 from .optimiser_state import Transformation
+from .proximal import PROXIMAL
 
 Optimiser: TypeAlias = Transformation | Callable[[PyTree], Transformation]
 
@@ -26,7 +28,13 @@ class JaxoptSolver(AbstractInnerSolver):
 
     **Arguments**: the class and the options of its constructor, without `fun`. `maxiter` is the number of updates of
     one solve. `opt`, where the class takes one, may be a function of the hyperparameters. A class whose `update` takes
-    `hyperparams_prox` or `hyperparams_proj` receives `hparams` there.
+    `hyperparams_prox` or `hyperparams_proj` receives `hparams` there:
+
+        JaxoptSolver(jaxopt.ProximalGradient, prox=lambda w, hparams, scaling: prox_lasso(w, jnp.exp(hparams), scaling))
+        JaxoptSolver(jaxopt.LBFGSB, bounds=lambda hparams: (lower, upper))
+
+    `bounds`, of a class whose `update` takes them, is the pair, each like the trained arrays, or a function of the
+    hyperparameters that returns it.
 
     To differentiate through LBFGS give it `linesearch="backtracking"` and stop before it has converged: the derivative
     of jaxopt's default line search, and of steps past convergence, can be NaN, which estimators flag as NONFINITE.
@@ -34,10 +42,13 @@ class JaxoptSolver(AbstractInnerSolver):
     **Raises** `TypeError` or `ValueError` for a class or option that cannot work.
     """
 
-    def __init__(self, solver_class: type, **options: Any):
+    def __init__(self, solver_class: Any, **options: Any):
         _check_class(solver_class)
         known = inspect.signature(solver_class).parameters
-        if unknown := sorted(set(options) - set(known) | {"fun"} & set(options)):
+        more = {"bounds"} & set(inspect.signature(solver_class.update).parameters)
+        if missing := more - set(options):
+            raise TypeError(f"{solver_class.__name__} needs the option {', '.join(missing)}")
+        if unknown := sorted(set(options) - set(known) - more | {"fun"} & set(options)):
             raise TypeError(f"{solver_class.__name__} takes no option {', '.join(unknown)} here")
         if fixed := [name for name in FIXED if name in options and options[name] != known[name].default]:
             raise ValueError(
@@ -45,6 +56,8 @@ class JaxoptSolver(AbstractInnerSolver):
                 "differentiated is the estimator's business; leave the option out"
             )
         options.setdefault("maxiter", known["maxiter"].default)
+        # jaxopt branches on its numbers, which NumPy's would become traced arrays for
+        options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
         _check_num_steps(options["maxiter"], "maxiter")
         self.solver_class = solver_class
         self.options = options

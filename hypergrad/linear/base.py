@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -36,8 +37,10 @@ class AbstractLinearSolver(eqx.Module):
 
     It stops at the budget whatever happens, and recomputes the residual that it reports. These short recursions are
     part of this library for that reason: solvers of other libraries return the solution alone, which hides an
-    unfinished or indefinite solve.
+    unfinished or indefinite solve. `symmetric` says that the method is right for symmetric operators alone.
     """
+
+    symmetric: ClassVar[bool] = True
 
     @abc.abstractmethod
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, tol: Array | float) -> LinearSolution:

@@ -1,6 +1,7 @@
 """The whole matrix at once."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ class Dense(AbstractLinearSolver):
     finite, flagged.
     *When not to use it*: above some thousand parameters.
     """
+
+    symmetric: ClassVar[bool] = False
 
     _: dataclasses.KW_ONLY
     damping: float = field(DAMPING, 0.0)

@@ -1,5 +1,7 @@
 """Krylov methods of least residual: for indefinite and for slightly asymmetric operators."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -70,6 +72,8 @@ class GMRES(AbstractIterativeSolver):
     *When not to use it*: on symmetric operators.
     **Source**: Saad and Schultz (1986), through `jax.scipy.sparse.linalg.gmres`.
     """
+
+    symmetric: ClassVar[bool] = False
 
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""

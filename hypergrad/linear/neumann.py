@@ -1,6 +1,7 @@
 """The truncated Neumann series."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,8 @@ class Neumann(AbstractLinearSolver):
     *When not to use it*: on an indefinite or ill-conditioned Hessian.
     **Source**: Lorraine, Vicol, Duvenaud (2020), Algorithm 3.
     """
+
+    symmetric: ClassVar[bool] = False
 
     max_steps: int = field(integer("max_steps", least=1), 20)
     _: dataclasses.KW_ONLY

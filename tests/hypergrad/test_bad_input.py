@@ -174,12 +174,6 @@ def test_implicit_estimators_refuse_what_they_cannot_see(make):
         make(INNER).init(problem(), jnp.zeros(2), hparams)
 
 
-def test_implicit_estimators_refuse_proximal_solvers():
-    inner = hg.JaxoptSolver(jaxopt.ProximalGradient, prox=jaxopt.prox.prox_none, maxiter=3)
-    with pytest.raises(ValueError, match="ProximalGradient"):
-        hg.Implicit(inner).init(problem(), jnp.zeros(2), HPARAMS)
-
-
 def test_minibatches_that_do_not_fit_are_refused():
     data = {"x": jnp.ones((4, 2)), "y": jnp.ones(3)}
     with pytest.raises(ValueError, match="same leading axis"):

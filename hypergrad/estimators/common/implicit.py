@@ -36,10 +36,15 @@ class LinearSystem(eqx.Module):
     def solve(self, training: Training, end: InnerState, b: PyTree, init: PyTree | None, rtol: Array | float):
         """Returns the `LinearSolution`, from `init` to a relative residual of `rtol`."""
         product = self.curvature(training.problem, training.hparams, end.partitioned, training.keys.inner)
+        return self.solve_with(product, training.hparams, b, init, rtol)
+
+    def solve_with(
+        self, product: MatVec, hparams: PyTree, b: PyTree, init: PyTree | None, rtol: Array | float
+    ) -> LinearSolution:
+        """Returns the solution for another operator v -> H v."""
         if self.preconditioner is None:
             return solve(self.solver, product, b, init, rtol)
-        diagonal = self.preconditioner(training.hparams)
-        return self._preconditioned(product, diagonal, b, init, rtol)
+        return self._preconditioned(product, self.preconditioner(hparams), b, init, rtol)
 
     def _preconditioned(self, product: MatVec, diagonal: PyTree, b: PyTree, init: PyTree | None, rtol: Array | float):
         roots = jax.tree.map(jnp.sqrt, jax.tree.broadcast(diagonal, b))
@@ -47,6 +52,17 @@ class LinearSystem(eqx.Module):
         start = None if init is None else optax.tree.mul(init, roots)
         solution = solve(self.solver, lambda u: shrink(product(shrink(u))), shrink(b), start, rtol)
         return eqx.tree_at(lambda s: s.value, solution, shrink(solution.value))
+
+
+class Kink(eqx.Module):
+    """The distance from the nearest kink of w*(λ), in units of the gradient.
+
+    At a kink an entry is about to leave a bound, or zero, and the derivative jumps. `near` is true where training is
+    too inexact to tell the side of the kink.
+    """
+
+    gap: Array
+    near: Array
 
 
 class StationaryPoint(eqx.Module):
@@ -58,6 +74,7 @@ class StationaryPoint(eqx.Module):
     inner_gradient_norm: Array
     outer_gap: Array  # |∇Fᵀ H⁻¹ ∇L|: how much F would still change, to first order, if the inner problem were solved
     rounding: Array  # of the gap
+    kink: Kink | None = None  # where there is a proximal step
 
     @property
     def unconverged(self) -> Array:
@@ -65,8 +82,10 @@ class StationaryPoint(eqx.Module):
 
         The rule compares changes of F with each other: it is the same for a F + b, and for any multiple of L. Measured
         on ridge, quadratic and logistic problems, the gap so divided is 0.25 to 10 times the hypergradient's error.
+        Nor may training be too inexact to tell the side of a kink.
         """
-        return ~(self.outer_gap <= 2e-2 * norm(self.hypergradient) + self.rounding)
+        far = ~(self.outer_gap <= 2e-2 * norm(self.hypergradient) + self.rounding)
+        return far if self.kink is None else far | self.kink.near
 
     def stats(self, solved: SolveStats, **diagnostics: Array) -> Stats:
         """Returns counts of training and solving together, residual and status."""
@@ -82,6 +101,8 @@ class StationaryPoint(eqx.Module):
             outer_gradients=1,
         )
         diagnostics |= {"inner_gradient_norm": self.inner_gradient_norm, "outer_gap": self.outer_gap}
+        if self.kink is not None:
+            diagnostics["kink_gap"] = self.kink.gap
         return Stats(counts, status, self.solution.residual, diagnostics)
 
 

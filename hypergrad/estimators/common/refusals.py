@@ -26,6 +26,15 @@ def refuse_tol(inner: AbstractInnerSolver) -> None:
         )
 
 
+def refuse_proximal(inner: AbstractInnerSolver, reason: str) -> None:
+    """Raises `ValueError` for an inner solver whose solutions are not zeros of the inner gradient."""
+    if not inner.smooth:
+        raise ValueError(
+            f"{inner.solver_class.__name__} does not end at a zero of the inner gradient (it has a proximal step or a "
+            f"projection), and {reason}"
+        )
+
+
 def refuse_complex(arrays: PyTree, reason: str) -> None:
     """Raises `TypeError` naming the first complex array among the parameters."""
     for path, leaf in named_leaves(arrays, "params"):
@@ -38,14 +47,11 @@ def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: In
 
     At a stationary point of L the learning rate, momentum and the like leave no trace, and their implicit
     hypergradient lacks their effect whatever it is. **Raises** `ValueError` naming every hyperparameter, and every
-    entry of an array, that enters the optimiser but not ∇_w L, or the solver, if its solutions are not stationary
-    points.
+    entry of an array, that enters the optimiser but not ∇_w L, and `TypeError` for complex weights under a proximal
+    step.
     """
     if not inner.smooth:
-        raise ValueError(
-            f"{inner.solver_class.__name__} does not end at a zero of the inner gradient (it has a proximal step or a "
-            "projection), so implicit estimators do not apply; use a trajectory estimator such as Reverse"
-        )
+        refuse_complex(state.partitioned.arrays, "proximal steps are those of real numbers")
     partitioned, key, optimiser = state.partitioned, jax.random.key(0), inner.options.get("opt")
     if not callable(optimiser):
         return  # hyperparameters reach training through the loss alone

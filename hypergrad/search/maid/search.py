@@ -14,7 +14,7 @@ from ...estimators.common.implicit import (
     implicit_hypergradient,
     inner_gradient_norm,
 )
-from ...estimators.common.refusals import refuse_complex, refuse_unseen
+from ...estimators.common.refusals import refuse_complex, refuse_proximal, refuse_unseen
 from ...ground.tree import norm
 from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ...linear.base import AbstractLinearSolver
@@ -139,6 +139,7 @@ class MAID(AbstractSearch):
         """Returns the state before the first evaluation. Raises `ValueError` for hyperparameters it cannot see."""
         hparams = as_hparams(hparams)
         inner = self.inner.init_to_learn(problem, params, hparams)
+        refuse_proximal(self.inner, "MAID's error bounds need a Hessian; use GradientSearch with Implicit or HOAG")
         refuse_unseen(problem, self.inner, inner, hparams)
         refuse_complex(inner.partitioned.arrays, "MAID's error bounds are those of real ones")
         value = eqx.filter_eval_shape(problem.outer_loss, inner.params, hparams, problem.valid, jax.random.key(0))
