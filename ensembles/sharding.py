@@ -81,14 +81,14 @@ def _to_host(leaf: Any) -> Any:
 
 
 def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    def place(leaf: Any) -> Any:
+    def put(leaf: Any) -> Any:
         if not _is_array(leaf):
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
         values = np.asarray(leaf)  # every process cuts its own part out of the whole
         return jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(put, tree)

@@ -1,4 +1,4 @@
-"""How much a run may spend."""
+"""The budget of a run."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ from .ground.total import LARGEST
 
 
 class Budget(eqx.Module):
-    """How much a run may spend, in one unit: the same for every search.
+    """The most that a run may spend, in one unit: the same for every search.
 
     - `iterations`: updates of the model's parameters.
     - `gradients`: gradient equivalents, see `Counts.gradients`.
@@ -35,12 +35,12 @@ class Budget(eqx.Module):
 
     @property
     def unit(self) -> str:
-        """`iterations`, `gradients` or `seconds`."""
+        """The unit: `iterations`, `gradients` or `seconds`."""
         return next(name for name, value in vars(self).items() if value is not None)
 
     @property
     def amount(self) -> float:
-        """How much of it."""
+        """The number of these units."""
         return getattr(self, self.unit)
 
     def used(self, spent: Any, started: float) -> float:

@@ -73,7 +73,7 @@ class Course:
 
 @eqx.filter_jit
 def _advance(plan: Plan, state: SearchState, limit: Total, until: Array) -> Any:
-    """Steps up to number `until`, at most `plan.chunk`, while something of the budget is left.
+    """Does the steps up to number `until`, at most `plan.chunk`, while something of the budget is left.
 
     Returns the state and, with room for a chunk, what was kept of each step, what was spent after it, its status and
     whether its value is finite.
@@ -85,9 +85,9 @@ def _advance(plan: Plan, state: SearchState, limit: Total, until: Array) -> Any:
         return left & (state.num_steps < until)
 
     def body(carry: Any) -> Any:
-        state, rooms, place = carry
+        state, rooms, index = carry
         state, *step = _step(plan, state)
-        return state, jax.tree.map(lambda room, leaf: room.at[place].set(leaf), rooms, step), place + 1
+        return state, jax.tree.map(lambda room, leaf: room.at[index].set(leaf), rooms, step), index + 1
 
     _, *shapes = eqx.filter_eval_shape(_step, plan, state)
     rooms = jax.tree.map(lambda leaf: jnp.zeros((plan.chunk, *leaf.shape), leaf.dtype), shapes)

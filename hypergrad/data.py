@@ -49,9 +49,9 @@ def _divmod_of_product(t: Array, size: int, rows: int) -> tuple[Array, Array]:
     Bit by bit of t, the highest first: neither the quotient nor twice the remainder leaves 32 bits.
     """
     quotient = remainder = jnp.zeros_like(t)
-    for place in reversed(range(31)):
+    for bit in reversed(range(31)):
         quotient, remainder = _carry(2 * quotient, 2 * remainder, rows)
-        quotient, remainder = _carry(quotient, remainder + (t >> place & 1) * jnp.uint32(size), rows)
+        quotient, remainder = _carry(quotient, remainder + (t >> bit & 1) * jnp.uint32(size), rows)
     return quotient, remainder
 
 

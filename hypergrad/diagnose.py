@@ -1,4 +1,4 @@
-"""Which estimator can be trusted on a problem, before a long run."""
+"""A comparison of estimators with the exact hypergradient, before a long run."""
 
 import dataclasses
 import time
@@ -33,7 +33,7 @@ DISTURBANCE = 1e-4  # change of the first weights that the exact hypergradient s
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One estimator beside the exact hypergradient of the same training.
+    """One estimator compared with the exact hypergradient of the same training.
 
     - `cosine`, `norm_ratio`: of the hypergradients, found over exact.
     - `runs`: time in training runs, the median of three, without compilation; `gradients`: gradient equivalents.
@@ -72,14 +72,14 @@ class Finding:
 
     @property
     def warning(self) -> str | None:
-        """What to know before trusting it."""
+        """The reason not to trust it, `None` where there is none."""
         about = f"{self.name}: cosine {self.cosine:.2f} with the exact hypergradient over {self.steps} steps"
         return {
             "rough": f"{about}; use exact hypergradients near the end",
             "wrong": f"{about}, norm {self.norm_ratio:.3g} times the right one; do not trust it here",
             "not finite": f"{self.name}: a hypergradient that is not finite over {self.steps} steps",
             "ill-conditioned": f"{about}; but that one has cosine {self.stability:.2f} with itself when the first "
-            "weights change by 1e-4: training is chaotic; lower the learning rate or look at a shorter horizon",
+            "weights change by 1e-4: training is chaotic; lower the learning rate or take a shorter horizon",
         }.get(self.verdict)
 
 
@@ -100,14 +100,14 @@ class Diagnosis:
         return sorted(self.findings, key=lambda found: found.error if np.isfinite(found.error) else np.inf)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary per estimator, for a CSV or a data frame."""
+        """Returns one dictionary per estimator, for a CSV or a data frame."""
         return [
             dataclasses.asdict(found) | {"status": found.status.name or "OK", "verdict": found.verdict}
             for found in self.findings
         ]
 
     def __str__(self) -> str:
-        """An aligned table, then the warnings."""
+        """Shows an aligned table, then the warnings."""
         head = ("estimator", "cosine", "norm ratio", "error", "measured", "runs", "memory MB", "growth", "verdict")
         rows = [head]
         for f in self.findings:
@@ -119,7 +119,7 @@ class Diagnosis:
         return "\n".join([*lines, *(f"! {text}" for text in self.warnings)])
 
     def plot(self, path: str | None = None) -> Any:
-        """Cosine, time and memory side by side; saved where a path is given. Needs matplotlib. Returns the figure."""
+        """Draws cosine, time and memory side by side, saves the figure where a path is given, and returns it."""
         try:
             from matplotlib.figure import Figure
             from matplotlib.patches import Patch
@@ -158,13 +158,13 @@ def diagnose(
     key: Array,
     num_steps: int | None = None,
 ) -> Diagnosis:
-    """Compare estimators with exact reverse mode through the same training, once, from `params`.
+    """Compares estimators with exact reverse mode through the same training, once, from `params`.
 
     **Arguments**
 
     - `estimators`: one, several, or several by name; each with its own field `inner`.
     - `num_steps`: train every one for so many steps: a horizon short enough to afford the exact hypergradient.
-      Approximations may get worse over longer ones: look at two horizons before a long run.
+      Approximations may get worse over longer ones: compare two horizons before a long run.
 
     *Cost*: per estimator its own step four times; per inner solver two exact hypergradients (√T checkpoints).
 
@@ -198,8 +198,8 @@ def fewest_knots(
     key: Array,
     cosine: float = RIGHT,
 ) -> tuple[int, Diagnosis]:
-    """The fewest knots, of 1, 2, 4 and so on up to T, with which `estimator` comes to a cosine with the exact
-    hypergradient, and the findings on the way. T, where only the exact path will do."""
+    """Returns the fewest knots, of 1, 2, 4 and so on up to T, with which `estimator` reaches a similarity of
+    `cosine` with the exact hypergradient, and the findings on the way. It is T where only the exact path will do."""
     total, hparams = estimator.inner.num_steps, as_hparams(hparams)
     ladder = [*(2**k for k in range(total.bit_length()) if 2**k < total), total]
     reference = _reference(problem, estimator.inner, params, hparams, key)
@@ -219,7 +219,7 @@ def _shortened(estimator: Any, num_steps: int | None) -> Any:
 
 
 def _name(estimator: AbstractEstimator) -> str:
-    """The class with the fields that are not as they are by default, the inner solver left out."""
+    """Returns the class with the fields that differ from their defaults, without the inner solver."""
     fields = [f for f in dataclasses.fields(estimator) if f.name != "inner"]
     changed = [f for f in fields if getattr(estimator, f.name) is not f.default]
     texts = [f"{f.name}={eqx.tree_pformat(getattr(estimator, f.name), width=200)}" for f in changed]
@@ -236,7 +236,7 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _reference(problem, inner, params, hparams, key) -> tuple[np.ndarray, float, float]:
-    """The exact hypergradient, its stability, and the seconds of one training run."""
+    """Returns the exact hypergradient, its stability, and the seconds of one training run."""
     steps = {name: option for name, option in inner.options.items() if name != "tol"}  # all of them
     estimator = Reverse(eqx.tree_at(lambda inner: inner.options, inner, steps), checkpoints="sqrt")
     state = estimator.init(problem, params, hparams)
@@ -258,7 +258,7 @@ def _reference(problem, inner, params, hparams, key) -> tuple[np.ndarray, float,
 
 
 def _timed(function, *args) -> tuple[float, int, Any]:
-    """Seconds per call, bytes of temporary memory, and the result."""
+    """Returns the seconds per call, the bytes of temporary memory, and the result."""
     arrays, rest = eqx.partition(args, eqx.is_array)
     compiled = jax.jit(lambda arrays: function(*eqx.combine(arrays, rest))).lower(arrays).compile()
     memory = compiled.memory_analysis()

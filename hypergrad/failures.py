@@ -56,14 +56,14 @@ class Failures:
 
         `finite` says of which steps the value is.
         """
-        (places,) = np.nonzero(status & Status.NONFINITE)
-        first = len(places) and not self.failed
-        self.steps, self.failed = self.steps + len(status), self.failed + len(places)
+        (indices,) = np.nonzero(status & Status.NONFINITE)
+        first = len(indices) and not self.failed
+        self.steps, self.failed = self.steps + len(status), self.failed + len(indices)
         if not first:
             return
-        key = jax.random.fold_in(self.key, before.num_steps + places[0])
-        self.cause = likely_cause(self.search, self.problem, before, key, bool(finite[places[0]]))
-        number = int(before.num_steps) + int(places[0])
+        key = jax.random.fold_in(self.key, before.num_steps + indices[0])
+        self.cause = likely_cause(self.search, self.problem, before, key, bool(finite[indices[0]]))
+        number = int(before.num_steps) + int(indices[0])
         warnings.warn(
             f"step {number} has no finite result ({self.failed} of {self.steps} steps so far): {self.cause}",
             RuntimeWarning,

@@ -76,7 +76,7 @@ class History:
         return len(self.iterations)
 
     def __getitem__(self, index: Any) -> Any:
-        """One record, or a shorter history."""
+        """Returns one record, or a shorter history."""
         taken = jax.tree.map(lambda leaf: leaf[index], self)
         if np.ndim(taken.iterations) == 0:
             return taken.records
@@ -86,7 +86,7 @@ class History:
         return (self[step] for step in range(len(self)))
 
     def __add__(self, other: "History") -> "History":
-        """The steps of this history, then those of `other`.
+        """Joins the steps of this history and those of `other`.
 
         **Raises** `ValueError` where the two hold different things.
         """
@@ -98,7 +98,7 @@ class History:
         return join([self, other])
 
     def to_dict(self, max_entries: int = 32) -> dict[str, np.ndarray]:
-        """Columns of equal length by name, for `pandas.DataFrame` or a CSV file.
+        """Returns columns of equal length by name, for `pandas.DataFrame` or a CSV file.
 
         `iterations`, `gradients` and `seconds` are cumulative. Each entry of a record is a column named by its path:
         `value`, `hparams.log_l2`, `stats.status`, `stats.counts.iterations`, `stats.diagnostics.growth`. An array of at
@@ -113,12 +113,12 @@ class History:
         if len(set(names)) < len(names):  # a dot inside a key
             names = [jax.tree_util.keystr(path).removeprefix(".") for path, _ in leaves]
         for name, (_, leaf) in zip(names, leaves, strict=True):
-            for place in np.ndindex(leaf.shape[1:]) if leaf[:1].size <= max_entries else ():
-                columns[".".join(filter(None, (name, *map(str, place)))) or "kept"] = leaf[:, *place]
+            for index in np.ndindex(leaf.shape[1:]) if leaf[:1].size <= max_entries else ():
+                columns[".".join(filter(None, (name, *map(str, index)))) or "kept"] = leaf[:, *index]
         return columns
 
     def plot(self, path: str | None = None, unit: str = "iterations") -> Any:
-        """The criterion of each step and the best so far against the budget spent.
+        """Draws the criterion of each step and the best so far against the budget spent.
 
         `unit` is `iterations`, `gradients` or `seconds`. Values that are not finite are left out. The figure is saved
         where a path is given. Needs matplotlib. Returns the figure.
@@ -152,7 +152,7 @@ class History:
         return figure
 
     def __repr__(self) -> str:
-        """The number of steps, what they took, and the values or all that was kept."""
+        """Shows the number of steps, what they took, and the values or all that was kept."""
         spent = {"iterations": self.iterations[-1:], "gradients": self.gradients[-1:]}
         if self.durations is not None:
             spent["seconds"] = self.seconds[-1:]
@@ -174,7 +174,7 @@ class History:
 
 
 def join(histories: list[History]) -> History:
-    """The steps of several histories of the same kind, in order."""
+    """Joins the steps of several histories of the same kind, in order."""
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *histories)
     durations = [one.durations for one in histories if one.durations is not None]
     return (

@@ -25,7 +25,7 @@ class BilevelProblem(eqx.Module):
     - `inner_loss`, `outer_loss`: functions `(model, hparams, data, key) -> scalar`, both minimised. `model` is
       the pytree or `eqx.Module` given as `params`, whole. Everything random comes from `key`.
     - `train`: the data that `inner_loss` sees, a pytree of arrays. `valid`: the data that `outer_loss` sees.
-      A test set has no place here.
+      A test set does not belong here.
 
     **Raises** `TypeError` where a loss is not callable or data hold objects or strings, `ValueError` where an
     array is empty or holds NaN or infinity; each names the argument and the path inside it.

@@ -27,7 +27,7 @@ STOPS = "stopping after this chunk of steps; a second signal stops at once"
 
 
 def everything(record: Record) -> Record:
-    """Keep the whole record."""
+    """Keeps the whole record."""
     return record
 
 
@@ -176,7 +176,7 @@ def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:
 
 
 def _identity(search, problem, state, key, keep) -> Identity:
-    """Texts and digests of everything that the result of a run depends on, by name."""
+    """Returns texts and digests of everything that the result of a run depends on, by name."""
 
     def step(problem, state, key):
         state, record = search.step(problem, state, key)

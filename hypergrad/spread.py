@@ -30,7 +30,7 @@ class Spread(eqx.Module):
         return jax.tree.map(ratio, self.hypergradient, self.hypergradient_std)
 
     def __repr__(self) -> str:
-        """Value and hypergradient with their spread."""
+        """Shows value and hypergradient with their spread."""
         return paragraph(
             f"Spread over {self.num_keys} keys: value {show(self.value)} ± {show(self.value_std)}",
             (

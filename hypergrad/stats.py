@@ -91,7 +91,7 @@ class Counts(eqx.Module):
         return Counts(**{name: count + getattr(other, name) for name, count in vars(self).items()})
 
     def __repr__(self) -> str:
-        """All counts by name, and the gradient equivalents."""
+        """Shows all counts by name, and the gradient equivalents."""
         shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self))  # no sum of shapes
         found = vars(self) | ({} if shapes else {"gradients": self.gradients})
         return "Counts: " + ", ".join(f"{name} {show(count)}" for name, count in found.items())
@@ -133,7 +133,7 @@ class Stats(eqx.Module):
         return Stats(self.counts + counts, self.status | status, self.residual, self.diagnostics)
 
     def __repr__(self) -> str:
-        """Flags by name, counts, residual and diagnostics."""
+        """Shows flags by name, counts, residual and diagnostics."""
         return paragraph(f"Stats: {show_status(self.status)}", self.lines())
 
     def lines(self) -> tuple[str, str]:
@@ -165,7 +165,7 @@ class Estimate(eqx.Module):
 
     @property
     def unreached(self) -> tuple[str, ...]:
-        """Hyperparameters and entries of arrays whose hypergradient is exactly zero, by path and place.
+        """Hyperparameters and entries of arrays whose hypergradient is exactly zero, by path and index.
 
         An entry that no step reads, such as a rate for a step beyond the last, and one without effect, such as the
         penalty of a weight whose input is always zero, are both among them.
@@ -179,7 +179,7 @@ class Estimate(eqx.Module):
         return self.partitioned.model
 
     def __repr__(self) -> str:
-        """Value, flags, hypergradient, the size of the model, and what the step took."""
+        """Shows value, flags, hypergradient, the size of the model, and what the step took."""
         return paragraph(
             f"Estimate: value {show(self.value)}, {show_status(self.stats.status)}",
             (
@@ -195,7 +195,7 @@ def _count(number: CountLike) -> Count:
 
 
 def show_status(status: ArrayLike) -> str:
-    """The names of the flags; of many statuses, how often each occurs."""
+    """Returns the names of the flags; of many statuses, how often each occurs."""
     codes = values_of(status)
     if codes is None:
         return show_leaf(status)
@@ -206,5 +206,5 @@ def show_status(status: ArrayLike) -> str:
 
 
 def flag(condition: Array, status: Status) -> Array:
-    """`status` where the condition holds, else OK."""
+    """Returns `status` where the condition holds, else OK."""
     return jnp.where(condition, jnp.int32(status), jnp.int32(Status.OK))

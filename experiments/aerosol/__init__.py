@@ -1,1 +1,1 @@
-"""How many aerosol particles become cloud droplets: data of a parcel model and of a scheme."""
+"""Numbers of aerosol particles that become cloud droplets: data of a parcel model and of a scheme."""

@@ -55,7 +55,7 @@ class Config(Checked):
 
 
 def inputs() -> np.ndarray:
-    """(24000, 8): a Latin hypercube over the ranges; the deviation is one of two, kappa is not zero."""
+    """Draws an array (24000, 8), a Latin hypercube over the ranges; the deviation is one of two, kappa is not zero."""
     random = np.random.default_rng(SEED)
     within = random.uniform(size=(ROWS, len(LOW)))
     cells = np.stack([random.permutation(ROWS) + 1 for _ in LOW], 1)

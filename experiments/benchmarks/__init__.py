@@ -1,1 +1,1 @@
-"""What the library costs, beside the same recursions written by hand."""
+"""Costs of the library, compared with the same recursions written by hand."""

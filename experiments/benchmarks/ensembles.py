@@ -113,7 +113,7 @@ def measure(call: Callable, replica_steps: int) -> dict[str, float | None]:
 
 
 def energy_counter() -> float | None:
-    """Joules counted so far by the GPU (NVML) or by the processor package (RAPL), None where neither can be read."""
+    """Reads the joules counted so far by the GPU (NVML) or the processor package (RAPL), None where neither counts."""
     if jax.default_backend() == "gpu":
         try:
             import pynvml

@@ -1,4 +1,4 @@
-"""Which estimator is right with which optimiser: every optax transformation of `hypergrad.testing.optimisers` tried.
+"""Accuracy of every estimator with every optax transformation of `hypergrad.testing.optimisers`.
 
 `python -m experiments.benchmarks.optimisers` writes docs/optimisers.md.
 """

@@ -1,1 +1,1 @@
-"""What the experiments share: data, reports, plots."""
+"""Parts that the experiments share: data, reports, plots."""

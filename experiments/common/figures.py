@@ -38,7 +38,7 @@ def curves(ax, history: Sequence[Row], x: str, y: str, by: str) -> None:
     for name, colour in zip(dict.fromkeys(line[by] for line in history), COLOURS, strict=False):
         lines = [line for line in history if line[by] == name]
         grid = sorted({line[x] for line in lines})
-        values = [[line[y] for line in lines if line[x] == place] for place in grid]
+        values = [[line[y] for line in lines if line[x] == point] for point in grid]
         band(ax, grid, np.transpose(values), name, colour)
     ax.grid(alpha=0.3)
 
@@ -52,7 +52,7 @@ def step_curves(ax, history: Sequence[Row], x: str, y: str, colours: Mapping[str
     for name in dict.fromkeys(line["method"] for line in known):
         runs = grouped([line for line in known if line["method"] == name], ("seed",))
         grid = np.linspace(max(run[0][x] for run in runs), max(run[-1][x] for run in runs), 400)
-        places = [np.searchsorted([line[x] for line in run], grid, side="right") - 1 for run in runs]
-        values = [np.array([line[y] for line in run])[place] for run, place in zip(runs, places, strict=True)]
+        indices = [np.searchsorted([line[x] for line in run], grid, side="right") - 1 for run in runs]
+        values = [np.array([line[y] for line in run])[index] for run, index in zip(runs, indices, strict=True)]
         band(ax, grid, values, name, colours[name])
     ax.grid(alpha=0.3, which="both")

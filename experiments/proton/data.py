@@ -52,7 +52,7 @@ def load(name: Name, partition: Partition = "balanced", seed: int = 0) -> Measur
 
 
 def proton(path: Path, partition: Partition) -> Measurements:
-    """See data/README.md. The covariance is
+    """Reads the file that data/README.md describes. The covariance is
 
         C_ij = δ_ij u_i² + Σ_s S_is S_js
 
@@ -98,7 +98,7 @@ def _short(name: str) -> str:
 
 
 def regression(seed: int, num_folds: int = 4) -> Measurements:
-    """Progression of diabetes in 442 patients from ten baseline variables (Efron et al. 2004; ships with scikit-learn).
+    """Reads the progression of diabetes in 442 patients and ten variables (Efron et al. 2004; from scikit-learn).
 
     Target in units of its standard deviation. The errors are not known: one for all, the residual of the linear fit,
 

@@ -69,7 +69,7 @@ def draw_own(key: Array, sizes: list[tuple[int, int]], outputs: int) -> Own:
 
 
 def effective_weights(moved: Layers, own: Own, hparams: dict, choices: Choices) -> list[Array]:
-    """W_l = mask_l (s_l √(2/(in + out)) z_l + ΔW_l), with the true numbers of units in and out.
+    """Returns W_l = mask_l (s_l √(2/(in + out)) z_l + ΔW_l), with the true numbers of units in and out.
 
     The mask is 0 for units beyond the width chosen, so that the network is the narrower one exactly. Training moves
     ΔW from 0, and the derivative by the initial scale s_l is that of a loss.
@@ -97,7 +97,7 @@ def network(moved: Layers, own: Own, hparams: dict, choices: Choices, x: Array) 
 
 
 def penalty(moved: Layers, own: Own, hparams: dict, choices: Choices) -> Array:
-    """Σ_l exp(log_decay_l) |W_l|²."""
+    """Returns Σ_l exp(log_decay_l) |W_l|²."""
     sizes = jnp.stack([jnp.sum(w**2) for w in effective_weights(moved, own, hparams, choices)])
     return jnp.sum(jnp.exp(hparams["log_decay"]) * sizes)
 

@@ -1,4 +1,4 @@
-"""Plots that a physicist looks at first."""
+"""Plots that physicists ask for first."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,8 +65,8 @@ def data_over_theory(path: Path, measured: Measurements, predictions: np.ndarray
     order = np.argsort(-np.bincount(measured.set_of_point, minlength=len(measured.sets)))[:6]
     x = measured.tables.x  # type: ignore[union-attr]
     with figure(path, 4, 3, (13, 10), height_ratios=(2, 1, 2, 1)) as axes:
-        for place, index in enumerate(sorted(order)):
-            top, bottom = axes[place // 3 * 2, place % 3], axes[place // 3 * 2 + 1, place % 3]
+        for at, index in enumerate(sorted(order)):
+            top, bottom = axes[at // 3 * 2, at % 3], axes[at // 3 * 2 + 1, at % 3]
             points = np.flatnonzero(measured.set_of_point == index)
             points = points[np.argsort(x[points])]
             ratio, bar = measured.values[points] / mean[points], errors[points] / np.abs(mean[points])
@@ -84,7 +84,7 @@ def data_over_theory(path: Path, measured: Measurements, predictions: np.ndarray
             bottom.set(xscale="log", ylim=(-4, 4), xlabel="x")
             for ax in (top, bottom):
                 ax.xaxis.set_minor_formatter(NullFormatter())
-            if place % 3 == 0:
+            if at % 3 == 0:
                 top.set_ylabel("data / theory")
                 bottom.set_ylabel("residual, σ")
         axes[0, 0].legend(fontsize=7)
@@ -106,14 +106,14 @@ def observed_predicted(path: Path, measured: Measurements, predictions: np.ndarr
 def set_chi2(path: Path, sets: Mapping[str, Mapping[str, float]]) -> None:
     """Draws chi2 per point of every set."""
     with figure(path, size=(9, 4.5)) as ax:
-        place = np.arange(len(sets))
+        at = np.arange(len(sets))
         of_mean = [row["chi2_of_mean"] for row in sets.values()]
-        ax.bar(place - 0.2, of_mean, 0.4, color=COLOURS[0], label="of the mean")
+        ax.bar(at - 0.2, of_mean, 0.4, color=COLOURS[0], label="of the mean")
         replicas = [row["chi2_mean_replica"] for row in sets.values()]
         bars = [row["chi2_spread"] for row in sets.values()]
-        ax.bar(place + 0.2, replicas, 0.4, yerr=bars, color=COLOURS[6], label="of a replica, mean ± standard deviation")
+        ax.bar(at + 0.2, replicas, 0.4, yerr=bars, color=COLOURS[6], label="of a replica, mean ± standard deviation")
         ax.axhline(1, color="black", lw=0.8)
-        ax.set_xticks(place, [f"{name}\n{row['points']}" for name, row in sets.items()], rotation=45, ha="right")
+        ax.set_xticks(at, [f"{name}\n{row['points']}" for name, row in sets.items()], rotation=45, ha="right")
         ax.set(ylabel=r"$\chi^2/n$")
         ax.legend()
 
@@ -148,8 +148,8 @@ def search_curves(path: Path, trials: Sequence[Mapping[str, Any]], summary: Mapp
                 mine = [t for t in trials if (t["method"], t["seed"]) == (method, seed) and t["L1"] is not None]
                 spent = np.array([t["gradients_so_far"] for t in mine])
                 lowest = np.minimum.accumulate([t["L1"] for t in mine])
-                place = np.searchsorted(spent, grid, side="right") - 1
-                lines.append(np.where(place >= 0, lowest[np.maximum(place, 0)], np.nan))
+                at = np.searchsorted(spent, grid, side="right") - 1
+                lines.append(np.where(at >= 0, lowest[np.maximum(at, 0)], np.nan))
             with np.errstate(invalid="ignore"):
                 ax.plot(grid, np.median(lines, 0), color=colour, label=method)
                 ax.fill_between(grid, np.min(lines, 0), np.max(lines, 0), color=colour, alpha=0.15, lw=0)

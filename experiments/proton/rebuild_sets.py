@@ -19,12 +19,12 @@ class Set(NamedTuple):
 
     @property
     def fixed_target(self) -> bool:
-        """HERA is a collider: no target-mass corrections."""
+        """False for HERA, a collider: no target-mass corrections."""
         return not self.name.startswith("HERA")
 
     @property
     def is_ratio(self) -> bool:
-        """Deuteron over proton."""
+        """True for deuteron over proton."""
         return self.name == "NMC_NC_NOTFIXED_EM-F2"
 
 

@@ -1,4 +1,4 @@
-"""What `rebuild` takes from perturbative QCD: evolution with eko, coefficient functions with yadism, their product."""
+"""Perturbative QCD for `rebuild`: evolution with eko, coefficient functions with yadism, their product."""
 
 import logging
 from collections.abc import Callable
@@ -15,7 +15,7 @@ PATCHES = {4: (Q0, M_BOTTOM, 5), 5: (M_BOTTOM, MAX_Q2**0.5, 6)}  # flavours: fro
 
 
 def grid() -> list[float]:
-    """36 points, from 3e-5 to 1: logarithmic up to 0.1, then linear."""
+    """Returns the grid of 36 points, from 3e-5 to 1: logarithmic up to 0.1, then linear."""
     from eko.interpolation import make_grid
 
     found = make_grid(17, 20, x_min=3e-5)
@@ -63,7 +63,7 @@ def cards(start: float, flavours: int, scales: list[float]) -> tuple[Any, Any]:
 
 
 def coupling() -> Callable[[float, int], float]:
-    """a_s = α_s/4π at Q² with a number of flavours."""
+    """Returns a_s = α_s/4π at Q² with a number of flavours."""
     from eko.couplings import Couplings, couplings_mod_ev
     from eko.io.types import EvolutionMethod
 
@@ -95,10 +95,10 @@ def nodes(flavours: int) -> tuple[np.ndarray, list[float]]:
 
     s = (1 - np.cos(np.pi * np.arange(segments + 1) / segments)) / 2 * s_of(stop)
 
-    def above(Q: float, place: float) -> float:
-        return s_of(Q) - place
+    def above(Q: float, point: float) -> float:
+        return s_of(Q) - point
 
-    inner = [brentq(above, start, 1.001 * stop, args=(place,)) for place in s[1:-1]]
+    inner = [brentq(above, start, 1.001 * stop, args=(point,)) for point in s[1:-1]]
     return s, [start, *inner, stop]
 
 
@@ -133,7 +133,7 @@ def coefficients(work: Path) -> None:
 
 
 def _coefficients(one: Set, target: str, points: list[dict[str, float]]) -> np.ndarray:
-    """(order, points, flavours, grid). For a structure function y means nothing and is 0."""
+    """Computes coefficients (order, points, flavours, grid). For a structure function y means nothing and is 0."""
     import banana
     import yadism
     import yaml
@@ -190,11 +190,11 @@ def tables(work: Path) -> None:
     measured, x, a = np.load(work / "measurements.npz"), np.array(grid()), coupling()
     size = len(x)
     start = np.einsum("ab,jk->ajbk", basis_map(), np.diag(1 / x)).reshape(14 * size, len(BASIS) * size)
-    propagators, places = {}, {}
+    propagators, grids = {}, {}
     for flavours in PATCHES:
         with np.load(work / f"evolution{flavours}.npz") as file:
             steps = [one.reshape(14 * size, 14 * size) for one in file["operators"]]
-            places[flavours] = file["s"]
+            grids[flavours] = file["s"]
         propagators[flavours] = np.array([start, *(step @ start for step in steps)])
         start = propagators[flavours][-1]  # at next-to-leading order nothing happens at the threshold itself
 
@@ -202,7 +202,7 @@ def tables(work: Path) -> None:
         flavours = 4 if Q2 < M_BOTTOM**2 else 5
         strength = a(Q2, flavours)
         s = np.log(a(PATCHES[flavours][0] ** 2, flavours) / strength)
-        evolved = np.tensordot(_lagrange(s, places[flavours]), propagators[flavours], 1)
+        evolved = np.tensordot(_lagrange(s, grids[flavours]), propagators[flavours], 1)
         both = (coefficients[0] + strength * coefficients[1]).ravel()
         return (both @ evolved).reshape(len(BASIS), size)
 
@@ -217,7 +217,7 @@ def tables(work: Path) -> None:
     np.savez(work / "tables.npz", FK=numerator, FK_den=np.array(denominator), xgrid=x)
 
 
-def _lagrange(s: float, places: np.ndarray) -> np.ndarray:
+def _lagrange(s: float, points: np.ndarray) -> np.ndarray:
     """Returns weights of the polynomial through all nodes."""
-    others = [np.delete(places, k) for k in range(len(places))]
-    return np.array([np.prod((s - rest) / (one - rest)) for one, rest in zip(places, others, strict=True)])
+    others = [np.delete(points, k) for k in range(len(points))]
+    return np.array([np.prod((s - rest) / (one - rest)) for one, rest in zip(points, others, strict=True)])

@@ -58,8 +58,8 @@ def fold_statistics(judge: Judge, predictions: np.ndarray, best: float) -> dict[
     Replicas whose predictions are not finite do not count.
 
     `L1` is the mean over folds of `chi2_best`, the mean over the `best` share of the replicas; `phi2` and `L3` are of
-    the same replicas, for a failed one would pass for spread. `replica_L1`, of shape (R,), is the mean over folds of
-    every replica, NaN where it failed in one.
+    the same replicas, because a failed one would count as spread. `replica_L1`, of shape (R,), is the mean over
+    folds of every replica, NaN where it failed in one.
 
     **Raises** `FloatingPointError` where a fold has no replica left.
     """

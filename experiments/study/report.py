@@ -41,8 +41,8 @@ def report(config: Any, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     write_csv(config.out / "table.csv", table)
     (config.out / "table.tex").write_text(latex(table))
     plots = draw(config.out, history, runs, noise)
-    beside = agreement(runs, claims)
-    (config.out / "report.md").write_text(markdown(title, table, claims, beside, plots))
+    compared = agreement(runs, claims)
+    (config.out / "report.md").write_text(markdown(title, table, claims, compared, plots))
     return summary
 
 
@@ -130,11 +130,11 @@ def latex(table: Runs) -> str:
     return f"\\begin{{tabular}}{{{'l' * 4}{'r' * (len(columns) - 4)}}}\n{body}\n\\end{{tabular}}\n"
 
 
-def markdown(title: str, table: Runs, claims: Runs, beside: Sequence[str], plots: Sequence[str]) -> str:
+def markdown(title: str, table: Runs, claims: Runs, compared: Sequence[str], plots: Sequence[str]) -> str:
     """Returns the report: the best methods, the agreement with the publication, the table, the plots."""
     parts = ["# Hypergradients against search", title, "## What the runs say", "\n".join(sentences(claims))]
-    if beside:
-        parts += ["## Comparison with the published table", COMPARISON, "\n".join(beside)]
+    if compared:
+        parts += ["## Comparison with the published table", COMPARISON, "\n".join(compared)]
     parts += ["## All figures", text_table(table), "## Plots", "\n\n".join(f"![{name}]({name})" for name in plots)]
     return "\n\n".join(parts) + "\n"
 

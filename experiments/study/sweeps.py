@@ -41,7 +41,7 @@ class Config(WithData):
     periods: Some[int] = (5, 10, 25, 100)  # Periods of the second sweep.
     seeds: Seeds = 5
     scale: PositiveFloat = 1.0  # Factor on the updates of the weights per published iteration.
-    tuning_seeds: NonNegative = 1  # As in experiments.study, in every place of a sweep.
+    tuning_seeds: NonNegative = 1  # As in experiments.study, at every point of a sweep.
     out: Out = Path("results/study-sweeps")
 
 
@@ -84,8 +84,8 @@ def draw(config: Config, runs: list[dict], claims: list[dict]) -> None:
         values, errors = ([claim[name] for claim in gains] for name in ("above_random", "above_random_error"))
         axes.errorbar(counts, values, np.nan_to_num(errors, posinf=0), capsize=3, marker="o", color=COLOURS[0])
         for claim in gains:
-            place = (claim["hyperparameters"], claim["above_random"])
-            axes.annotate(claim["value"], place, (-6, 6), textcoords="offset points", ha="right")
+            point = (claim["hyperparameters"], claim["above_random"])
+            axes.annotate(claim["value"], point, (-6, 6), textcoords="offset points", ha="right")
         axes.axhline(0, color="grey", lw=0.8)
         axes.set(xscale="log", xlabel="hyperparameters", ylabel=f"Q of {config.climber} less Q of random, nats")
         axes.set_xlim(left=0.4)
@@ -93,9 +93,9 @@ def draw(config: Config, runs: list[dict], claims: list[dict]) -> None:
     with figure(config.out / "periods.png", size=(6, 4)) as axes:
         mine = [run for run in runs if run["sweep"] == "periods" and run["Q"] is not None]
         for name, colour in zip(dict.fromkeys(run["method"] for run in mine), COLOURS, strict=False):
-            places = [[r for r in mine if (r["method"], r["value"]) == (name, period)] for period in config.periods]
+            cells = [[r for r in mine if (r["method"], r["value"]) == (name, period)] for period in config.periods]
             updates, values = (
-                [np.array([run[key] for run in some]) for some in places] for key in ("hyper_updates", "Q")
+                [np.array([run[key] for run in some]) for some in cells] for key in ("hyper_updates", "Q")
             )
             means, spread = zip(*((value.mean(), value.std() / np.sqrt(len(value))) for value in values), strict=True)
             where = [update.mean() for update in updates]

@@ -1,4 +1,4 @@
-"""`python -m experiments.study.synthetic`: the study on 40 rows of a polynomial model, beside the exact optimum."""
+"""`python -m experiments.study.synthetic`: the study on 40 rows of a polynomial model, and the exact optimum."""
 
 from .run import only
 

@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Config(Common):
-    """Does it pay to search a model of several subnetworks by its parts?
+    """Search a model of several subnetworks as a whole and by its parts.
 
     divide: divide and conquer, the best subnetworks of the best trials combined. adaptive: trials are spent on one
     subnetwork at a time, drawn by its importance (PED-ANOVA, for networks the ridge regression, which needs fewer

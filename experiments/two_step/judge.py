@@ -1,4 +1,4 @@
-"""What a two-step search gives, against training everything on all data."""
+"""Results of a two-step search compared with training everything on all data."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -33,7 +33,7 @@ QUICK: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Config(Common):
-    """Does a search on a little data find the networks that are best with all of it, and what does it save?
+    """Search on a little data, train the best with all of it, and measure what that saves.
 
     Random architectures (layers and units) of an emulator are trained at every fraction of the data, the same
     architectures at each. From that: the rank correlation with the loss after training on all data; what the `top` best

@@ -49,7 +49,7 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
     @property
     @abc.abstractmethod
     def is_exact(self) -> bool:
-        """Whether the hypergradient is the derivative of the value, to rounding, whatever the problem."""
+        """True if the hypergradient is the derivative of the value, to rounding, whatever the problem."""
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> TrajectoryState:
         """Returns the state to start from. Raises where the arguments do not fit."""

@@ -82,7 +82,7 @@ class DrMAD(AbstractTrajectoryEstimator):
 
     @property
     def is_exact(self) -> bool:
-        """Whether the path is that of training: segments of one step, or of two where it is cubic."""
+        """True if the path is that of training: segments of one step, or of two where it is cubic."""
         return self.storage is None and -(-self.inner.num_steps // self.knots) <= (2 if self.cubic else 1)
 
     @eqx.filter_jit
@@ -146,11 +146,11 @@ class DrMAD(AbstractTrajectoryEstimator):
 
             def body(carry):
                 t, adjoint = carry
-                place, length = t - first, last - first
+                offset, length = t - first, last - first
                 if self.cubic:
-                    point = interpolate_cubic((left, after_left, right, after_right), place, length)
+                    point = interpolate_cubic((left, after_left, right, after_right), offset, length)
                 else:
-                    point = interpolate(left, right, place, length)
+                    point = interpolate(left, right, offset, length)
                 point = with_discrete(point, jax.tree.map(lambda rows: rows[t], path.discrete))
                 return t - 1, step_back(training, point, t, adjoint)
 

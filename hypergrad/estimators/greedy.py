@@ -30,7 +30,7 @@ class Greedy(AbstractTrajectoryEstimator):
     - `warm_start`: train on from where the last step ended; `True` here, as the method is meant online.
     - `check`: how the error is measured, see `ErrorCheck`; `None` for not.
 
-    *Cost*: one step-VJP and one outer gradient per hyper-step beside training (per training step if `decay` > 0).
+    *Cost*: one step-VJP and one outer gradient per hyper-step besides training (per training step if `decay` > 0).
     *Memory*: that of training. *Bias*: the short horizon: right if T = 1 or the Hessian is the identity over the
     learning rate; the direction is usable for regularisation, the scale is not, and learning rates come out far too
     small.
@@ -50,7 +50,7 @@ class Greedy(AbstractTrajectoryEstimator):
 
     @property
     def is_exact(self) -> bool:
-        """Whether there is one step alone."""
+        """True if there is one step alone."""
         return self.inner.num_steps == 1
 
     @eqx.filter_jit

@@ -24,7 +24,7 @@ from .common.refusals import refuse_unseen
 
 
 class HOAGState(eqx.Module):
-    """Warm starts, and how far the schedule has come."""
+    """Warm starts, and the number of hyper-steps done."""
 
     inner: InnerState
     adjoint: PyTree  # v, the last solution of H v = ∇_w F

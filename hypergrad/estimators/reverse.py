@@ -62,7 +62,7 @@ class Reverse(AbstractTrajectoryEstimator):
 
     @property
     def is_exact(self) -> bool:
-        """Whether every step is differentiated, at states that are not rounded."""
+        """True if every step is differentiated, at states that are not rounded."""
         return self.storage is None and self.horizon in (None, self.inner.num_steps)
 
     @eqx.filter_jit
@@ -147,7 +147,7 @@ class OneStep(AbstractTrajectoryEstimator):
 
     @property
     def is_exact(self) -> bool:
-        """Whether there is one step alone."""
+        """True if every step is differentiated, at states that are not rounded."""
         return self.inner.num_steps == 1
 
     @eqx.filter_jit

@@ -1,1 +1,1 @@
-"""What everything else stands on: pytrees, checkpoints, versions of JAX."""
+"""The ground that everything else stands on: pytrees, checkpoints, versions of JAX."""

@@ -121,12 +121,12 @@ def _compare(path: Path, there: Identity, here: Identity, total: str) -> None:
 
 
 def kind(leaf: Any) -> list[Any]:
-    """Type and shape of a leaf, as JSON gives them back."""
+    """Returns the type and shape of a leaf, as JSON gives them back."""
     return [str(leaf.dtype), list(leaf.shape)]
 
 
 def num_bytes(leaf: Any) -> int:
-    """Bytes that a leaf takes in a file."""
+    """Returns the number of bytes that a leaf takes in a file."""
     data = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
     return data.size * np.dtype(data.dtype).itemsize
 
@@ -144,7 +144,7 @@ def _read_array(file: BinaryIO, path: Path, leaf: Any, total: Any) -> np.ndarray
 
 
 def _placed(array: np.ndarray, like: Any) -> Any:
-    """The array as `like` is: a random key, a JAX array on the same devices, or a NumPy array."""
+    """Converts an array to what `like` is: a random key, a JAX array on the same devices, or a NumPy array."""
     if is_key(like):
         return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(like))
     if not isinstance(like, jax.Array):

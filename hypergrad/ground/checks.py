@@ -75,7 +75,7 @@ def field(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value on one line of at most 80 characters, arrays by type and shape."""
+    """Shows a value on one line of at most 80 characters, arrays by type and shape."""
     if isinstance(value, np.ndarray | jax.Array):
         entries = "" if isinstance(value, jax.core.Tracer) or value.ndim else f" {value}"
         return f"an array {value.dtype}{list(value.shape)}{entries}"
@@ -87,7 +87,7 @@ def shown(value: Any) -> str:
 
 
 def _scalar(value: Any) -> Any:
-    """A number, also out of an array without axes; a tracer passes. Truth values and text are no numbers."""
+    """Returns a number, also out of an array without axes; a tracer passes. Truth values and text are no numbers."""
     if isinstance(value, jax.core.Tracer):
         if value.shape or not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)):
             raise TypeError
@@ -102,7 +102,7 @@ def _scalar(value: Any) -> Any:
 
 
 def integer(name: str, least: int | None = None, most: int = LARGEST, optional: bool = False) -> Rule:
-    """A rule for a count known before compiling. Takes integers of NumPy and JAX, and floats without a fraction."""
+    """Makes a rule for a count known before compiling: an integer of any library, or a float without a fraction."""
 
     def convert(value: Any) -> Any:
         value = _scalar(value)
@@ -129,7 +129,7 @@ def real(
     below: float = math.inf,
     optional: bool = False,
 ) -> Rule:
-    """A rule for a finite number. JAX arrays without axes pass, also tracers, of which the range is not known."""
+    """Makes a rule for a finite number. JAX arrays without axes pass, also tracers, whose range is not known."""
 
     def convert(value: Any) -> Any:
         number = _scalar(value)
@@ -145,7 +145,7 @@ def real(
 
 
 def boolean(name: str) -> Rule:
-    """A rule for `True` or `False`."""
+    """Makes a rule for `True` or `False`."""
 
     def convert(value: Any) -> Any:
         if not isinstance(value, bool | np.bool_):
@@ -156,7 +156,7 @@ def boolean(name: str) -> Rule:
 
 
 def choice(name: str, *options: str, optional: bool = False) -> Rule:
-    """A rule for one of several words."""
+    """Makes a rule for one of several words."""
 
     def convert(value: Any) -> Any:
         if not isinstance(value, str):
@@ -169,7 +169,7 @@ def choice(name: str, *options: str, optional: bool = False) -> Rule:
 
 
 def instance(name: str, kinds: Any, expected: str, optional: bool = False) -> Rule:
-    """A rule for an object of some class, `expected` in words."""
+    """Makes a rule for an object of some class, `expected` in words."""
 
     def convert(value: Any) -> Any:
         if not isinstance(value, kinds):
@@ -180,7 +180,7 @@ def instance(name: str, kinds: Any, expected: str, optional: bool = False) -> Ru
 
 
 def function(name: str, signature: str, optional: bool = False) -> Rule:
-    """A rule for a function, whose `signature` is said in words."""
+    """Makes a rule for a function, whose `signature` is said in words."""
 
     def convert(value: Any) -> Any:
         if not callable(value):
@@ -191,7 +191,7 @@ def function(name: str, signature: str, optional: bool = False) -> Rule:
 
 
 def path(name: str, optional: bool = False) -> Rule:
-    """A rule for the path of a file. An integer would be taken for a file that is open, `True` for the output."""
+    """Makes a rule for the path of a file. An integer would be taken for a file that is open, `True` for the output."""
 
     def convert(value: Any) -> Any:
         text = os.fspath(value)
@@ -205,7 +205,7 @@ def path(name: str, optional: bool = False) -> Rule:
 
 
 def random_key(name: str = "key") -> Rule:
-    """A rule for one random key. A key of the old style, two `uint32`, becomes a typed one."""
+    """Makes a rule for one random key. A key of the old style, two `uint32`, becomes a typed one."""
 
     def convert(value: Any) -> Any:
         if not isinstance(value, jax.Array):

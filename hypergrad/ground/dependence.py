@@ -1,4 +1,4 @@
-"""What the results of a function depend on, read from its jaxpr."""
+"""Dependences of a function's results on its arguments, read from its jaxpr."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 
 class Origin(NamedTuple):
-    """Where a number comes from."""
+    """The origin of a number, as bits."""
 
     inputs: int = 0  # the bits of the inputs that it is computed from
     copied: int | None = None  # the input that it is an unchanged copy of, if it is one
@@ -31,7 +31,7 @@ def enters(function: Callable[[PyTree], PyTree], argument: PyTree) -> list[bool]
 
 
 def origins(function: Callable[..., PyTree], arguments: Sequence[PyTree], inputs: Sequence[Origin]) -> Origins:
-    """The origins of the outputs of `function(*arguments)`, whose leaves have the origins `inputs`.
+    """Returns the origins of the outputs of `function(*arguments)`, whose leaves have the origins `inputs`.
 
     Choices between copies of one input are copies of it. Loops are opaque: all that leaves one depends on all that
     enters it.

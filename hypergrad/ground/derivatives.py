@@ -29,7 +29,7 @@ def jvp(function: Callable[[PyTree], Array], primal: PyTree, tangent: PyTree) ->
 
 
 def reverse_only(function: Callable[..., PyTree], *arguments: PyTree) -> bool:
-    """Whether a `jax.custom_vjp` is met by `function`. Nothing is computed."""
+    """Returns `True` if `function` meets a `jax.custom_vjp`. Nothing is computed."""
     return _meets_custom_vjp(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, and refusals of places that cannot be written."""
+"""Files that are replaced as a whole, and refusals of paths that cannot be written."""
 
 import contextlib
 import os

@@ -17,7 +17,7 @@ Identity = dict[str, str]  # a part that differs is named where a checkpoint is 
 
 
 def versions() -> Identity:
-    """Versions of the packages whose code a step runs."""
+    """Returns the versions of the packages whose code a step runs."""
     packages = {"hypergrad": "hypergrad-jax", "jax": "jax", "equinox": "equinox", "optax": "optax"}
     return {name: _version(package) for name, package in packages.items()}
 
@@ -30,19 +30,19 @@ def _version(package: str) -> str:
 
 
 def devices(tree: PyTree) -> str:
-    """Number and kind of the devices that hold the arrays of `tree`: rounding depends on both."""
+    """Returns the number and kind of the devices that hold the arrays of `tree`: rounding depends on both."""
     arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     found: set[jax.Device] = set().union(*(array.sharding.device_set for array in arrays)) or {jax.devices()[0]}
     return f"{len(found)} x {', '.join(sorted({device.device_kind for device in found}))}"
 
 
 def without_addresses(text: str) -> str:
-    """The same text in every process."""
+    """Removes addresses in memory, so that the text is the same in every process."""
     return re.sub(r"( at )?0x[0-9a-f]+", "", text)
 
 
 def difference(name: str, there: str, here: str) -> str:
-    """The two texts from shortly before their first different character."""
+    """Returns the two texts from shortly before their first different character."""
     same = next((i for i, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), 0)
     start = max(same - 60, 0)
     return f"  {name} there: {there[start : start + 200]}\n  {name} here:  {here[start : start + 200]}"
@@ -54,17 +54,17 @@ def is_key(leaf: Any) -> bool:
 
 
 def to_numpy(leaf: Any) -> np.ndarray:
-    """The numbers of a leaf on the host, a random key by its data."""
+    """Returns the numbers of a leaf on the host, a random key by its data."""
     return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
 def to_bytes(array: np.ndarray) -> np.ndarray:
-    """The bytes of an array in row-major order, without a copy where they lie so; works for every type of JAX."""
+    """Returns the bytes of an array in row-major order, without a copy where they lie so, for every type of JAX."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def digest(tree: PyTree) -> str:
-    """SHA-256 of all numbers in a pytree, random keys included; other leaves are left out."""
+    """Returns the SHA-256 of all numbers in a pytree, random keys included; other leaves are left out."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array_like)):
         update_digest(total, to_numpy(leaf))
@@ -78,13 +78,13 @@ def update_digest(total: Any, array: np.ndarray) -> None:
 
 
 def program_digest(function: Callable[..., Any], *args: PyTree) -> str:
-    """SHA-256 of what `function` computes: its jaxpr with the constants in it, but without addresses in memory."""
+    """Returns the SHA-256 of what `function` computes: its jaxpr and constants, but without addresses in memory."""
     jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
     return hashlib.sha256(f"{without_addresses(str(jaxpr))} {digest(_constants(jaxpr))}".encode()).hexdigest()
 
 
 def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Array]:
-    """Arrays that a program holds, in the functions it calls too."""
+    """Yields the arrays that a program holds, in the functions it calls too."""
     found = list(jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else []
     for equation in jaxpr.eqns:
         for part in jax.tree.leaves(list(equation.params.values())):

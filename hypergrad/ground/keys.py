@@ -1,4 +1,4 @@
-"""The keys of one training run, all folded from one: the only place that says which evaluation draws with which."""
+"""The keys of one training run, all folded from one: the only module that says which evaluation draws with which."""
 
 from typing import NamedTuple
 

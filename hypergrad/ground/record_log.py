@@ -72,7 +72,7 @@ class RecordLog:
                 to_bytes(column[start : start + len(rows)]).reshape(part.shape)[:] = part
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The bytes of every leaf in a table of rows."""
+        """Returns the bytes of every leaf in a table of rows."""
         ends = np.cumsum([num_bytes(leaf) for leaf in self.leaves], dtype=int)
         return np.split(rows, ends, axis=1)[:-1]
 

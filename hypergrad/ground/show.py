@@ -14,7 +14,7 @@ ENTRIES = 6  # entries of an array, and leaves of a pytree, that are written out
 
 
 def show(tree: PyTree) -> str:
-    """The numbers of a pytree on one line, each leaf after its path."""
+    """Shows the numbers of a pytree on one line, each leaf after its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: isinstance(leaf, Total))
     if not leaves:
         return "none"
@@ -25,7 +25,7 @@ def show(tree: PyTree) -> str:
 
 
 def show_leaf(leaf: Any) -> str:
-    """A number, a few numbers, or the shape and range of many; only the shape of what has no value here."""
+    """Shows a number, a few numbers, or the shape and range of many; only the shape of what has no value here."""
     if isinstance(leaf, Total) and values_of(leaf.low) is not None:
         leaf = np.asarray(leaf)
     if not (isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)):
@@ -51,7 +51,7 @@ def show_leaf(leaf: Any) -> str:
 
 
 def values_of(leaf: Any) -> np.ndarray | None:
-    """The array on the host; `None` under a transformation, after donation, or if it lies in several processes."""
+    """Returns the array on the host; `None` under a transformation, after donation, or if several processes hold it."""
     if isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct):
         return None
     if isinstance(leaf, jax.Array) and (leaf.is_deleted() or not leaf.is_fully_addressable):
@@ -60,7 +60,7 @@ def values_of(leaf: Any) -> np.ndarray | None:
 
 
 def show_size(tree: PyTree) -> str:
-    """The number of arrays in a model, of their entries, and their types."""
+    """Shows the number of arrays in a model, of their entries, and their types."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, np.ndarray | jax.Array)]
     kinds = ", ".join(dict.fromkeys(str(leaf.dtype) for leaf in leaves))
     arrays = "1 array" if len(leaves) == 1 else f"{len(leaves)} arrays"
@@ -68,7 +68,7 @@ def show_size(tree: PyTree) -> str:
 
 
 def paragraph(title: str, lines: Iterable[str]) -> str:
-    """A title and indented lines."""
+    """Joins a title and indented lines."""
     return "\n  ".join([title, *(line for line in lines if line)])
 
 

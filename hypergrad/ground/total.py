@@ -31,7 +31,7 @@ class Total(eqx.Module):
 
     @staticmethod
     def of(number: Any) -> "Total":
-        """The total of an integer, an integer array, or a total.
+        """Returns an integer, an integer array or a total as a total.
 
         **Raises** `ValueError` for a negative number.
         """
@@ -54,7 +54,7 @@ class Total(eqx.Module):
     __radd__ = __add__
 
     def __sub__(self, other: Any) -> Any:
-        """The difference on the host, an int64 number or array."""
+        """Returns the difference on the host, an int64 number or array."""
         return (np.asarray(self) - np.asarray(other))[()]
 
     def __rsub__(self, other: Any) -> Any:
@@ -104,7 +104,7 @@ class Total(eqx.Module):
         return int(self) != 0
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The int64 array on the host."""
+        """Returns the int64 array on the host."""
         high, low = (np.asarray(word).astype(np.int64) for word in (self.high, self.low))
         return np.asarray((high << 32) + low, dtype)
 

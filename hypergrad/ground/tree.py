@@ -16,7 +16,7 @@ from .portable import portable, restored
 class Rest:
     """The part of a model that is no array: a hashable constant of the structure, which can be pickled and copied.
 
-    A `PyTreeDef` of Equinox modules cannot, so the pytree itself is kept, with `None` in the place of arrays.
+    A `PyTreeDef` of Equinox modules cannot, so the pytree itself is kept, with `None` in place of arrays.
     """
 
     def __init__(self, tree: PyTree):
@@ -142,8 +142,8 @@ def named_entries(path: str, flags: np.ndarray, most: int = 5) -> list[str]:
     """
     if flags.all():
         return [path]
-    places = [f"{path}[{', '.join(map(str, place))}]" for place in np.argwhere(flags)]
-    return places[:most] + ([f"{len(places) - most} more of {path}"] if len(places) > most else [])
+    positions = [f"{path}[{', '.join(map(str, index))}]" for index in np.argwhere(flags)]
+    return positions[:most] + ([f"{len(positions) - most} more of {path}"] if len(positions) > most else [])
 
 
 def named_leaves(tree: PyTree, name: str, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:

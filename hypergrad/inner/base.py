@@ -32,7 +32,7 @@ class InnerState(eqx.Module):
         return self.partitioned.model
 
     def __repr__(self) -> str:
-        """The size of the model, and the updates that the solver has made."""
+        """Shows the size of the model, and the updates that the solver has made."""
         updates = getattr(self.solver, "iter_num", None)
         return paragraph("InnerState", (f"params: {show_size(self.partitioned)}", f"updates: {show(updates)}"))
 
@@ -64,7 +64,7 @@ class AbstractInnerSolver(eqx.Module):
 
     @property
     def smooth(self) -> bool:
-        """Whether a solution is a point of zero gradient: no proximal step, no projection."""
+        """True if a solution is a point of zero gradient: no proximal step, no projection."""
         return not set(PROXIMAL) & set(inspect.signature(self.solver_class.update).parameters)
 
     @property
@@ -260,13 +260,13 @@ class AbstractInnerSolver(eqx.Module):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name in messages."""
         optimiser = self.options.get("opt")
         return f"inner solver {self.solver_class.__name__}" if optimiser is None else f"optimiser {optimiser}"
 
     @property
     def _resamples(self) -> bool:
-        """Whether every update evaluates the loss anew: nothing but its parameters and moments is carried on."""
+        """True if every update evaluates the loss anew: nothing but its parameters and moments is carried on."""
         return hasattr(self.solver_class, "run_iterator")  # jaxopt's mark of a stochastic solver
 
     @property

@@ -1,4 +1,4 @@
-"""What an optimiser's state takes from the hyperparameters: to be renewed where training goes on at other ones."""
+"""Parts of an optimiser's state that come from the hyperparameters, to be renewed where training goes on at others."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from ..ground.dependence import Origin, Origins, origins
 
 Transformation: TypeAlias = optax.GradientTransformation | optax.MultiSteps
 
-HPARAMS, LEARNED, FIRST_OF_STATE = 1, 2, 2  # two bits, and the place of the first bit of the state
+HPARAMS, LEARNED, FIRST_OF_STATE = 1, 2, 2  # two bits, and the index of the first bit of the state
 
 
 class Carried(NamedTuple):
@@ -22,7 +22,7 @@ class Carried(NamedTuple):
 
     - `copies`: hyperparameters put there by `init` and never changed, as by `optax.inject_hyperparams`.
     - `clocks`: counters, and other states, of schedules in which hyperparameters enter.
-    - `adrift`: paths of leaves that start from a hyperparameter and then change by themselves, beside moments: their
+    - `adrift`: paths of leaves that start from a hyperparameter and then change by themselves, next to moments: their
       value at other hyperparameters in the midst of training is undefined.
     """
 
@@ -66,8 +66,8 @@ def carried(optimiser: Callable[[PyTree], Any], hparams: PyTree, params: PyTree)
 
 
 def with_loss(optimiser: Transformation, loss: Callable[[PyTree], Array]) -> optax.GradientTransformation:
-    """Returns the optimiser with what some of optax's ask for beside the gradient: the loss, at the weights and as a
-    function of them. An optimiser that does not ask for it costs nothing more."""
+    """Returns the optimiser with all that some of optax's ask for besides the gradient: the loss, at the weights and as
+    a function of them. An optimiser that does not ask for it costs nothing more."""
 
     if isinstance(optimiser, optax.MultiSteps):
         optimiser = optimiser.gradient_transformation()
@@ -90,12 +90,12 @@ def update_with(
 
 
 def _random(leaf: jax.ShapeDtypeStruct) -> bool:
-    """Whether a leaf is a key, of either style: draws are not to be repeated at every training."""
+    """Returns `True` if a leaf is a key, of either style: draws are not to be repeated at every training."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jnp.uint32
 
 
 def _unlearned(outputs: Sequence[Origin]) -> list[bool]:
-    """For every leaf of the state, whether it changes without gradients and weights ever entering."""
+    """Returns, for every leaf of the state, `True` if it changes without gradients and weights ever entering."""
     learned = LEARNED
     while True:
         more = learned
@@ -108,12 +108,12 @@ def _unlearned(outputs: Sequence[Origin]) -> list[bool]:
 
 
 def _used(outputs: Sequence[Origin], size: int) -> list[bool]:
-    """For every leaf of the state, whether anything is computed from it."""
+    """Returns, for every leaf of the state, `True` if anything is computed from it."""
     return [any(origin.inputs >> FIRST_OF_STATE + k & 1 for origin in outputs) for k in range(size)]
 
 
 def _scheduled(moved: Origins, by_itself: Sequence[bool]) -> list[bool]:
-    """For every leaf, whether it meets a hyperparameter before anything that is learned, as in a rate λ[count]."""
+    """Returns, for every leaf, `True` if it meets a hyperparameter before anything learned, as in a rate λ[count]."""
     learned = LEARNED | sum(1 << FIRST_OF_STATE + k for k, alone in enumerate(by_itself) if not alone)
     met = 0
     for inputs in moved.met:
@@ -123,7 +123,7 @@ def _scheduled(moved: Origins, by_itself: Sequence[bool]) -> list[bool]:
 
 
 def _groups(paths: Sequence[tuple[KeyEntry, ...]], free: Sequence[bool]) -> list[tuple[KeyEntry, ...] | None]:
-    """The state that every leaf is a part of; `None` where not all of that is free to start again.
+    """Returns the state that every leaf is a part of; `None` where not all of that is free to start again.
 
     Adam's counter stands with its moments and goes on with them, a schedule's stands alone. The tuple of a chain is no
     state: its entries are.

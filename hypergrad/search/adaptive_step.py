@@ -20,7 +20,7 @@ class AdaptiveStepState(NamedTuple):
 
 
 def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTransformationExtraArgs:
-    """Gradient descent with step 1/L, L raised after a failure and lowered after a success.
+    """Makes gradient descent with step 1/L, L raised after a failure and lowered after a success.
 
     With λ_0 the last accepted point, g_0, F_0 its hypergradient and value, d = ‖λ - λ_0‖ and the slack
     s = gap + gap_0 + rtol ‖g_0‖ d + rounding for the inexactness of the values:

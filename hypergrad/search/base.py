@@ -47,7 +47,7 @@ class SearchState(eqx.Module):
         return self.inner_state.params
 
     def __repr__(self) -> str:
-        """Hyperparameters, the best so far, and the work done."""
+        """Shows hyperparameters, the best so far, and the work done."""
         return paragraph(
             f"SearchState: {show(self.num_steps)} steps",
             (
@@ -67,7 +67,7 @@ class Record(eqx.Module):
     stats: Stats
 
     def __repr__(self) -> str:
-        """Value, flags, hyperparameters, and what the step took."""
+        """Shows value, flags, hyperparameters, and what the step took."""
         return paragraph(
             f"Record: value {show(self.value)}, {show_status(self.stats.status)}",
             (f"hparams: {show(self.hparams)}", *self.stats.lines()),
@@ -75,7 +75,7 @@ class Record(eqx.Module):
 
 
 class AbstractSearch(eqx.Module):
-    """Moves hyperparameters. `run` repeats `step` under a budget."""
+    """A rule that moves hyperparameters; `run` repeats `step` under a budget."""
 
     @abc.abstractmethod
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:

@@ -15,7 +15,7 @@ from .retreat import Signal, move
 
 
 def identity(hparams: PyTree) -> PyTree:
-    """No constraint."""
+    """Returns the hyperparameters unchanged: no constraint."""
     return hparams
 
 
@@ -51,7 +51,7 @@ class GradientSearch(AbstractSearch):
 
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
-        """Estimates, records, moves."""
+        """Estimates the hypergradient, records it, and moves."""
         estimate, inner_state = self.estimator.step(problem, state.hparams, state.inner_state, key)
         usable = (estimate.stats.status & Status.NONFINITE) == 0
         signal = Signal(estimate.hypergradient, estimate.value, usable, estimate.stats.diagnostics)

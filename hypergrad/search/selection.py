@@ -45,7 +45,7 @@ class Best(eqx.Module):
         return max(self.draws.shape[-1], 1)
 
     def __repr__(self) -> str:
-        """Value, hyperparameters, and the size of the model."""
+        """Shows value, hyperparameters, and the size of the model."""
         return paragraph(f"Best: {self.line()}", (f"params: {show_size(self.partitioned)}",))
 
     def line(self) -> str:
@@ -120,30 +120,30 @@ def _race(evaluate: Callable[[Array], Array], rival: Array, nominated: Array) ->
     total = len(rival)
 
     def unfinished(carry):
-        place, gain, _ = carry
-        due = (place > 0) & (place & (place - 1) == 0)
-        return nominated & (place < total) & (~due | (gain < 0))
+        index, gain, _ = carry
+        due = (index > 0) & (index & (index - 1) == 0)
+        return nominated & (index < total) & (~due | (gain < 0))
 
     def body(carry):
-        place, gain, values = carry
-        value = evaluate(_fixed_key(place)).astype(values.dtype)
-        return place + 1, gain + (value - rival[place]), values.at[place].set(value)
+        index, gain, values = carry
+        value = evaluate(_fixed_key(index)).astype(values.dtype)
+        return index + 1, gain + (value - rival[index]), values.at[index].set(value)
 
-    place, gain, values = jax.lax.while_loop(
+    index, gain, values = jax.lax.while_loop(
         unfinished, body, (jnp.zeros((), jnp.int32), jnp.zeros_like(rival[0]), jnp.zeros_like(rival))
     )
-    return values, place, (place == total) & (gain < 0) & jnp.isfinite(jnp.sum(values))
+    return values, index, (index == total) & (gain < 0) & jnp.isfinite(jnp.sum(values))
 
 
-def _fixed_key(place: Array) -> Array:
-    """Returns the key under which all candidates are evaluated in one place."""
-    return jax.random.fold_in(jax.random.key(1), place)
+def _fixed_key(index: Array) -> Array:
+    """Returns the key under which all candidates are evaluated at one index."""
+    return jax.random.fold_in(jax.random.key(1), index)
 
 
 def _evaluations(evaluate: Callable[[Array], Array], key: Array, like: Array, number: Array) -> Array:
-    """Returns the values under the first `number` keys folded from `key`, and those of `like` in the other places."""
+    """Returns the values under the first `number` keys folded from `key`, and those of `like` at the others."""
 
-    def body(place, values):
-        return values.at[place].set(evaluate(jax.random.fold_in(key, place)).astype(values.dtype))
+    def body(index, values):
+        return values.at[index].set(evaluate(jax.random.fold_in(key, index)).astype(values.dtype))
 
     return jax.lax.fori_loop(0, number, body, like)

@@ -19,7 +19,7 @@ from .tolerances import loosened as with_tolerances
 
 
 class Claim(enum.Enum):
-    """What an estimator claims; it decides which laws apply."""
+    """The claim of an estimator, which decides the laws that apply."""
 
     EXACT = enum.auto()  # the derivative of its value, through every training step
     QUADRATIC = enum.auto()  # that where Hessian and mixed derivative are constant, as DrMAD
@@ -141,7 +141,7 @@ def check_estimator(
     fail_fast: bool = False,
     shrink: int = 12,
 ) -> tuple[str, ...]:
-    """Hold an estimator to every law of its claim, in float64, on problems of a few numbers.
+    """Holds an estimator to every law of its claim, in float64, on problems of a few numbers.
 
         check_estimator(MyEstimator, claim=Claim.EXACT)
 
@@ -184,7 +184,7 @@ def check_estimator(
 def _first_broken(
     law: Law, make: Make, optimisers: Mapping[str, Any], num_steps: int, examples: int, shrink: int
 ) -> Broken | None:
-    """The law broken on the smallest trial that was found, or nothing."""
+    """Returns the law broken on the smallest trial that was found, or nothing."""
     steps, first = SOLVED_STEPS if law.solved else num_steps, next(iter(optimisers))
     times = {pair: examples for pair in law.often} | dict.fromkeys(law.once, 1)
     for (problem, name), most in times.items():
@@ -202,7 +202,7 @@ def _first_broken(
 def _find(
     strategy: SearchStrategy[Trial], law: Law, make: Make, most: int, kind: type[Exception] = Exception
 ) -> Broken | None:
-    """The law broken with an error of this kind, on the smallest of the at most `most` trials that hypothesis tries."""
+    """Returns the law broken with an error of this kind, on the smallest of at most `most` trials of hypothesis."""
     tried: dict[str, Broken | None] = {}  # its shrinking would go on for long, and every new size is compiled
     last: list[Broken] = []
 

@@ -1,6 +1,6 @@
 """The laws that hypergradients obey. Each function raises AssertionError where its law is broken.
 
-A law takes an estimator and a `Case`; those that need another training run beside the estimator's take a function
+A law takes an estimator and a `Case`; those that need a training run other than the estimator's take a function
 `make` from an inner solver to an estimator, the inner solver, and the case.
 """
 
@@ -25,12 +25,12 @@ Make = Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]  # an estimator,
 
 
 def answer(estimator: hg.AbstractEstimator, case: Case, key: Array = KEY) -> tuple[Array, PyTree]:
-    """`(value, hypergradient)` of one cold start."""
+    """Returns `(value, hypergradient)` of one cold start."""
     return hg.value_and_hypergrad(case.problem, estimator)(case.hparams, case.params, key)
 
 
 def first_step(estimator: hg.AbstractEstimator, case: Case) -> tuple[hg.Estimate, PyTree]:
-    """The estimate and the state after one step from a new state."""
+    """Returns the estimate and the state after one step from a new state."""
     state = estimator.init(case.problem, case.params, case.hparams)
     return estimator.step(case.problem, case.hparams, state, KEY)
 
@@ -48,7 +48,7 @@ def finite_differences(estimator: hg.AbstractEstimator, case: Case, size: float 
 
 
 def plain_scan(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
-    """The same as `jax.grad` through a scan over the optimiser, written without this library."""
+    """The hypergradient is that of `jax.grad` through a scan over the optimiser, written without this library."""
     value, expected = scanned(case.problem, inner.options["opt"], inner.num_steps, case.params, case.hparams)
     found_value, found = answer(make(inner), case)
     assert_close(found_value, value)
@@ -59,7 +59,7 @@ def plain_scan(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
 def scanned(
     problem: hg.BilevelProblem, optimiser: optax.GradientTransformation, steps: int, params: PyTree, hparams: PyTree
 ) -> tuple[Array, PyTree]:
-    """The outer loss after so many updates, and its derivative."""
+    """Returns the outer loss after so many updates, and its derivative."""
     params, static = eqx.partition(params, eqx.is_inexact_array)
 
     def trained(hparams: PyTree) -> Array:
@@ -82,12 +82,12 @@ def agree(one: hg.AbstractEstimator, other: hg.AbstractEstimator, case: Case, ki
 
 
 def is_reverse(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
-    """The same as exact reverse mode."""
+    """The hypergradient is that of exact reverse mode."""
     agree(make(inner), hg.Reverse(inner), case)
 
 
 def is_reverse_on_average(make: Make, inner: hg.AbstractInnerSolver, case: Case, draws: int = 4096) -> None:
-    """The mean over keys is exact reverse mode, to five standard errors; for losses that use no key."""
+    """The mean over keys is exact reverse mode, to five standard errors, if the losses use no key."""
     estimate = hg.value_and_hypergrad(case.problem, make(inner))
     found = jax.vmap(lambda key: estimate(case.hparams, case.params, key)[1])(jax.random.split(KEY, draws))
     found = jax.vmap(lambda tree: ravel_pytree(tree)[0])(found)
@@ -100,7 +100,7 @@ def is_reverse_on_average(make: Make, inner: hg.AbstractInnerSolver, case: Case,
 
 
 def closed_form(estimator: hg.AbstractEstimator, case: Case) -> None:
-    """The hypergradient of the solved inner problem, in closed form."""
+    """The hypergradient is that of the solved inner problem, in closed form."""
     if case.exact is None:
         raise ValueError("this case has no closed form")
     assert_close(answer(estimator, case)[1], case.exact(), "solved")
@@ -118,24 +118,24 @@ class InOtherHyperparameters(eqx.Module):
     change: Callable[[PyTree], PyTree]
 
     def __call__(self, model: PyTree, mu: PyTree, data: PyTree, key: Array) -> Array:
-        """The loss at λ = change(μ)."""
+        """Returns the loss at λ = change(μ)."""
         return self.loss(model, self.change(mu), data, key)
 
 
 def in_other_hyperparameters(case: Case, change: Callable[[PyTree], PyTree], mu: PyTree) -> Case:
-    """The case with λ = change(μ), at `mu`."""
+    """Returns the case with λ = change(μ), at `mu`."""
     old = case.problem
     inner, outer = (InOtherHyperparameters(loss, change) for loss in (old.inner_loss, old.outer_loss))
     return Case(hg.BilevelProblem(inner, outer, old.train, old.valid), case.params, mu)
 
 
 def bend(mu: PyTree) -> PyTree:
-    """A smooth increasing function of every hyperparameter."""
+    """Returns a smooth increasing function of every hyperparameter."""
     return jax.tree.map(lambda m: 0.3 * m + jnp.sinh(m) / 2, mu)
 
 
 def chain_rule(estimator: hg.AbstractEstimator, case: Case) -> None:
-    """With λ = g(μ), the hypergradient in μ is the pullback of the one in λ."""
+    """The hypergradient in μ, with λ = g(μ), is the pullback of the one in λ."""
     at, pullback = jax.vjp(bend, case.hparams)
     expected = pullback(answer(estimator, case.replace(hparams=at))[1])[0]
     assert_close(answer(estimator, in_other_hyperparameters(case, bend, case.hparams))[1], expected, "gradient")
@@ -147,7 +147,7 @@ class Rearrange(eqx.Module):
     like: PyTree  # of jax.ShapeDtypeStruct
 
     def __call__(self, tree: PyTree) -> PyTree:
-        """The numbers of `tree`, in order."""
+        """Returns the numbers of `tree`, in order."""
         leaves = jax.tree.leaves(self.like)
         ends = np.cumsum([leaf.size for leaf in leaves])
         parts = jnp.split(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]), ends[:-1])
@@ -208,7 +208,7 @@ def order_of_weights(estimator: hg.AbstractEstimator, case: Case) -> None:
 
 
 def batched_is_one_by_one(estimator: hg.AbstractEstimator, case: Case) -> None:
-    """vmap = loop."""
+    """A batch of problems has the answers of one problem at a time: vmap = loop."""
     many = jax.tree.map(lambda h: jnp.stack([h, h - 0.5, h + 0.3]), case.hparams)
     function = hg.value_and_hypergrad(case.problem, estimator)
     values, found = jax.vmap(lambda h: function(h, case.params, KEY))(many)
@@ -219,14 +219,14 @@ def batched_is_one_by_one(estimator: hg.AbstractEstimator, case: Case) -> None:
 
 
 def compiled_is_not_compiled(estimator: hg.AbstractEstimator, case: Case) -> None:
-    """jit = no jit."""
+    """A compiled step has the answer of a step that is not compiled: jit = no jit."""
     expected = answer(estimator, case)
     with jax.disable_jit():
         assert_close(answer(estimator, case), expected, "gradient")
 
 
 def float32_is_near_float64(estimator: hg.AbstractEstimator, case: Case) -> None:
-    """In float32 the answer is of that type and near the one in float64."""
+    """A float32 problem has a float32 answer, near the one in float64."""
     single = lambda tree: jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array_like(leaf) else leaf, tree
     )
@@ -259,7 +259,7 @@ def state_is_a_fixed_point(estimator: hg.AbstractEstimator, case: Case) -> None:
 
 
 def value_is_measured(estimator: hg.AbstractEstimator, case: Case) -> None:
-    """`value` is the outer loss of the returned `params` at the given hyperparameters; for losses that use no key."""
+    """`value` is the outer loss of the returned `params` at the given hyperparameters, if the losses use no key."""
     estimate, _ = first_step(estimator, case)
     assert_close(
         estimate.value, case.problem.outer_loss(estimate.params, case.hparams, case.problem.valid, KEY), "gradient"

@@ -19,12 +19,12 @@ import hypergrad as hg
 
 
 def injected(hparams: Any) -> optax.GradientTransformation:
-    """Momentum SGD with a learned log learning rate, kept in the optimiser's state."""
+    """Makes momentum SGD with a learned log learning rate, kept in the optimiser's state."""
     return optax.inject_hyperparams(optax.sgd)(learning_rate=jnp.exp(hparams["log_rate"]), momentum=0.9)
 
 
 def learned(hparams: Any) -> optax.GradientTransformation:
-    """Momentum SGD with a learned log learning rate for every step."""
+    """Makes momentum SGD with a learned log learning rate for every step."""
     return optax.sgd(lambda count: jnp.exp(hparams["log_rates"][count]), 0.9)
 
 
@@ -60,7 +60,7 @@ class Case:
     def replace(
         self, train: dict[str, Any] | None = None, valid: dict[str, Any] | None = None, **changes: Any
     ) -> "Case":
-        """The same case with other entries in its data, or other parameters or hyperparameters."""
+        """Returns the same case with other entries in its data, or other parameters or hyperparameters."""
         problem = self.problem
         problem = hg.BilevelProblem(
             problem.inner_loss, problem.outer_loss, problem.train | (train or {}), problem.valid | (valid or {})
@@ -69,25 +69,25 @@ class Case:
 
 
 def rows_of(rng: np.random.Generator, num_rows: int, num_features: int, target: Callable[[Any], Any]) -> dict[str, Any]:
-    """Random inputs, their targets, and the entries that scale and shift a loss."""
+    """Draws random inputs, their targets, and the entries that scale and shift a loss."""
     x = rng.normal(size=(num_rows, num_features))
     return {"x": x, "y": target(x), "scale": np.float64(1.0), "shift": np.float64(0.0)}
 
 
 def ridge_inner(w: Any, hparams: Any, data: Any, key: Array) -> Array:
-    """|Xw - y|²/2n + ½ Σ exp(h_i) w_i²."""
+    """Returns |Xw - y|²/2n + ½ Σ exp(h_i) w_i²."""
     fit = jnp.mean((data["x"] @ w - data["y"]) ** 2) / 2
     return data["scale"] * (fit + jnp.sum(jnp.exp(hparams["log_l2"]) * w**2) / 2) + data["shift"]
 
 
 def ridge_outer(w: Any, hparams: Any, data: Any, key: Array) -> Array:
-    """|Xw - y|²/2m + 0.05 Σ h_i²; the last is a direct term. `unused` enters times 0."""
+    """Returns |Xw - y|²/2m + 0.05 Σ h_i²; the last is a direct term. `unused` enters times 0."""
     fit = jnp.mean((data["x"] @ w - data["y"]) ** 2) / 2 + 0 * hparams["unused"]
     return data["scale"] * (fit + 0.05 * jnp.sum(hparams["log_l2"] ** 2)) + data["shift"]
 
 
 def ridge(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
-    """One log penalty per weight; the leaf `unused` changes neither loss."""
+    """Makes ridge regression with one log penalty per weight; the leaf `unused` changes neither loss."""
     rng = np.random.default_rng(seed)
     w_true = rng.normal(size=num_features)
     target = lambda x: x @ w_true + 0.3 * rng.normal(size=len(x))
@@ -103,7 +103,7 @@ def ridge(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
 
 
 def ridge_gradient(train: dict[str, Any], valid: dict[str, Any], h: Any) -> Any:
-    """The exact hypergradient of `ridge` at the log penalties `h`."""
+    """Returns the exact hypergradient of `ridge` at the log penalties `h`."""
     x, y, u, z, h = (np.asarray(one) for one in (train["x"], train["y"], valid["x"], valid["y"], h))
     hessian = x.T @ x / len(y) + np.diag(np.exp(h))
     w = np.linalg.solve(hessian, x.T @ y / len(y))
@@ -111,20 +111,20 @@ def ridge_gradient(train: dict[str, Any], valid: dict[str, Any], h: Any) -> Any:
 
 
 def scheduled(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
-    """`ridge` with a log learning rate per step for the optimiser `learned`."""
+    """Makes `ridge` with a log learning rate per step for the optimiser `learned`."""
     case = ridge(seed, num_features, num_rows)
     rates = np.random.default_rng(seed + 1).uniform(-3, -2, 6)
     return Case(case.problem, case.params, case.hparams | {"log_rates": jnp.asarray(rates)})
 
 
 def tuned_outer(w: Any, hparams: Any, data: Any, key: Array) -> Array:
-    """That of `ridge`, and a price of the learning rates."""
+    """Returns the outer loss of `ridge` and a price of the learning rates."""
     rates = hparams["log_rate"] ** 2 + jnp.sum(hparams["log_rates"] ** 2)
     return ridge_outer(w, hparams, data, key) + 0.01 * data["scale"] * rates
 
 
 def tuned(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
-    """`ridge` with log learning rates: `log_rate`, and `log_rates` for up to six steps."""
+    """Makes `ridge` with log learning rates: `log_rate`, and `log_rates` for up to six steps."""
     case = ridge(seed, num_features, num_rows)
     rates = np.random.default_rng(seed + 1).uniform(-3, -2, 7)
     problem = hg.BilevelProblem(ridge_inner, tuned_outer, case.problem.train, case.problem.valid)
@@ -133,17 +133,17 @@ def tuned(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
 
 
 def phasors_inner(w: Any, h: Any, data: Any, key: Array) -> Array:
-    """|Xw - y|²/2n + ½ exp(h) |w|², all but h complex."""
+    """Returns |Xw - y|²/2n + ½ exp(h) |w|², all but h complex."""
     return jnp.mean(jnp.abs(data["x"] @ w - data["y"]) ** 2) / 2 + jnp.exp(h) * jnp.sum(jnp.abs(w) ** 2) / 2
 
 
 def phasors_outer(w: Any, h: Any, data: Any, key: Array) -> Array:
-    """|Xw - y|²/2m."""
+    """Returns |Xw - y|²/2m."""
     return jnp.mean(jnp.abs(data["x"] @ w - data["y"]) ** 2) / 2
 
 
 def phasors(seed: int = 0, num_features: int = 2, num_rows: int = 8) -> Case:
-    """Ridge regression with complex inputs, targets and weights, and one log penalty."""
+    """Makes ridge regression with complex inputs, targets and weights, and one log penalty."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int) -> np.ndarray:
@@ -164,24 +164,24 @@ def phasors(seed: int = 0, num_features: int = 2, num_rows: int = 8) -> Case:
 
 
 def quadratic_inner(w: Any, h: Any, data: Any, key: Array) -> Array:
-    """½ wᵀAw - wᵀ(Bh + c)."""
+    """Returns ½ wᵀAw - wᵀ(Bh + c)."""
     return w @ data["A"] @ w / 2 - w @ (data["B"] @ h + data["c"])
 
 
 def quadratic_outer(w: Any, h: Any, data: Any, key: Array) -> Array:
-    """½ (w - t)ᵀP(w - t) + ½ hᵀRh."""
+    """Returns ½ (w - t)ᵀP(w - t) + ½ hᵀRh."""
     gap = w - data["t"]
     return gap @ data["P"] @ gap / 2 + h @ data["R"] @ h / 2
 
 
 def positive(rng: np.random.Generator, size: int, low: float = 0.3, high: float = 2.0) -> Any:
-    """A symmetric matrix with eigenvalues between `low` and `high`."""
+    """Draws a symmetric matrix with eigenvalues between `low` and `high`."""
     basis, _ = np.linalg.qr(rng.normal(size=(size, size)))
     return (basis * np.linspace(low, high, size)) @ basis.T
 
 
 def quadratic(seed: int = 0, size: int = 4, num_hparams: int = 3) -> Case:
-    """Constant Hessian and mixed derivative."""
+    """Makes a problem with constant Hessian and mixed derivative."""
     rng = np.random.default_rng(seed)
     train = {"A": positive(rng, size), "B": rng.normal(size=(size, num_hparams)), "c": rng.normal(size=size)}
     valid = {"P": positive(rng, size), "t": rng.normal(size=size), "R": positive(rng, num_hparams)}
@@ -196,7 +196,7 @@ def quadratic(seed: int = 0, size: int = 4, num_hparams: int = 3) -> Case:
 
 
 def quadratic_optimum(case: Case) -> Any:
-    """The λ that solves the bilevel problem of `quadratic`."""
+    """Returns the λ that solves the bilevel problem of `quadratic`."""
     A, B, c = (np.asarray(case.problem.train[name]) for name in "ABc")
     P, t, R = (np.asarray(case.problem.valid[name]) for name in "PtR")
     response = np.linalg.solve(A, B)
@@ -204,22 +204,22 @@ def quadratic_optimum(case: Case) -> Any:
 
 
 def bce(logits: Any, labels: Any) -> Array:
-    """Mean binary cross-entropy."""
+    """Returns the mean binary cross-entropy."""
     return jnp.mean(jnp.logaddexp(0.0, logits) - labels * logits)
 
 
 def logistic_inner(w: Any, h: Any, data: Any, key: Array) -> Array:
-    """Mean cross-entropy + ½ Σ exp(h_i) w_i²."""
+    """Returns the mean cross-entropy + ½ Σ exp(h_i) w_i²."""
     return bce(data["x"] @ w, data["y"]) + jnp.sum(jnp.exp(h) * w**2) / 2
 
 
 def logistic_outer(w: Any, h: Any, data: Any, key: Array) -> Array:
-    """Mean cross-entropy."""
+    """Returns the mean cross-entropy."""
     return bce(data["x"] @ w, data["y"])
 
 
 def logistic(seed: int = 0, num_features: int = 3, num_rows: int = 12) -> Case:
-    """Two classes, one log penalty per weight."""
+    """Makes a problem of two classes, with one log penalty per weight."""
     rng = np.random.default_rng(seed)
     w_true = rng.normal(size=num_features)
     label = lambda x: (x @ w_true + rng.normal(size=len(x)) > 0).astype(np.float64)
@@ -240,7 +240,7 @@ def logistic(seed: int = 0, num_features: int = 3, num_rows: int = 12) -> Case:
 
 
 def net_inner(model: Any, hparams: Any, data: Any, key: Array) -> Array:
-    """Squared error under input noise, penalised."""
+    """Returns the squared error under input noise, penalised."""
     noise = jnp.exp(hparams["log_noise"]) * jax.random.normal(key, data["x"].shape, data["x"].dtype)
     weights = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
     penalty = sum(jnp.sum(leaf**2) for leaf in weights)
@@ -248,12 +248,12 @@ def net_inner(model: Any, hparams: Any, data: Any, key: Array) -> Array:
 
 
 def net_outer(model: Any, hparams: Any, data: Any, key: Array) -> Array:
-    """Squared error and a direct term."""
+    """Returns the squared error and a direct term."""
     return jnp.mean((jax.vmap(model)(data["x"]) - data["y"]) ** 2) + 0.01 * hparams["log_l2"] ** 2
 
 
 def net(seed: int = 0, num_rows: int = 6) -> Case:
-    """A tanh network whose loss is random: neither quadratic nor noiseless."""
+    """Makes a tanh network whose loss is random: neither quadratic nor noiseless."""
     rng = np.random.default_rng(seed)
     train, valid = (rows_of(rng, num_rows, 2, lambda x: np.sin(x.sum(1))) for _ in range(2))
     model = eqx.nn.MLP(2, "scalar", 3, 1, activation=jnp.tanh, key=jax.random.key(seed))

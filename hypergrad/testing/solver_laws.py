@@ -23,7 +23,7 @@ COSINE_OF_HALVES = 0.99  # of a hypergradient in half precision with the one in 
 
 
 def differences(function: Callable[[PyTree], Array], hparams: PyTree, size: float = 5e-5) -> PyTree:
-    """The derivative of a number with respect to hyperparameters, by central differences of fourth order."""
+    """Returns the derivative of a number with respect to hyperparameters, by central differences of fourth order."""
     vector, unravel = ravel_pytree(hparams)
     found = []
     for i in range(len(vector)):
@@ -34,7 +34,7 @@ def differences(function: Callable[[PyTree], Array], hparams: PyTree, size: floa
 
 
 def derivative_from_any_state(estimator: hg.AbstractEstimator, case: Case) -> None:
-    """From a new, a used and a resumed state the hypergradient is the derivative of the value of the next step."""
+    """The hypergradient from a new, a used or a resumed state is the derivative of the value of the next step."""
     state = estimator.init(case.problem, case.params, case.hparams)
     elsewhere = jax.tree.map(lambda h: h + 0.1, case.hparams)
     for k, hparams in enumerate((None, case.hparams, elsewhere)):
@@ -52,7 +52,7 @@ def unused_is_refused(estimator: hg.AbstractEstimator, case: Case) -> None:
 
 
 def unseen_is_refused(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
-    """An entry of an array that acts through the optimiser alone is refused by its path and place."""
+    """An entry of an array that acts through the optimiser alone is refused by its path and index."""
     flat = jnp.concatenate([jnp.ravel(case.hparams["log_l2"]), jnp.zeros(1)])
     given = lambda h: {"log_l2": h[:-1], "unused": 0.0}
     old, opt = case.problem, lambda h: optax.sgd(0.1 * jnp.exp(h[-1]))

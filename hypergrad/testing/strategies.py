@@ -15,24 +15,24 @@ seeds = st.integers(0, 2**20)
 
 
 def problems(kinds: Sequence[Callable[..., Case]] = (quadratic, ridge, logistic, net)) -> st.SearchStrategy[Case]:
-    """Cases of the given kinds, of all sizes in `problems.SIZES`; shrink to the first kind, small, seed 0."""
+    """Draws cases of the given kinds, of all sizes in `problems.SIZES`; shrinks to the first kind, small, seed 0."""
     sizes = [(kind, size) for kind in kinds for size in SIZES[kind]]
     return st.builds(lambda choice, seed: choice[0](seed, *choice[1]), st.sampled_from(sizes), seeds)
 
 
 def optimisers() -> st.SearchStrategy[Any]:
-    """optax optimisers; always the same objects, so that nothing is traced again for being created again."""
+    """Draws optax optimisers; always the same objects, so that nothing is traced again for being created again."""
     return st.sampled_from(list(OPTIMISERS.values()))
 
 
 def schedules() -> st.SearchStrategy[Any]:
-    """Learning rates as functions of the step; always the same objects."""
+    """Draws learning rates as functions of the step; always the same objects."""
     return st.sampled_from(list(SCHEDULES.values()))
 
 
 @st.composite
 def hyperparameters(draw: st.DrawFn, size: int) -> Any:
-    """Pytrees of `size` numbers: vectors, matrices and scalars in nested tuples, lists and dictionaries."""
+    """Draws pytrees of `size` numbers: vectors, matrices and scalars in nested tuples, lists and dictionaries."""
     cuts = sorted(draw(st.sets(st.integers(1, size - 1)))) if size > 1 else []
     trees: list[Any] = []
     for length in np.diff([0, *cuts, size]):
@@ -46,7 +46,7 @@ def hyperparameters(draw: st.DrawFn, size: int) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What a law is tried on: a problem with its seed and sizes, an optimiser and a number of steps."""
+    """An example for a law: a problem with its seed and sizes, an optimiser and a number of steps."""
 
     problem: Callable[..., Case]
     seed: int
@@ -71,12 +71,12 @@ class Trial:
 
 
 def seeds_of(trial: Trial, vary: bool) -> st.SearchStrategy[Trial]:
-    """The same trial with other seeds, if they are to vary."""
+    """Returns the same trial with other seeds, if they are to vary."""
     return st.builds(dataclasses.replace, st.just(trial), seed=seeds if vary else st.just(trial.seed))
 
 
 def simpler(trial: Trial, steps: Sequence[int]) -> st.SearchStrategy[Trial]:
-    """Trials of the same problem that may be smaller, with one of `steps`; shrink to the smallest."""
+    """Draws trials of the same problem that may be smaller, with one of `steps`; shrinks to the smallest."""
     names = list(dict.fromkeys([next(iter(trial.optimisers)), trial.optimiser]))
     return st.builds(
         dataclasses.replace,

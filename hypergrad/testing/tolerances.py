@@ -23,7 +23,7 @@ _factor = contextvars.ContextVar("factor", default=1.0)
 
 @contextlib.contextmanager
 def loosened(factor: float) -> Iterator[None]:
-    """Inside the block every tolerance is `factor` times as wide."""
+    """Makes every tolerance `factor` times as wide inside the block."""
     token = _factor.set(_factor.get() * factor)
     try:
         yield
@@ -32,12 +32,12 @@ def loosened(factor: float) -> Iterator[None]:
 
 
 def flat(tree: PyTree) -> Any:
-    """All leaves as one vector."""
+    """Joins all leaves into one vector."""
     return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)])
 
 
 def relative_error(found: PyTree, expected: PyTree) -> float:
-    """‖found - expected‖ / ‖expected‖ over all leaves together."""
+    """Returns ‖found - expected‖ / ‖expected‖ over all leaves together."""
     found, expected = flat(found), flat(expected)
     ensure(found.shape == expected.shape, f"{found.size} numbers found, {expected.size} expected")
     size = np.linalg.norm(expected)
@@ -45,13 +45,13 @@ def relative_error(found: PyTree, expected: PyTree) -> float:
 
 
 def assert_close(found: PyTree, expected: PyTree, kind: str = "same") -> None:
-    """Equal to the tolerance of `kind` for the dtype of `found`."""
+    """Asserts equality to the tolerance of `kind` for the dtype of `found`."""
     error = relative_error(found, expected)
     limit = RELATIVE[flat(found).dtype][kind] * _factor.get()
     ensure(error <= limit, f"relative error {error:.3g} > {limit:.3g}\n found    {found}\n expected {expected}")
 
 
 def ensure(condition: Any, message: str) -> None:
-    """Raise `AssertionError` with the message unless the condition holds; also under `python -O`."""
+    """Raises `AssertionError` with the message unless the condition holds; also under `python -O`."""
     if not condition:
         raise AssertionError(message)

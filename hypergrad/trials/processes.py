@@ -58,18 +58,18 @@ class Processes(AbstractObjective):
         waiting, results = list(enumerate(trials)), dict[int, Result]()
         try:
             while len(results) < len(trials):
-                for place in range(min(self.workers, len(trials))):
-                    if len(self.kept) <= place:
+                for slot in range(min(self.workers, len(trials))):
+                    if len(self.kept) <= slot:
                         self.kept.append(_Worker(self.function))
-                    if waiting and self.kept[place].index is None:
+                    if waiting and self.kept[slot].index is None:
                         index, trial = waiting.pop(0)
-                        self.kept[place].begin(index, trial, keys[index])
-                for place, worker in enumerate(self.kept):
+                        self.kept[slot].begin(index, trial, keys[index])
+                for slot, worker in enumerate(self.kept):
                     number, result = worker.index, worker.result(self.time_limit)
                     if number is not None and result is not None:
                         results[number] = result
                         if not worker.process.is_alive():
-                            self.kept[place] = _Worker(self.function)
+                            self.kept[slot] = _Worker(self.function)
                 busy = [worker.connection for worker in self.kept if worker.index is not None]
                 if busy:
                     wait(busy, self._until_limit())

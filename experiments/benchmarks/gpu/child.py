@@ -29,7 +29,7 @@ MODULES = {
 
 
 def main(part: str, variant: str, config: Config, path: Path, until: float) -> None:
-    """Run the tasks in their order."""
+    """Runs the tasks in their order."""
     prepare(config)
     module = importlib.import_module(f".{MODULES[part]}", __package__)
     with open(path, "a") as file:

@@ -21,7 +21,7 @@ QUICK: dict[str, Any] = {"replicas": (4,)}
 
 
 class Sizes(NamedTuple):
-    """What is measured, at one of two sizes."""
+    """The sizes of all measurements."""
 
     product: int  # rows of the square matrices
     steps: int  # training steps of an ensemble in one timing
@@ -66,7 +66,7 @@ QUICK_SIZES = Sizes(
     rounds=2,
     hidden=(16, 16),
     rows=64,
-    horizon=20,  # as far as the longest truncated estimator looks back
+    horizon=20,  # the horizon of the longest truncated estimator
     estimators=2,
     wide=(16, 16),
     updates=4,
@@ -108,7 +108,7 @@ class Config(Options):
 
     @property
     def sizes(self) -> Sizes:
-        """Full, or tiny."""
+        """The full sizes, or the tiny ones."""
         return QUICK_SIZES if self.quick else FULL_SIZES
 
 

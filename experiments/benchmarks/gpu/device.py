@@ -1,4 +1,4 @@
-"""Which device it is, its ceilings, and the precision of its products."""
+"""The device, its ceilings, and the precision of its products."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ PRECISIONS = ("default", "highest")
 
 
 def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], dict[str, Any]]]:
-    """One row for the device, one for its bandwidth, two for products, two for hypergradients."""
+    """Returns one row for the device, one for its bandwidth, two for products, two for hypergradients."""
     found: dict[str, Callable[[], dict[str, Any]]] = {"environment": describe, "copy": partial(copy, config)}
     found |= {f"product, {name}": partial(product, config, name) for name in PRECISIONS}
     case = problems.mlp(config.seed, config.sizes.horizon)
@@ -33,18 +33,18 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
 
 
 def describe() -> dict[str, Any]:
-    """Device, driver, versions, power at rest."""
+    """Returns the device, driver, versions, and power at rest."""
     more = {"cores": num_cores(), "matmul_precision": str(jax.config.jax_default_matmul_precision)}
     return environment() | nvml() | more
 
 
 def num_cores() -> int:
-    """Cores that this process may use: `taskset` can leave it few of many."""
+    """Returns the number of cores that this process may use: `taskset` can leave it few of many."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def nvml() -> dict[str, Any]:
-    """What NVML says, None where it is not there."""
+    """Returns the answer of NVML, `None` where it is not there."""
     try:
         import pynvml
 
@@ -67,14 +67,14 @@ def _text(value: str | bytes) -> str:
 
 
 def copy(config: Config) -> dict[str, Any]:
-    """Bytes read and written per second by an addition to a large array."""
+    """Measures the bytes read and written per second by an addition to a large array."""
     array = jnp.ones(16 * config.sizes.product**2, jnp.float32)
     seconds = median_seconds(partial(jax.jit(lambda a: a + 1), array), config.sizes.rounds)
     return {"seconds": seconds, "gigabytes_per_second": 2 * array.nbytes / seconds / 1e9}
 
 
 def product(config: Config, precision: str) -> dict[str, Any]:
-    """Rate of a float32 matrix product, and its error against float64."""
+    """Measures the rate of a float32 matrix product, and its error against float64."""
     n = config.sizes.product
     a, b = np.random.default_rng(config.seed).normal(size=(2, n, n)).astype(np.float32)
     call = partial(jax.jit(partial(jnp.matmul, precision=precision)), jnp.asarray(a), jnp.asarray(b))
@@ -86,7 +86,7 @@ def product(config: Config, precision: str) -> dict[str, Any]:
 
 
 def hypergradient(case: problems.Benchmark, cache: dict[str, np.ndarray], precision: str) -> dict[str, Any]:
-    """Error of `Reverse`, and of the same recursion written by hand, against float64."""
+    """Measures the error of `Reverse`, and of the same recursion written by hand, against float64."""
     right = cache["exact"] if "exact" in cache else cache.setdefault("exact", exact(case))
     with jax.default_matmul_precision(precision):
         call = hg.value_and_hypergrad(case.problem, hg.Reverse(training(case)))

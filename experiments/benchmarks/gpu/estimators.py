@@ -21,7 +21,7 @@ FIRST = ("Reverse", "DrMAD(knots=1)", "Greedy every step", "Implicit CG(20)")  #
 
 
 class Shared:
-    """What several rows need, made when the first of them does."""
+    """Parts that several rows need, made when the first of them does."""
 
     def __init__(self, config: Config):
         self.rounds = config.sizes.rounds
@@ -31,14 +31,14 @@ class Shared:
 
     @property
     def plain(self):
-        """Training alone."""
+        """Measures training alone: the unit."""
         if self._plain is None:
             self._plain = compiled(bare.plain(self.case), *arguments(self.case))
         return self._plain
 
 
 def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Training alone, the first estimators, the reference in float64, torch, the other estimators."""
+    """Returns training alone, the first estimators, the reference in float64, torch, the other estimators."""
     shared = Shared(config)
     known = {entry.name: entry for entry in entries(shared.case)}
     rows = {name: partial(estimator, shared, entry) for name, entry in known.items()}
@@ -49,7 +49,7 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
 
 
 def plain(shared: Shared) -> dict[str, Any]:
-    """Training alone: the unit."""
+    """Measures training alone: the unit."""
     program = shared.plain
     return {
         "case": shared.case.name,
@@ -62,14 +62,14 @@ def plain(shared: Shared) -> dict[str, Any]:
 
 
 def reference(shared: Shared) -> dict[str, Any]:
-    """The unrolled hypergradient in float64, which cosines and errors refer to."""
+    """Computes the unrolled hypergradient in float64, which cosines and errors refer to."""
     started = time.perf_counter()
     shared.right = exact(shared.case)
     return {"seconds": time.perf_counter() - started, "norm": float(np.linalg.norm(shared.right))}
 
 
 def estimator(shared: Shared, entry: Entry) -> dict[str, Any]:
-    """One estimator and the first of its hand-written counterparts."""
+    """Measures one estimator and the first of its hand-written counterparts."""
     case = shared.case
     ours = compiled_estimator(case, entry.estimator)
     by_hand = compiled(entry.bares[0], *arguments(case))
@@ -94,12 +94,12 @@ def estimator(shared: Shared, entry: Entry) -> dict[str, Any]:
 
 
 def compared(shared: Shared, found: np.ndarray) -> dict[str, Any]:
-    """Cosine and error against float64, where that is known."""
+    """Returns cosine and error against float64, where that is known."""
     return {} if shared.right is None else agreement(found, shared.right)
 
 
 def peer(shared: Shared, entry: Entry, make: Callable[[Benchmark], torch_peers.Peer]) -> dict[str, Any]:
-    """A torch program, in rounds with training alone in both libraries and with our `Reverse`."""
+    """Measures a torch program, in rounds with training alone in both libraries and with our `Reverse`."""
     made, ours = make(shared.case), compiled_estimator(shared.case, entry.estimator)
     plain = torch_peers.plain(shared.case)
     calls = {"plain": shared.plain.call, "ours": ours.call, "torch plain": plain.call, "torch": made.call}

@@ -29,7 +29,7 @@ class OutOfTimeError(Exception):
 
 
 def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], dict[str, Any]]]:
-    """All methods on the first seed, then on the next."""
+    """Returns all methods on the first seed, then on the next."""
     sizes = config.sizes
     table = Table(setting(sizes.images, config.data_dir, sizes.scale), CRITERION)
     methods = {name: table.contestants[name].make(SETTINGS[name]) for name in sizes.methods}

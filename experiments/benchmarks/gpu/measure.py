@@ -25,7 +25,7 @@ class Program(NamedTuple):
 
 
 def compiled(function: Callable, *args: Any) -> Program:
-    """Compile for these arguments, which it is then called with."""
+    """Compiles for these arguments, with which the result is called."""
     started = time.perf_counter()
     program = jax.jit(function).lower(*args).compile()
     took = time.perf_counter() - started
@@ -33,14 +33,14 @@ def compiled(function: Callable, *args: Any) -> Program:
 
 
 def planned(program: Compiled) -> tuple[int, int]:
-    """Bytes of temporaries; and of temporaries, arguments and outputs together."""
+    """Returns the bytes of temporaries; and of temporaries, arguments and outputs together."""
     memory = program.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.temp_size_in_bytes, memory.temp_size_in_bytes + held
 
 
 def compiled_estimator(case: Benchmark, estimator: hg.AbstractEstimator) -> Program:
-    """One step of an estimator; data are arguments, as for the hand-written functions."""
+    """Compiles one step of an estimator; data are arguments, as for the hand-written functions."""
 
     def step(hparams, state, train, valid, key):
         problem = hg.BilevelProblem(case.problem.inner_loss, case.problem.outer_loss, train, valid)
@@ -51,24 +51,24 @@ def compiled_estimator(case: Benchmark, estimator: hg.AbstractEstimator) -> Prog
 
 
 def peak_bytes() -> int | None:
-    """The allocator's peak since the process began, None where it keeps no account."""
+    """Returns the allocator's peak since the process began, None where it keeps no account."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def interleaved(calls: Mapping[Hashable, Callable], rounds: int) -> dict[Hashable, np.ndarray]:
-    """Wall times, one number a round, every round in the same order; the first round warms up."""
+    """Measures wall times, one number a round, every round in the same order; the first round warms up."""
     times = [[seconds(call, time.perf_counter) for call in calls.values()] for _ in range(rounds + 1)]
     return dict(zip(calls, np.array(times)[1:].T, strict=True))
 
 
 def median_seconds(call: Callable, rounds: int) -> float:
-    """Median wall time, warmed up."""
+    """Measures the median wall time, warmed up."""
     return float(np.median(interleaved({"": call}, rounds)[""]))
 
 
 def with_energy(call: Callable, rounds: int, at_least: float) -> dict[str, Any]:
-    """Median wall time of a call; and joules of one call by the card's counter, over `at_least` seconds, since the
-    counter moves in steps of some hundredths of a second."""
+    """Measures the median wall time of a call; and joules of one call by the card's counter, over `at_least` seconds,
+    because the counter moves in steps of some hundredths of a second."""
     seconds(call, time.perf_counter)
     times: list[float] = []
     before, started = energy_counter(), time.perf_counter()

@@ -16,7 +16,7 @@ from .measure import with_energy
 
 
 def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Ensembles of every size; a network that is not stacked; the largest at highest precision."""
+    """Returns ensembles of every size; a network that is not stacked; the largest at highest precision."""
     training = benchmark.programs(benchmark.Config(steps=config.sizes.steps))
     most = max(config.replicas)
     models, data = benchmark.setting(config.seed, most)
@@ -30,7 +30,7 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
 
 
 def train(config, training, models, data, num: int | None, precision: str = "default", spread: bool = False):
-    """Time, energy and memory of training; `num` is None for a network that is not stacked."""
+    """Measures time, energy and memory of training; `num` is None for a network that is not stacked."""
     grid, linear, targets = data
     if num is None:
         inner, loss, args = (

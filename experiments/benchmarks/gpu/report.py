@@ -1,4 +1,4 @@
-"""What is printed at the end, and the comparison with a CPU."""
+"""The final table, and the comparison with a CPU."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ Row = Mapping[str, Any]
 
 
 def fastest(rows: Sequence[Row]) -> dict[int, float]:
-    """Replica-steps per second by size of the ensemble, of the fastest program."""
+    """Returns the replica-steps per second by size of the ensemble, of the fastest program."""
     found: dict[int, float] = {}
     for row in rows:
         if "replica_steps_per_second" in row:
@@ -19,7 +19,7 @@ def fastest(rows: Sequence[Row]) -> dict[int, float]:
 
 
 def compare_with_cpu(rows: Sequence[Row], cpu: Mapping[str, Any]) -> dict[str, Any]:
-    """How many times the CPU's replica-steps per second: at the same size, and at the CPU's best."""
+    """Returns the ratios to the CPU's replica-steps per second, at the same size and at the CPU's best."""
     here, there = fastest(rows), fastest(cpu["parts"].get("ensembles", {"rows": []})["rows"])
     if not there:
         return {}
@@ -33,7 +33,7 @@ def compare_with_cpu(rows: Sequence[Row], cpu: Mapping[str, Any]) -> dict[str, A
 
 
 def number(row: Row, name: str, unit: str, factor: float = 1.0) -> str:
-    """`1.23 unit`, empty where it was not measured."""
+    """Shows a number with its unit, empty where it was not measured."""
     value = row.get(name)
     return "" if value is None else f"{value * factor:.4g} {unit}"
 
@@ -69,7 +69,7 @@ COLUMNS: dict[str, tuple[tuple[str, str, float], ...]] = {
 
 
 def print_table(results: Mapping[str, Any]) -> None:
-    """One line per row, with its main figures, and what is missing."""
+    """Prints one line per row, with its main figures, and what is missing."""
     lines, missing = [], []
     for part, found in results["parts"].items():
         for row in found["rows"]:

@@ -16,12 +16,12 @@ from .config import SHARES, VARIANTS, Config, Part
 from .report import compare_with_cpu, print_table
 
 RESERVE = 5.0  # seconds at the end
-EVERY = 2.0  # seconds between two looks at a process
+EVERY = 2.0  # seconds between two checks of a process
 GRACE = 1.5  # seconds in which a process may end by itself
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Run all parts, write gpu.json after every row, print a table."""
+    """Runs all parts, writes gpu.json after every row, prints a table."""
     started = time.time()
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / "config.json", config)
@@ -46,7 +46,7 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def complete(config: Config, results: dict[str, Any], seconds: float) -> None:
-    """What follows from the rows so far."""
+    """Adds the numbers that follow from the rows so far."""
     results["seconds"] = round(seconds, 1)
     for row in results["parts"].get("device", {"rows": []})["rows"]:
         if row["name"] == "environment" and "error" not in row:
@@ -58,7 +58,7 @@ def complete(config: Config, results: dict[str, Any], seconds: float) -> None:
 
 
 def follow(config: Config, part: Part, until: float) -> Iterator[dict[str, Any]]:
-    """The part as it grows: its rows, the tasks that did not fit or failed, how it ended."""
+    """Yields the part as it grows: its rows, the tasks that did not fit or failed, how it ended."""
     started, path, statuses = time.time(), config.out / f"{part}.jsonl", []
     path.unlink(missing_ok=True)
     for variant in VARIANTS.get(part, ("all",)):
@@ -80,7 +80,7 @@ def follow(config: Config, part: Part, until: float) -> Iterator[dict[str, Any]]
 
 
 def process(config: Config, part: Part, variant: str, path: Path, until: float) -> subprocess.Popen:
-    """A started process; its output goes to a file beside its rows."""
+    """Starts a process; its output goes to a file next to its rows."""
     settings = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
     if part == "proton":  # its preparation has threads of its own
         settings["OPENBLAS_NUM_THREADS"] = "1"
@@ -91,7 +91,7 @@ def process(config: Config, part: Part, variant: str, path: Path, until: float) 
 
 
 def gathered(path: Path, started: float, status: str) -> dict[str, Any]:
-    """What is on disk, and what is not."""
+    """Returns the parts on disk, and the missing ones."""
     rows: list[dict[str, Any]] = []
     plan: list[str] = []
     for line in path.read_text().splitlines() if path.exists() else []:

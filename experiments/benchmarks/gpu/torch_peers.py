@@ -14,7 +14,7 @@ from ..problems import MOMENTUM, Benchmark
 
 
 class Opaque:
-    """Tensors that JAX shall not look into when it waits for a result."""
+    """Tensors that JAX must not open when it waits for a result."""
 
     def __init__(self, tensors):
         self.tensors = tensors
@@ -41,11 +41,11 @@ class Torch:
         self.train, self.valid = ((to(x), to(y).long()) for x, y in (case.problem.train, case.problem.valid))
 
     def tensor(self, array: Any):
-        """On the device."""
+        """Copies an array to the device."""
         return self.torch.tensor(np.array(array), device=self.device)
 
     def outer(self, params, data):
-        """Mean cross-entropy; leaves come as bias, weight, bias, weight, ..."""
+        """Returns the mean cross-entropy; leaves come as bias, weight, bias, weight, ..."""
         x, labels = data
         last = len(params) // 2 - 1
         for i in range(last + 1):
@@ -54,12 +54,12 @@ class Torch:
         return self.torch.nn.functional.cross_entropy(x, labels)
 
     def inner(self, params, hparams):
-        """With the penalty."""
+        """Returns the inner loss, with the penalty."""
         penalty = sum((h.exp() * w**2).sum() for h, w in zip(hparams, params, strict=True))
         return self.outer(params, self.train) + 0.5 * penalty
 
     def train_for(self, hparams):
-        """T steps of SGD with momentum, by torch.func."""
+        """Does T steps of SGD with momentum, by torch.func."""
         params, velocity = self.params, [self.torch.zeros_like(w) for w in self.params]
         gradient = self.torch.func.grad(self.inner)
         for _ in range(self.case.num_steps):
@@ -68,32 +68,32 @@ class Torch:
         return params
 
     def ready(self, found):
-        """After the device is done."""
+        """Waits until the device is done."""
         if self.device == "cuda":
             self.torch.cuda.synchronize()
         return found
 
 
 def arrays(found: Opaque) -> list[np.ndarray]:
-    """Tensors as arrays."""
+    """Returns tensors as arrays."""
     return [tensor.detach().cpu().numpy() for tensor in found.tensors]
 
 
 def plain(case: Benchmark) -> Peer:
-    """Training alone."""
+    """Trains, and nothing else."""
     made = Torch(case)
     return Peer(lambda: Opaque(made.ready(made.train_for(made.hparams))), arrays)
 
 
 def unrolled(case: Benchmark) -> Peer:
-    """torch.func.grad through the loop."""
+    """Differentiates the loop by torch.func.grad."""
     made = Torch(case)
     gradient = made.torch.func.grad(lambda hparams: made.outer(made.train_for(hparams), made.valid))
     return Peer(lambda: Opaque(made.ready(gradient(made.hparams))), arrays)
 
 
 def with_torchopt(case: Benchmark) -> Peer:
-    """TorchOpt's differentiable SGD."""
+    """Differentiates TorchOpt's SGD."""
     import torchopt
 
     made = Torch(case)
@@ -118,13 +118,13 @@ def with_torchopt(case: Benchmark) -> Peer:
 
 
 def available() -> dict[str, Callable[[Benchmark], Peer]]:
-    """The peers that are installed."""
+    """Returns the peers that are installed."""
     peers = {"torch": ("torch.func unrolled", unrolled), "torchopt": ("TorchOpt unrolled", with_torchopt)}
     return dict(peer for package, peer in peers.items() if find_spec(package) and find_spec("torch"))
 
 
 def peak(call: Callable) -> int | None:
-    """Bytes that torch's allocator needs on top of what is there; None on a CPU."""
+    """Returns the bytes that torch's allocator needs on top of what is there; None on a CPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -137,7 +137,7 @@ def peak(call: Callable) -> int | None:
 
 
 def version() -> str:
-    """Of torch."""
+    """Returns the version of torch."""
     import torch
 
     return torch.__version__

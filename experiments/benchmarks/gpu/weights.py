@@ -23,7 +23,7 @@ ROWS = 256
 
 
 def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], dict[str, Any]]]:
-    """Two processes, so that each has a peak of its own: `greedy`, one step at a time; `unrolled`, whole runs."""
+    """Returns two processes, each with its own peak: `greedy`, one step at a time; `unrolled`, whole runs."""
     steps = config.sizes.updates if variant == "greedy" else config.sizes.unrolled
     case = network(config.seed, config.sizes.wide, ROWS, steps)
     plain = compiled(bare.plain(case), *arguments(case))
@@ -38,12 +38,12 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
 
 
 def copies(case: Benchmark, size: int | None) -> float | None:
-    """Bytes in copies of the weights."""
+    """Divides bytes by the bytes of the weights."""
     return None if size is None else size / (4 * num_weights(case))
 
 
 def alone(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
-    """Training alone."""
+    """Measures training alone."""
     times = interleaved({"plain": plain.call}, rounds)["plain"]
     return {
         "hyperparameters": num_weights(case),
@@ -54,12 +54,12 @@ def alone(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
 
 
 def value_of(record: hg.Record) -> jax.Array:
-    """What the history of a run keeps here."""
+    """Returns the part of a record that the history of a run keeps here."""
     return record.value
 
 
 def greedy(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
-    """The online rule by `run`: one update of the weights and one of the hyperparameters a step."""
+    """Measures the online rule by `run`: one update of the weights and one of the hyperparameters a step."""
     inner = hg.OptaxSolver(optax.sgd(case.learning_rate, MOMENTUM), 1)
     search = hg.GradientSearch(hg.Greedy(inner), optax.adam(0.01))
     state, spent, key = search.init(case.problem, case.params, case.hparams), 0, jax.random.key(0)
@@ -86,7 +86,7 @@ def greedy(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
 
 
 def unrolled(case: Benchmark, plain, estimator: hg.AbstractEstimator, rounds: int) -> dict[str, Any]:
-    """A whole short run and its hypergradient."""
+    """Measures a whole short run and its hypergradient."""
     program = compiled_estimator(case, estimator)
     times = interleaved({"plain": plain.call, "ours": program.call}, rounds)
     return {

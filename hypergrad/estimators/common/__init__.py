@@ -1,1 +1,1 @@
-"""What several estimators share: the pullback of a step, and walks along a training run."""
+"""Parts that several estimators share: the pullback of a step, and walks along a training run."""

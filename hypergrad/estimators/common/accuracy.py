@@ -1,4 +1,4 @@
-"""How far a hypergradient is from the derivative of its value, measured in forward mode along a few directions."""
+"""The distance of a hypergradient from the derivative of its value, measured in forward mode along a few directions."""
 
 from typing import Protocol
 
@@ -20,7 +20,7 @@ INACCURATE = 0.2  # relative error from which a hypergradient is flagged
 
 
 class ErrorCheck(eqx.Module):
-    """When and how the error of an approximate hypergradient is measured.
+    """The occasions on which the error of an approximate hypergradient is measured, and the number of directions.
 
     At every `every`-th hyper-step, from the first on, the derivative of the value is taken in forward mode along the
     hypergradient found and along `directions` random directions. With g the derivative, p what was found, u = p/‖p‖,
@@ -59,7 +59,7 @@ class TrajectoryState(eqx.Module):
         return self.inner.params
 
     def __repr__(self) -> str:
-        """The inner state, and the error as it was last measured."""
+        """Shows the inner state, and the error as it was last measured."""
         measured = {"hyper-steps": self.index, "relative_error": self.accuracy.relative_error}
         return paragraph("TrajectoryState", (show(measured), *repr(self.inner).splitlines()[1:]))
 
@@ -78,7 +78,7 @@ class Checked(Protocol):
 
     @property
     def is_exact(self) -> bool:
-        """Whether there is nothing to measure."""
+        """True if there is nothing to measure."""
 
 
 def checked(

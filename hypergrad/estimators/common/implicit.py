@@ -78,7 +78,7 @@ class StationaryPoint(eqx.Module):
 
     @property
     def unconverged(self) -> Array:
-        """Whether the gap is above 2 % of what the hypergradient promises for a step of unit length.
+        """True if the gap is above 2 % of what the hypergradient promises for a step of unit length.
 
         The rule compares changes of F with each other: it is the same for a F + b, and for any multiple of L. Measured
         on ridge, quadratic and logistic problems, the gap so divided is 0.25 to 10 times the hypergradient's error.

@@ -82,9 +82,10 @@ def _displacement(optimiser: optax.GradientTransformation, arrays: PyTree, gradi
 
 
 def _unseen_entries(problem, optimiser, partitioned, hparams) -> list[np.ndarray]:
-    """For every leaf of λ, which entries move the optimiser and not the inner gradient: derivatives at random points.
+    """Returns, for every leaf of λ, the entries that move the optimiser and not the inner gradient.
 
-    Inside a transformation random numbers stand in for arrays that have no values yet.
+    They are found by derivatives at random points. Inside a transformation random numbers stand in for
+    arrays that have no values yet.
     """
     with jax.ensure_compile_time_eval():
         problem, partitioned, hparams = _with_values((problem, partitioned, hparams))

@@ -50,24 +50,24 @@ def with_discrete(state: InnerState, leaves: PyTree) -> InnerState:
     return InnerState(state.partitioned, eqx.combine(leaves, eqx.filter(state.solver, eqx.is_inexact_array)))
 
 
-def interpolate(start: InnerState, end: InnerState, place: Array, length: Array) -> InnerState:
-    """Returns the state `place` steps after `start` on the straight line to `end`, `length` steps away.
+def interpolate(start: InnerState, end: InnerState, offset: Array, length: Array) -> InnerState:
+    """Returns the state `offset` steps after `start` on the straight line to `end`, `length` steps away.
 
     Moments are interpolated like weights; what is discrete keeps its first value.
     """
 
     def line(a, b):
         if jnp.issubdtype(a.dtype, jnp.inexact):
-            return a + place.astype(a.dtype) / length.astype(a.dtype) * (b - a)
+            return a + offset.astype(a.dtype) / length.astype(a.dtype) * (b - a)
         return a
 
     return jax.tree.map(line, start, end)
 
 
 def interpolate_cubic(
-    points: tuple[InnerState, InnerState, InnerState, InnerState], place: Array, length: Array
+    points: tuple[InnerState, InnerState, InnerState, InnerState], offset: Array, length: Array
 ) -> InnerState:
-    """Returns the state `place` steps after the first of four, on the cubic through all.
+    """Returns the state `offset` steps after the first of four, on the cubic through all.
 
     The four are the states at 0, 1, `length` and `length` + 1. Exact at both ends and after the first step. It stays
     within the range of the four, so that second moments stay positive.
@@ -80,7 +80,7 @@ def interpolate_cubic(
 
     def real_curve(*four):
         nodes = jnp.stack([jnp.zeros_like(length), jnp.ones_like(length), length, length + 1]).astype(four[0].dtype)
-        gaps, distance = nodes[:, None] - nodes, place.astype(four[0].dtype) - nodes
+        gaps, distance = nodes[:, None] - nodes, offset.astype(four[0].dtype) - nodes
         others = ~jnp.eye(4, dtype=bool)
         factors = jnp.where(others, distance / jnp.where(gaps == 0, 1, gaps), 1)
         at_node = jnp.arange(4) == jnp.argmin(jnp.abs(distance))  # the first, where two nodes are one

@@ -85,7 +85,7 @@ class Reversible(AbstractTrajectoryEstimator):
 
     @property
     def is_exact(self) -> bool:
-        """Whether states are recovered to the last bit."""
+        """True if states are recovered to the last bit."""
         return self.exact
 
     @eqx.filter_jit

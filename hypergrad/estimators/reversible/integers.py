@@ -4,7 +4,7 @@ A number is c · 2⁻⁵² units. Of the c that round down to one product c n / 
 was goes into a second integer, the bits, whose base is that count. Both directions are exact, and the product is right
 to the last digit.
 
-**Source**: Maclaurin, Duvenaud, Adams (2015), section 3, has the idea; its algorithm 3 is right to the places above d
+**Source**: Maclaurin, Duvenaud, Adams (2015), section 3, has the idea; its algorithm 3 is right to the digits above d
 only, which with an accurate fraction n / d would be few.
 """
 
@@ -39,7 +39,7 @@ def unit_for(size: Array) -> Array:
 
 
 def ratio(factor: float | Array) -> tuple[Array, Array]:
-    """Numerator and denominator: of a Python number right to about 2⁻⁶², of an array to 2⁻³²."""
+    """Returns numerator and denominator: for a Python number right to about 2⁻⁶², for an array to 2⁻³²."""
     if isinstance(factor, int | float):
         best = Fraction(factor).limit_denominator(LARGEST)
         return jnp.int64(best.numerator), jnp.int64(best.denominator)
@@ -47,13 +47,13 @@ def ratio(factor: float | Array) -> tuple[Array, Array]:
 
 
 def _first_with(product: Array, n: Array, d: Array) -> Array:
-    """The lowest c whose c n / d rounds down to `product`: ⌈product · d / n⌉."""
+    """Returns the lowest c whose c n / d rounds down to `product`: ⌈product · d / n⌉."""
     whole, rest = jnp.divmod(product, n)
     return whole * d - (-rest * d) // n
 
 
 def multiply(fixed: Array, bits: Array, n: Array, d: Array) -> tuple[Array, Array]:
-    """⌊`fixed` · n / d⌋, and the bits with what the rounding lost."""
+    """Returns ⌊`fixed` · n / d⌋, and the bits with what the rounding lost."""
     whole, rest = jnp.divmod(fixed, d)
     product = whole * n + rest * n // d
     first = _first_with(product, n, d)
@@ -61,14 +61,14 @@ def multiply(fixed: Array, bits: Array, n: Array, d: Array) -> tuple[Array, Arra
 
 
 def divide(product: Array, bits: Array, n: Array, d: Array) -> tuple[Array, Array]:
-    """The inverse of `multiply`, to the last bit."""
+    """Inverts `multiply`, to the last bit."""
     first = _first_with(product, n, d)
-    bits, place = jnp.divmod(bits, _first_with(product + 1, n, d) - first)
-    return first + place, bits
+    bits, offset = jnp.divmod(bits, _first_with(product + 1, n, d) - first)
+    return first + offset, bits
 
 
 def products_per_word(factor: float) -> int:
-    """How many multiplications by `factor` a word of bits takes: each adds at most log₂⌈1/factor⌉ bits.
+    """Returns the number of multiplications by `factor` that fit into a word; each adds at most log₂⌈1/factor⌉ bits.
 
     On average it is less, but training that rests at its end may lose the most at every step.
     """
@@ -76,5 +76,5 @@ def products_per_word(factor: float) -> int:
 
 
 def enabled() -> bool:
-    """Whether JAX has 64-bit numbers."""
+    """Returns `True` if JAX has 64-bit numbers."""
     return jax.dtypes.canonicalize_dtype(np.int64) == np.int64

@@ -55,7 +55,7 @@ class MomentumSGD(eqx.Module):
             raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
 
     def rates(self, hparams: PyTree, t: Array, like: PyTree) -> tuple[PyTree, PyTree]:
-        """Learning rate and momentum at step t, one number per leaf of `like` and of its type."""
+        """Returns the learning rate and momentum of step t, one number per leaf of `like` and of its type."""
 
         def spread(rate):
             tree = jax.tree.broadcast(rate(hparams, t) if callable(rate) else rate, like)
@@ -64,7 +64,7 @@ class MomentumSGD(eqx.Module):
         return spread(self.learning_rate), spread(self.momentum)
 
     def __call__(self, hparams: PyTree) -> optax.GradientTransformation:
-        """The optax optimiser at these hyperparameters."""
+        """Makes the optax optimiser at these hyperparameters."""
 
         def init(params: PyTree) -> MomentumState:
             return MomentumState(Clock(jnp.zeros((), jnp.int32)), optax.tree.zeros_like(params))

@@ -50,13 +50,13 @@ class Motion(eqx.Module):
         return jax.grad(inner_objective(self.training.problem, self.first.partitioned, key))(weights, hparams)
 
     def move(self, params: PyTree, velocity: PyTree, gradient: PyTree, hparams: PyTree, t: Array) -> Position:
-        """Step t from a gradient."""
+        """Does step t from a gradient."""
         memory = MomentumState(Clock(self.first.solver.internal_state.steps + t), velocity)
         updates, memory = self.optimiser(hparams).update(gradient, memory, params)
         return optax.apply_updates(params, updates), memory.velocity
 
     def pull_back(self, before: Position, gradient: PyTree, pullback, adjoint: Adjoint, t: Array) -> Adjoint:
-        """One step of the recursion of `Reverse`, through a gradient that is there already."""
+        """Does one step of the recursion of `Reverse`, through a gradient that is there already."""
         _, through_move = jax.vjp(lambda w, v, g, h: self.move(w, v, g, h, t), *before, gradient, self.training.hparams)
         after = adjoint.cotangent
         memory = after.solver.internal_state
@@ -70,18 +70,18 @@ class Motion(eqx.Module):
 
 
 class FloatMotion(Motion):
-    """In floating point, from stored position to stored position."""
+    """A training run in floating point, from stored position to stored position."""
 
     def start(self) -> Position:
-        """Where training begins."""
+        """Returns the position and velocity at which training begins."""
         return self.first.partitioned.arrays, self.first.solver.internal_state.velocity
 
     def end(self, position: Position, done: int) -> InnerState:
-        """The inner state after `done` steps."""
+        """Returns the inner state after `done` steps."""
         return self.state(position, done)
 
     def forwards(self, position: Position, stretch: Array) -> tuple[Position, Position]:
-        """Over a stretch of steps; what is kept is where it began."""
+        """Walks over a stretch of steps, and keeps the position where it began."""
 
         def body(position, t):
             (weights, velocity), hparams = position, self.training.hparams
@@ -90,7 +90,7 @@ class FloatMotion(Motion):
         return jax.lax.scan(body, position, stretch)[0], position
 
     def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: Position):
-        """Back over a stretch, to the stored position; the relative error of the one that was recovered."""
+        """Walks back over a stretch, to the stored position; returns the relative error of the recovered one too."""
 
         def body(carry, t):
             (params, velocity), adjoint = carry
@@ -107,7 +107,7 @@ class FloatMotion(Motion):
 
 
 class ExactMotion(Motion):
-    """In integers; what each stretch loses is kept as one word of bits per weight.
+    """A training run in integers; what each stretch loses is kept as one word of bits per weight.
 
     `unit`: of each array of weights, and of its velocities, the number that stands for 1; see `fitting`.
     """
@@ -131,7 +131,7 @@ class ExactMotion(Motion):
         return cls(training, first, jax.tree.map(unit, weights, velocity, gradient, momentum))
 
     def start(self) -> Position:
-        """Returns where training begins, in fixed point."""
+        """Returns the position and velocity at which training begins."""
         begin = (self.first.partitioned.arrays, self.first.solver.internal_state.velocity)
         return jax.tree.map(fixed_point.encode, begin, (self.unit, self.unit))
 
@@ -142,29 +142,29 @@ class ExactMotion(Motion):
         return jax.tree.map(decode, position, (self.unit, self.unit), like)
 
     def end(self, position: Position, done: int) -> InnerState:
-        """The inner state after `done` steps."""
+        """Returns the inner state after `done` steps."""
         return self.state(self.numbers(position), done)
 
     def same_gradient(self, params: PyTree, t: Array) -> PyTree:
-        """The gradient in fixed point, the same bits wherever it is computed: the compiler may not mix it with what
+        """Returns the gradient in fixed point, the same bits in every program: the compiler may not mix it with what
         stands around it."""
         gradient = self.gradient(jax.lax.optimization_barrier(params), self.training.hparams, t)
         return jax.tree.map(fixed_point.encode, jax.lax.optimization_barrier(gradient), self.unit)
 
     def shift(self, velocity: PyTree, t: Array) -> PyTree:
-        """learning_rate · v in fixed point."""
+        """Returns learning_rate · v in fixed point."""
         rate, _ = self.rates(t, self.first.partitioned.arrays)
         double = jnp.dtype("float64")
         exact = lambda a, v, u: fixed_point.encode(a.astype(double) * fixed_point.decode(v, u, double), u)
         return jax.tree.map(exact, rate, velocity, self.unit)
 
     def inside(self, *trees: PyTree) -> Array:
-        """Whether all these numbers are within the range of fixed-point numbers, so that none was folded over."""
+        """Returns `True` if all these numbers are within the range of fixed-point numbers: none was folded over."""
         fits = lambda fixed: jnp.all(jnp.abs(fixed) < fixed_point.RANGE * 2**fixed_point.FRACTION)
         return jnp.all(jnp.stack([fits(leaf) for tree in trees for leaf in jax.tree.leaves(tree)]))
 
     def scaled(self, operation: Callable, velocity: PyTree, bits: PyTree, t: Array) -> tuple[PyTree, PyTree]:
-        """Velocity and bits after a multiplication by the momentum, or a division."""
+        """Multiplies the velocity and the bits by the momentum, or divides them by it."""
         momentum = self.optimiser.momentum
         if callable(momentum):
             _, tree = self.rates(t, self.first.partitioned.arrays)
@@ -174,7 +174,7 @@ class ExactMotion(Motion):
         return jax.tree.transpose(jax.tree.structure(velocity), jax.tree.structure((0, 0)), pairs)
 
     def forwards(self, position: Position, stretch: Array) -> tuple[Position, PyTree]:
-        """Moves over a stretch of steps; returns the end, and the bits with whether all stayed within range."""
+        """Walks over a stretch of steps, and keeps the position where it began."""
 
         def body(carry, t):
             (fixed, velocity), (bits, inside) = carry
@@ -190,7 +190,7 @@ class ExactMotion(Motion):
         return jax.lax.scan(body, (position, empty), stretch)[0]
 
     def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: PyTree):
-        """Moves back over a stretch; returns where it began, the adjoint there and an error, which is 1 where numbers
+        """Walks back over a stretch, to the stored position; returns the relative error of the recovered one too.
         left the range or the bits are not used up, as they are if every step was the same, else 0."""
         bits, inside = kept
 

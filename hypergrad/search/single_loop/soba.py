@@ -16,7 +16,7 @@ from .common import Found, Rules, Variables, advance, check_optimisers, inner_pr
 
 
 class SOBA(AbstractSearch):
-    """Weights, linear system and hyperparameters move together, each by one stochastic step.
+    """A single loop over weights, linear system and hyperparameters, each moved by one stochastic step.
 
         w <- w - ρ ∇_w L,    v <- v - ρ' (H v - ∇_w F),    λ <- λ - γ (∂_λ F - (∂²L/∂w∂λ)ᵀ v)
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike
 
 
 def check_sizes(**sizes: int) -> None:
-    """**Raises** `ValueError` naming the first size that is no positive integer."""
+    """Raises `ValueError` naming the first size that is no positive integer."""
     for name, value in sizes.items():
         if isinstance(value, bool) or not (isinstance(value, int) and value >= 1):
             raise ValueError(f"{name} must be a positive integer, got {value!r}")

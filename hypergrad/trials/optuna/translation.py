@@ -21,7 +21,7 @@ def package() -> Any:
 
 
 def check_requirements(sampler: Any) -> None:
-    """**Raises** `ImportError` for a package that a sampler needs; Optuna would only miss it after its first trials."""
+    """Raises `ImportError` for a package that a sampler needs; Optuna would only miss it after its first trials."""
     samplers = package().samplers
     for kind, name, extra in ((samplers.CmaEsSampler, "cmaes", "optuna"), (samplers.GPSampler, "torch", "gp")):
         if isinstance(sampler, kind) and find_spec(name) is None:
@@ -102,7 +102,7 @@ def tell(study: Any, trial: Any, result: Result) -> None:
 
 
 def attributes(result: Result) -> dict[str, Any]:
-    """Returns what a study keeps of a result beside its value, as user attributes."""
+    """Returns all that a study keeps of a result except its value, as user attributes."""
     found = {
         name: value for name, value in vars(result).items() if name not in ("value", "reported", "exception") and value
     }

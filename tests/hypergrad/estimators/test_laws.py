@@ -80,7 +80,7 @@ def test_variants_keep_the_laws_of_numbers_and_form(make, claim):
 MOMENTUM = {"momentum": hg.MomentumSGD(0.1, 0.9), "slow": hg.MomentumSGD(lambda hparams, t: 0.1 / (1 + t), 0.5)}
 REVERSIBLE = {
     "floating point": lambda inner: hg.Reversible(inner, tol=1e-13),
-    "whole numbers": lambda inner: hg.Reversible(inner, exact=True),
+    "integers": lambda inner: hg.Reversible(inner, exact=True),
 }
 
 

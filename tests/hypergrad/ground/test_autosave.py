@@ -1,4 +1,4 @@
-"""Saving beside a run: nothing is saved twice, nothing is lost, a failure is a warning."""
+"""Saving during a run: nothing is saved twice, nothing is lost, a failure is a warning."""
 
 import threading
 import weakref

@@ -135,7 +135,7 @@ def test_accumulation_is_taken_as_it_is():
 
 
 def test_weights_drift_apart_where_a_warm_start_cannot_follow():
-    """A rate that halves itself, beside the velocity: nothing says what it should be at other hyperparameters."""
+    """A rate that halves itself, next to the velocity: nothing says what it should be at other hyperparameters."""
 
     def drifting(hparams):
         def update(gradient, state, params=None):
