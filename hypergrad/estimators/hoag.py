@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..curvature import Curvature, hessian
+from ..ground.checks import field, integer
 from ..ground.tree import norm
 from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ..linear.base import AbstractLinearSolver
@@ -18,9 +19,10 @@ from ..stats import Estimate
 from ..tolerances import Schedule, exponential
 from ..training import Training
 from .base import AbstractEstimator
+from .common.error_bound import Measurement, StrongConvexity, as_strong_convexity, with_error_bound
 from .common.implicit import LinearSystem, Preconditioner
 from .common.proximal import distance_to_solution, hypergradient_at_solution
-from .common.refusals import refuse_unseen
+from .common.refusals import refuse_unbounded, refuse_unseen
 
 
 class HOAGState(eqx.Module):
@@ -48,7 +50,7 @@ class HOAG(AbstractEstimator):
     **Arguments**
 
     - `inner`: the inner solver; its `num_steps` bounds the training of one hyper-step.
-    - `linear_solver`, `curvature`, `preconditioner`: as for `Implicit`.
+    - `linear_solver`, `curvature`, `preconditioner`, `power_steps`, `strong_convexity`: as for `Implicit`.
     - `schedule`: ε_k, one of `hg.tolerances`, relative to ‖∇_w L‖ at the start.
 
     Move λ with `hypergrad.adaptive_step()` for the paper's step size. `diagnostics["rtol"]` is ε_k.
@@ -67,11 +69,15 @@ class HOAG(AbstractEstimator):
     schedule: Schedule = exponential()
     curvature: Curvature = hessian
     preconditioner: Preconditioner | None = None
+    power_steps: int = field(integer("power_steps", least=0), 0)
+    strong_convexity: StrongConvexity = eqx.field(converter=as_strong_convexity, default=None)
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> HOAGState:
         """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
         state = self.inner.init_to_learn(problem, params, hparams)
         refuse_unseen(problem, self.inner, state, hparams)
+        if self.power_steps:
+            refuse_unbounded(self.inner, state)
         scale = 0 * norm(state.partitioned.arrays)
         return HOAGState(state, optax.tree.zeros_like(state.partitioned.arrays), jnp.zeros((), jnp.int32), scale)
 
@@ -88,5 +94,7 @@ class HOAG(AbstractEstimator):
         rtol = jnp.maximum(rtol, 50 * jnp.finfo(scale.dtype).eps)
         end, solved = training.solve(training.begin(state.inner, warm_start=True), rtol * scale)
         found = hypergradient_at_solution(training, end, system, state.adjoint, rtol)
-        estimate = Estimate(found.hypergradient, found.value, end.partitioned, found.stats(solved, rtol=rtol))
+        measurement = Measurement(self.linear_solver, self.strong_convexity, self.power_steps)
+        stats = with_error_bound(found.stats(solved, rtol=rtol), training, end, found, measurement)
+        estimate = Estimate(found.hypergradient, found.value, end.partitioned, stats)
         return estimate, HOAGState(end, found.solution.value, state.index + 1, scale)

@@ -42,6 +42,16 @@ def refuse_complex(arrays: PyTree, reason: str) -> None:
             raise TypeError(f"{path} is complex, and {reason}: train its real and imaginary parts as two arrays")
 
 
+def refuse_unbounded(inner: AbstractInnerSolver, state: InnerState) -> None:
+    """Raises for trainings whose error has no bound here: complex weights, and ends that are no stationary points."""
+    refuse_complex(state.partitioned.arrays, "error bounds are those of real ones")
+    if not inner.smooth:
+        raise ValueError(
+            f"power_steps above 0 asks for an error bound, and there is none where {inner.solver_class.__name__} ends: "
+            "it has a proximal step or a projection"
+        )
+
+
 def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: InnerState, hparams: PyTree) -> None:
     """Refuses what the implicit function theorem cannot see.
 

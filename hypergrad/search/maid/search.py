@@ -9,6 +9,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ...estimators.common.error_bound import (
+    ErrorBound,
+    Measurement,
+    Probes,
+    StrongConvexity,
+    as_strong_convexity,
+    error_bound,
+)
 from ...estimators.common.implicit import (
     LinearSystem,
     implicit_hypergradient,
@@ -25,7 +33,6 @@ from ...training import Training
 from ..base import AbstractSearch, Record, SearchState, conclude, first_state
 from ..gradient import identity
 from ..selection import averaged
-from .error_bound import ErrorBound, Measurement, Probes, StrongConvexity, error_bound
 
 
 class Point(eqx.Module):
@@ -111,7 +118,7 @@ class MAID(AbstractSearch):
     inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
     linear_solver: AbstractLinearSolver = CG()
     _: dataclasses.KW_ONLY
-    strong_convexity: StrongConvexity = None
+    strong_convexity: StrongConvexity = eqx.field(converter=as_strong_convexity, default=None)
     rtol: float = 0.1
     step_size: float | None = None
     shrink: float = 0.5
@@ -130,10 +137,8 @@ class MAID(AbstractSearch):
             raise ValueError(f"grow must be at least 1, got {self.grow}")
         if not isinstance(self.power_steps, int) or self.power_steps < 1:
             raise ValueError(f"power_steps must be a positive integer, got {self.power_steps!r}")
-        for name in ("step_size", "strong_convexity"):
-            number = getattr(self, name)
-            if isinstance(number, int | float) and not number > 0:
-                raise ValueError(f"{name} must be positive, got {number}")
+        if isinstance(self.step_size, int | float) and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first evaluation. Raises `ValueError` for hyperparameters it cannot see."""

@@ -74,6 +74,35 @@ def test_bad_checks():
             hg.ErrorCheck(**options)
 
 
+@pytest.mark.parametrize("make", [problems.ridge, problems.logistic])
+def test_the_bound_of_an_implicit_hypergradient_holds_and_is_not_vacuous(make):
+    case, ratios = make(), []
+    exact = flat(case.exact())
+    for num_steps in (10, 30, 100):
+        for tol in (0.3, 1e-6):
+            inner, linear_solver = hg.OptaxSolver(optax.sgd(0.3), num_steps), hg.CG(20, tol=jnp.asarray(tol))
+            for estimator in (
+                hg.Implicit(inner, linear_solver, power_steps=30),
+                hg.HOAG(inner, linear_solver, power_steps=30),
+            ):
+                estimate, _ = laws.first_step(estimator, case)
+                size, error = np.linalg.norm(flat(estimate.hypergradient)), flat(estimate.hypergradient) - exact
+                bound = float(estimate.stats.diagnostics["error_bound"])
+                assert np.linalg.norm(error) <= bound * size
+                ratios.append(bound * size / np.linalg.norm(error))
+    assert np.median(ratios) < 300
+
+
+def test_there_is_no_bound_without_convexity():
+    case = problems.quadratic()
+    case = case.replace(train={"A": case.problem.train["A"] - 0.5 * np.eye(4)})  # eigenvalues from -0.2
+    inner = hg.OptaxSolver(optax.sgd(0.1), 3)
+    estimate, _ = laws.first_step(hg.Implicit(inner, power_steps=5), case)
+    assert jnp.isinf(estimate.stats.diagnostics["error_bound"])
+    assert hg.Status(int(estimate.stats.status)) & hg.Status.NEGATIVE_CURVATURE
+    assert "error_bound" not in laws.first_step(hg.Implicit(inner), case)[0].stats.diagnostics
+
+
 WRONG = {
     "line": pytest.param(hg.DrMAD, 100, marks=pytest.mark.slow),
     "greedy": pytest.param(lambda inner: hg.Greedy(inner, decay=1.0, warm_start=False), 25),

@@ -12,16 +12,31 @@ from ...ground.tree import norm, vdot
 from ...inner import InnerState
 from ...linear.base import AbstractLinearSolver
 from ...problem import inner_objective, outer_objective
-from ...stats import Counts
+from ...stats import Counts, Stats, Status, flag
 from ...training import Training
+from .implicit import StationaryPoint
 
 StrongConvexity = float | Callable[[PyTree], Array] | None
+
+
+def as_strong_convexity(given: StrongConvexity) -> StrongConvexity:
+    """Returns the same. **Raises** `TypeError` or `ValueError` for what is no positive number and no function."""
+    if given is None or callable(given) or isinstance(given, jax.Array):
+        return given
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(
+            f"strong_convexity must be a positive number, a function hparams -> number or None, got {given!r}"
+        )
+    if not given > 0:
+        raise ValueError(f"strong_convexity must be positive, got {given}")
+    return given
 
 
 class Measurement(eqx.Module):
     """The way in which the numbers of an error bound are measured.
 
-    The strong convexity μ, where it is not given, is measured by a linear solve, the norms by power iterations.
+    The strong convexity μ, where it is not given, is measured by `power_steps` linear solves, the norms by as many
+    power iterations.
     """
 
     linear_solver: AbstractLinearSolver
@@ -68,7 +83,7 @@ def error_bound(training: Training, end: InnerState, v: PyTree, probes: Probes, 
 
         ‖p - dF/dλ‖ <= κ ‖r‖ + √(1 + κ²) K e,    |ψ(w) - F(w*)| <= ‖r‖ e + ½ K e² + rounding.
 
-    μ is given, or the Rayleigh quotient of an inverse iteration. K = ‖∂∇ψ/∂w‖ and ‖B‖
+    μ is given, or the Rayleigh quotient of inverse iterations. K = ‖∂∇ψ/∂w‖ and ‖B‖
     are measured at w by power iterations. All three are approached from the side that makes the bound too small, and
     K and ‖B‖ may be larger between w and w*: then the bound is right only to first order in e.
     """
@@ -94,6 +109,24 @@ def error_bound(training: Training, end: InnerState, v: PyTree, probes: Probes, 
         ),
         counts=counts,
     )
+
+
+def with_error_bound(
+    stats: Stats, training: Training, end: InnerState, found: StationaryPoint, measurement: Measurement
+) -> Stats:
+    """Returns the statistics of a hypergradient p with `error_bound`, ω/‖p‖, which starts from random vectors.
+
+    Nothing is computed where `measurement` has no power steps. The status is NEGATIVE_CURVATURE where there is no bound
+    because H is not positive definite.
+    """
+    if not measurement.power_steps:
+        return stats
+    v = found.solution.value
+    bound = error_bound(training, end, v, Probes(end.partitioned.arrays), measurement)
+    size = norm(found.hypergradient)
+    relative = jnp.where(size > 0, bound.hypergradient / jnp.where(size > 0, size, 1), jnp.inf)
+    stats = stats.also(bound.counts, flag(bound.strong_convexity == 0, Status.NEGATIVE_CURVATURE))
+    return eqx.tree_at(lambda s: s.diagnostics, stats, stats.diagnostics | {"error_bound": relative})
 
 
 def _linearised(training: Training, end: InnerState, v: PyTree):
@@ -138,12 +171,19 @@ def _largest(push: Callable[[PyTree], PyTree], probe: PyTree, steps: int) -> tup
 def _curvature(
     hvp: Callable[[PyTree], PyTree], hparams: PyTree, probe: PyTree, measurement: Measurement
 ) -> tuple[Array, PyTree, Array | int]:
-    """Returns μ, the vector it was measured along, and the products spent."""
+    """Returns μ, negative where a solve met negative curvature, the vector it was measured along, and the products."""
     if (given := measurement.strong_convexity) is not None:
         number = given(hparams) if callable(given) else given
         return jnp.asarray(number, norm(probe).dtype), probe, 0
-    quotient = vdot(probe, hvp(probe))
-    start = optax.tree.scale(1 / jnp.where(quotient == 0, 1, quotient), probe)
-    solution = measurement.linear_solver.solve(hvp, probe, start, 0.1)
-    probe = _unit(solution.value, probe)
-    return vdot(probe, hvp(probe)), probe, solution.steps + 2
+
+    def invert(_, carry):
+        probe, quotient, negative, spent = carry
+        start = optax.tree.scale(1 / jnp.where(quotient == 0, 1, quotient), probe)
+        solution = measurement.linear_solver.solve(hvp, probe, start, 0.1)
+        probe = _unit(solution.value, probe)
+        negative |= solution.negative_curvature
+        return probe, vdot(probe, hvp(probe)), negative, spent + solution.steps + 1
+
+    first = probe, vdot(probe, hvp(probe)), jnp.bool_(False), jnp.ones((), jnp.int32)
+    probe, quotient, negative, spent = jax.lax.fori_loop(0, measurement.power_steps, invert, first)
+    return jnp.where(negative, -jnp.abs(quotient), quotient), probe, spent
