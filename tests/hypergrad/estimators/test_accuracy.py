@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxopt
 import numpy as np
 import optax
 import pytest
@@ -101,6 +102,20 @@ def test_there_is_no_bound_without_convexity():
     assert jnp.isinf(estimate.stats.diagnostics["error_bound"])
     assert hg.Status(int(estimate.stats.status)) & hg.Status.NEGATIVE_CURVATURE
     assert "error_bound" not in laws.first_step(hg.Implicit(inner), case)[0].stats.diagnostics
+
+
+def test_bounds_are_refused_where_they_do_not_hold():
+    case, waves = problems.ridge(), problems.phasors()
+    clipped = hg.JaxoptSolver(jaxopt.ProjectedGradient, projection=lambda w, h: jnp.maximum(w, 0), maxiter=5)
+    for estimator, one, message in (
+        (hg.Implicit(clipped, power_steps=1), case, "ProjectedGradient"),
+        (hg.HOAG(MOMENTUM, power_steps=1), waves, "complex"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            estimator.init(one.problem, one.params, one.hparams)
+    for strong_convexity in (0.0, "small"):
+        with pytest.raises((TypeError, ValueError), match="strong_convexity must be"):
+            hg.Implicit(MOMENTUM, strong_convexity=strong_convexity)
 
 
 WRONG = {
