@@ -77,13 +77,8 @@ def early_stopping(
         inner = optimiser.init(params)
         if jax.tree.leaves(inner) and num_replicas(inner, "the state of optimiser") != num:
             raise ValueError("the state of optimiser has no axis of replicas: wrap it in replicate_optimiser")
-        return StoppingState(inner, jnp.zeros((), jnp.int32), params, worst, zeros, none, none, *judged(params, worst))
-
-    def judged(params: PyTree, best_loss: Array) -> tuple[Array, Array, Array]:
-        losses = valid_losses(jax.lax.stop_gradient(params))
-        sound = jnp.isfinite(losses)
-        # Not infinity, so that states can be interpolated.
-        return jnp.where(sound, losses, jnp.finfo(losses.dtype).max), losses < best_loss, sound
+        judged = _judged(valid_losses, params, worst)
+        return StoppingState(inner, jnp.zeros((), jnp.int32), params, worst, zeros, none, none, *judged)
 
     def update(updates: PyTree, state: StoppingState, params: PyTree) -> tuple[PyTree, StoppingState]:
         updates, inner = optimiser.update(updates, state.inner, params)
@@ -96,8 +91,8 @@ def early_stopping(
             stopped = stopped | (state.step + 1 >= max_updates)
         best_loss = jnp.where(better, state.loss, state.best_loss)
         updates = where_replicas(stopped, jax.tree.map(jnp.subtract, best, params), updates)
-        loss, lower, sound = judged(optax.apply_updates(params, updates), best_loss)
-        after = StoppingState(
+        loss, lower, sound = _judged(valid_losses, optax.apply_updates(params, updates), best_loss)
+        return updates, StoppingState(
             inner=where_replicas(stopped, state.inner, inner),
             step=state.step + 1,
             best=best,
@@ -109,9 +104,15 @@ def early_stopping(
             better=lower,
             sound=sound,
         )
-        return updates, after
 
     return optax.GradientTransformation(init, update)
+
+
+def _judged(valid_losses: Callable[[PyTree], Array], params: PyTree, best_loss: Array) -> tuple[Array, Array, Array]:
+    """Returns the losses, finite so that states can be interpolated, and whether each is the lowest, and finite."""
+    losses = valid_losses(jax.lax.stop_gradient(params))
+    sound = jnp.isfinite(losses)
+    return jnp.where(sound, losses, jnp.finfo(losses.dtype).max), losses < best_loss, sound
 
 
 def best_replicas(state: StoppingState, params: PyTree, valid_losses: Callable[[PyTree], Array]) -> PyTree:

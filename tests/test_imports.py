@@ -93,6 +93,16 @@ def test_no_private_names_and_no_long_files():
             assert not name.startswith(("jax._src", "equinox.internal", "pickle")), (path, name)
 
 
+def test_no_long_functions():
+    """No function of the packages has more than 50 lines, its docstring left out."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and path.relative_to(ROOT).parts[0] != "tests":
+                documented = ast.get_docstring(node) is not None
+                docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if documented else 0
+                assert node.end_lineno - node.lineno + 1 - docstring <= 50, (path, node.name)
+
+
 @pytest.mark.row(41, 14)
 def test_importing_warns_of_nothing_and_leaves_jax_as_it_is():
     code = "import hypergrad, ensembles, jax.numpy; print(jax.numpy.ones(1).dtype)"

@@ -76,9 +76,8 @@ def parcel_model() -> Callable:
     import jax
     import jax.numpy as jnp
     import optimistix
-    from pyrcel.equilibrate import equilibrate_initial_state, kohler_crit
+    from pyrcel.equilibrate import equilibrate_initial_state
     from pyrcel.parcel_aux import parcel_ode_sys
-    from pyrcel.thermo import Seq
 
     edges = np.linspace(-REACH, REACH, BINS + 1)
     share = np.diff([erf(edge / sqrt(2)) for edge in edges])
@@ -91,7 +90,6 @@ def parcel_model() -> Callable:
         root_finder=optimistix.Newton(rtol=1e-4, atol=1e-9),
         direction=False,
     )
-    fine = jnp.linspace(-6.0, 6.0, 97)
 
     @jax.jit
     def run(row):
@@ -114,17 +112,28 @@ def parcel_model() -> Callable:
             throw=False,
         )
         highest = solution.ys[-1][6]
-        dry = radius * jnp.exp(spread * fine)
-        wet = jax.vmap(lambda r: kohler_crit(temperature, r, kappa, rtol=1e-8, max_steps=60))(dry)
-        critical = jnp.log(jnp.maximum(Seq(wet, dry, temperature, kappa), 1e-12))  # falls with the radius
-        smallest = jnp.interp(-jnp.log(jnp.maximum(highest, 1e-12)), -critical, fine, left=-1e3, right=1e3)
-        fraction = 0.5 * jax.scipy.special.erfc(smallest / jnp.sqrt(2.0))
+        fraction = activated_fraction(highest, temperature, radius, spread, kappa)
         results = diffrax.RESULTS
         ended = jnp.where(solution.result == results.successful, 1, 2)
         status = jnp.where(solution.result == results.event_occurred, 0, ended)
         return jnp.stack([highest, fraction, solution.ts[-1], status])
 
     return run
+
+
+def activated_fraction(highest, temperature, radius, spread, kappa):
+    """Returns the part of a mode whose critical supersaturation, by kappa-Köhler theory, is below the highest."""
+    import jax
+    import jax.numpy as jnp
+    from pyrcel.equilibrate import kohler_crit
+    from pyrcel.thermo import Seq
+
+    fine = jnp.linspace(-6.0, 6.0, 97)
+    dry = radius * jnp.exp(spread * fine)
+    wet = jax.vmap(lambda r: kohler_crit(temperature, r, kappa, rtol=1e-8, max_steps=60))(dry)
+    critical = jnp.log(jnp.maximum(Seq(wet, dry, temperature, kappa), 1e-12))  # falls with the radius
+    smallest = jnp.interp(-jnp.log(jnp.maximum(highest, 1e-12)), -critical, fine, left=-1e3, right=1e3)
+    return 0.5 * jax.scipy.special.erfc(smallest / jnp.sqrt(2.0))
 
 
 def scheme(row: np.ndarray) -> tuple[float, float]:

@@ -49,24 +49,24 @@ class Motion(eqx.Module):
         key = step_key(self.training.key, t)
         return jax.grad(inner_objective(self.training.problem, self.first.partitioned, key))(weights, hparams)
 
-    def move(self, params: PyTree, velocity: PyTree, gradient: PyTree, hparams: PyTree, t: Array) -> Position:
+    def move(self, weights: PyTree, velocity: PyTree, gradient: PyTree, hparams: PyTree, t: Array) -> Position:
         """Does step t from a gradient."""
         memory = MomentumState(Clock(self.first.solver.internal_state.steps + t), velocity)
-        updates, memory = self.optimiser(hparams).update(gradient, memory, params)
-        return optax.apply_updates(params, updates), memory.velocity
+        updates, memory = self.optimiser(hparams).update(gradient, memory, weights)
+        return optax.apply_updates(weights, updates), memory.velocity
 
     def pull_back(self, before: Position, gradient: PyTree, pullback, adjoint: Adjoint, t: Array) -> Adjoint:
         """Does one step of the recursion of `Reverse`, through a gradient that is there already."""
         _, through_move = jax.vjp(lambda w, v, g, h: self.move(w, v, g, h, t), *before, gradient, self.training.hparams)
         after = adjoint.cotangent
         memory = after.solver.internal_state
-        by_params, by_velocity, by_gradient, by_hparams = through_move((after.partitioned.arrays, memory.velocity))
-        by_params, more = optax.tree.add((by_params, by_hparams), pullback(by_gradient))
+        by_weights, by_velocity, by_gradient, by_hparams = through_move((after.partitioned.arrays, memory.velocity))
+        by_weights, more = optax.tree.add((by_weights, by_hparams), pullback(by_gradient))
         cotangent = eqx.tree_at(
-            _moving, after, (after.partitioned.with_arrays(by_params), memory._replace(velocity=by_velocity))
+            _moving, after, (after.partitioned.with_arrays(by_weights), memory._replace(velocity=by_velocity))
         )
         total = optax.tree.add(adjoint.hypergradient, more)
-        return Adjoint(cotangent, total, adjoint.first, jnp.maximum(adjoint.largest, norm(by_params)))
+        return Adjoint(cotangent, total, adjoint.first, jnp.maximum(adjoint.largest, norm(by_weights)))
 
 
 class FloatMotion(Motion):
@@ -93,12 +93,12 @@ class FloatMotion(Motion):
         """Walks back over a stretch, to the stored position; returns the relative error of the recovered one too."""
 
         def body(carry, t):
-            (params, velocity), adjoint = carry
-            rate, momentum = self.rates(t, params)
-            params = jax.tree.map(lambda w, a, v: w + a * v, params, rate, velocity)
-            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), params, self.training.hparams)
+            (weights, velocity), adjoint = carry
+            rate, momentum = self.rates(t, weights)
+            weights = jax.tree.map(lambda w, a, v: w + a * v, weights, rate, velocity)
+            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), weights, self.training.hparams)
             velocity = jax.tree.map(lambda v, g, m: (v - g) / m, velocity, gradient, momentum)
-            before = (params, velocity)
+            before = (weights, velocity)
             return (before, self.pull_back(before, gradient, pullback, adjoint, t)), None
 
         (found, adjoint), _ = jax.lax.scan(body, (position, adjoint), stretch, reverse=True)
@@ -145,10 +145,10 @@ class ExactMotion(Motion):
         """Returns the inner state after `done` steps."""
         return self.state(self.numbers(position), done)
 
-    def same_gradient(self, params: PyTree, t: Array) -> PyTree:
+    def same_gradient(self, weights: PyTree, t: Array) -> PyTree:
         """Returns the gradient in fixed point, the same bits in every program: the compiler may not mix it with what
         stands around it."""
-        gradient = self.gradient(jax.lax.optimization_barrier(params), self.training.hparams, t)
+        gradient = self.gradient(jax.lax.optimization_barrier(weights), self.training.hparams, t)
         return jax.tree.map(fixed_point.encode, jax.lax.optimization_barrier(gradient), self.unit)
 
     def shift(self, velocity: PyTree, t: Array) -> PyTree:
@@ -174,7 +174,7 @@ class ExactMotion(Motion):
         return jax.tree.transpose(jax.tree.structure(velocity), jax.tree.structure((0, 0)), pairs)
 
     def forwards(self, position: Position, stretch: Array) -> tuple[Position, PyTree]:
-        """Walks over a stretch of steps, and keeps the position where it began."""
+        """Walks over a stretch of steps; returns the end, and the bits with whether all stayed within range."""
 
         def body(carry, t):
             (fixed, velocity), (bits, inside) = carry
@@ -190,17 +190,17 @@ class ExactMotion(Motion):
         return jax.lax.scan(body, (position, empty), stretch)[0]
 
     def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: PyTree):
-        """Walks back over a stretch, to the stored position; returns the relative error of the recovered one too.
+        """Walks back over a stretch; returns where it began, the adjoint there and an error, which is 1 where numbers
         left the range or the bits are not used up, as they are if every step was the same, else 0."""
         bits, inside = kept
 
         def body(carry, t):
             (fixed, velocity), bits, adjoint = carry
             fixed = optax.tree.add(fixed, self.shift(velocity, t))
-            params = self.numbers((fixed, velocity))[0]
-            velocity = optax.tree.sub(velocity, self.same_gradient(params, t))
+            weights = self.numbers((fixed, velocity))[0]
+            velocity = optax.tree.sub(velocity, self.same_gradient(weights, t))
             velocity, bits = self.scaled(fixed_point.divide, velocity, bits, t)
-            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), params, self.training.hparams)
+            gradient, pullback = jax.vjp(lambda w, h: self.gradient(w, h, t), weights, self.training.hparams)
             before = self.numbers((fixed, velocity))
             return ((fixed, velocity), bits, self.pull_back(before, gradient, pullback, adjoint, t)), None
 

@@ -82,11 +82,10 @@ class MAID(AbstractSearch):
     From an accepted point the next candidate is λ - α p if ω <= a ‖p‖; else λ is evaluated again. In both cases ε and δ
     shrink, or after a move grow, such that each has less than half of the allowed error: no schedule is given.
 
-    **Bounds.** With r = ∇_w F - H v, e = ‖∇_w L‖/μ, κ = ‖∂²L/∂w∂λ‖/μ and K the Lipschitz constant in w of the gradient
-    of F - vᵀ∇_w L: ω = κ‖r‖ + √(1 + κ²) K e and η = ‖r‖e + ½Ke² + rounding. μ is given, or estimated by an inverse
-    iteration that goes on from step to step. K and ‖∂²L/∂w∂λ‖ are always estimated, by power iterations at w that go on
-    likewise. Estimates come from the optimistic side. Once they have converged ω and η are bounds if H, ∂²L/∂w∂λ and
-    ∂²F are constant in w, and to first order in e otherwise.
+    **Bounds.** ω and η follow from the residuals, the strong convexity μ of L and two Lipschitz constants, by the
+    formulas of `error_bound`. μ is given, or estimated by an inverse iteration that goes on from step to step, the
+    constants by power iterations at w. Estimates come from the optimistic side. Once they have converged ω and η are
+    bounds if H, ∂²L/∂w∂λ and ∂²F are constant in w, and to first order in ‖∇_w L‖/μ otherwise.
 
     **Arguments**
 

@@ -20,8 +20,8 @@ from ..retreat import Signal, move
 class Variables(NamedTuple):
     """Values, directions or optimisers of the three variables that move."""
 
-    params: Any
-    auxiliary: Any  # like the params: v in SOBA and SABA, y in F2SA
+    weights: Any
+    auxiliary: Any  # like the weights: v in SOBA and SABA, y in F2SA
     hparams: Any
 
 
@@ -73,7 +73,7 @@ def start(
     partitioned, hparams = check(problem, params, hparams)
     _refuse(problem, partitioned, hparams)
     second = auxiliary(partitioned.arrays)
-    states = optimisers.params.init(partitioned.arrays), optimisers.auxiliary.init(second)
+    states = optimisers.weights.init(partitioned.arrays), optimisers.auxiliary.init(second)
     opt_state = optimisers.hparams.init(hparams)
     loop = LoopState(partitioned, second, states)
     return first_state(problem, hparams, loop, opt_state, retreats=True, least_draws=least_draws)
@@ -96,7 +96,7 @@ def advance(
     """
     loop, directions, optimisers = state.inner_state, found.directions, rules.optimisers
     before = loop.partitioned.arrays, loop.auxiliary, loop.optimisers
-    arrays, w_state = _descend(optimisers.params, directions.params, loop.optimisers[0], before[0], found.value)
+    arrays, w_state = _descend(optimisers.weights, directions.weights, loop.optimisers[0], before[0], found.value)
     auxiliary, v_state = _descend(
         optimisers.auxiliary, directions.auxiliary, loop.optimisers[1], before[1], found.value
     )
@@ -108,7 +108,7 @@ def advance(
     stats = Stats(
         found.counts + Counts(hyper_updates=taken),
         flag(~taken, Status.NONFINITE),
-        diagnostics={"inner_gradient_norm": norm(directions.params)},
+        diagnostics={"inner_gradient_norm": norm(directions.weights)},
     )
     estimate = Estimate(directions.hparams, found.value, loop.partitioned, stats)
     loop = LoopState(loop.partitioned.with_arrays(arrays), auxiliary, states, loop.memory)
@@ -144,9 +144,9 @@ def inner_products(
 ) -> tuple[PyTree, PyTree, PyTree]:
     """Returns `(∇_w L, H v)` of the loss drawn with `key`, and `(∂²L/∂w∂λ)ᵀ v` of the one drawn with `mixed_key`."""
     inner, other = (inner_objective(problem, partitioned, one) for one in (key, mixed_key))
-    gradient, hvp = jax.jvp(lambda params: jax.grad(inner)(params, hparams), (partitioned.arrays,), (v,))
+    gradient, hvp = jax.jvp(lambda arrays: jax.grad(inner)(arrays, hparams), (partitioned.arrays,), (v,))
 
     def slope(hparams):
-        return jax.jvp(lambda params: other(params, hparams), (partitioned.arrays,), (v,))[1]
+        return jax.jvp(lambda arrays: other(arrays, hparams), (partitioned.arrays,), (v,))[1]
 
     return gradient, hvp, jax.grad(slope)(hparams)

@@ -95,8 +95,8 @@ class SABA(AbstractSearch):
         value, *outer_terms = outer_value_and_grads(batch, hparams, loop.partitioned, outer_key)
         inner_memory, outer_memory = loop.memory
         gradient, hvp, mixed = _corrected(inner_memory, i, inner_terms)
-        by_params, direct = _corrected(outer_memory, j, tuple(outer_terms))
-        directions = Variables(gradient, optax.tree.sub(hvp, by_params), optax.tree.sub(direct, mixed))
+        by_weights, direct = _corrected(outer_memory, j, tuple(outer_terms))
+        directions = Variables(gradient, optax.tree.sub(hvp, by_weights), optax.tree.sub(direct, mixed))
         counts = self._counts(state.num_steps)
         state, record = advance(problem, state, key, self._rules, Found(directions, value, counts))
         usable = (record.stats.status & Status.NONFINITE) == 0
