@@ -14,7 +14,7 @@ from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Status, flag
 from ..training import Training
 from .base import AbstractTrajectoryEstimator
-from .common.accuracy import TrajectoryState, checked
+from .common.accuracy import Stepped, TrajectoryState, checked
 from .common.adjoint import Adjoint, start_adjoint, stats_of, step_back, through_start
 from .common.trajectory import (
     check_storage,
@@ -86,9 +86,7 @@ class DrMAD(AbstractTrajectoryEstimator):
         return self.storage is None and -(-self.inner.num_steps // self.knots) <= (2 if self.cubic else 1)
 
     @eqx.filter_jit
-    def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
-    ) -> tuple[Estimate, TrajectoryState]:
+    def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, keeping the knots, then goes back along the path between them."""
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
         start = training.begin(state.inner, self.warm_start)

@@ -11,7 +11,7 @@ from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
 from .base import AbstractTrajectoryEstimator
-from .common.accuracy import TrajectoryState, checked
+from .common.accuracy import Stepped, TrajectoryState, checked
 from .common.adjoint import cotangent_of, through_start, through_state
 
 
@@ -54,9 +54,7 @@ class Greedy(AbstractTrajectoryEstimator):
         return self.inner.num_steps == 1
 
     @eqx.filter_jit
-    def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
-    ) -> tuple[Estimate, TrajectoryState]:
+    def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, adding up one-step hypergradients."""
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
         start = training.begin(state.inner, self.warm_start)

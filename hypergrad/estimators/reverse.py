@@ -15,7 +15,7 @@ from ..problem import BilevelProblem
 from ..stats import Counts, Estimate
 from ..training import Training
 from .base import AbstractTrajectoryEstimator
-from .common.accuracy import TrajectoryState, checked
+from .common.accuracy import Stepped, TrajectoryState, checked
 from .common.adjoint import Adjoint, start_adjoint, stats_of, sweep, through_start, through_state
 from .common.trajectory import check_storage, record
 
@@ -66,9 +66,7 @@ class Reverse(AbstractTrajectoryEstimator):
         return self.storage is None and self.horizon in (None, self.inner.num_steps)
 
     @eqx.filter_jit
-    def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
-    ) -> tuple[Estimate, TrajectoryState]:
+    def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, then sweeps back."""
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
         horizon = total if self.horizon is None else self.horizon
@@ -147,13 +145,11 @@ class OneStep(AbstractTrajectoryEstimator):
 
     @property
     def is_exact(self) -> bool:
-        """True if every step is differentiated, at states that are not rounded."""
+        """True if there is one step alone."""
         return self.inner.num_steps == 1
 
     @eqx.filter_jit
-    def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
-    ) -> tuple[Estimate, TrajectoryState]:
+    def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, then pulls the outer gradient back through the last step."""
         last = Reverse(self.inner, horizon=1, warm_start=self.warm_start, check=self.check)
         return last.step(problem, hparams, state, key)

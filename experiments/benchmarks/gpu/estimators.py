@@ -14,7 +14,7 @@ from ..measure import agreement, arguments, exact, flat
 from ..problems import Benchmark
 from . import torch_peers
 from .config import Config
-from .measure import compiled, compiled_estimator, interleaved, median_seconds
+from .measure import Rounds, compiled, compiled_estimator, median_seconds
 from .networks import network, num_weights
 
 FIRST = ("Reverse", "DrMAD(knots=1)", "Greedy every step", "Implicit CG(20)")  # the rest follow after torch
@@ -74,15 +74,14 @@ def estimator(shared: Shared, entry: Entry) -> dict[str, Any]:
     ours = compiled_estimator(case, entry.estimator)
     by_hand = compiled(entry.bares[0], *arguments(case))
     calls = {"plain": shared.plain.call, "ours": ours.call, "bare": by_hand.call}
-    times = interleaved(calls, shared.rounds)
-    ratio = lambda a, b: float(np.median(times[a] / times[b]))
+    timed = Rounds(calls, shared.rounds)
     estimate = ours.call()
     return {
-        "seconds": float(np.median(times["ours"])),
-        "bare_seconds": float(np.median(times["bare"])),
-        "time_over_plain": ratio("ours", "plain"),
-        "bare_over_plain": ratio("bare", "plain"),
-        "time_over_bare": ratio("ours", "bare"),
+        "seconds": timed.seconds("ours"),
+        "bare_seconds": timed.seconds("bare"),
+        "time_over_plain": timed.ratio("ours", "plain"),
+        "bare_over_plain": timed.ratio("bare", "plain"),
+        "time_over_bare": timed.ratio("ours", "bare"),
         "compile_s": ours.compile_s,
         "bare_compile_s": by_hand.compile_s,
         "temp_bytes": ours.temp_bytes,
@@ -103,16 +102,15 @@ def peer(shared: Shared, entry: Entry, make: Callable[[Benchmark], torch_peers.P
     made, ours = make(shared.case), compiled_estimator(shared.case, entry.estimator)
     plain = torch_peers.plain(shared.case)
     calls = {"plain": shared.plain.call, "ours": ours.call, "torch plain": plain.call, "torch": made.call}
-    times = interleaved(calls, shared.rounds)
-    ratio = lambda a, b: float(np.median(times[a] / times[b]))
+    timed = Rounds(calls, shared.rounds)
     held = torch_peers.peak(made.call)
     return {
-        "seconds": float(np.median(times["torch"])),
-        "plain_seconds": float(np.median(times["torch plain"])),
-        "time_over_plain": ratio("torch", "torch plain"),
-        "time_over_jax_plain": ratio("torch", "plain"),
-        "time_over_our_reverse": ratio("torch", "ours"),
-        "torch_plain_over_jax_plain": ratio("torch plain", "plain"),
+        "seconds": timed.seconds("torch"),
+        "plain_seconds": timed.seconds("torch plain"),
+        "time_over_plain": timed.ratio("torch", "torch plain"),
+        "time_over_jax_plain": timed.ratio("torch", "plain"),
+        "time_over_our_reverse": timed.ratio("torch", "ours"),
+        "torch_plain_over_jax_plain": timed.ratio("torch plain", "plain"),
         "temp_bytes": held,
         "memory_over_our_reverse": None if held is None else held / ours.temp_bytes,
         "torch": torch_peers.version(),

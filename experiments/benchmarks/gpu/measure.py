@@ -55,6 +55,21 @@ def peak_bytes() -> int | None:
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
+class Rounds:
+    """Wall times of several calls, taken in turns."""
+
+    def __init__(self, calls: Mapping[Hashable, Callable], rounds: int):
+        self.times = interleaved(calls, rounds)
+
+    def seconds(self, name: Hashable) -> float:
+        """Returns the median time of a call."""
+        return float(np.median(self.times[name]))
+
+    def ratio(self, a: Hashable, b: Hashable) -> float:
+        """Returns the median over rounds of the time of `a` over that of `b`."""
+        return float(np.median(self.times[a] / self.times[b]))
+
+
 def interleaved(calls: Mapping[Hashable, Callable], rounds: int) -> dict[Hashable, np.ndarray]:
     """Measures wall times, one number a round, every round in the same order; the first round warms up."""
     times = [[seconds(call, time.perf_counter) for call in calls.values()] for _ in range(rounds + 1)]
@@ -63,7 +78,7 @@ def interleaved(calls: Mapping[Hashable, Callable], rounds: int) -> dict[Hashabl
 
 def median_seconds(call: Callable, rounds: int) -> float:
     """Measures the median wall time, warmed up."""
-    return float(np.median(interleaved({"": call}, rounds)[""]))
+    return Rounds({"": call}, rounds).seconds("")
 
 
 def with_energy(call: Callable, rounds: int, at_least: float) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 import optax
 
 import hypergrad as hg
@@ -16,7 +15,7 @@ from ..cost import training
 from ..measure import arguments
 from ..problems import MOMENTUM, Benchmark
 from .config import Config
-from .measure import compiled, compiled_estimator, interleaved, peak_bytes, planned
+from .measure import Rounds, compiled, compiled_estimator, peak_bytes, planned
 from .networks import network, num_weights
 
 ROWS = 256
@@ -44,10 +43,10 @@ def copies(case: Benchmark, size: int | None) -> float | None:
 
 def alone(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
     """Measures training alone."""
-    times = interleaved({"plain": plain.call}, rounds)["plain"]
+    timed = Rounds({"plain": plain.call}, rounds)
     return {
         "hyperparameters": num_weights(case),
-        "update_us": 1e6 * float(np.median(times)) / case.num_steps,
+        "update_us": 1e6 * timed.seconds("plain") / case.num_steps,
         "planned_copies": copies(case, plain.planned_bytes),
         "peak_copies": copies(case, peak_bytes()),
     }
@@ -73,11 +72,11 @@ def greedy(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
         state, _ = hg.run(search, case.problem, state, **options)
         return state
 
-    times = interleaved({"plain": plain.call, "greedy": updates}, rounds)
+    timed = Rounds({"plain": plain.call, "greedy": updates}, rounds)
     return {
         "hyperparameters": num_weights(case),
-        "update_us": 1e6 * float(np.median(times["greedy"])) / case.num_steps,
-        "time_over_plain": float(np.median(times["greedy"] / times["plain"])),
+        "update_us": 1e6 * timed.seconds("greedy") / case.num_steps,
+        "time_over_plain": timed.ratio("greedy", "plain"),
         "temp_copies": copies(case, temp_bytes),
         "planned_copies": copies(case, planned_bytes),
         "peak_copies": copies(case, peak_bytes()),
@@ -88,12 +87,12 @@ def greedy(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
 def unrolled(case: Benchmark, plain, estimator: hg.AbstractEstimator, rounds: int) -> dict[str, Any]:
     """Measures a whole short run and its hypergradient."""
     program = compiled_estimator(case, estimator)
-    times = interleaved({"plain": plain.call, "ours": program.call}, rounds)
+    timed = Rounds({"plain": plain.call, "ours": program.call}, rounds)
     return {
         "hyperparameters": num_weights(case),
-        "seconds": float(np.median(times["ours"])),
-        "update_us": 1e6 * float(np.median(times["ours"])) / case.num_steps,
-        "time_over_plain": float(np.median(times["ours"] / times["plain"])),
+        "seconds": timed.seconds("ours"),
+        "update_us": 1e6 * timed.seconds("ours") / case.num_steps,
+        "time_over_plain": timed.ratio("ours", "plain"),
         "temp_copies": copies(case, program.temp_bytes),
         "planned_copies": copies(case, program.planned_bytes),
         "peak_copies": copies(case, peak_bytes()),

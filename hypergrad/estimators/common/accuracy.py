@@ -70,6 +70,9 @@ def first_state(inner: InnerState, hparams: PyTree) -> TrajectoryState:
     return TrajectoryState(inner, Accuracy(unknown, unknown), jnp.zeros((), jnp.int32))
 
 
+Stepped = tuple[Estimate, TrajectoryState]  # the results of `step`
+
+
 class Checked(Protocol):
     """The part of an estimator that `checked` asks for."""
 
@@ -83,7 +86,7 @@ class Checked(Protocol):
 
 def checked(
     estimator: Checked, training: Training, state: TrajectoryState, end: InnerState, estimate: Estimate
-) -> tuple[Estimate, TrajectoryState]:
+) -> Stepped:
     """Returns the estimate with its accuracy, measured now or carried on, and the state after this hyper-step."""
     inner, check, index = end if estimator.warm_start else state.inner, estimator.check, state.index + 1
     if check is None or estimator.is_exact:

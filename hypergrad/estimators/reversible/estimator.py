@@ -13,7 +13,7 @@ from ...problem import BilevelProblem
 from ...stats import Counts, Estimate, Status, flag
 from ...training import Training
 from ..base import AbstractTrajectoryEstimator
-from ..common.accuracy import TrajectoryState, checked
+from ..common.accuracy import Stepped, TrajectoryState, checked
 from ..common.adjoint import start_adjoint, stats_of
 from ..common.refusals import refuse_complex
 from . import integers as fixed_point
@@ -89,9 +89,7 @@ class Reversible(AbstractTrajectoryEstimator):
         return self.exact
 
     @eqx.filter_jit
-    def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array
-    ) -> tuple[Estimate, TrajectoryState]:
+    def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, then runs backwards."""
         self._refuse_short_integers()
         if self.exact:
