@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .ground.keys import step_key
-from .ground.tree import all_finite
+from .ground.tree import all_finite, differentiable
 from .history import History
 from .inner import AbstractInnerSolver, InnerState
 from .problem import BilevelProblem, inner_objective
@@ -103,7 +103,7 @@ def _first_step(training: Training, state: InnerState) -> tuple[Array, Array, in
     """Returns whether the first training step has a value and no derivative, and its gradient's zeros and entries."""
     start = training.begin(state, warm_start=False)
     new, pullback = training.step_vjp(start, 0)
-    back = pullback(jax.tree.map(jnp.ones_like, eqx.filter(new, eqx.is_inexact_array)))
+    back = pullback(jax.tree.map(jnp.ones_like, differentiable(new)))
     loss = inner_objective(training.problem, start.partitioned, step_key(training.key, 0))
     leaves = jax.tree.leaves(jax.grad(loss)(start.partitioned.arrays, training.hparams))
     zeros = jnp.sum(jnp.stack([jnp.sum(leaf == 0) for leaf in leaves]))

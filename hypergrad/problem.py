@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .ground.dependence import enters
-from .ground.tree import PartitionedModel, describe, named_leaves, strong, strong_arrays
+from .ground.tree import PartitionedModel, describe, join, named_leaves, split, strong, strong_arrays
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
 Objective = Callable[[PyTree, PyTree], Array]  # (arrays, hparams) -> scalar
@@ -60,11 +60,15 @@ def outer_objective(problem: BilevelProblem, partitioned: PartitionedModel, key:
 
 def outer_value_and_grads(
     problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array
-) -> tuple[Array, PyTree, PyTree]:
-    """Returns `(F, ∇_w F, ∂_λ F)`, the outer loss at a trained model and its derivatives."""
-    objective = outer_objective(problem, partitioned, key)
-    value, (by_arrays, by_hparams) = jax.value_and_grad(objective, argnums=(0, 1))(partitioned.arrays, hparams)
-    return value, by_arrays, by_hparams
+) -> tuple[Array, PartitionedModel, PyTree]:
+    """Returns `(F, ∂F/∂model, ∂_λ F)`, the outer loss at a trained model and its derivatives.
+
+    ∂F/∂model is a `PartitionedModel` with `None` at what carries no gradient; its `arrays` are ∇_w F.
+    """
+    inexact, rest = split(partitioned)
+    objective = lambda inexact, hparams: problem.outer_loss(join(inexact, rest).model, hparams, problem.valid, key)
+    value, (by_model, by_hparams) = jax.value_and_grad(objective, argnums=(0, 1))(inexact, hparams)
+    return value, by_model, by_hparams
 
 
 def _check_data(data: PyTree, name: str) -> PyTree:

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from .ground.derivatives import linearize
 from .ground.keys import EndKeys, end_keys, step_key
+from .ground.tree import PartitionedModel, join, split
 from .inner import AbstractInnerSolver, InnerState, SolveStats
 from .problem import BilevelProblem, check_model, outer_value_and_grads
 from .stats import Counts, Estimate, Stats
@@ -52,28 +53,32 @@ class Training(eqx.Module):
 
         A cotangent has the structure of the state with `None` at the leaves that are not inexact arrays.
         """
-        phi = lambda state, hparams: self.inner.step(self.problem, hparams, state, step_key(self.key, t))
+        phi, inexact = self._map(state, t)
         with _naming(self.inner):
-            new, pullback = eqx.filter_vjp(phi, state, self.hparams)
+            new, pullback, rest_of_new = jax.vjp(phi, inexact, self.hparams, has_aux=True)
 
         def named(cotangent: InnerState) -> tuple[InnerState, PyTree]:
             with _naming(self.inner):
                 return pullback(cotangent)
 
-        return new, named
+        return join(new, rest_of_new), named
 
     def step_jvp(
         self, state: InnerState, t: ArrayLike
     ) -> tuple[InnerState, Callable[[InnerState, PyTree], InnerState]]:
         """Returns the state after step t and the map (z, d) -> A z + B d; tangents as in `step_vjp`."""
-        inexact, rest = eqx.partition(state, eqx.is_inexact_array)
+        phi, inexact = self._map(state, t)
+        new, push, rest_of_new = linearize(phi, inexact, self.hparams, has_aux=True)
+        return join(new, rest_of_new), push
+
+    def _map(self, state: InnerState, t: ArrayLike) -> tuple[Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], PyTree]:
+        """Returns step t as a function of what can be differentiated in `state`, and that part of `state`."""
+        inexact, rest = split(state)
 
         def phi(inexact: PyTree, hparams: PyTree) -> tuple[PyTree, PyTree]:
-            new = self.inner.step(self.problem, hparams, eqx.combine(inexact, rest), step_key(self.key, t))
-            return eqx.partition(new, eqx.is_inexact_array)
+            return split(self.inner.step(self.problem, hparams, join(inexact, rest), step_key(self.key, t)))
 
-        new, push, rest_of_new = linearize(phi, inexact, self.hparams, has_aux=True)
-        return eqx.combine(new, rest_of_new), push
+        return phi, inexact
 
     def advance(self, state: InnerState, start: ArrayLike, stop: ArrayLike) -> InnerState:
         """Returns the state after steps `start ... stop - 1`. Nothing is stored on the way."""
@@ -83,16 +88,19 @@ class Training(eqx.Module):
         """Returns the end of training and its counts; see `AbstractInnerSolver.solve`."""
         return self.inner.solve(self.problem, self.hparams, state, self.key, tol)
 
-    def outer_value_and_grads(self, end: InnerState) -> tuple[Array, PyTree, PyTree]:
-        """Returns `(F, ∇_w F, ∂_λ F)`, the outer loss at the end of training and its derivatives."""
-        return outer_value_and_grads(self.problem, self.hparams, end.partitioned, self.keys.outer)
+    def outer_value_and_grads(self, end: InnerState) -> tuple[Array, PartitionedModel, PyTree]:
+        """Returns `(F, ∂F/∂model, ∂_λ F)`, the outer loss of `end.judged` and its derivatives.
+
+        ∂F/∂model is a `PartitionedModel` with `None` at what carries no gradient; its `arrays` are ∇_w F.
+        """
+        return outer_value_and_grads(self.problem, self.hparams, end.judged, self.keys.outer)
 
     def evaluate(self, state: InnerState) -> tuple[Estimate, InnerState]:
         """Trains from `state` and measures the outer loss; returns an estimate without a hypergradient, and the end."""
         end, solved = self.solve(state)
         value = self.problem.outer_loss(end.params, self.hparams, self.problem.valid, self.keys.outer)
         counts = Counts(iterations=solved.iterations, inner_gradients=solved.gradients)
-        return Estimate(None, value, end.partitioned, Stats(counts)), end
+        return Estimate(None, value, end.judged, Stats(counts)), end
 
 
 @contextlib.contextmanager

@@ -104,7 +104,7 @@ class DrMAD(AbstractTrajectoryEstimator):
         )
         stats = stats_of(adjoint, counts, flag(~tame, Status.ADJOINT_GROWTH))
         hypergradient = optax.tree.add(adjoint.hypergradient, through)
-        return checked(self, training, state, end, Estimate(hypergradient, value, end.partitioned, stats))
+        return checked(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
 
     def _train(self, training: Training, start: InnerState) -> tuple[InnerState, Path]:
         total = self.inner.num_steps

@@ -10,14 +10,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ..ground.derivatives import linearize
-from ..ground.tree import pairing
+from ..ground.tree import join, pairing, split
 from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ..problem import BilevelProblem, as_hparams
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
 from .base import AbstractEstimator
 from .common.refusals import refuse_tol
-from .common.tangents import first_tangent
+from .common.tangents import first_tangent, judged_tangent
 
 
 class ForwardState(eqx.Module):
@@ -84,9 +84,9 @@ class Forward(AbstractEstimator):
             return new, jax.vmap(push)(tangents, directions)
 
         end, tangents = jax.lax.fori_loop(0, total, body, (start, tangents))
-        value, by_arrays, direct = training.outer_value_and_grads(end)
+        value, by_model, direct = training.outer_value_and_grads(end)
         flat, unravel = ravel_pytree(hparams)
-        through_training = jax.vmap(lambda z: pairing(by_arrays, z))(tangents.partitioned.arrays)
+        through_training = jax.vmap(lambda z: pairing(by_model, judged_tangent(end, z)))(tangents)
         hypergradient = optax.tree.add(direct, unravel(through_training.astype(flat.dtype)))
         counts = Counts(
             iterations=total,
@@ -94,21 +94,21 @@ class Forward(AbstractEstimator):
             hvps=total * flat.size,
             outer_gradients=1,
         )
-        estimate = Estimate(hypergradient, value, end.partitioned, Stats(counts))
+        estimate = Estimate(hypergradient, value, end.judged, Stats(counts))
         return estimate, ForwardState(end, tangents) if self.warm_start else state
 
     def _begin(self, training: Training, state: ForwardState, directions: PyTree) -> tuple[InnerState, PyTree]:
         """Returns the state before the first step and its tangents."""
         if not self.warm_start:
             return training.begin(state.inner, False), _first_tangents(training, state.inner)
-        inexact, rest = eqx.partition(state.inner, eqx.is_inexact_array)
+        inexact, rest = split(state.inner)
 
         def resume(inexact, hparams):
-            start = training.at(hparams).begin(eqx.combine(inexact, rest), True)
-            return eqx.partition(start, eqx.is_inexact_array)
+            start = training.at(hparams).begin(join(inexact, rest), True)
+            return split(start)
 
         start, push, rest_of_start = linearize(resume, inexact, training.hparams, has_aux=True)
-        return eqx.combine(start, rest_of_start), jax.vmap(push)(state.tangents, directions)
+        return join(start, rest_of_start), jax.vmap(push)(state.tangents, directions)
 
 
 def _first_tangents(training: Training, state: InnerState) -> PyTree:

@@ -62,8 +62,8 @@ class Greedy(AbstractTrajectoryEstimator):
         def look_ahead(state, t):
             """Returns the state after one step, the value there, its direct term, and ∇_w F pulled back to λ."""
             new, pullback = training.step_vjp(state, t)
-            value, by_arrays, direct = training.outer_value_and_grads(new)
-            by_state, through_step = pullback(cotangent_of(new, by_arrays))
+            value, by_model, direct = training.outer_value_and_grads(new)
+            by_state, through_step = pullback(cotangent_of(new, by_model))
             if total == 1:
                 more = through_start(training, state, self.warm_start, by_state)
             else:
@@ -92,5 +92,5 @@ class Greedy(AbstractTrajectoryEstimator):
             step_vjps=pullbacks,
             outer_gradients=pullbacks,
         )
-        estimate = Estimate(optax.tree.add(direct, through_step), value, end.partitioned, Stats(counts))
+        estimate = Estimate(optax.tree.add(direct, through_step), value, end.judged, Stats(counts))
         return checked(self, training, state, end, estimate)

@@ -96,5 +96,5 @@ class HOAG(AbstractEstimator):
         found = hypergradient_at_solution(training, end, system, state.adjoint, rtol)
         measurement = Measurement(self.linear_solver, self.strong_convexity, self.power_steps)
         stats = with_error_bound(found.stats(solved, rtol=rtol), training, end, found, measurement)
-        estimate = Estimate(found.hypergradient, found.value, end.partitioned, stats)
+        estimate = Estimate(found.hypergradient, found.value, end.judged, stats)
         return estimate, HOAGState(end, found.solution.value, state.index + 1, scale)

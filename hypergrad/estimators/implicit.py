@@ -94,5 +94,5 @@ class Implicit(AbstractEstimator):
         found = hypergradient_at_solution(training, end, system)
         measurement = Measurement(self.linear_solver, self.strong_convexity, self.power_steps)
         stats = with_error_bound(found.stats(solved), training, end, found, measurement)
-        estimate = Estimate(found.hypergradient, found.value, end.partitioned, stats)
+        estimate = Estimate(found.hypergradient, found.value, end.judged, stats)
         return estimate, end if self.warm_start else state

@@ -87,7 +87,7 @@ class Reverse(AbstractTrajectoryEstimator):
             step_vjps=horizon,
             outer_gradients=1,
         )
-        estimate = Estimate(hypergradient, value, end.partitioned, stats_of(adjoint, counts))
+        estimate = Estimate(hypergradient, value, end.judged, stats_of(adjoint, counts))
         return checked(self, training, state, end, estimate)
 
     def _forward(

@@ -100,9 +100,24 @@ def strong_arrays(tree: PyTree) -> PyTree:
     return eqx.combine(strong(arrays), rest)
 
 
+def split(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """Returns the leaves that carry a gradient, and the others, each with `None` elsewhere; see `join`."""
+    return eqx.partition(tree, eqx.is_inexact_array)
+
+
+def join(inexact: PyTree, rest: PyTree) -> PyTree:
+    """Returns the tree that was split."""
+    return eqx.combine(inexact, rest)
+
+
 def differentiable(tree: PyTree) -> PyTree:
     """Returns the leaves that carry a gradient; `None` elsewhere."""
-    return eqx.filter(tree, eqx.is_inexact_array)
+    return split(tree)[0]
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """Returns the arrays in the types of those of `like`."""
+    return jax.tree.map(lambda leaf, wanted: leaf.astype(wanted.dtype), tree, like)
 
 
 def all_finite(tree: PyTree) -> Array:

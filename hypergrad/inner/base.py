@@ -1,6 +1,7 @@
 """The protocol of inner solvers: one update of a jaxopt solver as the map Φ from one training state to the next."""
 
 import abc
+import dataclasses
 import inspect
 import operator
 from typing import Any
@@ -10,48 +11,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..ground.checks import real
 from ..ground.keys import step_key
-from ..ground.show import paragraph, show, show_size
 from ..ground.tree import PartitionedModel, describe, strong
 from ..problem import BilevelProblem, as_hparams, check, inner_objective, outer_objective, refuse_unused
 from .optimiser_state import Carried, carried, with_loss
 from .proximal import PROXIMAL, Prox, bounds_of, prox_of
+from .state import InnerState, SolveStats
 
+AVERAGE = real("average", least=0, below=1, optional=True)
 EVALUATED = ("value", "grad", "error", "aux")  # of a jaxopt state: what the last update evaluated at its weights
-
-
-class InnerState(eqx.Module):
-    """The state (w, s) of training: the model and the solver's own state (moments, counters, history)."""
-
-    partitioned: PartitionedModel
-    solver: PyTree
-
-    @property
-    def params(self) -> PyTree:
-        """The model, whole."""
-        return self.partitioned.model
-
-    def __repr__(self) -> str:
-        """Shows the size of the model, and the updates that the solver has made."""
-        updates = getattr(self.solver, "iter_num", None)
-        return paragraph("InnerState", (f"params: {show_size(self.partitioned)}", f"updates: {show(updates)}"))
-
-
-class SolveStats(eqx.Module):
-    """The counts of one solve: updates made and gradients evaluated."""
-
-    iterations: Array
-    gradients: Array
 
 
 class AbstractInnerSolver(eqx.Module):
     """The map Φ: (w_t, s_t; λ, key_t) -> (w_{t+1}, s_{t+1}), one update of a jaxopt solver.
 
     A subclass says which solver: its class, and the options of its constructor without `fun`.
+
+    With `average=β` the state carries an average of the weights too, which starts at the first weights and which the
+    outer loss, `params` and `best` are those of; the inner loss is that of w:
+
+        w̄_0 = w_0,    w̄_{t+1} = β w̄_t + (1 - β) w_{t+1}
+
+    There is no correction for the start: the first weights keep the share β^t. It is kept in float32 where the weights
+    are in half precision, and goes on where training starts warm.
     """
 
     solver_class: Any = eqx.field(static=True)
     options: dict[str, Any]
+    average: float | None
 
     @abc.abstractmethod
     def with_num_steps(self, num_steps: int) -> "AbstractInnerSolver":
@@ -96,7 +84,7 @@ class AbstractInnerSolver(eqx.Module):
 
         def reached(hparams: PyTree) -> PyTree:
             trained = self.restart(problem, hparams, state), self.step(problem, hparams, state, key)
-            outer = outer_objective(problem, state.partitioned, key)(state.partitioned.arrays, hparams)
+            outer = outer_objective(problem, state.judged, key)(state.judged.arrays, hparams)
             return eqx.filter((trained, outer), eqx.is_array)
 
         refuse_unused(reached, as_hparams(hparams))
@@ -144,7 +132,7 @@ class AbstractInnerSolver(eqx.Module):
         if not self._resamples:
             fresh = self.restart(problem, hparams, state).solver._asdict()
             evaluated = {name: fresh[name] for name in EVALUATED if name in fresh}
-            return InnerState(state.partitioned, state.solver._replace(**evaluated))
+            return dataclasses.replace(state, solver=state.solver._replace(**evaluated))
         parts = self._carried(hparams, state)
         return state if parts is None else self._fresh(problem, hparams, state, parts.copies)
 
@@ -176,7 +164,7 @@ class AbstractInnerSolver(eqx.Module):
         # What is only reported stays as it was: not computed at every step, nor its derivative (NaN at zero error).
         now, before = new._asdict(), state.solver._asdict()
         stale = {name: jnp.asarray(before[name], now[name].dtype) for name in self._reported}
-        return strong(InnerState(state.partitioned.with_arrays(arrays), new._replace(**stale)))
+        return self._next(state, arrays, new._replace(**stale))
 
     def solve(
         self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array, tol: Array | float = 0.0
@@ -193,7 +181,7 @@ class AbstractInnerSolver(eqx.Module):
             t, state = carry
             solver, args = self._bind(problem, state.partitioned, hparams, step_key(key, t), differentiable=False)
             arrays, new = solver.update(state.partitioned.arrays, state.solver, *args)
-            return t + 1, strong(InnerState(state.partitioned.with_arrays(arrays), new))
+            return t + 1, self._next(state, arrays, new)
 
         def unfinished(carry: tuple[Array, InnerState]) -> Array:
             t, state = carry
@@ -218,14 +206,23 @@ class AbstractInnerSolver(eqx.Module):
     def _first(self, problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> InnerState:
         # Solvers that evaluate the loss at the start (LBFGS) do so with one fixed key.
         solver, args = self._bind(problem, partitioned, hparams, jax.random.key(0), differentiable=True)
-        return InnerState(partitioned, solver.init_state(partitioned.arrays, *args))
+        average = None if self.average is None else jax.tree.map(_in_single, partitioned.arrays)
+        return InnerState(partitioned, solver.init_state(partitioned.arrays, *args), average)
+
+    def _next(self, state: InnerState, arrays: PyTree, solver: PyTree) -> InnerState:
+        """Returns the state after an update to these weights."""
+        average = state.average
+        if self.average is not None:
+            new_share = 1 - self.average
+            average = jax.tree.map(lambda mean, w: mean + new_share * (w.astype(mean.dtype) - mean), average, arrays)
+        return strong(InnerState(state.partitioned.with_arrays(arrays), solver, average))
 
     def _fresh(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, where: PyTree) -> InnerState:
         """Returns `state` with those parts of the optimiser's state as they are at the start of training."""
         fresh = self.restart(problem, hparams, state).solver.internal_state
         choose = lambda renewed, new, old: new if renewed else old
         memory = jax.tree.map(choose, where, fresh, state.solver.internal_state)
-        return InnerState(state.partitioned, state.solver._replace(internal_state=memory))
+        return dataclasses.replace(state, solver=state.solver._replace(internal_state=memory))
 
     def _carried(self, hparams: PyTree, state: InnerState) -> Carried | None:
         """Returns what the optimiser's state holds of the hyperparameters, where it can hold any."""
@@ -280,6 +277,11 @@ def as_inner_solver(inner: AbstractInnerSolver) -> AbstractInnerSolver:
     if not isinstance(inner, AbstractInnerSolver):
         raise TypeError(f"inner must be an inner solver such as OptaxSolver(optax.adam(0.01), 100), got {inner!r}")
     return inner
+
+
+def _in_single(leaf: Array) -> Array:
+    """Returns a copy in float32 of what is in half precision, where small steps of an average would be lost."""
+    return jnp.array(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def _typed(state: InnerState, like: InnerState) -> InnerState:

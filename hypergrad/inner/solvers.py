@@ -12,7 +12,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import jaxopt
 
-from .base import AbstractInnerSolver
+from .base import AVERAGE, AbstractInnerSolver
 from .optimiser_state import Transformation
 from .proximal import PROXIMAL
 
@@ -34,7 +34,7 @@ class JaxoptSolver(AbstractInnerSolver):
         JaxoptSolver(jaxopt.LBFGSB, bounds=lambda hparams: (lower, upper))
 
     `bounds`, of a class whose `update` takes them, is the pair, each like the trained arrays, or a function of the
-    hyperparameters that returns it.
+    hyperparameters that returns it. `average` is as for `OptaxSolver`.
 
     To differentiate through LBFGS give it `linesearch="backtracking"` and stop before it has converged: the derivative
     of jaxopt's default line search, and of steps past convergence, can be NaN, which estimators flag as NONFINITE.
@@ -42,7 +42,7 @@ class JaxoptSolver(AbstractInnerSolver):
     **Raises** `TypeError` or `ValueError` for a class or option that cannot work.
     """
 
-    def __init__(self, solver_class: Any, **options: Any):
+    def __init__(self, solver_class: Any, *, average: float | None = None, **options: Any):
         _check_class(solver_class)
         known = inspect.signature(solver_class).parameters
         more = {"bounds"} & set(inspect.signature(solver_class.update).parameters)
@@ -61,10 +61,11 @@ class JaxoptSolver(AbstractInnerSolver):
         _check_num_steps(options["maxiter"], "maxiter")
         self.solver_class = solver_class
         self.options = options
+        self.average = AVERAGE(average)
 
     def with_num_steps(self, num_steps: int) -> "JaxoptSolver":
         """Returns the same solver with another number of updates."""
-        return JaxoptSolver(self.solver_class, **(self.options | {"maxiter": num_steps}))
+        return JaxoptSolver(self.solver_class, average=self.average, **(self.options | {"maxiter": num_steps}))
 
 
 class OptaxSolver(AbstractInnerSolver):
@@ -76,10 +77,21 @@ class OptaxSolver(AbstractInnerSolver):
 
     Create the optimiser once: a new one traces everything again.
 
+    With `average=β`, between 0 and 1, the outer loss is that of averaged weights, and so are `params` and `best`:
+
+        w̄_0 = w_0,    w̄_{t+1} = β w̄_t + (1 - β) w_{t+1}
+
+    without a correction for the start. Training and the inner loss stay at w. Short horizons then no longer drive the
+    learning rate to zero: a smaller rate lowers the noise of the last weights at once, which is all that a short
+    horizon sees, and an average has hardly any noise to lower; see docs/training-state.md.
+    *Cost*: one more copy of the weights in the state. *Bias* of implicit estimators: they take w̄ for the solution.
+
+    **Source**: Polyak and Juditsky (1992).
+
     **Raises** `TypeError` for what is neither an optimiser nor a function, `ValueError` for a number of steps below 1.
     """
 
-    def __init__(self, optimiser: Optimiser, num_steps: int):
+    def __init__(self, optimiser: Optimiser, num_steps: int, *, average: float | None = None):
         if not isinstance(optimiser, Transformation) and not callable(optimiser):
             raise TypeError(
                 f"optimiser must be an optax optimiser or a function hparams -> optimiser, got {optimiser!r}"
@@ -87,10 +99,11 @@ class OptaxSolver(AbstractInnerSolver):
         _check_num_steps(num_steps, "num_steps")
         self.solver_class = jaxopt.OptaxSolver
         self.options = {"opt": optimiser, "maxiter": num_steps}
+        self.average = AVERAGE(average)
 
     def with_num_steps(self, num_steps: int) -> "OptaxSolver":
         """Returns the same solver with another number of updates."""
-        return OptaxSolver(self.options["opt"], num_steps)
+        return OptaxSolver(self.options["opt"], num_steps, average=self.average)
 
 
 def _check_class(solver_class: Any) -> None:

@@ -43,9 +43,10 @@ TRAINING = (
         "conjugate": optax.chain(CONJUGATE, optax.sgd(0.2)),
         "injected rate": injected,
     }
-    | {"learned rates": learned}
+    | {"learned rates": learned, "averaged": optax.sgd(0.1, 0.9)}
     | {f"{name} schedule": optax.sgd(schedule, 0.5) for name, schedule in SCHEDULES.items()}
 )
+AVERAGES = {"averaged": 0.8}  # of the trainings whose outer loss is that of averaged weights
 
 
 @dataclasses.dataclass(frozen=True)

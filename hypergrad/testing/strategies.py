@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import hypergrad as hg
 
-from .problems import OPTIMISERS, SCHEDULES, SIZES, Case, logistic, net, quadratic, ridge
+from .problems import AVERAGES, OPTIMISERS, SCHEDULES, SIZES, Case, logistic, net, quadratic, ridge
 
 seeds = st.integers(0, 2**20)
 
@@ -58,7 +58,8 @@ class Trial:
     @property
     def inner(self) -> hg.AbstractInnerSolver:
         """The inner solver."""
-        return hg.OptaxSolver(self.optimisers[self.optimiser], self.num_steps)
+        average = AVERAGES.get(self.optimiser)
+        return hg.OptaxSolver(self.optimisers[self.optimiser], self.num_steps, average=average)
 
     @property
     def case(self) -> Case:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from ...ground.tree import differentiable, norm
+from ...ground.tree import PartitionedModel, differentiable, join, norm, split
 from ...inner import InnerState
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training
@@ -21,37 +21,46 @@ UNSTABLE = 1e3  # growth of the adjoint from which training diverges, or its der
 
 
 class Adjoint(eqx.Module):
-    """The adjoint at one step: c_t = ∂F/∂(w_t, s_t), the hypergradient so far, and the sizes of c on the weights."""
+    """The adjoint at one step: c_t = ∂F/∂(w_t, s_t), the hypergradient so far, and the sizes of c; see `size`."""
 
     cotangent: PyTree
     hypergradient: PyTree
-    first: Array  # ‖∇_w F‖ at the end of training
-    largest: Array  # largest ‖c_t‖ on the weights since
+    first: Array  # ‖c_T‖ at the end of training
+    largest: Array  # largest ‖c_t‖ since
 
     @property
     def growth(self) -> Array:
-        """max_t ‖c_t‖ / ‖c_T‖, on the weights: far above 1 where training is unstable or the path is wrong."""
+        """max_t ‖c_t‖ / ‖c_T‖: far above 1 where training is unstable or the path is wrong."""
         return jnp.where(self.first > 0, self.largest / jnp.where(self.first > 0, self.first, 1), 1)
 
 
-def cotangent_of(state: InnerState, by_arrays: PyTree) -> PyTree:
-    """Returns the cotangent on the whole inner state that is `by_arrays` on the weights and 0 elsewhere."""
-    zeros = differentiable(optax.tree.zeros_like(state))
-    return eqx.tree_at(lambda s: s.partitioned, zeros, zeros.partitioned.with_arrays(by_arrays))
+def cotangent_of(state: InnerState, by_model: PartitionedModel) -> PyTree:
+    """Returns the cotangent on the whole inner state, from that on the model which the outer loss judges.
+
+    It is 0 at all that the judged model is not made of.
+    """
+    inexact, rest = split(state)
+    _, pullback = jax.vjp(lambda inexact: differentiable(join(inexact, rest).judged), inexact)
+    return pullback(by_model)[0]
+
+
+def size(cotangent: InnerState) -> Array:
+    """Returns ‖c‖ on the model and the averaged weights; moments have other units."""
+    return norm((cotangent.partitioned, cotangent.average))
 
 
 def start_adjoint(training: Training, end: InnerState) -> tuple[Array, Adjoint]:
-    """Returns the outer loss at the end of training, and the adjoint there: c_T = ∇_w F on the weights, 0 elsewhere."""
-    value, by_arrays, by_hparams = training.outer_value_and_grads(end)
-    size = norm(by_arrays)
-    return value, Adjoint(cotangent_of(end, by_arrays), by_hparams, size, size)
+    """Returns the outer loss at the end of training, and the adjoint there, c_T = ∂F/∂(w_T, s_T)."""
+    value, by_model, by_hparams = training.outer_value_and_grads(end)
+    cotangent = cotangent_of(end, by_model)
+    return value, Adjoint(cotangent, by_hparams, size(cotangent), size(cotangent))
 
 
 def step_back(training: Training, state: InnerState, t: Array, adjoint: Adjoint) -> Adjoint:
     """Returns the adjoint before step t, taken at `state`:  g += B_tᵀ c,  c <- A_tᵀ c."""
     _, pullback = training.step_vjp(state, t)
     cotangent, by_hparams = pullback(adjoint.cotangent)
-    largest = jnp.maximum(adjoint.largest, norm(cotangent.partitioned.arrays))
+    largest = jnp.maximum(adjoint.largest, size(cotangent))
     return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), adjoint.first, largest)
 
 

@@ -122,7 +122,7 @@ def with_error_bound(
     if not measurement.power_steps:
         return stats
     v = found.solution.value
-    bound = error_bound(training, end, v, Probes(end.partitioned.arrays), measurement)
+    bound = error_bound(training, end, v, Probes(end.judged.arrays), measurement)
     size = norm(found.hypergradient)
     relative = jnp.where(size > 0, bound.hypergradient / jnp.where(size > 0, size, 1), jnp.inf)
     stats = stats.also(bound.counts, flag(bound.strong_convexity == 0, Status.NEGATIVE_CURVATURE))
@@ -131,9 +131,9 @@ def with_error_bound(
 
 def _linearised(training: Training, end: InnerState, v: PyTree):
     """Returns ψ, its gradient in w and the derivative in w of its whole gradient; the last two for L."""
-    inner = inner_objective(training.problem, end.partitioned, training.keys.inner)
-    outer = outer_objective(training.problem, end.partitioned, training.keys.outer)
-    arrays, hparams = end.partitioned.arrays, training.hparams
+    inner = inner_objective(training.problem, end.judged, training.keys.inner)
+    outer = outer_objective(training.problem, end.judged, training.keys.outer)
+    arrays, hparams = end.judged.arrays, training.hparams
 
     def psi(arrays, hparams):
         return outer(arrays, hparams) - jax.jvp(lambda arrays: inner(arrays, hparams), (arrays,), (v,))[1]

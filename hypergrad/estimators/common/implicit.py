@@ -35,7 +35,7 @@ class LinearSystem(eqx.Module):
 
     def solve(self, training: Training, end: InnerState, b: PyTree, init: PyTree | None, rtol: Array | float):
         """Returns the `LinearSolution`, from `init` to a relative residual of `rtol`."""
-        product = self.curvature(training.problem, training.hparams, end.partitioned, training.keys.inner)
+        product = self.curvature(training.problem, training.hparams, end.judged, training.keys.inner)
         return self.solve_with(product, training.hparams, b, init, rtol)
 
     def solve_with(
@@ -108,8 +108,8 @@ class StationaryPoint(eqx.Module):
 
 def inner_gradient_norm(training: Training, state: InnerState) -> Array:
     """Returns ‖∇_w L‖ at the weights of `state`, for the draw of L that the linear system is made of."""
-    inner = inner_objective(training.problem, state.partitioned, training.keys.inner)
-    return norm(jax.grad(inner)(state.partitioned.arrays, training.hparams))
+    inner = inner_objective(training.problem, state.judged, training.keys.inner)
+    return norm(jax.grad(inner)(state.judged.arrays, training.hparams))
 
 
 def implicit_hypergradient(
@@ -123,13 +123,14 @@ def implicit_hypergradient(
 
     The linear solve starts at `init` (at zero if `None`) and stops at the relative residual `rtol` or at its budget.
     """
-    value, by_arrays, by_hparams = training.outer_value_and_grads(end)
+    value, by_model, by_hparams = training.outer_value_and_grads(end)
+    by_weights = by_model.arrays
     size = inner_gradient_norm(training, end)
-    solution = system.solve(training, end, by_arrays, init, rtol)
-    inner, arrays = inner_objective(training.problem, end.partitioned, training.keys.inner), end.partitioned.arrays
+    solution = system.solve(training, end, by_weights, init, rtol)
+    inner, arrays = inner_objective(training.problem, end.judged, training.keys.inner), end.judged.arrays
     _, mixed = jax.vjp(lambda hparams: jax.grad(inner)(arrays, hparams), training.hparams)
     hypergradient = optax.tree.sub(by_hparams, mixed(solution.value)[0])
     # vᵀ∇L as a derivative along v: the gradient itself would lie in memory through the solve.
     gap = jvp(lambda arrays: inner(arrays, training.hparams), arrays, solution.value)
-    rounding = 50 * jnp.finfo(value.dtype).eps * norm(by_arrays) * norm(arrays)
+    rounding = 50 * jnp.finfo(value.dtype).eps * norm(by_weights) * norm(arrays)
     return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap), rounding)

@@ -38,13 +38,13 @@ class ProximalPoint(eqx.Module):
         return self.training.inner.prox(self._moved(arrays, hparams), hparams, self.step_size)
 
     def _moved(self, arrays: PyTree, hparams: PyTree) -> PyTree:
-        inner = inner_objective(self.training.problem, self.end.partitioned, self.training.keys.inner)
+        inner = inner_objective(self.training.problem, self.end.judged, self.training.keys.inner)
         return optax.tree.add_scale(arrays, -self.step_size, jax.grad(inner)(arrays, hparams))
 
     @property
     def before(self) -> PyTree:
         """The point to which the proximal step is applied, u = w - γ∇f."""
-        return self._moved(self.end.partitioned.arrays, self.training.hparams)
+        return self._moved(self.end.judged.arrays, self.training.hparams)
 
     def prox(self, before: PyTree) -> PyTree:
         """Returns prox(u, λ, γ)."""
@@ -53,7 +53,7 @@ class ProximalPoint(eqx.Module):
     @property
     def gap(self) -> PyTree:
         """Returns prox(w - γ∇f) - w, zero at the fixed point."""
-        return optax.tree.sub(self.prox(self.before), self.end.partitioned.arrays)
+        return optax.tree.sub(self.prox(self.before), self.end.judged.arrays)
 
     def solve(
         self, system: LinearSystem, b: PyTree, init: PyTree | None, rtol: Array | float
@@ -86,8 +86,8 @@ class ProximalPoint(eqx.Module):
 
 def proximal_point(training: Training, end: InnerState, system: LinearSystem) -> ProximalPoint:
     """Returns the fixed point at `end`; γ is the solver's step size where that is a number, else 1/‖H‖."""
-    hessian = system.curvature(training.problem, training.hparams, end.partitioned, training.keys.inner)
-    given, arrays = training.inner.options.get("stepsize", 0.0), end.partitioned.arrays
+    hessian = system.curvature(training.problem, training.hparams, end.judged, training.keys.inner)
+    given, arrays = training.inner.options.get("stepsize", 0.0), end.judged.arrays
     dtype = jnp.result_type(*jax.tree.leaves(arrays))
     if isinstance(given, int | float) and given > 0:
         return ProximalPoint(training, end, hessian, jnp.asarray(given, dtype), 0)
@@ -128,14 +128,15 @@ def hypergradient_at_solution(
     """
     if training.inner.smooth:
         return implicit_hypergradient(training, end, system, init, rtol)
-    value, by_arrays, by_hparams = training.outer_value_and_grads(end)
+    value, by_model, by_hparams = training.outer_value_and_grads(end)
+    by_weights = by_model.arrays
     point = proximal_point(training, end, system)
-    v, solution = point.solve(system, by_arrays, init, rtol)
+    v, solution = point.solve(system, by_weights, init, rtol)
     solution = eqx.tree_at(lambda s: s.steps, solution, solution.steps + point.products)
-    _, mixed = jax.vjp(lambda hparams: point(end.partitioned.arrays, hparams), training.hparams)
-    gap, arrays = point.gap, end.partitioned.arrays
+    _, mixed = jax.vjp(lambda hparams: point(end.judged.arrays, hparams), training.hparams)
+    gap, arrays = point.gap, end.judged.arrays
     change = jnp.abs(pairing(v, gap))
-    rounding = 50 * jnp.finfo(value.dtype).eps * norm(by_arrays) * norm(arrays)
+    rounding = 50 * jnp.finfo(value.dtype).eps * norm(by_weights) * norm(arrays)
     return StationaryPoint(
         value,
         optax.tree.add(by_hparams, mixed(v)[0]),

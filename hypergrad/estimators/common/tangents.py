@@ -4,7 +4,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from ...ground.derivatives import linearize
-from ...ground.tree import differentiable, pairing
+from ...ground.tree import PartitionedModel, differentiable, join, pairing, split
 from ...inner import InnerState
 from ...training import Training
 
@@ -29,5 +29,11 @@ def slope(training: Training, state: InnerState, warm_start: bool, direction: Py
         return new, push(tangent, direction)
 
     end, tangent = jax.lax.fori_loop(0, training.inner.num_steps, body, (start, tangent))
-    _, by_arrays, direct = training.outer_value_and_grads(end)
-    return pairing(by_arrays, tangent.partitioned.arrays) + pairing(direct, direction)
+    _, by_model, direct = training.outer_value_and_grads(end)
+    return pairing(by_model, judged_tangent(end, tangent)) + pairing(direct, direction)
+
+
+def judged_tangent(state: InnerState, tangent: PyTree) -> PartitionedModel:
+    """Returns the tangent of the model that the outer loss judges, from that of the whole inner state."""
+    inexact, rest = split(state)
+    return jax.jvp(lambda inexact: differentiable(join(inexact, rest).judged), (inexact,), (tangent,))[1]

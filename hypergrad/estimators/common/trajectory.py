@@ -1,12 +1,13 @@
 """Paths of training: recorded, rounded to be kept, and interpolated between stored states."""
 
+import dataclasses
 import functools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, PyTree
 
+from ...ground.tree import cast_like, differentiable, join, split
 from ...inner import InnerState
 from ...training import Training
 
@@ -24,7 +25,7 @@ def stored(state: InnerState, storage: DTypeLike | None) -> InnerState:
 
 def restored(state: InnerState, like: InnerState) -> InnerState:
     """Returns a kept state in the types of `like`."""
-    return jax.tree.map(lambda leaf, wanted: leaf.astype(wanted.dtype), state, like)
+    return cast_like(state, like)
 
 
 def check_storage(storage: DTypeLike | None) -> None:
@@ -42,12 +43,12 @@ def record(
 
 def discrete(state: InnerState) -> PyTree:
     """Returns what cannot be interpolated in the solver's state: integers, flags and keys; `None` elsewhere."""
-    return eqx.filter(state.solver, eqx.is_inexact_array, inverse=True)
+    return split(state.solver)[1]
 
 
 def with_discrete(state: InnerState, leaves: PyTree) -> InnerState:
     """Returns the state with other integers, flags and keys."""
-    return InnerState(state.partitioned, eqx.combine(leaves, eqx.filter(state.solver, eqx.is_inexact_array)))
+    return dataclasses.replace(state, solver=join(differentiable(state.solver), leaves))
 
 
 def interpolate(start: InnerState, end: InnerState, offset: Array, length: Array) -> InnerState:

@@ -67,6 +67,11 @@ class Reversible(AbstractTrajectoryEstimator):
                 "inner must be OptaxSolver(MomentumSGD(learning_rate, momentum), num_steps): other optimisers cannot "
                 f"be run backwards, got {optimiser!r}"
             )
+        if self.inner.average is not None:
+            raise ValueError(
+                f"inner averages its weights (average={self.inner.average:g}), which training run backwards does not "
+                "recover: use Reverse"
+            )
         if self.min_momentum is None and callable(optimiser.momentum):
             raise ValueError("min_momentum must be given where momentum is a function of the hyperparameters")
         if not 0 < self._momentum < 1:
@@ -121,7 +126,7 @@ class Reversible(AbstractTrajectoryEstimator):
         )
         status = flag(~(error <= (0 if self.exact else 10 * self.tol)), Status.IRREVERSIBLE)
         stats = stats_of(adjoint, counts, status, reversal_error=error)
-        return checked(self, training, state, end, Estimate(adjoint.hypergradient, value, end.partitioned, stats))
+        return checked(self, training, state, end, Estimate(adjoint.hypergradient, value, end.judged, stats))
 
     def _spacing(self, start: InnerState) -> int:
         if self.exact:

@@ -13,7 +13,7 @@ from ...ground.tree import norm
 from ...inner import InnerState
 from ...problem import inner_objective
 from ...training import Training
-from ..common.adjoint import Adjoint
+from ..common.adjoint import Adjoint, size
 from . import integers as fixed_point
 from .momentum import Clock, MomentumSGD, MomentumState
 
@@ -66,7 +66,7 @@ class Motion(eqx.Module):
             _moving, after, (after.partitioned.with_arrays(by_weights), memory._replace(velocity=by_velocity))
         )
         total = optax.tree.add(adjoint.hypergradient, more)
-        return Adjoint(cotangent, total, adjoint.first, jnp.maximum(adjoint.largest, norm(by_weights)))
+        return Adjoint(cotangent, total, adjoint.first, jnp.maximum(adjoint.largest, size(cotangent)))
 
 
 class FloatMotion(Motion):

@@ -195,7 +195,7 @@ class MAID(AbstractSearch):
         )
         repeats = Counts(outer_gradients=2 * (state.best.num_evaluations - 1))  # for hypergradient and bound
         stats = stats.also(bound.counts + repeats)
-        estimate = Estimate(found.hypergradient, found.value, end.partitioned, stats)
+        estimate = Estimate(found.hypergradient, found.value, end.judged, stats)
         return estimate, bound, (end, v, bound.probes, scale)
 
     def _decide(self, state: SearchState, estimate: Estimate, bound: ErrorBound, usable: Array):

@@ -73,13 +73,13 @@ class F2SA(AbstractSearch):
         pulled = loop.partitioned.with_arrays(loop.auxiliary)
         gradient, slope = inner_gradients(problem, hparams, loop.partitioned, inner_key)
         pulled_gradient, pulled_slope = inner_gradients(problem, hparams, pulled, inner_key)
-        _, by_weights, direct = outer_value_and_grads(problem, hparams, pulled, outer_key)
+        _, by_model, direct = outer_value_and_grads(problem, hparams, pulled, outer_key)
         value = problem.outer_loss(loop.params, hparams, problem.valid, outer_key)
         sigma = self.multiplier(state.num_steps) if callable(self.multiplier) else self.multiplier
         sigma = jnp.asarray(sigma, value.dtype)
         directions = Variables(
             gradient,
-            optax.tree.add_scale(pulled_gradient, 1 / sigma, by_weights),
+            optax.tree.add_scale(pulled_gradient, 1 / sigma, by_model.arrays),
             optax.tree.add_scale(direct, sigma, optax.tree.sub(pulled_slope, slope)),
         )
         counts = Counts(iterations=2, inner_gradients=2, outer_gradients=1)

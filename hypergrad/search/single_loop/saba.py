@@ -92,17 +92,18 @@ class SABA(AbstractSearch):
         cut = _batch(problem.train, i, self.num_batches), _batch(problem.valid, j, self.num_valid_batches)
         batch = eqx.tree_at(lambda p: (p.train, p.valid), problem, cut)
         inner_terms = inner_products(batch, hparams, loop.partitioned, loop.auxiliary, inner_key, inner_key)
-        value, *outer_terms = outer_value_and_grads(batch, hparams, loop.partitioned, outer_key)
+        value, by_model, direct = outer_value_and_grads(batch, hparams, loop.partitioned, outer_key)
+        outer_terms = by_model.arrays, direct
         inner_memory, outer_memory = loop.memory
         gradient, hvp, mixed = _corrected(inner_memory, i, inner_terms)
-        by_weights, direct = _corrected(outer_memory, j, tuple(outer_terms))
+        by_weights, direct = _corrected(outer_memory, j, outer_terms)
         directions = Variables(gradient, optax.tree.sub(hvp, by_weights), optax.tree.sub(direct, mixed))
         counts = self._counts(state.num_steps)
         state, record = advance(problem, state, key, self._rules, Found(directions, value, counts))
         usable = (record.stats.status & Status.NONFINITE) == 0
         memory = (
             _remember(inner_memory, i, inner_terms, usable),
-            _remember(outer_memory, j, tuple(outer_terms), usable),
+            _remember(outer_memory, j, outer_terms, usable),
         )
         return eqx.tree_at(lambda s: s.inner_state.memory, state, memory), record
 

@@ -65,7 +65,7 @@ class SOBA(AbstractSearch):
         loop, hparams = state.inner_state, state.hparams
         inner_key, mixed_key, outer_key = jax.random.split(key, 3)
         gradient, hvp, mixed = inner_products(problem, hparams, loop.partitioned, loop.auxiliary, inner_key, mixed_key)
-        value, by_weights, direct = outer_value_and_grads(problem, hparams, loop.partitioned, outer_key)
-        directions = Variables(gradient, optax.tree.sub(hvp, by_weights), optax.tree.sub(direct, mixed))
+        value, by_model, direct = outer_value_and_grads(problem, hparams, loop.partitioned, outer_key)
+        directions = Variables(gradient, optax.tree.sub(hvp, by_model.arrays), optax.tree.sub(direct, mixed))
         counts = Counts(iterations=1, inner_gradients=1, hvps=2, outer_gradients=1)
         return advance(problem, state, key, self._rules, Found(directions, value, counts))

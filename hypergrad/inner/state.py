@@ -1,0 +1,42 @@
+"""The state of training, and the part of it that the outer loss judges."""
+
+import equinox as eqx
+from jaxtyping import Array, PyTree
+
+from ..ground.show import paragraph, show, show_size
+from ..ground.tree import PartitionedModel, cast_like
+
+
+class InnerState(eqx.Module):
+    """The state (w, s) of training: the model and the solver's own state (moments, counters, history).
+
+    `average` holds the averaged weights, like the trained arrays, where the inner solver keeps them, else `None`.
+    """
+
+    partitioned: PartitionedModel
+    solver: PyTree
+    average: PyTree = None
+
+    @property
+    def judged(self) -> PartitionedModel:
+        """The model that the outer loss sees: that of the averaged weights where there are any."""
+        if self.average is None:
+            return self.partitioned
+        return self.partitioned.with_arrays(cast_like(self.average, self.partitioned.arrays))
+
+    @property
+    def params(self) -> PyTree:
+        """The model that the outer loss sees, whole."""
+        return self.judged.model
+
+    def __repr__(self) -> str:
+        """The size of the model, and the updates that the solver has made."""
+        updates = getattr(self.solver, "iter_num", None)
+        return paragraph("InnerState", (f"params: {show_size(self.partitioned)}", f"updates: {show(updates)}"))
+
+
+class SolveStats(eqx.Module):
+    """The counts of one solve: updates made and gradients evaluated."""
+
+    iterations: Array
+    gradients: Array
