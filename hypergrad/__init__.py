@@ -1,10 +1,11 @@
 """Gradient-based hyperparameter optimisation on JAX.
 
 A `BilevelProblem` is two losses and two data sets; an inner solver (`OptaxSolver`, `JaxoptSolver`) trains; an estimator
-(`Reverse`, `Reversible`, `Forward`, `DrMAD`, `Greedy`, `Implicit`, `HOAG`) turns hyperparameters into a value and a
-hypergradient; a search (`GradientSearch`, `RandomSearch`, `MAID`, the single loops `SOBA`, `SABA`, `F2SA`) moves them;
-`run` repeats a search under a budget; `diagnose` says which estimator can be trusted. `hypergrad.trials` searches what
-has no gradient, and `hypergrad.testing` holds estimators to their laws.
+turns hyperparameters into a value and a hypergradient (`Reverse`, `Reversible`, `Forward`, `DrMAD`, `Greedy`,
+`Implicit`, `HOAG`, and of a smoothed outer loss `ES`, `PES`, `NRES`, `Combined`); a search moves them
+(`GradientSearch`, `RandomSearch`, `MAID`, the single loops `SOBA`, `SABA`, `F2SA`); `run` repeats a search under a
+budget; `diagnose` says which estimator can be trusted. `hypergrad.trials` searches what has no gradient, and
+`hypergrad.testing` holds estimators to their laws.
 """
 
 from . import curvature as curvature
@@ -21,6 +22,10 @@ from .diagnose import fewest_knots as fewest_knots
 from .estimators.base import AbstractEstimator as AbstractEstimator
 from .estimators.common.accuracy import ErrorCheck as ErrorCheck
 from .estimators.drmad import DrMAD as DrMAD
+from .estimators.evolution.combined import Combined as Combined
+from .estimators.evolution.es import ES as ES
+from .estimators.evolution.online import NRES as NRES
+from .estimators.evolution.online import PES as PES
 from .estimators.forward import Forward as Forward
 from .estimators.greedy import Greedy as Greedy
 from .estimators.hoag import HOAG as HOAG

@@ -79,7 +79,8 @@ class Finding:
             "wrong": f"{about}, norm {self.norm_ratio:.3g} times the right one; do not trust it here",
             "not finite": f"{self.name}: a hypergradient that is not finite over {self.steps} steps",
             "ill-conditioned": f"{about}; but that one has cosine {self.stability:.2f} with itself when the first "
-            "weights change by 1e-4: training is chaotic; lower the learning rate or take a shorter horizon",
+            "weights change by 1e-4: training is chaotic; lower the learning rate, take a shorter horizon, "
+            "or smooth the outer loss with ES, PES, NRES or Combined",
         }.get(self.verdict)
 
 
@@ -243,7 +244,10 @@ def _reference(problem, inner, params, hparams, key) -> tuple[np.ndarray, float,
     estimate, _ = estimator.step(problem, hparams, state, key)
     exact = _flat(estimate.hypergradient)
     if not np.all(np.isfinite(exact)) or not np.any(exact):
-        raise ValueError("the exact hypergradient is zero or not finite: there is nothing to compare with")
+        raise ValueError(
+            "the exact hypergradient is zero or not finite: there is nothing to compare with; ES estimates that of a "
+            "smoothed loss"
+        )
     first, last = (ravel_pytree(one.partitioned.arrays)[0] for one in (state.inner, estimate))
     _, unravel = ravel_pytree(state.inner.partitioned.arrays)
     noise = jax.random.normal(jax.random.fold_in(key, 2**30), first.shape, first.dtype)

@@ -21,3 +21,8 @@ def step_key(key: Array, t: ArrayLike) -> Array:
 def end_keys(key: Array, num_steps: int) -> EndKeys:
     """Returns the keys that follow those of `num_steps` training steps."""
     return EndKeys(jax.random.fold_in(key, num_steps), jax.random.fold_in(key, num_steps + 1))
+
+
+def perturbation_key(key: Array, num_steps: int) -> Array:
+    """Returns the key of what perturbs the hyperparameters of a run of `num_steps` training steps."""
+    return jax.random.fold_in(key, num_steps + 3)

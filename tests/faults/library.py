@@ -29,6 +29,12 @@ PROBLEM = Only(lambda: case().problem)
 PARAMS, HPARAMS = Some(lambda: case().params), Some(lambda: case().hparams)
 CASE = {"problem": PROBLEM, "params": PARAMS, "hparams": HPARAMS}
 WARM = {"inner": inner(), "warm_start": Bool()}
+SIGMA = Kind(lambda: 0.1, lambda value: Real(0.1, above=0).judge(value) or None)  # also a pytree of numbers
+EVOLUTION = {"inner": inner(), "num_pairs": Int(2, least=1), "sigma": SIGMA}
+ONLINE = EVOLUTION | {
+    "truncation": Kind(lambda: 1, lambda value: Int(1, 1, 3).judge(value) and value != 2),
+    "final": Bool(),
+}
 LINEAR = {"max_steps": Int(3, least=1), "damping": Real(0.1, least=0), "tol": Real(0.0, least=0)}
 LINEAR_SOLVER = Only(lambda: hg.CG(3))
 OPTIMISER = Only(lambda: OUTER)
@@ -79,6 +85,10 @@ ESTIMATORS = [
     hg.Greedy(INNER),
     hg.Implicit(INNER),
     hg.HOAG(INNER),
+    hg.ES(INNER, 2),
+    hg.PES(INNER, 1, 2),
+    hg.NRES(INNER, 1, 2),
+    hg.Combined(hg.Reverse(INNER), hg.ES(INNER, 2)),
 ]
 SEARCHES = [
     SEARCH,
@@ -128,6 +138,13 @@ CLASSES = {
             "curvature": Function(hg.curvature.hessian),
             "preconditioner": Function(lambda h: 1.0, optional=True),
         },
+    ),
+    "ES": (hg.ES, EVOLUTION | {"batch_size": Int(2, least=1, optional=True), "warm_start": Bool()}),
+    "PES": (hg.PES, ONLINE),
+    "NRES": (hg.NRES, ONLINE),
+    "Combined": (
+        hg.Combined,
+        {"reverse": Some(lambda: hg.Reverse(INNER)), "es": Some(lambda: hg.ES(INNER, 2))},
     ),
     "HOAG": (
         hg.HOAG,

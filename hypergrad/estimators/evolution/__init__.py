@@ -1,0 +1,1 @@
+"""Evolution strategies: hypergradients of the outer loss smoothed over a chosen range."""
