@@ -14,8 +14,8 @@ from . import tolerances as tolerances
 from . import trials as trials
 from .budget import Budget as Budget
 from .curvature import GaussNewton as GaussNewton
-from .data import epoch_batch as epoch_batch
-from .data import minibatch as minibatch
+from .data.draws import epoch_batch as epoch_batch
+from .data.draws import minibatch as minibatch
 from .diagnose import Diagnosis as Diagnosis
 from .diagnose import diagnose as diagnose
 from .diagnose import fewest_knots as fewest_knots

@@ -1,5 +1,6 @@
 """The budget of a run."""
 
+import math
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ class Budget(eqx.Module):
 
     - `iterations`: updates of the model's parameters.
     - `gradients`: gradient equivalents, see `Counts.gradients`.
+    - `epochs`: the share of the training rows that was read, see `Counts.rows`: a gradient of all rows is one epoch.
     - `seconds`: wall time, compilation included, looked at between chunks.
 
     A step is begun as long as something is left, so a budget is exceeded by less than one step.
@@ -24,18 +26,19 @@ class Budget(eqx.Module):
     iterations: int | None = field(integer("iterations", most=LARGEST, optional=True), None)
     gradients: int | None = field(integer("gradients", most=LARGEST, optional=True), None)
     seconds: float | None = field(real("seconds", optional=True), None)
+    epochs: float | None = field(real("epochs", optional=True), None)
 
     def __check_init__(self) -> None:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
-            raise ValueError(f"give one of iterations, gradients, seconds; got {given}")
+            raise ValueError(f"give one of iterations, gradients, seconds, epochs; got {given}")
         ((name, value),) = given.items()
         if not value > 0:
             raise ValueError(f"budget must be positive, got {name}={value}")
 
     @property
     def unit(self) -> str:
-        """The unit: `iterations`, `gradients` or `seconds`."""
+        """The unit: `iterations`, `gradients`, `seconds` or `epochs`."""
         return next(name for name, value in vars(self).items() if value is not None)
 
     @property
@@ -43,13 +46,28 @@ class Budget(eqx.Module):
         """The number of these units."""
         return getattr(self, self.unit)
 
-    def used(self, spent: Any, started: float) -> float:
-        """Returns how much of it a search has used that has `spent` so much and began at the time `started`."""
-        return time.monotonic() - started if self.unit == "seconds" else int(getattr(spent, self.unit))
+    @property
+    def count(self) -> str | None:
+        """The name of the count in `Counts` that it bounds; `None` for seconds."""
+        return {"seconds": None, "epochs": "rows"}.get(self.unit, self.unit)
 
-    def is_spent(self, spent: Any, started: float) -> bool:
+    def limit(self, num_rows: int) -> int:
+        """Returns the count at which it is spent, where an epoch is `num_rows` rows."""
+        if self.unit == "epochs":
+            return min(math.ceil(self.amount * num_rows * (1 - 1e-12)), LARGEST)  # a product may be rounded up
+        return LARGEST if self.count is None else min(math.ceil(self.amount), LARGEST)
+
+    def used(self, spent: Any, started: float, num_rows: int) -> float:
+        """Returns how much of it a search has used that has `spent` so much and began at the time `started`."""
+        if self.count is None:
+            return time.monotonic() - started
+        return int(getattr(spent, self.count)) / (num_rows if self.unit == "epochs" else 1)
+
+    def is_spent(self, spent: Any, started: float, num_rows: int) -> bool:
         """Says if nothing of it is left."""
-        return self.used(spent, started) >= self.amount
+        if self.count is None:
+            return self.used(spent, started, num_rows) >= self.amount
+        return int(getattr(spent, self.count)) >= self.limit(num_rows)
 
 
 def as_budget(budget: Any) -> Budget:

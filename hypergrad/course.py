@@ -1,7 +1,6 @@
 """The course of a run, one compiled call for each chunk of steps."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,12 +12,13 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .budget import Budget
-from .ground.total import LARGEST, Total
+from .data.sampler import as_sampler
+from .ground.total import Total
 from .history import History, join
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
 
-Columns = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray | None]
+Columns = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Plan(eqx.Module):
@@ -29,7 +29,7 @@ class Plan(eqx.Module):
     key: Array
     keep: Callable[[Record], PyTree]
     chunk: int
-    unit: str
+    count: str | None  # the count that the budget bounds
 
 
 @dataclasses.dataclass
@@ -46,24 +46,30 @@ class Course:
         The last array says which values are finite.
         """
         # An array, so that one compilation serves every amount.
-        limit = Total.of(LARGEST if budget.unit == "seconds" else min(math.ceil(budget.amount), LARGEST))
-        while not budget.is_spent(self.state.spent, started):
+        limit = Total.of(budget.limit(self.num_rows))
+        while not budget.is_spent(self.state.spent, started, self.num_rows):
             before, begun = self.state, time.monotonic()
             state, *steps = _advance(self.plan, before, limit, before.num_steps + jnp.int32(self.plan.chunk))
             number = int(state.num_steps - before.num_steps)
-            records, iterations, gradients, status, finite = jax.tree.map(lambda room: np.asarray(room)[:number], steps)  # noqa: B023
+            records, spent, status, finite = jax.tree.map(lambda room: np.asarray(room)[:number], steps)  # noqa: B023
             durations = np.full(number, (time.monotonic() - begun) / max(number, 1))
-            columns = records, np.asarray(iterations), np.asarray(gradients), durations
+            iterations, gradients, rows = map(np.asarray, spent)
+            columns = records, iterations, gradients, rows / self.num_rows, durations
             self.state = state  # no interrupt comes between this and the next: state and records belong together
             self.chunks.append(columns)
             yield before, status, finite
+
+    @property
+    def num_rows(self) -> int:
+        """The training rows in an epoch."""
+        return as_sampler(self.plan.problem.train).num_rows
 
     @property
     def nothing(self) -> Columns:
         """The columns of no steps."""
         shapes = eqx.filter_eval_shape(_step, self.plan, self.state)[1]
         records = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), shapes)
-        return records, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+        return records, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
 
     @property
     def history(self) -> History:
@@ -81,7 +87,7 @@ def _advance(plan: Plan, state: SearchState, limit: Total, until: Array) -> Any:
 
     def unfinished(carry: Any) -> Array:
         state, *_ = carry
-        left = True if plan.unit == "seconds" else getattr(state.spent, plan.unit) < limit
+        left = True if plan.count is None else getattr(state.spent, plan.count) < limit
         return left & (state.num_steps < until)
 
     def body(carry: Any) -> Any:
@@ -100,4 +106,5 @@ def _step(plan: Plan, state: SearchState) -> Any:
     state, record = plan.search.step(plan.problem, state, jax.random.fold_in(plan.key, state.num_steps))
     # Not the value itself: XLA could compute it twice, rounded otherwise in a longer room than in a shorter one.
     finite = jnp.isfinite(record.value)
-    return state, plan.keep(record), state.spent.iterations, state.spent.gradients, record.stats.status, finite
+    spent = state.spent.iterations, state.spent.gradients, state.spent.rows
+    return state, plan.keep(record), spent, record.stats.status, finite

@@ -10,15 +10,16 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .ground.show import paragraph, show, show_leaf
+from .ground.total import Total
 from .ground.tree import describe
 from .stats import show_status
 
-UNITS = ("iterations", "gradients", "seconds")
+UNITS = ("iterations", "gradients", "epochs", "seconds")
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["records", "iterations", "gradients"],
+    data_fields=["records", "iterations", "gradients", "epochs"],
     meta_fields=[],
     drop_fields=["durations"],
 )
@@ -34,6 +35,8 @@ class History:
     - `records`: a `Record`, or what `keep` made of it, with a leading axis of steps.
     - `iterations`, `gradients`: int64, of shape (steps,): what the search had spent after each step, earlier runs
       included.
+    - `epochs`: float64, of shape (steps,): the share of the training rows that the search had read by then, as often
+      as they were read; see `Counts.rows`.
     - `durations`: float64, of shape (steps,): seconds that each step took. The time of a compiled call is shared
       equally by its steps, and the first includes compilation. It is no leaf of the pytree, because no repetition
       gives the same: a history made by `jax.tree.map` has `None` here.
@@ -45,6 +48,7 @@ class History:
     records: PyTree
     iterations: np.ndarray
     gradients: np.ndarray
+    epochs: np.ndarray
     durations: np.ndarray | None = dataclasses.field(default=None)
 
     @property
@@ -100,19 +104,20 @@ class History:
     def to_dict(self, max_entries: int = 32) -> dict[str, np.ndarray]:
         """Returns columns of equal length by name, for `pandas.DataFrame` or a CSV file.
 
-        `iterations`, `gradients` and `seconds` are cumulative. Each entry of a record is a column named by its path:
-        `value`, `hparams.log_l2`, `stats.status`, `stats.counts.iterations`, `stats.diagnostics.growth`. An array of at
-        most `max_entries` entries is one column per entry, `hparams.log_l2.0`, `hparams.weights.1.2`. A larger array
-        is left out; read it from `hparams`. Statuses are integers; `Status(code)` prints their names.
+        `iterations`, `gradients`, `epochs` and `seconds` are cumulative. Each entry of a record is a column named by
+        its path: `value`, `hparams.log_l2`, `stats.status`, `stats.counts.iterations`, `stats.diagnostics.growth`. An
+        array of at most `max_entries` entries is one column per entry, `hparams.log_l2.0`, `hparams.weights.1.2`. A
+        larger array is left out; read it from `hparams`. Statuses are integers; `Status(code)` prints their names.
         """
-        columns = {"iterations": self.iterations, "gradients": self.gradients}
+        columns = {"iterations": self.iterations, "gradients": self.gradients, "epochs": self.epochs}
         if self.durations is not None:
             columns["seconds"] = self.seconds
-        leaves = jax.tree_util.tree_leaves_with_path(self.records)
+        leaves = jax.tree_util.tree_leaves_with_path(self.records, is_leaf=lambda leaf: isinstance(leaf, Total))
         names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
         if len(set(names)) < len(names):  # a dot inside a key
             names = [jax.tree_util.keystr(path).removeprefix(".") for path, _ in leaves]
         for name, (_, leaf) in zip(names, leaves, strict=True):
+            leaf = np.asarray(leaf)
             for index in np.ndindex(leaf.shape[1:]) if leaf[:1].size <= max_entries else ():
                 columns[".".join(filter(None, (name, *map(str, index)))) or "kept"] = leaf[:, *index]
         return columns
@@ -120,8 +125,8 @@ class History:
     def plot(self, path: str | None = None, unit: str = "iterations") -> Any:
         """Draws the criterion of each step and the best so far against the budget spent.
 
-        `unit` is `iterations`, `gradients` or `seconds`. Values that are not finite are left out. The figure is saved
-        where a path is given. Needs matplotlib. Returns the figure.
+        `unit` is `iterations`, `gradients`, `epochs` or `seconds`. Values that are not finite are left out. The figure
+        is saved where a path is given. Needs matplotlib. Returns the figure.
 
         **Raises** `ValueError` for another unit.
         """
@@ -153,7 +158,7 @@ class History:
 
     def __repr__(self) -> str:
         """Shows the number of steps, what they took, and the values or all that was kept."""
-        spent = {"iterations": self.iterations[-1:], "gradients": self.gradients[-1:]}
+        spent = {name: getattr(self, name)[-1:] for name in ("iterations", "gradients", "epochs")}
         if self.durations is not None:
             spent["seconds"] = self.seconds[-1:]
         totals = "".join(f", {name} {show_leaf(number[0])}" for name, number in spent.items() if len(number))

@@ -108,13 +108,13 @@ def run(
     budget = as_budget(budget)
     _check_step(search, problem, state, key, keep, chunk)
     state = eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
-    plan = Plan(search, problem, key, keep, chunk, budget.unit)
+    plan = Plan(search, problem, key, keep, chunk, budget.count)
     course, started, saver = Course(plan, state), time.monotonic(), None
     if checkpoint is not None:
         identity = _identity(search, problem, state, key, keep)
         saver = Autosave(checkpoint, identity, course.chunks, course.nothing, every, every_steps)
         course.state = saver.load(state)
-    left, failures = not budget.is_spent(course.state.spent, started), Failures(search, problem, key)
+    left, failures = not budget.is_spent(course.state.spent, started, course.num_rows), Failures(search, problem, key)
     try:
         with (
             _bar(progress, budget) as bar,
@@ -123,7 +123,7 @@ def run(
         ):
             for taken in course.walk(budget, started):
                 failures.look(*taken)
-                _show(bar, course.state, failures.failed, budget.used(course.state.spent, started))
+                _show(bar, course.state, failures.failed, budget.used(course.state.spent, started, course.num_rows))
                 if throw and failures.failed:
                     break
                 if (callback is not None and callback(course.state, History(*course.chunks[-1]))) or signals.received:

@@ -45,8 +45,12 @@ class Counts(eqx.Module):
     step-VJPs, which go forwards and backwards through a gradient, 2. Measured on a CPU: 0.9 to 1.1 for a product, 1.4
     to 2.0 for a step-VJP, below 0.5 for an evaluation; `python -m experiments.benchmarks.cost` measures the first two.
 
-    A gradient is one of all rows: `SABA`, which cuts the data into n batches itself, completes one every n-th step. A
-    loss that draws its own minibatch counts 1, because nothing tells what it reads.
+    A gradient is one of all rows, or of a batch where the data are `Batches`: `SABA`, which cuts the data into n
+    batches itself, completes one every n-th step. A loss that draws its own minibatch counts 1, because nothing tells
+    what it reads.
+
+    `rows` is counted by searches: what all gradients, products and step-VJPs of the inner loss have read of `train`.
+    Divided by the number of rows it is a number of epochs. Data without a common leading axis are one row.
     """
 
     iterations: Count  # updates of the model's parameters
@@ -56,6 +60,7 @@ class Counts(eqx.Module):
     outer_gradients: Count
     evaluations: Count  # of the outer loss, again, where it is random and a step may become the best
     hyper_updates: Count
+    rows: Count  # of the training data, as often as they were read
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class Counts(eqx.Module):
         outer_gradients: CountLike = 0,
         evaluations: CountLike = 0,
         hyper_updates: CountLike = 0,
+        rows: CountLike = 0,
     ):
         self.iterations = _count(iterations)
         self.inner_gradients = _count(inner_gradients)
@@ -75,12 +81,17 @@ class Counts(eqx.Module):
         self.outer_gradients = _count(outer_gradients)
         self.evaluations = _count(evaluations)
         self.hyper_updates = _count(hyper_updates)
+        self.rows = Total.of(rows)
 
     @property
     def gradients(self) -> Count:
         """Gradient equivalents."""
-        once = self.inner_gradients + self.outer_gradients + self.hvps + self.evaluations
-        return once + self.step_vjps + self.step_vjps
+        return self.inner_equivalents + self.outer_gradients + self.evaluations
+
+    @property
+    def inner_equivalents(self) -> Count:
+        """Gradient equivalents of the inner loss."""
+        return self.inner_gradients + self.hvps + self.step_vjps + self.step_vjps
 
     @property
     def totals(self) -> "Counts":

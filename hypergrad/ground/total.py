@@ -53,6 +53,14 @@ class Total(eqx.Module):
 
     __radd__ = __add__
 
+    @staticmethod
+    def product(count: Any, factor: int) -> "Total":
+        """The product of a nonnegative 32-bit integer, or an array of them, and an integer below 2³¹."""
+        (a, b), (c, d) = (divmod(number, 2**16) for number in (count.astype(jnp.uint32), factor))
+        c, d = jnp.uint32(c), jnp.uint32(d)
+        shifted = lambda number: Total(number >> 16, number << 16)
+        return Total(a * c, b * d) + shifted(a * d) + shifted(b * c)
+
     def __sub__(self, other: Any) -> Any:
         """Returns the difference on the host, an int64 number or array."""
         return (np.asarray(self) - np.asarray(other))[()]

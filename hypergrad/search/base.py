@@ -8,7 +8,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..data.sampler import as_sampler
 from ..ground.show import paragraph, show, show_size
+from ..ground.total import Total
 from ..ground.tree import distinct, norm
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats, show_status
@@ -124,9 +126,10 @@ def conclude(
     was measured at `hparams`. Where the outer loss is random, a `thrifty` search, whose steps are points of one path,
     passes over those that come while evaluations are more than a quarter of its work.
     """
+    rows = Total.product(estimate.stats.counts.inner_equivalents, as_sampler(problem.train).rows_per_step)
     spent, twice = state.spent, state.spent.evaluations + state.spent.evaluations
     affordable = (twice + twice <= spent.gradients) if thrifty else True
     best, looked = better(state.best, problem, hparams, estimate, key, affordable)
-    stats = estimate.stats.also(looked)
+    stats = estimate.stats.also(looked + Counts(rows=rows))
     after = dataclasses.replace(state, best=best, num_steps=state.num_steps + 1, spent=spent + stats.counts)
     return after, Record(hparams, estimate.value, stats)

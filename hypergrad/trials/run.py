@@ -92,8 +92,7 @@ def search_trials(
     for a journal that is damaged, in use or of another search, the exception of a trial as `on_failure` says, and
     `FloatingPointError` if every trial failed.
     """
-    if num_trials is None and budget is None:
-        raise ValueError("num_trials and budget are both None: give at least one")
+    _check_limits(num_trials, budget)
     objective = objective if isinstance(objective, AbstractObjective) else PerTrial(objective)
     state = _with_known(searcher, searcher.init(space, key), known)
     header = {
@@ -125,6 +124,13 @@ def search_trials(
     if state.num_failed == len(state.history):
         raise _all_failed(state)
     return state
+
+
+def _check_limits(num_trials: int | None, budget: Budget | None) -> None:
+    if num_trials is None and budget is None:
+        raise ValueError("num_trials and budget are both None: give at least one")
+    if budget is not None and budget.unit == "epochs":
+        raise ValueError("budget must be in iterations, gradients or seconds: a trial does not tell its epochs")
 
 
 def _with_known(searcher: AbstractSearcher, state: SearcherState, known: Sequence[FinishedTrial]) -> SearcherState:

@@ -130,7 +130,9 @@ def test_one_example_is_enough(estimator):
 
 
 @pytest.mark.row(28)
-@pytest.mark.parametrize("budget", [0, -5, {"iterations": 0}, {"seconds": -1.0}, {"gradients": 0}, {}])
+@pytest.mark.parametrize(
+    "budget", [0, -5, {"iterations": 0}, {"seconds": -1.0}, {"gradients": 0}, {"epochs": -0.5}, {}]
+)
 def test_a_budget_that_is_not_positive_is_refused(budget):
     case = ridge()
     search = hg.GradientSearch(hg.Reverse(INNER), optax.sgd(0.1))

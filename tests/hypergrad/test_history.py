@@ -71,7 +71,9 @@ def test_columns_are_the_entries_of_all_records(tmp_path):
     _, history = go()
     columns = history.to_dict()
     assert {len(column) for column in columns.values()} == {6} and all(c.ndim == 1 for c in columns.values())
-    assert {"iterations", "gradients", "seconds", "value", "hparams.unused", "stats.status"} <= set(columns)
+    assert {"iterations", "gradients", "epochs", "seconds", "value", "stats.status", "stats.counts.rows"} <= set(
+        columns
+    )
     np.testing.assert_array_equal(columns["hparams.log_l2.1"], history.hparams["log_l2"][:, 1])
     np.testing.assert_array_equal(columns["stats.diagnostics.growth"], history.stats.diagnostics["growth"])
     assert not any(name.startswith("hparams.log_l2") for name in history.to_dict(max_entries=2))
@@ -95,7 +97,7 @@ def test_what_is_kept_has_a_history_too():
     _, history = go(keep=lambda record: (record.value, record.hparams["log_l2"]))
     value, log_l2 = history.records
     assert value.shape == (6,) and log_l2.shape == (6, 3)
-    assert set(history.to_dict()) == {"iterations", "gradients", "seconds", "0", "1.0", "1.1", "1.2"}
+    assert set(history.to_dict()) == {"iterations", "gradients", "epochs", "seconds", "0", "1.0", "1.1", "1.2"}
     assert "records" in str(history)
     assert len(go(keep=lambda record: ())[1]) == 6
     assert "kept" in go(keep=lambda record: record.value)[1].to_dict()
@@ -117,7 +119,7 @@ def test_a_resumed_history_has_all_durations(tmp_path):
     assert len(whole.durations) == len(whole) == 6
 
 
-@pytest.mark.parametrize("unit", ["iterations", "gradients", "seconds"])
+@pytest.mark.parametrize("unit", ["iterations", "gradients", "epochs", "seconds"])
 def test_plot(unit, tmp_path):
     pytest.importorskip("matplotlib")
     _, history = go()
@@ -135,7 +137,7 @@ def test_plot_leaves_out_what_is_not_finite_and_refuses_other_units():
     history = hg.History(hg.Record(two, value, stats), two, two, np.ones(4))
     each, best = history.plot().axes[0].get_lines()
     assert each.get_xdata().tolist() == [0, 3] and best.get_ydata().tolist() == [2, 1]
-    with pytest.raises(ValueError, match="unit must be one of iterations, gradients, seconds, got 'steps'"):
+    with pytest.raises(ValueError, match="unit must be one of iterations, gradients, epochs, seconds, got 'steps'"):
         history.plot(unit="steps")
     with pytest.raises(ValueError, match="no durations"):
         print(jax.tree.map(jnp.asarray, history).seconds)

@@ -75,6 +75,16 @@ def test_budgets_beyond_32_bits(unit):
     assert end.num_steps == 4 and getattr(end.spent, unit) > before
 
 
+@every
+def test_a_budget_in_epochs(search):
+    """A gradient equivalent of the inner loss reads every row once; the outer loss reads none."""
+    case, rows = ridge(), 8
+    state, history = go(search, case, hg.Budget(epochs=21.5), chunk=3)
+    np.testing.assert_allclose(history.epochs, np.cumsum(history.stats.counts.inner_equivalents))
+    assert np.all(history.epochs[:-1] < 21.5) and 21.5 <= history.epochs[-1] == int(state.spent.rows) / rows
+    same((state, history), go(search, case, hg.Budget(epochs=21.5)))
+
+
 def test_a_budget_in_seconds():
     state, _ = go(SEARCHES["reverse"], ridge(), hg.Budget(seconds=0.3), chunk=5)
     assert state.num_steps >= 5 and state.num_steps % 5 == 0

@@ -29,6 +29,12 @@ def test_sums_and_comparisons_are_those_of_integers(wide, a, b):
             assert compare(one, other) is compare(a, b) is compare(one, b) is bool(result)
 
 
+@given(count=st.integers(0, 2**31 - 1), factor=st.integers(0, 2**31 - 1))
+def test_products_are_those_of_integers(count, factor):
+    with jax.enable_x64(False):
+        assert int(Total.product(jnp.int32(count), factor)) == count * factor
+
+
 @given(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=6))
 def test_steps_of_32_bits_add_up(steps):
     with jax.enable_x64(False):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hypergrad as hg
-from hypergrad.data import _divmod_of_product
+from hypergrad.data.order import divmod_of_product, epoch_rows, new_order
 from hypergrad.testing import assert_close, laws, loosened
 from hypergrad.testing.problems import OPTIMISERS, net, ridge
 
@@ -44,15 +44,37 @@ def test_epochs_are_whole_beyond_32_bits_of_rows():
     begin = -first * size % rows
     for start in range(begin, len(drawn) - rows, rows):
         assert len(np.unique(drawn[start : start + rows])) == rows
-    epoch = (first * size + begin) // rows
-    expected = jax.random.permutation(jax.random.fold_in(laws.KEY, epoch), rows)
-    np.testing.assert_array_equal(drawn[begin : begin + rows], expected)
+    epoch, order = (first * size + begin) // rows, new_order(laws.KEY)
+    # The same epoch read in one batch of all rows, whose number is that of the epoch.
+    np.testing.assert_array_equal(drawn[begin : begin + rows], epoch_rows(order, epoch, rows, rows))
+
+
+@given(t=st.integers(0, 2**31 - 1), rows=st.integers(1, 300), key=st.integers(0, 2**31 - 1))
+def test_an_epoch_is_a_permutation_of_any_number_of_rows(t, rows, key):
+    order = new_order(jax.random.key(key))
+    np.testing.assert_array_equal(np.sort(epoch_rows(order, t, rows, rows)), np.arange(rows))
+
+
+@pytest.mark.parametrize("rows", [3, 5, 8, 17])
+def test_every_pair_of_rows_is_equally_likely_to_come_first(rows):
+    """Over 20,000 orders, and over as many epochs of one order."""
+    number = 20_000
+    words = jax.vmap(new_order)(jax.random.split(laws.KEY, number))
+    keys = jax.vmap(lambda order: epoch_rows(order, jnp.uint32(0), rows, rows))(words)
+    epochs = jax.vmap(lambda t: epoch_rows(words[0], t, rows, rows))(jnp.arange(number))
+    for drawn in (keys, epochs):
+        table = np.zeros((rows, rows))
+        np.add.at(table, (drawn[:, 0], drawn[:, 1]), 1)
+        expected = number / (rows * (rows - 1))
+        chi2 = np.sum((table[~np.eye(rows, dtype=bool)] - expected) ** 2) / expected
+        freedom = rows * (rows - 1) - 1
+        assert chi2 < freedom + 4 * np.sqrt(2 * freedom), chi2
 
 
 @given(t=st.integers(0, 2**31 - 1), rows=st.integers(1, 2**31 - 1), share=st.floats(0, 1))
 def test_the_place_in_the_stream_is_exact(t, rows, share):
     size = max(1, int(share * rows))
-    found = _divmod_of_product(jnp.uint32(t), size, rows)
+    found = divmod_of_product(jnp.uint32(t), size, rows)
     assert tuple(map(int, found)) == divmod(t * size, rows)
 
 

@@ -1,0 +1,1 @@
+"""Data for losses: whole, in minibatches, or as a stream."""

@@ -1,0 +1,88 @@
+"""The order of the rows in an epoch, a keyed bijection that is evaluated one batch at a time."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+WORDS = 4
+LONG, SHORT = 4, 16  # rounds; on few rows four leave some orders more likely than others
+
+
+def new_order(key: Array) -> Array:
+    """Returns the words, uint32, from which the order of every epoch is made."""
+    return jax.random.bits(key, (WORDS,), jnp.uint32)
+
+
+def epoch_rows(order: Array, t: Array, size: int, rows: int) -> Array:
+    """Returns rows `t * size ... (t + 1) * size - 1` of an endless stream in which every row comes once per epoch.
+
+    Epoch e is a permutation of {0 ... rows - 1}, keyed by `order` and e: a Feistel network on the next power of two,
+    applied again and again until it leads below `rows`. It has four rounds, and sixteen on at most 256 rows. t is below
+    2³¹ and `size` <= `rows`.
+
+    *Cost*: O(size), whatever the number of rows. Nothing is sorted and nothing is stored.
+
+    **Source**: Black and Rogaway (2002), section 4, for the walk; the unbalanced network alternates its halves.
+    """
+    epoch, first = divmod_of_product(jnp.asarray(t, jnp.uint32), size, rows)
+    place = first + jnp.arange(size, dtype=jnp.uint32)
+    bits = max((rows - 1).bit_length(), 1)
+    keys = _round_keys(order, epoch, bits)
+    if rows % size:  # a batch may straddle two epochs
+        later = place >= rows
+        place = jnp.where(later, place - jnp.uint32(rows), place)
+        keys = jnp.where(later, _round_keys(order, epoch + jnp.uint32(1), bits), keys)
+    return _permuted(place, keys, rows, bits).astype(jnp.int32)
+
+
+def _permuted(place: Array, keys: Array, rows: int, bits: int) -> Array:
+    """Returns the row in every place, both uint32; `keys` have a leading axis of rounds, of an even length."""
+    high, low = bits - bits // 2, bits // 2
+
+    def network(value: Array) -> Array:
+        left, right, widths = value >> low, value & _mask(low), (high, low)
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & _mask(widths[0]))
+            widths = widths[::-1]
+        return (left << low) | right
+
+    outside = lambda value: jnp.any(value >= rows)
+    walk = lambda value: jnp.where(value >= rows, network(value), value)
+    return jax.lax.while_loop(outside, walk, network(place))
+
+
+def _round_keys(order: Array, epoch: Array, bits: int) -> Array:
+    """Returns the keys of the rounds in one epoch, of shape (rounds, 1)."""
+    rounds = jnp.arange(LONG if bits > 8 else SHORT, dtype=jnp.uint32)
+    return _mix(order[rounds % WORDS] ^ _mix(epoch * jnp.uint32(SHORT) + rounds))[:, None]
+
+
+def _mask(bits: int) -> Array:
+    return jnp.uint32(2**bits - 1)
+
+
+def _mix(x: Array) -> Array:
+    """Returns a hash of 32 bits, itself a bijection.
+
+    **Source**: Wellons (2018), `lowbias32` of the hash prospector.
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def divmod_of_product(t: Array, size: int, rows: int) -> tuple[Array, Array]:
+    """Returns `divmod(t * size, rows)` for t below 2³¹ and `size` <= `rows`, where the product may leave 32 bits.
+
+    Bit by bit of t, the highest first: neither the quotient nor twice the remainder leaves 32 bits.
+    """
+    quotient = remainder = jnp.zeros_like(t)
+    for bit in reversed(range(31)):
+        quotient, remainder = _carry(2 * quotient, 2 * remainder, rows)
+        quotient, remainder = _carry(quotient, remainder + (t >> bit & 1) * jnp.uint32(size), rows)
+    return quotient, remainder
+
+
+def _carry(quotient: Array, remainder: Array, rows: int) -> tuple[Array, Array]:
+    over = remainder >= rows
+    return quotient + over, jnp.where(over, remainder - jnp.uint32(rows), remainder)

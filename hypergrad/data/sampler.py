@@ -1,0 +1,130 @@
+"""The protocol between data and those who read them: a training step, a linear solve, the criterion, the choice of the
+best."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+Reading = Callable[[PyTree, Array], PyTree]  # (data, key) -> arrays, such as a loss at some weights
+
+
+class AbstractSampler(eqx.Module):
+    """Data that are read in parts.
+
+    Training step t reads `batch`, the same one whenever the step is repeated. The state of training carries a `feed`,
+    `None` or an array, which `begin` renews before the first step of a training; the solver counts the updates.
+    """
+
+    @property
+    @abc.abstractmethod
+    def num_rows(self) -> int:
+        """Returns the number of rows that make an epoch."""
+
+    @property
+    @abc.abstractmethod
+    def rows_per_step(self) -> int:
+        """Returns the number of rows that the gradient of a training step reads."""
+
+    @property
+    @abc.abstractmethod
+    def batches_per_mean(self) -> int:
+        """Returns the number of gradients of a training step that one of `mean` is worth, rounded up."""
+
+    @property
+    @abc.abstractmethod
+    def changes(self) -> bool:
+        """Says if the steps of a training read different rows."""
+
+    @property
+    @abc.abstractmethod
+    def whole(self) -> "AbstractSampler":
+        """Returns the sampler of the same data whose `mean` is over all rows."""
+
+    @abc.abstractmethod
+    def first_feed(self) -> Array | None:
+        """Returns a feed like that of `begin`, which nothing has been drawn for."""
+
+    @abc.abstractmethod
+    def begin(self, feed: Array | None, key: Array, count: Array) -> Array | None:
+        """Returns the feed of a training that begins after `count` updates; `key` is that of the training."""
+
+    @abc.abstractmethod
+    def batch(self, feed: Array | None, count: Array, key: Array) -> PyTree:
+        """Returns the data of the step that follows `count` updates; `key` is that of the step."""
+
+    @abc.abstractmethod
+    def mean(self, function: Reading, key: Array) -> PyTree:
+        """Returns the mean of a function of data over rows that depend on `key` alone."""
+
+
+class Whole(AbstractSampler):
+    """Data that are read whole."""
+
+    data: PyTree
+
+    @property
+    def num_rows(self) -> int:
+        """Returns the length of the leading axis that all arrays share, 1 where they do not."""
+        sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(eqx.filter(self.data, eqx.is_array)) if leaf.ndim}
+        return sizes.pop()[0] if len(sizes) == 1 else 1
+
+    @property
+    def rows_per_step(self) -> int:
+        """Returns all rows."""
+        return self.num_rows
+
+    @property
+    def batches_per_mean(self) -> int:
+        """Returns 1."""
+        return 1
+
+    @property
+    def changes(self) -> bool:
+        """Returns false."""
+        return False
+
+    @property
+    def whole(self) -> "Whole":
+        """Returns itself."""
+        return self
+
+    def first_feed(self) -> None:
+        """Returns `None`."""
+
+    def begin(self, feed: Array | None, key: Array, count: Array) -> None:
+        """Returns `None`."""
+
+    def batch(self, feed: Array | None, count: Array, key: Array) -> PyTree:
+        """Returns the data."""
+        return self.data
+
+    def mean(self, function: Reading, key: Array) -> PyTree:
+        """Returns the value of the function on the data."""
+        return function(self.data, key)
+
+
+def as_sampler(data: Any) -> AbstractSampler:
+    """Returns a sampler of the data; one that is a sampler already passes."""
+    return data if isinstance(data, AbstractSampler) else Whole(data)
+
+
+def mean_over(function: Callable[[Array], PyTree], number: int) -> PyTree:
+    """Returns the mean of `function(0), ..., function(number - 1)`, one after the other.
+
+    What is inside a call is computed again for derivatives instead of being stored. Half precision is summed in single.
+    """
+    shapes = jax.eval_shape(function, jnp.int32(0))
+    wide = lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide(leaf)), shapes)
+
+    def body(total: PyTree, j: Array) -> tuple[PyTree, None]:
+        return optax.tree.add(total, jax.tree.map(lambda leaf: leaf.astype(wide(leaf)), function(j))), None
+
+    total, _ = jax.lax.scan(jax.checkpoint(body), zeros, jnp.arange(number, dtype=jnp.int32))
+    return jax.tree.map(lambda leaf, like: (leaf / number).astype(like.dtype), total, shapes)
