@@ -99,7 +99,6 @@ def test_pip_shows_who_what_and_where(fresh_python):
         f"Version: {hg.__version__}",
         f"Summary: {PROJECT['description']}",
         "Author: The hypergrad-jax developers",
-        f"Home-page: {PROJECT['urls']['Homepage']}",
         "Typing :: Typed",
         *(f"{name}, {url}" for name, url in PROJECT["urls"].items()),
     ):

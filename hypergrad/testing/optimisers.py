@@ -52,7 +52,6 @@ SMOOTH: dict[str, Any] = {
     "amsgrad": optax.amsgrad(0.05, eps_root=ROOT),
     "adabelief": optax.adabelief(0.05, eps_root=ROOT),
     "adamax": optax.adamax(0.05),
-    "radam": optax.radam(0.05, eps_root=ROOT),
     "rmsprop": optax.rmsprop(0.05, eps=1e-4, initial_scale=0.1),
     "adagrad": optax.adagrad(0.1, initial_accumulator_value=0.1),
     "adadelta": optax.adadelta(0.5, eps=1e-4),

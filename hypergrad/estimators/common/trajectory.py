@@ -54,13 +54,15 @@ def with_discrete(state: InnerState, leaves: PyTree) -> InnerState:
 def interpolate(start: InnerState, end: InnerState, offset: Array, length: Array) -> InnerState:
     """Returns the state `offset` steps after `start` on the straight line to `end`, `length` steps away.
 
-    Moments are interpolated like weights; what is discrete keeps its first value.
+    Moments are interpolated like weights. What is discrete keeps its first value, and so does what is infinite at one
+    of the ends, as the best loss before the first one is.
     """
 
     def line(a, b):
-        if jnp.issubdtype(a.dtype, jnp.inexact):
-            return a + offset.astype(a.dtype) / length.astype(a.dtype) * (b - a)
-        return a
+        if not jnp.issubdtype(a.dtype, jnp.inexact):
+            return a
+        way = b - a
+        return jnp.where(jnp.isfinite(way), a + offset.astype(a.dtype) / length.astype(a.dtype) * way, a)
 
     return jax.tree.map(line, start, end)
 
@@ -88,6 +90,6 @@ def interpolate_cubic(
         weights = jnp.where(jnp.any(distance == 0), at_node, jnp.prod(factors, axis=1))
         value = sum(weight * point for weight, point in zip(weights.astype(four[0].dtype), four, strict=True))
         low, high = (functools.reduce(bound, four) for bound in (jnp.minimum, jnp.maximum))
-        return jnp.clip(value, low, high)
+        return jnp.where(jnp.isfinite(high - low), jnp.clip(value, low, high), four[0])
 
     return jax.tree.map(curve, *points)
