@@ -3,9 +3,10 @@
 `init_replicas`, `replicate_loss` and `replicate_optimiser` turn many models into one problem; `monte_carlo`,
 `bootstrap_weights` and `kfold_masks` give every replica its own data; `chi2`, `phi2` and others are statistics of the
 predictions; `mean_loss` and others are criteria of hyperparameters; `one_sigma` chooses among trials; `shard_replicas`
-spreads an ensemble over devices.
+spreads an ensemble over devices; `evidence` is Laplace's marginal likelihood.
 """
 
+from . import evidence as evidence
 from .chunks import chunked as chunked
 from .covariance import cholesky as cholesky
 from .covariance import covariance as covariance

@@ -199,4 +199,4 @@ def truncated_step(
     stats = Stats(counts, signal.status, diagnostics={"noise": signal.noise})
     t = (state.t + length) % estimator.inner.num_steps
     after = OnlineState(state.first, end, Particles(ends, perturbations, scores, values), t)
-    return Estimate(signal.mean, value, end.partitioned, stats), after
+    return Estimate(signal.mean, value, end.judged, stats), after

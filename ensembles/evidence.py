@@ -1,0 +1,229 @@
+"""The Laplace approximation of the marginal likelihood: a criterion of hyperparameters on the training data alone.
+
+    log p(D|λ) ≈ log p(D|w) + log p(w|λ) - ½ log det (G + P) + d/2 log 2π,    G = Σ JᵀΛJ,  P = diag exp(-h)
+
+with w the trained weights, d of them, J the derivative of the outputs, Λ the curvature of the likelihood in the outputs
+(the Gauss-Newton matrix G), and N(0, exp(h)) the prior of each weight. It is exact for linear models with Gaussian
+noise. Train with `negative_log_joint`, and take
+`Laplace().negative_log_evidence` as outer loss on the same data.
+
+**Source**: MacKay (1992); Immer, Bauer, Fortuin, Rätsch, Khan (2021).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import cho_solve
+from jaxtyping import Array, PyTree
+
+Outputs = Callable[[PyTree], Array]  # a model -> what it says about some rows, of shape (rows,) or (rows, outputs)
+
+
+class Likelihood(Protocol):
+    """The probability of the targets, given the outputs of shape (rows, outputs)."""
+
+    def negative_log(self, outputs: Array) -> Array:
+        """Returns -log p(targets | outputs), summed over the rows."""
+
+    def root(self, outputs: Array) -> Array:
+        """Returns S of shape (rows, outputs, outputs) with S Sᵀ = Λ = -∂² log p/∂outputs²."""
+
+
+class Gaussian(eqx.Module):
+    """Independent targets y ~ N(output, exp(log_variance)); `log_variance` may be a hyperparameter.
+
+    `targets` have the shape of the outputs. `log_variance` is a number or one per output.
+    """
+
+    targets: Array
+    log_variance: Array | float
+
+    def negative_log(self, outputs: Array) -> Array:
+        """Returns ½ Σ (y - output)²/σ² + log 2πσ²."""
+        residual = jnp.reshape(self.targets, outputs.shape) - outputs
+        log_variance = jnp.broadcast_to(self.log_variance, outputs.shape)
+        return jnp.sum(residual**2 * jnp.exp(-log_variance) + log_variance + math.log(2 * math.pi)) / 2
+
+    def root(self, outputs: Array) -> Array:
+        """Returns 1/σ on the diagonal."""
+        scale = jnp.exp(-jnp.broadcast_to(self.log_variance, outputs.shape) / 2)
+        return scale[..., None] * jnp.eye(outputs.shape[1], dtype=outputs.dtype)
+
+
+class Categorical(eqx.Module):
+    """Labels 0 ... K - 1 with probabilities softmax(outputs)."""
+
+    labels: Array
+
+    def negative_log(self, outputs: Array) -> Array:
+        """Returns the cross-entropy, summed over the rows."""
+        log_probabilities = jax.nn.log_softmax(outputs)
+        return -jnp.sum(jnp.take_along_axis(log_probabilities, self.labels[:, None], 1))
+
+    def root(self, outputs: Array) -> Array:
+        """Returns diag(√p) - p √pᵀ, because its square is diag(p) - p pᵀ."""
+        p = jax.nn.softmax(outputs)
+        return jnp.sqrt(p)[..., None] * jnp.eye(p.shape[1], dtype=p.dtype) - p[..., None] * jnp.sqrt(p)[:, None]
+
+
+class Full(eqx.Module):
+    """The whole matrix G + P. *Cost* and *memory*: min(d, n k)³ and n k d for n rows of k outputs."""
+
+    def log_det(self, rows: Array) -> Array:
+        """Returns log det (I + BᵀB) for B of shape (n k, d), on the smaller side."""
+        factor = jnp.linalg.cholesky(_gram(rows))
+        return 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+    def covariance(self, rows: Array, at: Array) -> Array:
+        """Returns V (I + BᵀB)⁻¹ Vᵀ for every V of shape (k, d)."""
+        factor = jnp.linalg.cholesky(_gram(rows)), True
+        if rows.shape[0] < rows.shape[1]:
+            across = at @ rows.T
+            return at @ _transposed(at) - across @ jax.vmap(lambda a: cho_solve(factor, a))(_transposed(across))
+        return at @ jax.vmap(lambda v: cho_solve(factor, v))(_transposed(at))
+
+
+class Diagonal(eqx.Module):
+    """The diagonal of G + P, from which the evidence is bounded from below. *Cost* and *memory*: n k d."""
+
+    def log_det(self, rows: Array) -> Array:
+        """Returns log det (I + diag(BᵀB))."""
+        return jnp.sum(jnp.log1p(jnp.sum(rows**2, 0)))
+
+    def covariance(self, rows: Array, at: Array) -> Array:
+        """Returns V (I + diag(BᵀB))⁻¹ Vᵀ for every V of shape (k, d)."""
+        return (at / (1 + jnp.sum(rows**2, 0))) @ _transposed(at)
+
+
+Structure = Full | Diagonal
+
+
+def negative_log_joint(outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood) -> Array:
+    """Returns -log p(D|w) - log p(w|λ), the loss to train the weights with.
+
+    **Arguments**: `outputs`, a function from a model to its outputs on the training rows; `log_variance`, h of the
+    prior, a tree like the floating arrays of the model or any prefix of it, as in `gaussian_kl`; `likelihood`, such as
+    `Gaussian(y, log_noise)` or `Categorical(labels)`.
+    """
+    weights, h = _weights(model, log_variance)
+    prior = jnp.sum(weights**2 * jnp.exp(-h) + h + math.log(2 * math.pi)) / 2
+    return likelihood.negative_log(_matrix(outputs(model))) + prior
+
+
+def whole(model: PyTree) -> PyTree:
+    """Returns the model: all of its weights have a prior."""
+    return model
+
+
+class Laplace(eqx.Module):
+    """Laplace's approximation at the weights of a model.
+
+    - `structure`: `Full()`, or `Diagonal()` where the matrix is too large.
+    - `where`: the part of the model whose weights have a prior, e.g. `lambda model: model.layers[-1]` for the last
+      layer. The others count as fixed, and `log_variance` is a prefix of this part.
+
+    Other arguments are those of `negative_log_joint`, whose minimum the weights should be. The methods raise
+    `ValueError` where `where` selects no floating array or `log_variance` does not fit.
+    """
+
+    structure: Structure = Full()
+    _: dataclasses.KW_ONLY
+    where: Callable[[PyTree], PyTree] = whole
+
+    def negative_log_evidence(
+        self, outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood
+    ) -> Array:
+        """Returns -log p(D|λ).
+
+        Its derivative in λ at fixed weights is the online rule of Immer et al. (2021); through training it is an
+        ordinary outer loss. *Cost*: min(d, n k) derivatives of all outputs, and the linear algebra of `structure`.
+        """
+        weights, h = _weights(self.where(model), log_variance)
+        of, values = self._outputs_of(outputs, model)
+        rows = _rows(of, weights, h, likelihood.root(values))
+        fit = likelihood.negative_log(values) + jnp.sum(weights**2 * jnp.exp(-h)) / 2
+        return fit + self.structure.log_det(rows) / 2
+
+    def predict(
+        self, new_outputs: Outputs, outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood
+    ) -> tuple[Array, Array]:
+        """Returns mean (rows, k) and covariance (rows, k, k) of the outputs on new rows under the posterior.
+
+        The network is linearised at its weights: the covariance is J (G + P)⁻¹ Jᵀ. Noise of the targets is not in it.
+        `new_outputs` and `outputs` give the outputs on the new and on the training rows.
+
+        **Source**: Khan, Immer, Abedi, Korzepa (2019); Immer, Korzepa, Bauer (2021).
+        """
+        weights, h = _weights(self.where(model), log_variance)
+        of, values = self._outputs_of(outputs, model)
+        rows = _rows(of, weights, h, likelihood.root(values))
+        new, mean = self._outputs_of(new_outputs, model)
+        return mean, self.structure.covariance(rows, _jacobian(new, weights, mean.size) * jnp.exp(h / 2))
+
+    def _outputs_of(self, outputs: Outputs, model: PyTree) -> tuple[Outputs, Array]:
+        """Returns the outputs as a function of the vector of weights, and their values."""
+        arrays, rest = eqx.partition(self.where(model), eqx.is_inexact_array)
+        _, unravel = ravel_pytree(arrays)
+
+        def of(weights: Array) -> Array:
+            part = eqx.combine(unravel(weights), rest)
+            return _matrix(outputs(part if self.where is whole else eqx.tree_at(self.where, model, part)))
+
+        return of, _matrix(outputs(model))
+
+
+def probit_probabilities(mean: Array, covariance: Array) -> Array:
+    """Returns softmax(m / √(1 + π s²/8)), the class probabilities of uncertain outputs with variances s².
+
+    **Source**: MacKay (1992), with the variances of the single outputs.
+    """
+    variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
+    return jax.nn.softmax(mean / jnp.sqrt(1 + jnp.pi * variance / 8))
+
+
+def _weights(part: PyTree, log_variance: PyTree) -> tuple[Array, Array]:
+    """Returns the weights as one vector, and h of each."""
+    arrays = eqx.filter(part, eqx.is_inexact_array)
+    if not jax.tree.leaves(arrays):
+        raise ValueError("the part of the model that has a prior holds no floating-point array")
+    try:
+        spread = jax.tree.broadcast(log_variance, arrays)
+        prior = jax.tree.map(lambda w, h: jnp.broadcast_to(jnp.asarray(h, w.dtype), w.shape), arrays, spread)
+    except ValueError as error:
+        raise ValueError(f"log_variance must be like the weights or a prefix of them: {error}") from error
+    return ravel_pytree(arrays)[0], ravel_pytree(prior)[0]
+
+
+def _matrix(outputs: Array) -> Array:
+    """Returns the outputs with shape (rows, k)."""
+    if np.ndim(outputs) not in (1, 2):
+        raise ValueError(f"outputs must have shape (rows,) or (rows, outputs), got {np.shape(outputs)}")
+    return outputs[:, None] if np.ndim(outputs) == 1 else outputs
+
+
+def _jacobian(of: Outputs, weights: Array, num_outputs: int) -> Array:
+    """Returns the derivative of the outputs, of shape (rows, k, d), in the mode with fewer passes."""
+    return (jax.jacrev if num_outputs < weights.size else jax.jacfwd)(of)(weights)
+
+
+def _rows(of: Outputs, weights: Array, h: Array, root: Array) -> Array:
+    """Returns B of shape (rows k, d) with BᵀB = P^-½ G P^-½."""
+    jacobian = _jacobian(of, weights, root.shape[0] * root.shape[1])
+    return (_transposed(root) @ jacobian * jnp.exp(h / 2)).reshape(-1, weights.size)
+
+
+def _gram(rows: Array) -> Array:
+    """Returns I + BᵀB or I + BBᵀ, whichever is smaller."""
+    small = rows.T if rows.shape[0] < rows.shape[1] else rows
+    return jnp.eye(small.shape[1], dtype=rows.dtype) + small.T @ small
+
+
+def _transposed(stack: Array) -> Array:
+    return jnp.swapaxes(stack, -1, -2)
