@@ -16,7 +16,6 @@ from .budget import Budget as Budget
 from .curvature import GaussNewton as GaussNewton
 from .data.draws import epoch_batch as epoch_batch
 from .data.draws import minibatch as minibatch
-from .diagnose import Diagnosis as Diagnosis
 from .diagnose import diagnose as diagnose
 from .diagnose import fewest_knots as fewest_knots
 from .estimators.base import AbstractEstimator as AbstractEstimator
@@ -34,6 +33,7 @@ from .estimators.reverse import OneStep as OneStep
 from .estimators.reverse import Reverse as Reverse
 from .estimators.reversible.estimator import Reversible as Reversible
 from .estimators.reversible.momentum import MomentumSGD as MomentumSGD
+from .findings import Diagnosis as Diagnosis
 from .ground.checkpoint import CheckpointError as CheckpointError
 from .ground.compatibility import warn_if_wrong as _warn_if_wrong
 from .history import History as History

@@ -23,6 +23,7 @@ from .history import History
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
 
+Keep = Callable[[Record], PyTree]
 STOPS = "stopping after this chunk of steps; a second signal stops at once"
 
 
@@ -55,10 +56,10 @@ def run(
     chunk: int = 1,
     callback: Callable[[SearchState, History], Any] | None = None,
     progress: bool = False,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     every: float | None = 30.0,
     every_steps: int | None = None,
-    keep: Callable[[Record], PyTree] = everything,
+    keep: Keep = everything,
     throw: bool = False,
 ) -> tuple[SearchState, History]:
     """Repeats `search.step` until the budget is spent.
@@ -138,7 +139,9 @@ def run(
     return course.state, history
 
 
-def _check_step(search, problem, state, key, keep, chunk) -> None:
+def _check_step(
+    search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, keep: Keep, chunk: int
+) -> None:
     """Raises, naming the argument, unless a step takes `state`, returns one like it, and `chunk` records have room."""
     try:
         after, record = eqx.filter_eval_shape(search.step, problem, state, key)
@@ -175,10 +178,10 @@ def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:
     return stop
 
 
-def _identity(search, problem, state, key, keep) -> Identity:
+def _identity(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, keep: Keep) -> Identity:
     """Returns texts and digests of everything that the result of a run depends on, by name."""
 
-    def step(problem, state, key):
+    def step(problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, PyTree]:
         state, record = search.step(problem, state, key)
         return state, keep(record)
 
@@ -202,7 +205,7 @@ def _show(bar: Any, state: SearchState, failed: int, used: float) -> None:
         bar.update(min(used, bar.total) - bar.n)
 
 
-def _bar(progress: bool, budget: Budget):
+def _bar(progress: bool, budget: Budget) -> Any:
     if not progress:
         return contextlib.nullcontext()
     try:

@@ -36,7 +36,7 @@ FLOORS = [
     {"ground"},
     {"data"},
     {"budget", "stats", "problem", "tolerances"},
-    {"linear", "inner", "history"},
+    {"linear", "inner", "history", "findings"},
     {"training", "curvature"},
     {"estimators"},
     {"spread"},

@@ -43,7 +43,7 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
     warm_start: bool = False
     check: ErrorCheck | None = ErrorCheck()
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         refuse_tol(self.inner)
 
     @property

@@ -1,7 +1,7 @@
 """DrMAD: reverse mode along a path that was never stored."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -72,7 +72,7 @@ class DrMAD(AbstractTrajectoryEstimator):
     cubic: bool = False
     storage: DTypeLike | None = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         steps = self.inner.num_steps
         if not (isinstance(self.knots, int) and 1 <= self.knots <= steps):
             raise ValueError(f"knots must be between 1 and the number of inner steps {steps}, got {self.knots!r}")
@@ -111,12 +111,12 @@ class DrMAD(AbstractTrajectoryEstimator):
         times = jnp.asarray([j * total // self.knots for j in range(self.knots + 1)], jnp.int32)
         log = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (total, *leaf.shape)), discrete(start))
 
-        def advance(t, carry):
+        def advance(t: Array, carry: PyTree) -> PyTree:
             state, log = carry
             write = lambda rows, leaf: jax.lax.dynamic_update_index_in_dim(rows, leaf, t, 0)
             return training.step(state, t), jax.tree.map(write, log, discrete(state))
 
-        def run(carry, segment):
+        def run(carry: PyTree, segment: PyTree) -> tuple[PyTree, PyTree]:
             first, last = segment
             return jax.lax.fori_loop(first, last, advance, carry), stored(carry[0], self.storage)
 
@@ -129,20 +129,20 @@ class DrMAD(AbstractTrajectoryEstimator):
     ) -> tuple[Adjoint, Array]:
         """Returns the adjoint at the start, and the number of steps gone back."""
 
-        def after(state, t):
+        def after(state: InnerState, t: Array | int) -> Any:
             return training.step(state, t) if self.cubic else None  # lines do not need it
 
-        def back(carry, at):
+        def back(carry: PyTree, at: PyTree) -> tuple[PyTree, Array]:
             adjoint, (right, after_right) = carry
             (first, last), left = at
             left = restored(left, like)
             after_left = after(left, first)
 
-            def unfinished(carry):
+            def unfinished(carry: PyTree) -> Array:
                 t, adjoint = carry
                 return (t >= first) & (adjoint.growth <= self.max_growth)
 
-            def body(carry):
+            def body(carry: PyTree) -> PyTree:
                 t, adjoint = carry
                 offset, length = t - first, last - first
                 if self.cubic:

@@ -57,7 +57,7 @@ class Forward(AbstractEstimator):
     _: dataclasses.KW_ONLY
     warm_start: bool = False
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         refuse_tol(self.inner)
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> ForwardState:
@@ -78,7 +78,7 @@ class Forward(AbstractEstimator):
         directions = _directions(hparams)
         start, tangents = self._begin(training, state, directions)
 
-        def body(t, carry):
+        def body(t: Array, carry: PyTree) -> PyTree:
             now, tangents = carry
             new, push = training.step_jvp(now, t)
             return new, jax.vmap(push)(tangents, directions)
@@ -103,7 +103,7 @@ class Forward(AbstractEstimator):
             return training.begin(state.inner, False), _first_tangents(training, state.inner)
         inexact, rest = split(state.inner)
 
-        def resume(inexact, hparams):
+        def resume(inexact: PyTree, hparams: PyTree) -> PyTree:
             start = training.at(hparams).begin(join(inexact, rest), True)
             return split(start)
 

@@ -7,6 +7,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
+from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
@@ -44,7 +45,7 @@ class Greedy(AbstractTrajectoryEstimator):
     decay: float = 0.0
     warm_start: bool = True
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if isinstance(self.decay, int | float) and not 0 <= self.decay <= 1:
             raise ValueError(f"decay must be between 0 and 1, got {self.decay}")
 
@@ -59,7 +60,7 @@ class Greedy(AbstractTrajectoryEstimator):
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
         start = training.begin(state.inner, self.warm_start)
 
-        def look_ahead(state, t):
+        def look_ahead(state: InnerState, t: Array | int) -> tuple[InnerState, Array, PyTree, PyTree]:
             """Returns the state after one step, the value there, its direct term, and ∇_w F pulled back to λ."""
             new, pullback = training.step_vjp(state, t)
             value, by_model, direct = training.outer_value_and_grads(new)
@@ -76,7 +77,7 @@ class Greedy(AbstractTrajectoryEstimator):
             before = training.advance(start, 0, total - 1)
         else:
 
-            def body(t, carry):
+            def body(t: Array, carry: PyTree) -> PyTree:
                 state, trail = carry
                 new, _, _, through_step = look_ahead(state, t)
                 return new, optax.tree.add_scale(through_step, self.decay, trail)

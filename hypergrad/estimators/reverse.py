@@ -52,7 +52,7 @@ class Reverse(AbstractTrajectoryEstimator):
     horizon: int | None = None
     storage: DTypeLike | None = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         steps = self.inner.num_steps
         if self.horizon is not None and not (isinstance(self.horizon, int) and 1 <= self.horizon <= steps):
             raise ValueError(f"horizon must be between 1 and the number of inner steps {steps}, got {self.horizon!r}")
@@ -108,13 +108,13 @@ class Reverse(AbstractTrajectoryEstimator):
         if len(head):
             middle, head_states = record(training, start, head, self.storage)
 
-        def run(state, segment):
+        def run(state: InnerState, segment: Array) -> tuple[InnerState, InnerState]:
             return training.advance(state, segment[0], segment[0] + length), state
 
         end, anchors = jax.lax.scan(run, middle, segments)
 
         def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
-            def back(adjoint, at):
+            def back(adjoint: Adjoint, at: PyTree) -> tuple[Adjoint, None]:
                 segment, anchor = at
                 _, states = record(training, anchor, segment, self.storage)
                 return sweep(training, states, segment, adjoint, start), None

@@ -1,6 +1,6 @@
 """A step size for hypergradient descent that needs no tuning."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -44,7 +44,16 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
         zero = jnp.zeros((), dtype)
         return AdaptiveStepState(zero, params, optax.tree.zeros_like(params), jnp.full((), jnp.inf, dtype), zero)
 
-    def update(updates, state, params=None, *, value, outer_gap=0.0, rtol=0.0, **_):
+    def update(
+        updates: PyTree,
+        state: AdaptiveStepState,
+        params: PyTree | None = None,
+        *,
+        value: Array,
+        outer_gap: Array | float = 0.0,
+        rtol: Array | float = 0.0,
+        **_: Any,
+    ) -> tuple[PyTree, AdaptiveStepState]:
         if params is None:
             raise ValueError("adaptive_step needs params: call update(gradient, state, params, value=value)")
         dtype = state.lipschitz.dtype

@@ -119,12 +119,12 @@ def _race(evaluate: Callable[[Array], Array], rival: Array, nominated: Array) ->
     """Returns the values under the fixed keys, how many were evaluated, and whether all together beat the rival's."""
     total = len(rival)
 
-    def unfinished(carry):
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         index, gain, _ = carry
         due = (index > 0) & (index & (index - 1) == 0)
         return nominated & (index < total) & (~due | (gain < 0))
 
-    def body(carry):
+    def body(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         index, gain, values = carry
         value = evaluate(_fixed_key(index)).astype(values.dtype)
         return index + 1, gain + (value - rival[index]), values.at[index].set(value)
@@ -143,7 +143,7 @@ def _fixed_key(index: Array) -> Array:
 def _evaluations(evaluate: Callable[[Array], Array], key: Array, like: Array, number: Array) -> Array:
     """Returns the values under the first `number` keys folded from `key`, and those of `like` at the others."""
 
-    def body(index, values):
+    def body(index: Array, values: Array) -> Array:
         return values.at[index].set(evaluate(jax.random.fold_in(key, index)).astype(values.dtype))
 
     return jax.lax.fori_loop(0, number, body, like)

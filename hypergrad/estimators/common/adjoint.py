@@ -70,7 +70,7 @@ def sweep(training: Training, states: InnerState, steps: Array, adjoint: Adjoint
     `states` are the recorded states before each step, stacked; they are computed with in the types of `like`.
     """
 
-    def body(adjoint, at):
+    def body(adjoint: Adjoint, at: tuple[Array, InnerState]) -> tuple[Adjoint, None]:
         t, state = at
         return step_back(training, restored(state, like), t, adjoint), None
 

@@ -1,6 +1,7 @@
 """A posteriori bounds on the error of an implicit hypergradient."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -129,16 +130,16 @@ def with_error_bound(
     return eqx.tree_at(lambda s: s.diagnostics, stats, stats.diagnostics | {"error_bound": relative})
 
 
-def _linearised(training: Training, end: InnerState, v: PyTree):
+def _linearised(training: Training, end: InnerState, v: PyTree) -> Any:
     """Returns ψ, its gradient in w and the derivative in w of its whole gradient; the last two for L."""
     inner = inner_objective(training.problem, end.judged, training.keys.inner)
     outer = outer_objective(training.problem, end.judged, training.keys.outer)
     arrays, hparams = end.judged.arrays, training.hparams
 
-    def psi(arrays, hparams):
+    def psi(arrays: PyTree, hparams: PyTree) -> Array:
         return outer(arrays, hparams) - jax.jvp(lambda arrays: inner(arrays, hparams), (arrays,), (v,))[1]
 
-    def gradients_and_psi(arrays):
+    def gradients_and_psi(arrays: PyTree) -> tuple[PyTree, Array]:
         value, gradients = jax.value_and_grad(psi, argnums=(0, 1))(arrays, hparams)
         return gradients, value
 
@@ -159,7 +160,7 @@ def _largest(push: Callable[[PyTree], PyTree], probe: PyTree, steps: int) -> tup
     """Returns the largest singular value of a linear map, from below, and the vector it is reached in."""
     pull = jax.linear_transpose(push, probe)
 
-    def power(_, carry):
+    def power(_: Array, carry: PyTree) -> PyTree:
         u, _ = carry
         image = push(u)
         return _unit(pull(image)[0], u), norm(image)
@@ -176,7 +177,7 @@ def _curvature(
         number = given(hparams) if callable(given) else given
         return jnp.asarray(number, norm(probe).dtype), probe, 0
 
-    def invert(_, carry):
+    def invert(_: Array, carry: PyTree) -> PyTree:
         probe, quotient, negative, spent = carry
         start = optax.tree.scale(1 / jnp.where(quotient == 0, 1, quotient), probe)
         solution = measurement.linear_solver.solve(hvp, probe, start, 0.1)

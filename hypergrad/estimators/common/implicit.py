@@ -33,7 +33,9 @@ class LinearSystem(eqx.Module):
     curvature: Curvature = hessian
     preconditioner: Preconditioner | None = None
 
-    def solve(self, training: Training, end: InnerState, b: PyTree, init: PyTree | None, rtol: Array | float):
+    def solve(
+        self, training: Training, end: InnerState, b: PyTree, init: PyTree | None, rtol: Array | float
+    ) -> LinearSolution:
         """Returns the `LinearSolution`, from `init` to a relative residual of `rtol`."""
         product = self.curvature(training.problem, training.hparams, end.judged, training.keys.inner)
         return self.solve_with(product, training.hparams, b, init, rtol)
@@ -46,7 +48,9 @@ class LinearSystem(eqx.Module):
             return solve(self.solver, product, b, init, rtol)
         return self._preconditioned(product, self.preconditioner(hparams), b, init, rtol)
 
-    def _preconditioned(self, product: MatVec, diagonal: PyTree, b: PyTree, init: PyTree | None, rtol: Array | float):
+    def _preconditioned(
+        self, product: MatVec, diagonal: PyTree, b: PyTree, init: PyTree | None, rtol: Array | float
+    ) -> LinearSolution:
         roots = jax.tree.map(jnp.sqrt, jax.tree.broadcast(diagonal, b))
         shrink = lambda v: jax.tree.map(lambda leaf, root: leaf / root, v, roots)
         start = None if init is None else optax.tree.mul(init, roots)

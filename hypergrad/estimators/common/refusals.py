@@ -1,6 +1,7 @@
 """Hyperparameters and options that an estimator cannot see, refused by name before anything is compiled."""
 
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import optax
 from jaxtyping import PyTree
 
 from ...ground.dependence import enters
-from ...ground.tree import named_entries, named_leaves, pairing
+from ...ground.tree import PartitionedModel, named_entries, named_leaves, pairing
 from ...inner import AbstractInnerSolver, InnerState
 from ...inner.optimiser_state import with_loss
 from ...problem import BilevelProblem, inner_objective
@@ -91,7 +92,9 @@ def _displacement(optimiser: optax.GradientTransformation, arrays: PyTree, gradi
     return arrays
 
 
-def _unseen_entries(problem, optimiser, partitioned, hparams) -> list[np.ndarray]:
+def _unseen_entries(
+    problem: BilevelProblem, optimiser: Any, partitioned: PartitionedModel, hparams: PyTree
+) -> list[np.ndarray]:
     """Returns, for every leaf of λ, the entries that move the optimiser and not the inner gradient.
 
     They are found by derivatives at random points. Inside a transformation random numbers stand in for
@@ -114,7 +117,7 @@ def _unseen_entries(problem, optimiser, partitioned, hparams) -> list[np.ndarray
 
 
 def _with_values(tree: PyTree) -> PyTree:
-    def value(leaf):
+    def value(leaf: Any) -> Any:
         if not isinstance(leaf, jax.core.Tracer):
             return leaf
         if jnp.issubdtype(leaf.dtype, jnp.inexact):

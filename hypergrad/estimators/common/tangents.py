@@ -23,7 +23,7 @@ def slope(training: Training, state: InnerState, warm_start: bool, direction: Py
     start = training.begin(state, warm_start)
     tangent = first_tangent(training, state, warm_start, direction)
 
-    def body(t, carry):
+    def body(t: Array, carry: PyTree) -> PyTree:
         now, tangent = carry
         new, push = training.step_jvp(now, t)
         return new, push(tangent, direction)

@@ -58,7 +58,7 @@ def interpolate(start: InnerState, end: InnerState, offset: Array, length: Array
     of the ends, as the best loss before the first one is.
     """
 
-    def line(a, b):
+    def line(a: Array, b: Array) -> Array:
         if not jnp.issubdtype(a.dtype, jnp.inexact):
             return a
         way = b - a
@@ -76,12 +76,12 @@ def interpolate_cubic(
     within the range of the four, so that second moments stay positive.
     """
 
-    def curve(*four):
+    def curve(*four: Array) -> Array:
         if jnp.issubdtype(four[0].dtype, jnp.complexfloating):
             return jax.lax.complex(real_curve(*map(jnp.real, four)), real_curve(*map(jnp.imag, four)))
         return real_curve(*four) if jnp.issubdtype(four[0].dtype, jnp.floating) else four[0]
 
-    def real_curve(*four):
+    def real_curve(*four: Array) -> Array:
         nodes = jnp.stack([jnp.zeros_like(length), jnp.ones_like(length), length, length + 1]).astype(four[0].dtype)
         gaps, distance = nodes[:, None] - nodes, offset.astype(four[0].dtype) - nodes
         others = ~jnp.eye(4, dtype=bool)

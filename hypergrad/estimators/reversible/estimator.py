@@ -60,7 +60,7 @@ class Reversible(AbstractTrajectoryEstimator):
     tol: float = 1e-2
     min_momentum: float | None = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         optimiser = self.inner.options.get("opt")
         if not isinstance(optimiser, MomentumSGD):
             raise TypeError(
@@ -111,7 +111,7 @@ class Reversible(AbstractTrajectoryEstimator):
         end = motion.end(position, total)
         value, adjoint = start_adjoint(training, end)
 
-        def back(carry, at):
+        def back(carry: PyTree, at: PyTree) -> tuple[PyTree, None]:
             position, adjoint, worst = carry
             position, adjoint, error = motion.backwards(position, adjoint, *at)
             return (position, adjoint, jnp.maximum(worst, error)), None

@@ -1,7 +1,7 @@
 """SGD with momentum as an optimiser that can be run backwards."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -48,7 +48,7 @@ class MomentumSGD(eqx.Module):
     learning_rate: Rate
     momentum: Rate = 0.9
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not callable(self.learning_rate) and not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not callable(self.momentum) and not 0 <= self.momentum < 1:
@@ -57,7 +57,7 @@ class MomentumSGD(eqx.Module):
     def rates(self, hparams: PyTree, t: Array, like: PyTree) -> tuple[PyTree, PyTree]:
         """Returns the learning rate and momentum of step t, one number per leaf of `like` and of its type."""
 
-        def spread(rate):
+        def spread(rate: Any) -> PyTree:
             tree = jax.tree.broadcast(rate(hparams, t) if callable(rate) else rate, like)
             return jax.tree.map(lambda number, leaf: jnp.asarray(number, leaf.dtype), tree, like)
 
@@ -69,7 +69,9 @@ class MomentumSGD(eqx.Module):
         def init(params: PyTree) -> MomentumState:
             return MomentumState(Clock(jnp.zeros((), jnp.int32)), optax.tree.zeros_like(params))
 
-        def update(gradient: PyTree, state: MomentumState, params: PyTree | None = None):
+        def update(
+            gradient: PyTree, state: MomentumState, params: PyTree | None = None
+        ) -> tuple[PyTree, MomentumState]:
             rate, momentum = self.rates(hparams, state.steps, state.velocity)
             velocity = jax.tree.map(lambda m, v, g: m * v + g, momentum, state.velocity, gradient)
             return jax.tree.map(lambda a, v: -a * v, rate, velocity), MomentumState(Clock(state.steps + 1), velocity)

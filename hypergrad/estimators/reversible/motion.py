@@ -18,6 +18,7 @@ from . import integers as fixed_point
 from .momentum import Clock, MomentumSGD, MomentumState
 
 Position = tuple[PyTree, PyTree]  # weights and velocities
+Recovered = tuple[Position, Adjoint, Array]  # the begin of a stretch, the adjoint there, and an error
 
 
 def _moving(state: InnerState) -> tuple[PyTree, MomentumState]:
@@ -55,7 +56,9 @@ class Motion(eqx.Module):
         updates, memory = self.optimiser(hparams).update(gradient, memory, weights)
         return optax.apply_updates(weights, updates), memory.velocity
 
-    def pull_back(self, before: Position, gradient: PyTree, pullback, adjoint: Adjoint, t: Array) -> Adjoint:
+    def pull_back(
+        self, before: Position, gradient: PyTree, pullback: Callable[[PyTree], PyTree], adjoint: Adjoint, t: Array
+    ) -> Adjoint:
         """Does one step of the recursion of `Reverse`, through a gradient that is there already."""
         _, through_move = jax.vjp(lambda w, v, g, h: self.move(w, v, g, h, t), *before, gradient, self.training.hparams)
         after = adjoint.cotangent
@@ -83,16 +86,16 @@ class FloatMotion(Motion):
     def forwards(self, position: Position, stretch: Array) -> tuple[Position, Position]:
         """Walks over a stretch of steps, and keeps the position where it began."""
 
-        def body(position, t):
+        def body(position: Position, t: Array) -> tuple[Position, None]:
             (weights, velocity), hparams = position, self.training.hparams
             return self.move(weights, velocity, self.gradient(weights, hparams, t), hparams, t), None
 
         return jax.lax.scan(body, position, stretch)[0], position
 
-    def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: Position):
+    def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: Position) -> Recovered:
         """Walks back over a stretch, to the stored position; returns the relative error of the recovered one too."""
 
-        def body(carry, t):
+        def body(carry: PyTree, t: Array) -> tuple[PyTree, None]:
             (weights, velocity), adjoint = carry
             rate, momentum = self.rates(t, weights)
             weights = jax.tree.map(lambda w, a, v: w + a * v, weights, rate, velocity)
@@ -123,7 +126,7 @@ class ExactMotion(Motion):
         _, momentum = motion.rates(jnp.int32(0), weights)
         gradient = motion.gradient(weights, training.hparams, jnp.int32(0))
 
-        def unit(w, v, g, m):
+        def unit(w: Array, v: Array, g: Array, m: Array) -> Array:
             largest = lambda leaf: jnp.max(jnp.abs(leaf).astype(jnp.float64))
             room = 1 - jnp.clip(m.astype(jnp.float64), least_momentum, 1 - 1e-3)
             return fixed_point.unit_for(jnp.maximum(largest(w), jnp.maximum(largest(v), largest(g) / room)))
@@ -163,7 +166,9 @@ class ExactMotion(Motion):
         fits = lambda fixed: jnp.all(jnp.abs(fixed) < fixed_point.RANGE * 2**fixed_point.FRACTION)
         return jnp.all(jnp.stack([fits(leaf) for tree in trees for leaf in jax.tree.leaves(tree)]))
 
-    def scaled(self, operation: Callable, velocity: PyTree, bits: PyTree, t: Array) -> tuple[PyTree, PyTree]:
+    def scaled(
+        self, operation: Callable[..., tuple[Array, Array]], velocity: PyTree, bits: PyTree, t: Array
+    ) -> tuple[PyTree, PyTree]:
         """Multiplies the velocity and the bits by the momentum, or divides them by it."""
         momentum = self.optimiser.momentum
         if callable(momentum):
@@ -176,7 +181,7 @@ class ExactMotion(Motion):
     def forwards(self, position: Position, stretch: Array) -> tuple[Position, PyTree]:
         """Walks over a stretch of steps; returns the end, and the bits with whether all stayed within range."""
 
-        def body(carry, t):
+        def body(carry: PyTree, t: Array) -> tuple[PyTree, None]:
             (fixed, velocity), (bits, inside) = carry
             gradient = self.same_gradient(self.numbers((fixed, velocity))[0], t)
             velocity, bits = self.scaled(fixed_point.multiply, velocity, bits, t)
@@ -189,12 +194,12 @@ class ExactMotion(Motion):
         empty = (optax.tree.zeros_like(position[0]), self.inside(position))
         return jax.lax.scan(body, (position, empty), stretch)[0]
 
-    def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: PyTree):
+    def backwards(self, position: Position, adjoint: Adjoint, stretch: Array, kept: PyTree) -> Recovered:
         """Walks back over a stretch; returns where it began, the adjoint there and an error, which is 1 where numbers
         left the range or the bits are not used up, as they are if every step was the same, else 0."""
         bits, inside = kept
 
-        def body(carry, t):
+        def body(carry: PyTree, t: Array) -> tuple[PyTree, None]:
             (fixed, velocity), bits, adjoint = carry
             fixed = optax.tree.add(fixed, self.shift(velocity, t))
             weights = self.numbers((fixed, velocity))[0]

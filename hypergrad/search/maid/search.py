@@ -127,7 +127,7 @@ class MAID(AbstractSearch):
     power_steps: int = 1
     projection: Callable[[PyTree], PyTree] = identity
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         between = {"shrink": 1, "accuracy": 1, "decrease": 1 - self.accuracy, "rtol": 1}
         for name, bound in between.items():
             if isinstance(number := getattr(self, name), int | float) and not 0 < number < bound:
@@ -176,7 +176,9 @@ class MAID(AbstractSearch):
         moved = dataclasses.replace(state, hparams=hparams, inner_state=inner_state)
         return conclude(problem, moved, estimate, key, state.hparams)
 
-    def _evaluate(self, problem: BilevelProblem, state: SearchState, key: Array):
+    def _evaluate(
+        self, problem: BilevelProblem, state: SearchState, key: Array
+    ) -> tuple[Estimate, ErrorBound, tuple[PyTree, ...]]:
         """Trains and solves to the present tolerances; returns the estimate, its bounds, the next warm starts."""
         memo, hparams = state.inner_state, state.hparams
         training = Training(self.inner, averaged(problem, state.best), hparams, key)
@@ -198,7 +200,9 @@ class MAID(AbstractSearch):
         estimate = Estimate(found.hypergradient, found.value, end.judged, stats)
         return estimate, bound, (end, v, bound.probes, scale)
 
-    def _decide(self, state: SearchState, estimate: Estimate, bound: ErrorBound, usable: Array):
+    def _decide(
+        self, state: SearchState, estimate: Estimate, bound: ErrorBound, usable: Array
+    ) -> tuple[PyTree, Point, Control, Array]:
         """Returns the next candidate, the accepted point, the adapted numbers, and whether the accepted point moved."""
         memo, control = state.inner_state, state.inner_state.control
         base, gradient_norm = memo.accepted, norm(estimate.hypergradient)

@@ -126,7 +126,9 @@ def completed(calls: int, num_batches: int, k: Array) -> Array:
     return (calls * (place + 1)) // num_batches - (calls * place) // num_batches
 
 
-def _descend(optimiser, direction, optimiser_state, variable, value):
+def _descend(
+    optimiser: Any, direction: PyTree, optimiser_state: PyTree, variable: PyTree, value: Array
+) -> tuple[PyTree, PyTree]:
     update = optax.with_extra_args_support(optimiser).update
     updates, optimiser_state = update(direction, optimiser_state, variable, value=value)
     return optax.apply_updates(variable, updates), optimiser_state
@@ -146,7 +148,7 @@ def inner_products(
     inner, other = (inner_objective(problem, partitioned, one) for one in (key, mixed_key))
     gradient, hvp = jax.jvp(lambda arrays: jax.grad(inner)(arrays, hparams), (partitioned.arrays,), (v,))
 
-    def slope(hparams):
+    def slope(hparams: PyTree) -> Array:
         return jax.jvp(lambda arrays: other(arrays, hparams), (partitioned.arrays,), (v,))[1]
 
     return gradient, hvp, jax.grad(slope)(hparams)

@@ -49,7 +49,7 @@ class F2SA(AbstractSearch):
     _: dataclasses.KW_ONLY
     projection: Callable[[PyTree], PyTree] = identity
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_optimisers(self, "inner_optimiser", "outer_optimiser")
         if isinstance(self.multiplier, int | float):
             if not self.multiplier > 0:

@@ -62,7 +62,7 @@ class SABA(AbstractSearch):
     num_valid_batches: int = 1
     projection: Callable[[PyTree], PyTree] = identity
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_optimisers(self, "inner_optimiser", "linear_optimiser", "outer_optimiser")
         for name in ("num_batches", "num_valid_batches"):
             if not isinstance(number := getattr(self, name), int) or number < 1:

@@ -48,7 +48,7 @@ class SOBA(AbstractSearch):
     _: dataclasses.KW_ONLY
     projection: Callable[[PyTree], PyTree] = identity
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_optimisers(self, "inner_optimiser", "linear_optimiser", "outer_optimiser")
 
     @property

@@ -1,0 +1,137 @@
+"""The findings of `diagnose`: numbers, a verdict for each estimator, a table and a plot."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from .stats import Status
+
+RIGHT, ROUGH = 0.95, 0.7  # cosines from which a direction counts as right, and as a direction at all
+COLOURS = {
+    "right": "#009E73",
+    "right direction": "#56B4E9",
+    "rough": "#F0E442",
+    "ill-conditioned": "#E69F00",
+    "wrong": "#D55E00",
+    "not finite": "#000000",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One estimator compared with the exact hypergradient of the same training.
+
+    - `cosine`, `norm_ratio`: of the hypergradients, found over exact.
+    - `runs`: time in training runs, the median of three, without compilation; `gradients`: gradient equivalents.
+    - `memory`: bytes that XLA allocates for temporaries.
+    - `growth`: largest adjoint over the first, where the estimator reports it, else NaN.
+    - `error`: ‖found - exact‖/‖exact‖; `measured_error`: the same as the estimator measured it by itself, NaN where it
+      does not.
+    - `stability`: cosine of the *exact* hypergradient with itself after a random change of the first weights by 10⁻⁴ of
+      their size and of what training changes.
+    """
+
+    name: str
+    cosine: float
+    norm_ratio: float
+    runs: float
+    gradients: int
+    memory: int
+    growth: float
+    error: float
+    measured_error: float
+    stability: float
+    status: Status
+    steps: int
+
+    @property
+    def verdict(self) -> str:
+        """`right` (cosine from 0.95), `right direction` (the same, but the norm off by a factor above 2), `rough` (from
+        0.7), `wrong`, `not finite`, or `ill-conditioned` where the exact one is to blame."""
+        if not np.isfinite(self.cosine):
+            return "not finite"
+        if self.cosine >= RIGHT:
+            return "right" if 0.5 <= self.norm_ratio <= 2 else "right direction"
+        if self.stability < RIGHT:
+            return "ill-conditioned"
+        return "rough" if self.cosine >= ROUGH else "wrong"
+
+    @property
+    def warning(self) -> str | None:
+        """The reason not to trust it, `None` where there is none."""
+        about = f"{self.name}: cosine {self.cosine:.2f} with the exact hypergradient over {self.steps} steps"
+        return {
+            "rough": f"{about}; use exact hypergradients near the end",
+            "wrong": f"{about}, norm {self.norm_ratio:.3g} times the right one; do not trust it here",
+            "not finite": f"{self.name}: a hypergradient that is not finite over {self.steps} steps",
+            "ill-conditioned": f"{about}; but that one has cosine {self.stability:.2f} with itself when the first "
+            "weights change by 1e-4: training is chaotic; lower the learning rate, take a shorter horizon, "
+            "or smooth the outer loss with ES, PES, NRES or Combined",
+        }.get(self.verdict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """All findings; prints as a table with its warnings."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def warnings(self) -> list[str]:
+        """One sentence for every estimator that should not be trusted."""
+        return [found.warning for found in self.findings if found.warning]
+
+    @property
+    def ranked(self) -> list[Finding]:
+        """The findings by their error, the smallest first."""
+        return sorted(self.findings, key=lambda found: found.error if np.isfinite(found.error) else np.inf)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns one dictionary per estimator, for a CSV or a data frame."""
+        return [
+            dataclasses.asdict(found) | {"status": found.status.name or "OK", "verdict": found.verdict}
+            for found in self.findings
+        ]
+
+    def __str__(self) -> str:
+        """Shows an aligned table, then the warnings."""
+        head = ("estimator", "cosine", "norm ratio", "error", "measured", "runs", "memory MB", "growth", "verdict")
+        rows = [head]
+        for f in self.findings:
+            known = lambda number: "-" if np.isnan(number) else f"{number:.3g}"
+            numbers = (f"{f.cosine:.4f}", f"{f.norm_ratio:.3g}", f"{f.error:.2g}", known(f.measured_error))
+            rows.append((f.name, *numbers, f"{f.runs:.2f}", f"{f.memory / 1e6:.3f}", known(f.growth), f.verdict))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *(f"! {text}" for text in self.warnings)])
+
+    def plot(self, path: str | None = None) -> Any:
+        """Draws cosine, time and memory side by side, saves the figure where a path is given, and returns it."""
+        try:
+            from matplotlib.figure import Figure
+            from matplotlib.patches import Patch
+        except ImportError as error:
+            raise ImportError("plot needs matplotlib: pip install 'hypergrad-jax[plot]'") from error
+        names = [found.name for found in self.findings]
+        figure = Figure(figsize=(10, 1.5 + 0.35 * len(names)), layout="constrained")
+        panels = figure.subplots(1, 3, sharey=True)
+        paint = [COLOURS[found.verdict] for found in self.findings]
+        series = (
+            ("cosine with the exact hypergradient", [np.nan_to_num(f.cosine) for f in self.findings]),
+            ("time in training runs", [f.runs for f in self.findings]),
+            ("temporary memory, MB", [f.memory / 1e6 for f in self.findings]),
+        )
+        for axes, (label, values) in zip(panels, series, strict=True):
+            axes.barh(names, values, color=paint)
+            axes.set_xlabel(label)
+            axes.grid(axis="x", alpha=0.3)
+        panels[0].set_xlim(min(0, *series[0][1]) * 1.05, 1.02)
+        panels[0].axvline(RIGHT, color="black", lw=0.8, ls=":")
+        panels[2].set_xscale("log")
+        seen = dict.fromkeys(found.verdict for found in self.findings)
+        figure.legend([Patch(color=COLOURS[name]) for name in seen], seen, loc="outside upper right", ncols=len(seen))
+        panels[0].invert_yaxis()
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
