@@ -46,7 +46,7 @@ class Config(OnDigits):
     given. Ours: the digits by default, initial weights drawn once per seed, images that start as noise.
     """
 
-    methods: Some[MethodName] = METHODS  # Which methods to run; the baselines always run.
+    methods: Some[MethodName] = METHODS  # Methods to run; the baselines always run.
     seeds: Seeds = 5
     out: Out = Path("results/distillation")
     hyper_steps: Positive = 40  # Updates of the images.

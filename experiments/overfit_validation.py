@@ -46,7 +46,7 @@ class Config(OnSplits):
     number of training images.
     """
 
-    methods: Some[MethodName] = METHODS  # Which methods to run.
+    methods: Some[MethodName] = METHODS  # Methods to run.
     out: Out = Path("results/overfit_validation")
     hyper_steps: Positive = 400  # Updates of the weight decays.
     inner_steps: Positive = 20  # Training steps per hyper-step; training goes on from hyper-step to hyper-step.

@@ -41,12 +41,9 @@ LONGEST, TOLERANCE, MAX_STEPS = 600.0, 1e-4, 3000  # seconds; of the integrator
 class Config(Checked):
     """Rebuild the parcel-model data, and compare them with the file that ships."""
 
-    work: Path
-    """Folder of finished blocks, and of aerosol_parcel.npz once all rows are there."""
-    rows: Positive = ROWS
-    """The first so many rows only, rounded up to whole blocks of 50."""
-    processes: Positive = 1
-    """Processes to share the blocks, one thread each."""
+    work: Path  # Folder of finished blocks, and of aerosol_parcel.npz once all rows are there.
+    rows: Positive = ROWS  # The first so many rows only, rounded up to whole blocks of 50.
+    processes: Positive = 1  # Processes to share the blocks, one thread each.
 
     def __post_init__(self):
         super().__post_init__()

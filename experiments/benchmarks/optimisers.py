@@ -53,10 +53,8 @@ would work, before anything is compiled. *not finite*: flagged as `NONFINITE`. {
 class Config:
     """Try every optimiser under every estimator, and write the table."""
 
-    out: Path = Path("docs/optimisers.md")
-    """The page."""
-    only: tuple[str, ...] = ()
-    """Names of optimisers; all by default."""
+    out: Path = Path("docs/optimisers.md")  # The page.
+    only: tuple[str, ...] = ()  # Names of optimisers; all by default.
 
 
 def optimisers() -> dict[str, Any]:

@@ -50,8 +50,8 @@ class Config(OnSplits):
 
     criterion: Literal["elbo", "validation"] = "elbo"
     """elbo: variational evidence bound on the training data. validation: cross-entropy on held-out data."""
-    methods: Some[MethodName] = ALL  # Which methods to run.
-    budget: float = 3000  # What every method may spend, per seed.
+    methods: Some[MethodName] = ALL  # Methods to run.
+    budget: float = 3000  # Budget of every method, per seed.
     budget_unit: Literal["iterations", "gradients", "seconds"] = "iterations"
     """iterations: updates of the weights. gradients: gradient equivalents. seconds: wall time."""
     out: Out = Path("results/compare")

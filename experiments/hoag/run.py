@@ -38,8 +38,8 @@ class Config(WithData):
 
     data: Some[binary.Name] = ("breast_cancer", "ijcnn1", "a9a")
     """Data sets. Those that are not found are left out, which is said."""
-    methods: Some[MethodName] = METHODS  # Which methods to run.
-    rows: Positive = 6000  # At most so many rows of each data set, a third for each part.
+    methods: Some[MethodName] = METHODS  # Methods to run.
+    rows: Positive = 6000  # Most rows of each data set, a third for each part.
     start: float = 8.0  # Log-penalty that descent starts from.
     budget: Positive = 1000  # Gradient equivalents per method and seed.
     feature_budget: Positive = per_feature.REFERENCE_COST // 10  # Gradient equivalents for one penalty per feature.

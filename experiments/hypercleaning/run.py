@@ -62,10 +62,10 @@ class Config(WithData):
 
     protocol: Literal["published", "split"] = "published"
     """published: the test set is the validation set. split: 10,000 clean validation images from the training pool; the
-    test set is looked at once, at the end."""
+    test set is used once, at the end."""
     data: Literal["mnist", "fashion"] = "mnist"
     """fashion: Fashion-MNIST's four IDX files, from --data-dir or its folder fashion-mnist."""
-    methods: Some[MethodName] = METHODS  # Which methods to run.
+    methods: Some[MethodName] = METHODS  # Methods to run.
     noises: Some[Fraction] = (0.3, 0.5)  # Fractions of wrong labels.
     out: Out = Path("results/hypercleaning")
     hyper_steps: Positive = 200  # Updates of λ.

@@ -26,10 +26,8 @@ UNCORRELATED, OWN = ("UNCORR", "THEORYUNCORR"), ("CORR", "THEORYCORR")
 class Config:
     """Rebuild the proton data."""
 
-    work: Path
-    """Folder of intermediate results."""
-    stage: Literal["all", "measurements", "evolution", "coefficients", "tables", "pack"] = "all"
-    """One stage only."""
+    work: Path  # Folder of intermediate results.
+    stage: Literal["all", "measurements", "evolution", "coefficients", "tables", "pack"] = "all"  # One stage only.
     t0: Path | None = None
     """npz with t0_pred and toyLH_xf8 to take over, such as the file that ships: both come from fits and toys, not from
     measurements. Without it t0_pred is the data, that is, the experimental covariance."""

@@ -32,8 +32,8 @@ class Config(Common):
 
     Every replica fits its own fluctuation of the data. A trial trains `replicas` of them without each of four folds of
     whole data sets, all in one program; L1 is their mean chi2 on the fold left out. Hypergradients, random search and
-    TPE (Optuna) look for the lowest L1 under one budget of gradients. Of all trials within one sigma of the lowest, the
-    ten with the largest spread on held-out data provide the final ensemble, in turns, fitted to all data.
+    TPE (Optuna) search for the lowest L1 under one budget of gradients. Of all trials within one sigma of the lowest,
+    the ten with the largest spread on held-out data provide the final ensemble, in turns, fitted to all data.
 
     The output folder holds summary.json, trials.csv, replicas.npz (all predictions), table.md and plots. A run that was
     stopped goes on where it was when started again with the same options.
@@ -46,49 +46,29 @@ class Config(Common):
     """The size of the publication, for a GPU: 100 replicas, 4000 steps, 250 trials, a split for every replica."""
     data: Name = "proton"
     """proton: 11 sets of deep-inelastic scattering. diabetes: a regression that ships with scikit-learn."""
-    partition: Partition = "balanced"
-    """Which sets of the proton data make up the folds."""
-    methods: Some[Method] = ("gradient", "random", "tpe")
-    """Which searches to run."""
-    seeds: Seeds = 1
-    """Repetitions of all searches, each with its own replicas."""
-    trials: Positive = 20
-    """Budget of every search and seed, in trials without hypergradient."""
-    replicas: Positive = 8
-    """Replicas of a trial, for every fold."""
-    steps: Positive = 400
-    """Training steps of a trial at most (epochs: all points at every step)."""
+    partition: Partition = "balanced"  # Choice of the sets that make up the folds.
+    methods: Some[Method] = ("gradient", "random", "tpe")  # Searches to run.
+    seeds: Seeds = 1  # Repetitions of all searches, each with its own replicas.
+    trials: Positive = 20  # Budget of every search and seed, in trials without hypergradient.
+    replicas: Positive = 8  # Replicas of a trial, for every fold.
+    steps: Positive = 400  # Training steps of a trial at most (epochs: all points at every step).
     estimator: Literal["implicit", "reverse", "drmad"] = "reverse"
-    """Of the hypergradient: Gauss-Newton and conjugate gradients at the end of training (cannot see learning rate,
+    """Hypergradient: Gauss-Newton and conjugate gradients at the end of training (cannot see learning rate,
     clipping and initial weights, which stay), the last steps exactly, or along a stored path."""
-    horizon: Positive = 10
-    """Last training steps that reverse differentiates."""
-    starts: Positive = 5
-    """Random trials before the first hypergradient, the centre of the box among them."""
-    hyper_rate: PositiveFloat = 0.1
-    """Adam's rate on hyperparameters scaled to [-1, 1]."""
-    widths: Some[Positive] = (25, 20)
-    """Hidden units of the first trial."""
-    least_width: Positive = 10
-    """Fewest units that a search may choose."""
-    most_width: Positive = 45
-    """Most units; smaller networks are masks of this one."""
-    train_fraction: float = 0.75
-    """Of the points of every set that a replica sees; the others stop its training."""
-    own_splits: bool = False
-    """Another choice of these points for every replica, at more memory."""
-    best: float = 0.85
-    """Share of the replicas, those of lowest chi2, that L1 averages over."""
-    sigma: Literal["trials", "replicas"] = "trials"
-    """Which standard deviation selects."""
-    threshold: PositiveFloat = 3.0
-    """Trials of larger L1 have failed and do not count for sigma."""
-    chosen: Positive = 10
-    """Sets of hyperparameters in the final ensemble, at most."""
-    final_replicas: Positive = 100
-    """Replicas fitted to all sets."""
-    final_steps: Positive = 2000
-    """Their training steps at most."""
+    horizon: Positive = 10  # Last training steps that reverse differentiates.
+    starts: Positive = 5  # Random trials before the first hypergradient, the centre of the box among them.
+    hyper_rate: PositiveFloat = 0.1  # Adam's rate on hyperparameters scaled to [-1, 1].
+    widths: Some[Positive] = (25, 20)  # Hidden units of the first trial.
+    least_width: Positive = 10  # Fewest units that a search may choose.
+    most_width: Positive = 45  # Most units; smaller networks are masks of this one.
+    train_fraction: float = 0.75  # Share of every set that a replica sees; the other points stop its training.
+    own_splits: bool = False  # A choice of these points for every replica, at more memory.
+    best: float = 0.85  # Share of the replicas, those of lowest chi2, that L1 averages over.
+    sigma: Literal["trials", "replicas"] = "trials"  # Standard deviation that selects.
+    threshold: PositiveFloat = 3.0  # Trials of larger L1 have failed and do not count for sigma.
+    chosen: Positive = 10  # Sets of hyperparameters in the final ensemble, at most.
+    final_replicas: Positive = 100  # Replicas fitted to all sets.
+    final_steps: Positive = 2000  # Their training steps at most.
     out: Out = Path("results/proton")
 
     def __post_init__(self):

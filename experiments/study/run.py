@@ -56,7 +56,7 @@ class Config(WithData):
     """mnist is the published size, for a GPU or a night; wisdm-raw is downloaded where --data-dir lacks it."""
     criteria: Some[CriterionName] = ("elbo", "cv")
     """elbo: evidence bound of a mean-field posterior. cv: log-likelihood of held-out rows, four folds."""
-    methods: Some[MethodName] = METHODS  # Which methods to run.
+    methods: Some[MethodName] = METHODS  # Methods to run.
     budgets: Some[Unit] = ("iterations", "gradients")
     """iterations: equal updates of the weights. gradients: equal gradient equivalents."""
     seeds: Seeds = 5

@@ -41,7 +41,7 @@ class Config(WithData):
     periods: Some[int] = (5, 10, 25, 100)  # Periods of the second sweep.
     seeds: Seeds = 5
     scale: PositiveFloat = 1.0  # Factor on the updates of the weights per published iteration.
-    tuning_seeds: NonNegative = 1  # As in experiments.study, at every point of a sweep.
+    tuning_seeds: NonNegative = 1  # As of experiments.study, at every point of a sweep.
     out: Out = Path("results/study-sweeps")
 
 

@@ -42,44 +42,26 @@ class Config(Common):
     hypergradients within each trial, or are searched like everything else, at equal numbers of gradients.
     """
 
-    parts: Some[PartName] = PART_NAMES
-    """Which parts to run."""
-    bases: Some[BaseName] = BASES
-    """Base searchers of the synthetic part."""
-    branches: Some[Literal["dense", "cnn"]] = ("dense", "cnn")
-    """Branches for the halves of digits."""
-    strategies: Some[StrategyName] = STRATEGIES
-    """What to put around them."""
-    first_seed: NonNegative = 1000
-    """The first seed of every part. Settings were chosen on seeds below 1000."""
-    seeds: Seeds = 20
-    """Repetitions of the synthetic part."""
-    network_seeds: Positive = 10
-    """Repetitions of digits and inside."""
-    parcel_seeds: Positive = 10
-    """Repetitions of parcel."""
-    random_trials: Positive = 200
-    """Trials of a synthetic search around random search."""
-    tpe_trials: Positive = 150
-    """Trials of a synthetic search around TPE."""
-    digits_trials: Positive = 60
-    """Trials of a search on digits."""
-    parcel_trials: Positive = 40
-    """Trials of a search on the parcel model."""
-    digits_steps: Positive = 1000
-    """Updates per trial on digits."""
+    parts: Some[PartName] = PART_NAMES  # Parts to run.
+    bases: Some[BaseName] = BASES  # Base searchers of the synthetic part.
+    branches: Some[Literal["dense", "cnn"]] = ("dense", "cnn")  # Branches for the halves of digits.
+    strategies: Some[StrategyName] = STRATEGIES  # Strategies around the base searcher.
+    first_seed: NonNegative = 1000  # The first seed of every part. Settings were chosen on seeds below 1000.
+    seeds: Seeds = 20  # Repetitions of the synthetic part.
+    network_seeds: Positive = 10  # Repetitions of digits and inside.
+    parcel_seeds: Positive = 10  # Repetitions of parcel.
+    random_trials: Positive = 200  # Trials of a synthetic search around random search.
+    tpe_trials: Positive = 150  # Trials of a synthetic search around TPE.
+    digits_trials: Positive = 60  # Trials of a search on digits.
+    parcel_trials: Positive = 40  # Trials of a search on the parcel model.
+    digits_steps: Positive = 1000  # Updates per trial on digits.
     num_noise: Positive = 4
     """Inputs of noise on digits. With many the branch learns the training images by heart, and its size matters."""
-    inside_steps: Positive = 400
-    """Updates per trial of inside."""
-    parcel_steps: Positive = 1000
-    """Updates per trial on the parcel model."""
-    digits_final_steps: Positive = 5000
-    """Updates of the best networks on digits, trained once more."""
-    parcel_final_steps: Positive = 10_000
-    """Updates of the best networks on the parcel model, trained once more."""
-    batch: Positive = 4
-    """Trials asked for and trained at once."""
+    inside_steps: Positive = 400  # Updates per trial of inside.
+    parcel_steps: Positive = 1000  # Updates per trial on the parcel model.
+    digits_final_steps: Positive = 5000  # Updates of the best networks on digits, trained once more.
+    parcel_final_steps: Positive = 10_000  # Updates of the best networks on the parcel model, trained once more.
+    batch: Positive = 4  # Trials asked for and trained at once.
     out: Out = Path("results/subnetworks")
 
     def __post_init__(self):

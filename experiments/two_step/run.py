@@ -45,35 +45,23 @@ class Config(Common):
 
     data: Literal["arg4", "parcel"] = "arg4"
     """arg4: four modes, by the scheme, as many rows as wished. parcel: one mode, by a parcel model, 18,000 rows."""
-    num_train: Positive = 128_000
-    """Training rows of arg4."""
-    fractions: Some[float] = (0.0025, 0.01, 0.04, 0.16, 1.0)
-    """Fractions of the training rows; the last must be 1."""
-    num_trials: Positive = 100
-    """Architectures."""
-    top: Positive = 5
-    """How many are trained again on all data; also how many train at once."""
-    first_seed: NonNegative = 1
-    """The first seed. Initial weights were chosen on seed 0, others given up on 0 to 2."""
-    seeds: Positive = 3
-    """Repetitions, each with other architectures, initial weights and shuffles."""
-    steps: Positive = 3000
-    """Updates on all data."""
-    batch: Positive = 512
-    """Rows per update on all data."""
-    max_depth: Positive = 4
-    """Most hidden layers."""
-    max_width: Positive = 64
-    """Most units in a layer."""
+    num_train: Positive = 128_000  # Training rows of arg4.
+    fractions: Some[float] = (0.0025, 0.01, 0.04, 0.16, 1.0)  # Fractions of the training rows; the last must be 1.
+    num_trials: Positive = 100  # Architectures.
+    top: Positive = 5  # Number trained again on all data; also the number that train at once.
+    first_seed: NonNegative = 1  # The first seed. Initial weights were chosen on seed 0, others given up on 0 to 2.
+    seeds: Positive = 3  # Repetitions, each with other architectures, initial weights and shuffles.
+    steps: Positive = 3000  # Updates on all data.
+    batch: Positive = 512  # Rows per update on all data.
+    max_depth: Positive = 4  # Most hidden layers.
+    max_width: Positive = 64  # Most units in a layer.
     shapes: NonNegative = 12
     """Trials to train once more with one program per architecture, to see what compiling each costs; 0: none."""
     growth: tuple[int, ...] = (32_000, 128_000, 512_000, 2_000_000, 6_000_000)
     """Numbers of rows of arg4 at which training on all of them is timed, updates in proportion."""
-    growth_trials: tuple[int, ...] = (100, 1000)
-    """Numbers of architectures for which these times are a speed-up."""
+    growth_trials: tuple[int, ...] = (100, 1000)  # Numbers of architectures for which these times are a speed-up.
     out: Out = Path("results/two_step")
-    cache: bool = False
-    """Keep compiled programs for the next run, which then reports shorter times of compilation."""
+    cache: bool = False  # Keep compiled programs for the next run, which then reports shorter times of compilation.
 
     def __post_init__(self):
         super().__post_init__()

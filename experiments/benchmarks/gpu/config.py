@@ -21,44 +21,26 @@ QUICK: dict[str, Any] = {"replicas": (4,)}
 
 
 class Sizes(NamedTuple):
-    """The sizes of all measurements."""
+    """The sizes of all measurements, on a GPU."""
 
-    product: int  # rows of the square matrices
-    steps: int  # training steps of an ensemble in one timing
-    measured: float  # seconds of every energy measurement at least
-    rounds: int  # interleaved repetitions
-    hidden: tuple[int, int]  # of the network of the cost table
-    rows: int  # its training rows, all in every step
-    horizon: int  # its training steps
-    estimators: int  # rows of the cost table at most
-    wide: tuple[int, int]  # hidden layers of the network with one hyperparameter per weight
-    updates: int  # its training steps in one timing
-    unrolled: int  # and those that a hypergradient is taken through
-    images: Literal["mnist", "digits"]
-    scale: float  # of the updates in the study
-    methods: tuple[str, ...]  # of the study, in the order of their value
-    seeds: int
-    trials: int  # of the proton fit at most
+    product: int = 4096  # rows of the square matrices
+    steps: int = 500  # training steps of an ensemble in one timing
+    measured: float = 1.5  # seconds of every energy measurement at least
+    rounds: int = 5  # interleaved repetitions
+    hidden: tuple[int, int] = (2048, 2048)  # of the network of the cost table
+    rows: int = 4096  # its training rows, all in every step
+    horizon: int = 50  # its training steps
+    estimators: int = 100  # rows of the cost table at most
+    wide: tuple[int, int] = (2600, 3050)  # hidden layers of the network with one hyperparameter per weight
+    updates: int = 100  # its training steps in one timing
+    unrolled: int = 20  # and those that a hypergradient is taken through
+    images: Literal["mnist", "digits"] = "mnist"
+    scale: float = 1.0  # of the updates in the study
+    methods: tuple[str, ...] = ("greedy", "random", "drmad", "hoag", "tpe")  # of the study, in the order of their value
+    seeds: int = 2
+    trials: int = 30  # of the proton fit at most
 
 
-FULL_SIZES = Sizes(
-    product=4096,
-    steps=500,
-    measured=1.5,
-    rounds=5,
-    hidden=(2048, 2048),
-    rows=4096,
-    horizon=50,
-    estimators=100,
-    wide=(2600, 3050),
-    updates=100,
-    unrolled=20,
-    images="mnist",
-    scale=1.0,
-    methods=("greedy", "random", "drmad", "hoag", "tpe"),
-    seeds=2,
-    trials=30,
-)
 QUICK_SIZES = Sizes(
     product=128,
     steps=5,
@@ -88,28 +70,23 @@ class Config(Options):
     figures that --cpu-figures takes.
     """
 
-    minutes: PositiveFloat = 8.0
-    """Time for everything."""
-    parts: Some[Part] = PARTS
-    """Which parts to run."""
+    minutes: PositiveFloat = 8.0  # Time for everything.
+    parts: Some[Part] = PARTS  # Parts to run.
     replicas: Some[Positive] = (1000, 4000, 1, 100, 10, 300)
     """Sizes of the ensembles, in the order in which they are measured."""
     cpu_figures: Path | None = None
     """gpu.json of a run on a CPU, which the ensembles are compared with; that run may still be going on."""
-    commit: str | None = None
-    """Commit to name in the results; by default git is asked."""
+    commit: str | None = None  # Commit to name in the results; by default git is asked.
     data_dir: Path | None = dataclasses.field(default_factory=default_data_dir)
     """Folder with the folder mnist [environment: HYPERGRAD_DATA]."""
     out: Out = Path("results/gpu")
-    seed: int = 0
-    """Seed of data and initial weights."""
-    quick: bool = False
-    """All parts at tiny sizes, for a CPU: shows that it runs, measures nothing."""
+    seed: int = 0  # Seed of data and initial weights.
+    quick: bool = False  # All parts at tiny sizes, for a CPU: shows that it runs, measures nothing.
 
     @property
     def sizes(self) -> Sizes:
         """The full sizes, or the tiny ones."""
-        return QUICK_SIZES if self.quick else FULL_SIZES
+        return QUICK_SIZES if self.quick else Sizes()
 
 
 def from_json(found: dict[str, Any]) -> Config:
