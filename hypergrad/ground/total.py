@@ -55,7 +55,7 @@ class Total(eqx.Module):
 
     @staticmethod
     def product(count: Any, factor: int) -> "Total":
-        """The product of a nonnegative 32-bit integer, or an array of them, and an integer below 2³¹."""
+        """Returns the product of a nonnegative 32-bit integer, or an array of them, and an integer below 2³¹."""
         (a, b), (c, d) = (divmod(number, 2**16) for number in (count.astype(jnp.uint32), factor))
         c, d = jnp.uint32(c), jnp.uint32(d)
         shifted = lambda number: Total(number >> 16, number << 16)

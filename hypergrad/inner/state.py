@@ -30,7 +30,7 @@ class InnerState(eqx.Module):
         return self.judged.model
 
     def __repr__(self) -> str:
-        """The size of the model, and the updates that the solver has made."""
+        """Shows the size of the model, and the updates that the solver has made."""
         updates = getattr(self.solver, "iter_num", None)
         return paragraph("InnerState", (f"params: {show_size(self.partitioned)}", f"updates: {show(updates)}"))
 

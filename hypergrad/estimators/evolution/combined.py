@@ -43,7 +43,7 @@ class Combined(AbstractEstimator):
     reverse: AbstractTrajectoryEstimator
     es: ES
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if not isinstance(self.reverse, AbstractTrajectoryEstimator):
             raise TypeError(f"reverse must be a trajectory estimator such as Reverse(inner), got {self.reverse!r}")
         if not isinstance(self.es, ES):

@@ -91,7 +91,7 @@ class PES(AbstractEstimator):
     sigma: Sigma = eqx.field(converter=as_sigma, default=0.1)
     final: bool = field(boolean("final"), False)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         refuse_truncation(self.inner, self.truncation)
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> OnlineState:
@@ -129,7 +129,7 @@ class NRES(AbstractEstimator):
     sigma: Sigma = eqx.field(converter=as_sigma, default=0.1)
     final: bool = field(boolean("final"), False)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         refuse_truncation(self.inner, self.truncation)
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> OnlineState:
