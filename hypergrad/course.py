@@ -30,6 +30,11 @@ class Plan(eqx.Module):
     keep: Callable[[Record], PyTree]
     chunk: int
     count: str | None  # the count that the budget bounds
+    patience: Array | None = None  # steps without a better one on the holdout before the run stops
+
+    def has_patience(self, state: SearchState) -> Any:
+        """Says if a better step may still come."""
+        return True if self.patience is None or state.stale is None else state.stale < self.patience
 
 
 @dataclasses.dataclass
@@ -47,7 +52,7 @@ class Course:
         """
         # An array, so that one compilation serves every amount.
         limit = Total.of(budget.limit(self.num_rows))
-        while not budget.is_spent(self.state.spent, started, self.num_rows):
+        while not self.is_over(budget, started):
             before, begun = self.state, time.monotonic()
             state, *steps = _advance(self.plan, before, limit, before.num_steps + jnp.int32(self.plan.chunk))
             number = int(state.num_steps - before.num_steps)
@@ -63,6 +68,10 @@ class Course:
     def num_rows(self) -> int:
         """The training rows in an epoch."""
         return as_sampler(self.plan.problem.train).num_rows
+
+    def is_over(self, budget: Budget, started: float) -> bool:
+        """Says if the budget is spent, or patience at an end."""
+        return budget.is_spent(self.state.spent, started, self.num_rows) or not self.plan.has_patience(self.state)
 
     @property
     def nothing(self) -> Columns:
@@ -88,7 +97,7 @@ def _advance(plan: Plan, state: SearchState, limit: Total, until: Array) -> Any:
     def unfinished(carry: Any) -> Array:
         state, *_ = carry
         left = True if plan.count is None else getattr(state.spent, plan.count) < limit
-        return left & (state.num_steps < until)
+        return left & (state.num_steps < until) & plan.has_patience(state)
 
     def body(carry: Any) -> Any:
         state, rooms, index = carry

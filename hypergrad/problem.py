@@ -15,6 +15,13 @@ Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data
 Objective = Callable[[PyTree, PyTree], Array]  # (arrays, hparams) -> scalar
 
 
+class Holdout(eqx.Module):
+    """The loss and the data that choose the best step of a search, in place of the outer loss and its data."""
+
+    loss: Loss
+    data: PyTree
+
+
 class BilevelProblem(eqx.Module):
     """The problem of minimising an outer loss over hyperparameters λ through a model trained on an inner loss.
 
@@ -35,13 +42,14 @@ class BilevelProblem(eqx.Module):
     outer_loss: Loss
     train: PyTree
     valid: PyTree
+    holdout: Holdout | None  # of a run that has one
 
     def __init__(self, inner_loss: Loss, outer_loss: Loss, train: PyTree, valid: PyTree):
         for name, loss in (("inner_loss", inner_loss), ("outer_loss", outer_loss)):
             if not callable(loss):
                 raise TypeError(f"{name} must be a function (model, hparams, data, key) -> scalar, got {loss!r}")
-        self.inner_loss, self.outer_loss = inner_loss, outer_loss
-        self.train, self.valid = _check_data(train, "train"), _check_data(valid, "valid")
+        self.inner_loss, self.outer_loss, self.holdout = inner_loss, outer_loss, None
+        self.train, self.valid = check_data(train, "train"), check_data(valid, "valid")
 
 
 def inner_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
@@ -71,7 +79,7 @@ def outer_value_and_grads(
     return value, by_model, by_hparams
 
 
-def _check_data(data: PyTree, name: str) -> PyTree:
+def check_data(data: PyTree, name: str) -> PyTree:
     """Returns the data as JAX arrays. Raises where they are no numbers, empty or not finite."""
     for path, leaf in named_leaves(data, name, is_leaf=lambda part: isinstance(part, Iterator)):
         if isinstance(leaf, str | bytes):

@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .budget import Budget, as_budget
@@ -22,6 +23,7 @@ from .ground.tree import describe
 from .history import History
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
+from .search.holdout import with_holdout
 
 Keep = Callable[[Record], PyTree]
 STOPS = "stopping after this chunk of steps; a second signal stops at once"
@@ -44,6 +46,7 @@ def everything(record: Record) -> Record:
     real("every", least=0, optional=True),
     integer("every_steps", least=1, optional=True),
     function("keep", "record -> pytree of arrays"),
+    integer("patience", least=1, optional=True),
     boolean("throw"),
 )
 def run(
@@ -61,6 +64,8 @@ def run(
     every_steps: int | None = None,
     keep: Keep = everything,
     throw: bool = False,
+    holdout: PyTree | Callable[[PyTree], Array] | None = None,
+    patience: int | None = None,
 ) -> tuple[SearchState, History]:
     """Repeats `search.step` until the budget is spent.
 
@@ -84,6 +89,13 @@ def run(
     - `keep`: a function of each record, whose result the history holds as `records`; `lambda r: (r.value, r.stats)`
       saves memory when there are many hyperparameters.
     - `throw`: raise `FloatingPointError` as soon as a step has no finite result.
+    - `holdout`: data like `problem.valid` that no hypergradient sees, or a function of the model. The outer loss there,
+      or the function's value, chooses `best` in place of the outer loss: many hyperparameters overfit the data that
+      they are learned on. It is `best.value`, in the history `stats.diagnostics["holdout"]`, and costs one evaluation
+      a step. A `state` of an earlier run without a holdout keeps its model, and its best is chosen anew. Because the
+      holdout has chosen, `best.value` is no estimate of the loss on fresh data.
+    - `patience`: stop after so many steps without a better one on `holdout`; `None` leaves it to `budget`. Neither
+      chunks nor stopping and resuming change where that is.
 
     **Returns** `(state, history)`: the last state, and the `History` of the steps of this call, or of all steps since
     the checkpointed run began.
@@ -107,15 +119,16 @@ def run(
     result in its attributes `state` and `history`.
     """
     budget = as_budget(budget)
+    problem, state = _with_holdout(problem, state, holdout, patience)
     _check_step(search, problem, state, key, keep, chunk)
     state = eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
-    plan = Plan(search, problem, key, keep, chunk, budget.count)
+    plan = Plan(search, problem, key, keep, chunk, budget.count, None if patience is None else jnp.int32(patience))
     course, started, saver = Course(plan, state), time.monotonic(), None
     if checkpoint is not None:
         identity = _identity(search, problem, state, key, keep)
         saver = Autosave(checkpoint, identity, course.chunks, course.nothing, every, every_steps)
         course.state = saver.load(state)
-    left, failures = not budget.is_spent(course.state.spent, started, course.num_rows), Failures(search, problem, key)
+    failures, left = Failures(search, problem, key), not course.is_over(budget, started)
     try:
         with (
             _bar(progress, budget) as bar,
@@ -137,6 +150,23 @@ def run(
     history = course.history
     failures.check(course.state, history, throw)
     return course.state, history
+
+
+def _with_holdout(
+    problem: BilevelProblem, state: SearchState, holdout: Any, patience: int | None
+) -> tuple[BilevelProblem, SearchState]:
+    """Returns the problem with its holdout, and the state as a run with it carries it.
+
+    **Raises** what `with_holdout` raises, and `ValueError` naming the argument that has no meaning without a holdout.
+    """
+    if holdout is None:
+        if patience is not None:
+            raise ValueError("patience counts steps without a better one on holdout, which is not given")
+        if state.stale is not None:
+            raise ValueError("the best of state was chosen on a holdout; give holdout again")
+        return problem, state
+    problem = with_holdout(problem, holdout, state.best.params, state.best.hparams)
+    return problem, state if state.stale is not None else state.chosen_anew
 
 
 def _check_step(
@@ -191,7 +221,7 @@ def _identity(search: AbstractSearch, problem: BilevelProblem, state: SearchStat
         **versions(),
         "devices": devices((problem, state)),
         "program": program_digest(step, problem, state, key),
-        "data": digest((problem.train, problem.valid)),
+        "data": digest((problem.train, problem.valid, problem.holdout)),
         "key": digest(key),
         "start": digest(state),
     }

@@ -14,6 +14,7 @@ from ..ground.total import Total
 from ..ground.tree import distinct, norm
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats, show_status
+from .holdout import judged
 from .selection import Best, better, draws_needed, nothing_yet
 
 
@@ -42,11 +43,19 @@ class SearchState(eqx.Module):
     num_steps: Array  # steps done, int32
     spent: Counts  # totals
     anchor: Anchor | None = None  # of a search that moves by `retreat.move`
+    stale: Array | None = None  # steps since the best was found, int32, of a run with a holdout
 
     @property
     def model(self) -> PyTree:
         """The model as it is trained now, whole; `best.params` is that of the best step."""
         return self.inner_state.params
+
+    @property
+    def chosen_anew(self) -> "SearchState":
+        """The same state with no best step yet, for a run with a holdout."""
+        value, draws = (jnp.full_like(loss, jnp.inf) for loss in (self.best.value, self.best.draws))
+        best = dataclasses.replace(self.best, value=value, error=jnp.zeros_like(value), draws=draws)
+        return dataclasses.replace(self, best=best, stale=jnp.zeros((), jnp.int32))
 
     def __repr__(self) -> str:
         """Shows hyperparameters, the best so far, and the work done."""
@@ -129,7 +138,11 @@ def conclude(
     rows = Total.product(estimate.stats.counts.inner_equivalents, as_sampler(problem.train).rows_per_step)
     spent, twice = state.spent, state.spent.evaluations + state.spent.evaluations
     affordable = (twice + twice <= spent.gradients) if thrifty else True
-    best, looked = better(state.best, problem, hparams, estimate, key, affordable)
-    stats = estimate.stats.also(looked + Counts(rows=rows))
-    after = dataclasses.replace(state, best=best, num_steps=state.num_steps + 1, spent=spent + stats.counts)
+    judge, candidate = judged(problem, hparams, estimate, key)
+    best, looked, won = better(state.best, judge, hparams, candidate, key, affordable)
+    stats = candidate.stats.also(looked + Counts(rows=rows))
+    stale = None if state.stale is None else jnp.where(won, 0, state.stale + 1)
+    after = dataclasses.replace(
+        state, best=best, num_steps=state.num_steps + 1, spent=spent + stats.counts, stale=stale
+    )
     return after, Record(hparams, estimate.value, stats)

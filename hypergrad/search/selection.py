@@ -23,7 +23,8 @@ class Best(eqx.Module):
     """The best step so far: its hyperparameters, the model that was trained with them, and their outer loss.
 
     - `value`: the outer loss of `params` at `hparams`, infinity before the first finite one. Where the outer loss uses
-      its key it is the mean over `num_evaluations` keys that had no part in the choice.
+      its key it is the mean over `num_evaluations` keys that had no part in the choice. In a run with a holdout it is
+      the loss there.
     - `error`: the standard error of `value`, 0 where the outer loss uses no key.
     - `draws`: the outer losses for the keys under which all candidates are compared, of shape (0,) where it uses none.
     """
@@ -87,8 +88,10 @@ def averaged(problem: BilevelProblem, best: Best) -> BilevelProblem:
 
 def better(
     best: Best, problem: BilevelProblem, hparams: PyTree, estimate: Estimate, key: Array, affordable: Any
-) -> tuple[Best, Counts]:
-    """Returns the better of two by outer loss, and the evaluations spent. A value that is not finite never wins.
+) -> tuple[Best, Counts, Array]:
+    """Returns the better of two by outer loss, the evaluations spent, and whether the new one is better.
+
+    A value that is not finite never wins.
 
     The smallest of many random values is no value of anything. Where the outer loss is random, a step whose value lies
     below the mean of the best only nominates its model. The model is then evaluated under the keys that the best was
@@ -102,7 +105,8 @@ def better(
     finite = jnp.isfinite(estimate.value)
     if not best.draws.shape[-1]:
         won = Best(hparams, estimate.value, estimate.partitioned, best.error, best.draws)
-        return optax.tree.where(finite & (estimate.value < best.value), won, best), Counts()
+        wins = finite & (estimate.value < best.value)
+        return optax.tree.where(wins, won, best), Counts(), wins
     evaluate = lambda key: problem.outer_loss(estimate.partitioned.model, hparams, problem.valid, key)
     nominated = finite & (estimate.value < jnp.mean(best.draws)) & affordable
     draws, number, wins = _race(evaluate, best.draws, nominated)
@@ -112,7 +116,8 @@ def better(
         fresh = _evaluations(evaluate, jax.random.fold_in(key, AFTER_TRAINING), draws, repeats)
         value, error, number = jnp.mean(fresh), jnp.std(fresh, ddof=1) / total**0.5, number + repeats
     won = Best(hparams, value, estimate.partitioned, error, draws)
-    return optax.tree.where(wins & jnp.isfinite(value), won, best), Counts(evaluations=number)
+    wins &= jnp.isfinite(value)
+    return optax.tree.where(wins, won, best), Counts(evaluations=number), wins
 
 
 def _race(evaluate: Callable[[Array], Array], rival: Array, nominated: Array) -> tuple[Array, Array, Array]:

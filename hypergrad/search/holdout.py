@@ -1,0 +1,62 @@
+"""The choice of the best step by data that neither training nor the hyperparameters have seen."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..ground.tree import describe
+from ..problem import BilevelProblem, Holdout, check_data
+from ..stats import Counts, Estimate
+from .selection import AFTER_TRAINING
+
+
+class OfModel(eqx.Module):
+    """A function of the model alone, as a loss."""
+
+    function: Callable[[PyTree], Array]
+
+    def __call__(self, model: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
+        """Returns the function's value."""
+        return self.function(model)
+
+
+def with_holdout(problem: BilevelProblem, holdout: Any, model: PyTree, hparams: PyTree) -> BilevelProblem:
+    """Returns the problem whose best step `holdout` chooses: data of the outer loss, or a function of the model.
+
+    **Raises** `TypeError` or `ValueError` naming `holdout` where it is no data, or gives no floating scalar.
+    """
+    if callable(holdout):
+        judge = Holdout(OfModel(holdout), ())
+    else:
+        judge = Holdout(problem.outer_loss, check_data(holdout, "holdout"))
+        if not jax.tree.leaves(eqx.filter(judge.data, eqx.is_array)):
+            raise ValueError("holdout holds no arrays; give data like valid, or a function model -> loss")
+    try:
+        value = eqx.filter_eval_shape(judge.loss, model, hparams, judge.data, jax.random.key(0))
+    except Exception as error:
+        shapes = f"  params:  {describe(model)}\n  holdout: {describe(judge.data)}"
+        raise ValueError(f"holdout does not fit: its loss fails on the model: {error}\n{shapes}") from error
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"holdout must give a floating scalar, it gave {describe(value)}")
+    return eqx.tree_at(lambda p: p.holdout, problem, judge, is_leaf=lambda leaf: leaf is None)
+
+
+def judged(problem: BilevelProblem, hparams: PyTree, estimate: Estimate, key: Array) -> tuple[BilevelProblem, Estimate]:
+    """Returns the problem and the estimate by which the best step is chosen.
+
+    With a holdout its loss and data stand in place of the outer ones, and its value, also recorded as the diagnostic
+    `holdout`, in place of the outer loss. A step without a finite outer loss is not chosen.
+    """
+    if problem.holdout is None:
+        return problem, estimate
+    loss, data = problem.holdout.loss, problem.holdout.data
+    judge = eqx.tree_at(lambda p: (p.outer_loss, p.valid), problem, (loss, data))
+    value = loss(estimate.partitioned.model, hparams, data, jax.random.fold_in(key, AFTER_TRAINING - 1))
+    value = jnp.where(jnp.isfinite(estimate.value), value.astype(estimate.value.dtype), jnp.inf)
+    stats = estimate.stats.also(Counts(evaluations=1))
+    stats = eqx.tree_at(lambda s: s.diagnostics, stats, stats.diagnostics | {"holdout": value})
+    return judge, eqx.tree_at(lambda e: (e.value, e.stats), estimate, (value, stats))
