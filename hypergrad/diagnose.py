@@ -16,12 +16,14 @@ from .estimators.base import AbstractEstimator
 from .estimators.drmad import DrMAD
 from .estimators.reverse import Reverse
 from .findings import RIGHT, Diagnosis, Finding
+from .ground.dependence import enters
 from .inner import AbstractInnerSolver
 from .problem import BilevelProblem, as_hparams
+from .spread import spread
 from .stats import Stats, Status
 
 Start = tuple[BilevelProblem, PyTree, PyTree, Array]  # problem, params, hparams, key
-DISTURBANCE = 1e-4  # change of the first weights that the exact hypergradient should stand, see `stability`
+DISTURBANCE = 1e-4  # change of the first weights that the exact hypergradient should stand, see `Finding.stability`
 
 
 def diagnose(
@@ -32,6 +34,7 @@ def diagnose(
     *,
     key: Array,
     num_steps: int | None = None,
+    num_keys: int = 4,
 ) -> Diagnosis:
     """Compares estimators with exact reverse mode through the same training, once, from `params`.
 
@@ -40,8 +43,10 @@ def diagnose(
     - `estimators`: one, several, or several by name; each with its own field `inner`.
     - `num_steps`: train every one for so many steps: a horizon short enough to afford the exact hypergradient.
       Approximations may get worse over longer ones: compare two horizons before a long run.
+    - `num_keys`: the number of keys over which the spread of a random hypergradient is measured, at least 2; 0 for not.
 
-    *Cost*: per estimator its own step four times; per inner solver two exact hypergradients (√T checkpoints).
+    *Cost*: per estimator its own step four times, and `num_keys` times more, side by side, where it depends on the key;
+    per inner solver two exact hypergradients (√T checkpoints).
 
     **Raises** what the estimators' `init` raises, and `ValueError` where the exact hypergradient is zero or not finite.
     """
@@ -62,7 +67,7 @@ def diagnose(
         if known is None:
             known = _reference(inner, start)
             references.append(known)
-        findings.append(_examine(name, estimator, start, known))
+        findings.append(_examine(name, estimator, start, known, num_keys))
     return Diagnosis(tuple(findings))
 
 
@@ -84,7 +89,7 @@ def fewest_knots(
     tried: list[Finding] = []
     for knots in ladder:
         one = dataclasses.replace(estimator, knots=knots)
-        tried.append(_examine(f"knots={knots}", one, start, reference))
+        tried.append(_examine(f"knots={knots}", one, start, reference, 0))
         if tried[-1].cosine >= cosine:
             break
     return knots, Diagnosis(tuple(tried))
@@ -105,6 +110,13 @@ def _flat(tree: PyTree) -> np.ndarray:
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
     size = np.linalg.norm(a) * np.linalg.norm(b)
     return float(a @ b / size) if size > 0 else float("nan")
+
+
+def _similarity(a: np.ndarray, b: np.ndarray) -> float:
+    """Returns 2 a·b/(‖a‖² + ‖b‖²), the cosine of vectors of one length and less for others."""
+    scale = max(np.max(np.abs(a)), np.max(np.abs(b)))
+    a, b = a / scale, b / scale
+    return float(2 * a @ b / (a @ a + b @ b))
 
 
 class _Reference(NamedTuple):
@@ -135,7 +147,7 @@ def _reference(inner: AbstractInnerSolver, start: Start) -> _Reference:
     typical = jnp.abs(first) + jnp.sqrt(jnp.mean(jnp.abs(last - first) ** 2))
     moved = state.inner.partitioned.with_arrays(unravel(first + DISTURBANCE * typical * noise))
     elsewhere = eqx.tree_at(lambda s: s.inner.partitioned, state, moved)
-    stability = _cosine(_flat(estimator.step(problem, hparams, elsewhere, key)[0].hypergradient), exact)
+    stability = _similarity(_flat(estimator.step(problem, hparams, elsewhere, key)[0].hypergradient), exact)
     train = lambda *args: inner.solve(*args)[0].partitioned.arrays
     seconds, _, _ = _timed(train, problem, hparams, state.inner, key)
     return _Reference(inner, exact, stability, seconds)
@@ -154,7 +166,18 @@ def _timed(function: Callable[..., Any], *args: Any) -> tuple[float, int, Any]:
     return float(np.median(times)), memory.temp_size_in_bytes if memory else 0, result
 
 
-def _examine(name: str, estimator: Any, start: Start, reference: _Reference) -> Finding:
+def _spread(estimator: Any, start: Start, state: Any, num_keys: int) -> float:
+    """Returns ‖standard deviation‖/‖mean‖ of the hypergradient over keys."""
+    problem, params, hparams, key = start
+    if not any(enters(lambda key: estimator.step(problem, hparams, state, key)[0].hypergradient, key)):
+        return 0.0
+    if not num_keys:
+        return float("nan")
+    found = spread(problem, estimator, params, hparams, key=key, num_keys=num_keys)
+    return float(np.linalg.norm(_flat(found.hypergradient_std)) / np.linalg.norm(_flat(found.hypergradient)))
+
+
+def _examine(name: str, estimator: Any, start: Start, reference: _Reference, num_keys: int) -> Finding:
     problem, params, hparams, key = start
     state, exact = estimator.init(problem, params, hparams), reference.exact
 
@@ -164,6 +187,7 @@ def _examine(name: str, estimator: Any, start: Start, reference: _Reference) -> 
 
     seconds, memory, (hypergradient, stats) = _timed(step, problem, hparams, state, key)
     found = _flat(hypergradient)
+    reported = lambda name: float(stats.diagnostics.get(name, jnp.nan))
     return Finding(
         name=name,
         cosine=_cosine(found, exact) if np.all(np.isfinite(found)) else float("nan"),
@@ -171,9 +195,11 @@ def _examine(name: str, estimator: Any, start: Start, reference: _Reference) -> 
         runs=seconds / reference.seconds,
         gradients=int(stats.counts.gradients),
         memory=memory,
-        growth=float(stats.diagnostics.get("growth", jnp.nan)),
+        growth=reported("growth"),
         error=float(np.linalg.norm(found - exact) / np.linalg.norm(exact)),
-        measured_error=float(stats.diagnostics.get("relative_error", jnp.nan)),
+        measured_error=reported("relative_error"),
+        error_bound=reported("error_bound"),
+        spread=_spread(estimator, start, state, num_keys),
         stability=reference.stability,
         status=Status(int(stats.status)),
         steps=estimator.inner.num_steps,

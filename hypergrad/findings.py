@@ -26,10 +26,12 @@ class Finding:
     - `runs`: time in training runs, the median of three, without compilation; `gradients`: gradient equivalents.
     - `memory`: bytes that XLA allocates for temporaries.
     - `growth`: largest adjoint over the first, where the estimator reports it, else NaN.
-    - `error`: ‖found - exact‖/‖exact‖; `measured_error`: the same as the estimator measured it by itself, NaN where it
-      does not.
-    - `stability`: cosine of the *exact* hypergradient with itself after a random change of the first weights by 10⁻⁴ of
-      their size and of what training changes.
+    - `error`: ‖found - exact‖/‖exact‖; `measured_error`: the same as the estimator measured it by itself, and
+      `error_bound`: its bound on the error relative to the solved inner problem; NaN where it gives none.
+    - `spread`: ‖standard deviation‖/‖mean‖ of the hypergradient over keys, 0 where it depends on none, NaN where it was
+      not measured.
+    - `stability`: 2 a·b/(‖a‖² + ‖b‖²) of the *exact* hypergradients a at the first weights and b at weights that differ
+      by 10⁻⁴ of their size and of what training changes; 1 where they are equal.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Finding:
     growth: float
     error: float
     measured_error: float
+    error_bound: float
+    spread: float
     stability: float
     status: Status
     steps: int
@@ -58,17 +62,24 @@ class Finding:
         return "rough" if self.cosine >= ROUGH else "wrong"
 
     @property
+    def is_silent(self) -> bool:
+        """Whether the status is OK and the hypergradient is not right all the same."""
+        return self.verdict != "right" and self.status == Status.OK
+
+    @property
     def warning(self) -> str | None:
         """The reason not to trust it, `None` where there is none."""
         about = f"{self.name}: cosine {self.cosine:.2f} with the exact hypergradient over {self.steps} steps"
-        return {
+        silent = "; its own status is OK" if self.is_silent else ""
+        text = {
             "rough": f"{about}; use exact hypergradients near the end",
             "wrong": f"{about}, norm {self.norm_ratio:.3g} times the right one; do not trust it here",
             "not finite": f"{self.name}: a hypergradient that is not finite over {self.steps} steps",
-            "ill-conditioned": f"{about}; but that one has cosine {self.stability:.2f} with itself when the first "
+            "ill-conditioned": f"{about}; but that one agrees to {self.stability:.2f} with itself when the first "
             "weights change by 1e-4: training is chaotic; lower the learning rate, take a shorter horizon, "
             "or smooth the outer loss with ES, PES, NRES or Combined",
         }.get(self.verdict)
+        return None if text is None else text + silent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +107,14 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """Shows an aligned table, then the warnings."""
-        head = ("estimator", "cosine", "norm ratio", "error", "measured", "runs", "memory MB", "growth", "verdict")
-        rows = [head]
+        measures = ("cosine", "norm ratio", "error", "measured", "bound", "spread", "runs", "memory MB", "growth")
+        rows = [("estimator", *measures, "status", "verdict")]
+        known = lambda number, form=".2g": "-" if np.isnan(number) else f"{number:{form}}"
         for f in self.findings:
-            known = lambda number: "-" if np.isnan(number) else f"{number:.3g}"
-            numbers = (f"{f.cosine:.4f}", f"{f.norm_ratio:.3g}", f"{f.error:.2g}", known(f.measured_error))
-            rows.append((f.name, *numbers, f"{f.runs:.2f}", f"{f.memory / 1e6:.3f}", known(f.growth), f.verdict))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+            errors = (f"{f.error:.2g}", known(f.measured_error), known(f.error_bound), known(f.spread))
+            costs = (f"{f.runs:.2f}", f"{f.memory / 1e6:.3f}", known(f.growth, ".3g"))
+            rows.append((f.name, f"{f.cosine:.4f}", f"{f.norm_ratio:.3g}", *errors, *costs, str(f.status), f.verdict))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, *(f"! {text}" for text in self.warnings)])
 

@@ -169,6 +169,35 @@ def test_weights_that_start_at_zero_are_disturbed_too():
         assert found.stability < 0.99
 
 
+def test_one_hyperparameter_in_chaos_is_no_stable_one():
+    """A cosine of two numbers is their sign alone."""
+    inner_loss = lambda w, h, data, key: jnp.sum(1 - jnp.cos(w * data["f"])) / 2 - jnp.sum(w) * jnp.exp(h) / 10
+    problem = hg.BilevelProblem(inner_loss, lambda w, h, d, k: jnp.sum(w**2), {"f": np.full(3, 7.0)}, np.ones(1))
+    inner = hg.OptaxSolver(optax.sgd(0.6), 60)
+    found = hg.diagnose(problem, Opposite(inner), jnp.zeros(3), jnp.zeros(()), key=laws.KEY).findings[0]
+    assert found.stability < 0.95 and found.verdict == "ill-conditioned"
+
+
+def test_the_spread_over_keys_is_shown_where_there_is_any():
+    inner = solver(5, 0.05)
+    case = net()
+    found = one(case, hg.Reverse(inner), num_keys=3)
+    expected = hg.spread(case.problem, hg.Reverse(inner), case.params, case.hparams, key=laws.KEY, num_keys=3)
+    std, mean = (np.linalg.norm(jax.tree.leaves(tree)) for tree in (expected.hypergradient_std, expected.hypergradient))
+    assert found.spread == pytest.approx(std / mean, rel=1e-6) and found.spread > 0
+    assert np.isnan(one(case, hg.Reverse(inner), num_keys=0).spread)
+    assert one(ridge(), hg.Reverse(inner), num_keys=0).spread == 0  # read from the jaxpr: nothing is drawn
+
+
+def test_who_errs_with_a_good_status_is_called_silent():
+    case, inner = net(), solver(12, 0.05)
+    estimators = {"opposite": Opposite(inner), "greedy": hg.Greedy(inner, warm_start=False), "exact": hg.Reverse(inner)}
+    result = hg.diagnose(case.problem, estimators, case.params, case.hparams, key=laws.KEY, num_keys=0)
+    assert [found.is_silent for found in result.findings] == [True, False, False]
+    assert [text.startswith("opposite") and "its own status is OK" in text for text in result.warnings] == [True]
+    assert str(result).splitlines()[0].split()[-2:] == ["status", "verdict"]
+
+
 def test_estimators_are_ranked_by_their_error_and_measure_it_alike():
     case, inner = net(), solver(12, 0.05)
     estimators = {"greedy": hg.Greedy(inner, warm_start=False), "line": hg.DrMAD(inner), "reverse": hg.Reverse(inner)}
