@@ -14,6 +14,7 @@ from . import tolerances as tolerances
 from . import trials as trials
 from .budget import Budget as Budget
 from .curvature import GaussNewton as GaussNewton
+from .data.batches import Batches as Batches
 from .data.draws import epoch_batch as epoch_batch
 from .data.draws import minibatch as minibatch
 from .diagnose import diagnose as diagnose

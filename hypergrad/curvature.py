@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from .data.sampler import as_sampler
 from .ground.derivatives import linearize
 from .ground.tree import PartitionedModel
 from .linear.base import MatVec
@@ -51,8 +52,15 @@ class GaussNewton(eqx.Module):
         return value if self.penalty is None else value + self.penalty(model, hparams, data, key)
 
     def product(self, problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array) -> MatVec:
-        """Returns v -> G v."""
-        rest = (hparams, problem.train, key)
+        """Returns v -> G v, linearised once, or at every product where it is the mean over several batches."""
+        sampler = as_sampler(problem.train)
+        if sampler.batches_per_mean > 1:
+            product = lambda v: lambda data, key: self._product(hparams, partitioned, data, key)(v)
+            return lambda v: sampler.mean(product(v), key)
+        return sampler.mean(lambda data, key: self._product(hparams, partitioned, data, key), key)
+
+    def _product(self, hparams: PyTree, partitioned: PartitionedModel, data: PyTree, key: Array) -> MatVec:
+        rest = (hparams, data, key)
         outputs, push = jax.linearize(
             lambda w: self.outputs(partitioned.with_arrays(w).model, *rest), partitioned.arrays
         )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .data.sampler import as_sampler
 from .ground.dependence import enters
 from .ground.tree import PartitionedModel, describe, join, named_leaves, split, strong, strong_arrays
 
@@ -32,7 +33,7 @@ class BilevelProblem(eqx.Module):
     - `inner_loss`, `outer_loss`: functions `(model, hparams, data, key) -> scalar`, both minimised. `model` is
       the pytree or `eqx.Module` given as `params`, whole. Everything random comes from `key`.
     - `train`: the data that `inner_loss` sees, a pytree of arrays. `valid`: the data that `outer_loss` sees.
-      A test set does not belong here.
+      A test set does not belong here. Either may be `Batches` of them, of which the losses see one at a time.
 
     **Raises** `TypeError` where a loss is not callable or data hold objects or strings, `ValueError` where an
     array is empty or holds NaN or infinity; each names the argument and the path inside it.
@@ -54,16 +55,35 @@ class BilevelProblem(eqx.Module):
 
 def inner_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
     """Returns the inner loss as a function `(arrays, hparams) -> scalar` of the arrays that are trained."""
-    return lambda arrays, hparams: problem.inner_loss(
-        partitioned.with_arrays(arrays).model, hparams, problem.train, key
-    )
+    read = as_sampler(problem.train).mean
+
+    def objective(arrays: PyTree, hparams: PyTree) -> Array:
+        model = partitioned.with_arrays(arrays).model
+        return read(lambda data, key: problem.inner_loss(model, hparams, data, key), key)
+
+    return objective
 
 
 def outer_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
     """Returns the outer loss as a function `(arrays, hparams) -> scalar` of the arrays that are trained."""
-    return lambda arrays, hparams: problem.outer_loss(
-        partitioned.with_arrays(arrays).model, hparams, problem.valid, key
-    )
+    return lambda arrays, hparams: outer_value(problem, partitioned.with_arrays(arrays).model, hparams, key)
+
+
+def outer_value(problem: BilevelProblem, model: PyTree, hparams: PyTree, key: Array) -> Array:
+    """Returns the outer loss on the rows that a criterion reads: all of `valid`, or some where it is `Batches`."""
+    return as_sampler(problem.valid).mean(lambda data, key: problem.outer_loss(model, hparams, data, key), key)
+
+
+def reading_all(problem: BilevelProblem) -> BilevelProblem:
+    """Returns the problem with an outer loss on all rows of `valid`."""
+    sampler = as_sampler(problem.valid)
+    return problem if sampler.whole is sampler else eqx.tree_at(lambda p: p.valid, problem, sampler.whole)
+
+
+def at_step(problem: BilevelProblem, feed: Array | None, count: Array, key: Array) -> BilevelProblem:
+    """Returns the problem with the training data of one step alone; see `AbstractSampler.batch`."""
+    sampler = as_sampler(problem.train)
+    return eqx.tree_at(lambda p: p.train, problem, sampler.batch(feed, count, key)) if sampler.changes else problem
 
 
 def outer_value_and_grads(
@@ -74,7 +94,7 @@ def outer_value_and_grads(
     ∂F/∂model is a `PartitionedModel` with `None` at what carries no gradient; its `arrays` are ∇_w F.
     """
     inexact, rest = split(partitioned)
-    objective = lambda inexact, hparams: problem.outer_loss(join(inexact, rest).model, hparams, problem.valid, key)
+    objective = lambda inexact, hparams: outer_value(problem, join(inexact, rest).model, hparams, key)
     value, (by_model, by_hparams) = jax.value_and_grad(objective, argnums=(0, 1))(inexact, hparams)
     return value, by_model, by_hparams
 
@@ -188,7 +208,8 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
         ("outer_loss", problem.outer_loss, problem.valid),
     ):
         try:
-            value = eqx.filter_eval_shape(loss, partitioned.model, hparams, data, jax.random.key(0))
+            read = lambda data, key, loss=loss: loss(partitioned.model, hparams, data, key)
+            value = eqx.filter_eval_shape(as_sampler(data).mean, read, jax.random.key(0))
         except Exception as error:
             raise ValueError(
                 f"{name}(model, hparams, data, key) failed on these arguments: {error}\n"

@@ -8,11 +8,12 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .data.sampler import as_sampler
 from .ground.derivatives import linearize
 from .ground.keys import EndKeys, end_keys, step_key
 from .ground.tree import PartitionedModel, join, split
 from .inner import AbstractInnerSolver, InnerState, SolveStats
-from .problem import BilevelProblem, check_model, outer_value_and_grads
+from .problem import BilevelProblem, check_model, outer_value, outer_value_and_grads
 from .stats import Counts, Estimate, Stats
 
 
@@ -40,7 +41,12 @@ class Training(eqx.Module):
     def begin(self, state: InnerState, warm_start: bool) -> InnerState:
         """Returns the state to train from: `state` itself, or the first one of its model."""
         begin = self.inner.resume if warm_start else self.inner.restart
-        return begin(self.problem, self.hparams, state)
+        return self.feed(begin(self.problem, self.hparams, state))
+
+    def feed(self, state: InnerState) -> InnerState:
+        """Returns the state with the order in which this training reads its data."""
+        feed = as_sampler(self.problem.train).begin(state.feed, self.key, state.solver.iter_num)
+        return dataclasses.replace(state, feed=feed)
 
     def step(self, state: InnerState, t: ArrayLike) -> InnerState:
         """Returns Φ(state; hparams), the state after step t."""
@@ -98,7 +104,7 @@ class Training(eqx.Module):
     def evaluate(self, state: InnerState) -> tuple[Estimate, InnerState]:
         """Trains from `state` and measures the outer loss; returns an estimate without a hypergradient, and the end."""
         end, solved = self.solve(state)
-        value = self.problem.outer_loss(end.params, self.hparams, self.problem.valid, self.keys.outer)
+        value = outer_value(self.problem, end.params, self.hparams, self.keys.outer)
         counts = Counts(iterations=solved.iterations, inner_gradients=solved.gradients)
         return Estimate(None, value, end.judged, Stats(counts)), end
 
@@ -130,4 +136,5 @@ def evaluate(
     **Raises** `TypeError` or `ValueError` where the arguments do not fit each other.
     """
     start = inner.start(problem, check_model(problem, params, hparams), hparams)
-    return Training(inner, problem, hparams, key).evaluate(start)[0]
+    training = Training(inner, problem, hparams, key)
+    return training.evaluate(training.feed(start))[0]

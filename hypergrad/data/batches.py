@@ -83,7 +83,7 @@ class Batches(AbstractSampler):
     @property
     def whole(self) -> "Batches":
         """Returns the same data, of which everything but training steps reads all rows."""
-        return dataclasses.replace(self, num_batches=None)
+        return self if self._mean_size >= self.num_rows else dataclasses.replace(self, num_batches=None)
 
     @property
     def batches_per_mean(self) -> int:
@@ -105,8 +105,6 @@ class Batches(AbstractSampler):
 
     def batch(self, feed: Array | None, count: Array, key: Array) -> PyTree:
         """Returns the rows of the step that follows `count` updates."""
-        if not self.changes:
-            return self
         if feed is not None:
             return take(self.data, epoch_rows(feed, count, self.size, self.num_rows))
         return take(self.data, jax.random.randint(jax.random.fold_in(key, DRAW), (self.size,), 0, self.num_rows))

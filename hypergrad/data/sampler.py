@@ -114,6 +114,12 @@ def as_sampler(data: Any) -> AbstractSampler:
     return data if isinstance(data, AbstractSampler) else Whole(data)
 
 
+def refuse_sampler(data: Any, name: str, reason: str) -> None:
+    """Raises `TypeError` naming an argument that is a sampler where arrays are needed."""
+    if isinstance(data, AbstractSampler):
+        raise TypeError(f"{name} must be arrays, got {type(data).__name__}: {reason}")
+
+
 def mean_over(function: Callable[[Array], PyTree], number: int) -> PyTree:
     """Returns the mean of `function(0), ..., function(number - 1)`, one after the other.
 

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..data.sampler import as_sampler
 from ..ground.checks import real
 from ..ground.keys import step_key
 from ..ground.tree import PartitionedModel, describe, strong
-from ..problem import BilevelProblem, as_hparams, check, inner_objective, outer_objective, refuse_unused
+from ..problem import BilevelProblem, as_hparams, at_step, check, inner_objective, outer_objective, refuse_unused
 from .optimiser_state import Carried, carried, with_loss
 from .proximal import PROXIMAL, Prox, bounds_of, prox_of
 from .state import InnerState, SolveStats
@@ -96,6 +97,7 @@ class AbstractInnerSolver(eqx.Module):
 
         Types are made a fixed point of `step`, so that a loop over it compiles once.
         """
+        self._refuse_batches(problem)
         try:
             state = self._first(problem, partitioned, hparams)
             after = jax.eval_shape(lambda s: self.step(problem, hparams, s, jax.random.key(0)), state)
@@ -159,6 +161,7 @@ class AbstractInnerSolver(eqx.Module):
 
     def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> InnerState:
         """Returns Φ(state; hparams, key). Differentiable in `state` and `hparams`."""
+        problem = at_step(problem, state.feed, state.solver.iter_num, key)
         solver, args = self._bind(problem, state.partitioned, hparams, key, differentiable=True)
         arrays, new = solver.update(state.partitioned.arrays, state.solver, *args)
         # What is only reported stays as it was: not computed at every step, nor its derivative (NaN at zero error).
@@ -179,7 +182,8 @@ class AbstractInnerSolver(eqx.Module):
 
         def update(carry: tuple[Array, InnerState]) -> tuple[Array, InnerState]:
             t, state = carry
-            solver, args = self._bind(problem, state.partitioned, hparams, step_key(key, t), differentiable=False)
+            now = at_step(problem, state.feed, state.solver.iter_num, step_key(key, t))
+            solver, args = self._bind(now, state.partitioned, hparams, step_key(key, t), differentiable=False)
             arrays, new = solver.update(state.partitioned.arrays, state.solver, *args)
             return t + 1, self._next(state, arrays, new)
 
@@ -207,7 +211,8 @@ class AbstractInnerSolver(eqx.Module):
         # Solvers that evaluate the loss at the start (LBFGS) do so with one fixed key.
         solver, args = self._bind(problem, partitioned, hparams, jax.random.key(0), differentiable=True)
         average = None if self.average is None else jax.tree.map(_in_single, partitioned.arrays)
-        return InnerState(partitioned, solver.init_state(partitioned.arrays, *args), average)
+        feed = as_sampler(problem.train).first_feed()
+        return InnerState(partitioned, solver.init_state(partitioned.arrays, *args), average, feed)
 
     def _next(self, state: InnerState, arrays: PyTree, solver: PyTree) -> InnerState:
         """Returns the state after an update to these weights."""
@@ -215,7 +220,13 @@ class AbstractInnerSolver(eqx.Module):
         if self.average is not None:
             new_share = 1 - self.average
             average = jax.tree.map(lambda mean, w: mean + new_share * (w.astype(mean.dtype) - mean), average, arrays)
-        return strong(InnerState(state.partitioned.with_arrays(arrays), solver, average))
+        return strong(InnerState(state.partitioned.with_arrays(arrays), solver, average, state.feed))
+
+    def _refuse_batches(self, problem: BilevelProblem) -> None:
+        """Raises `ValueError` where every step reads other data and the solver carries values from step to step."""
+        if as_sampler(problem.train).changes and not self._resamples:
+            name = self.solver_class.__name__
+            raise ValueError(f'train changes from step to step, and {name} carries values on: use order="all"')
 
     def _fresh(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, where: PyTree) -> InnerState:
         """Returns `state` with those parts of the optimiser's state as they are at the start of training."""

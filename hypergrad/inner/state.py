@@ -11,11 +11,13 @@ class InnerState(eqx.Module):
     """The state (w, s) of training: the model and the solver's own state (moments, counters, history).
 
     `average` holds the averaged weights, like the trained arrays, where the inner solver keeps them, else `None`.
+    `feed` holds what the training data say where they are read in parts, else `None`.
     """
 
     partitioned: PartitionedModel
     solver: PyTree
     average: PyTree = None
+    feed: Array | None = None
 
     @property
     def judged(self) -> PartitionedModel:

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ..ground.dependence import enters
 from ..ground.show import paragraph, show, show_size
 from ..ground.tree import PartitionedModel, partition
-from ..problem import BilevelProblem, Loss
+from ..problem import BilevelProblem, Loss, outer_value, reading_all
 from ..stats import Counts, Estimate
 
 NUM_DRAWS = 32  # evaluations of a random outer loss before a step becomes the best, and again afterwards; a power of 2
@@ -57,15 +57,19 @@ class Best(eqx.Module):
 
 def nothing_yet(problem: BilevelProblem, model: PyTree, hparams: PyTree, num_draws: int) -> Best:
     """Returns the `Best` of no steps; `num_draws` as in `draws_needed`."""
-    value = eqx.filter_eval_shape(problem.outer_loss, model, hparams, problem.valid, jax.random.key(0))
+    value = eqx.filter_eval_shape(outer_value, problem, model, hparams, jax.random.key(0))
     infinity = jnp.full_like(value, jnp.inf)
     return Best(hparams, infinity, partition(model), jnp.zeros_like(infinity), jnp.full(num_draws, infinity))
 
 
 def draws_needed(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> int:
-    """Returns `NUM_DRAWS` if the outer loss depends on its key, which its jaxpr tells, else 0."""
-    loss = lambda key: problem.outer_loss(model, hparams, problem.valid, key)
-    return NUM_DRAWS if any(enters(loss, jax.random.key(0))) else 0
+    """Returns `NUM_DRAWS` if the outer loss on all rows depends on its key, which its jaxpr tells.
+
+    Else 1 if the criterion of a step reads some rows alone, and 0 if it reads all.
+    """
+    all_rows = reading_all(problem)
+    loss = lambda key: outer_value(all_rows, model, hparams, key)
+    return NUM_DRAWS if any(enters(loss, jax.random.key(0))) else int(all_rows is not problem)
 
 
 class MeanOverKeys(eqx.Module):
@@ -80,7 +84,8 @@ class MeanOverKeys(eqx.Module):
 
 
 def averaged(problem: BilevelProblem, best: Best) -> BilevelProblem:
-    """Returns the problem with an outer loss that is not random: its mean over the fixed keys, where it is."""
+    """Returns the problem with an outer loss on all rows that is not random: its mean over the fixed keys."""
+    problem = reading_all(problem)
     if best.num_evaluations == 1:
         return problem
     return eqx.tree_at(lambda p: p.outer_loss, problem, MeanOverKeys(problem.outer_loss))
@@ -98,6 +103,8 @@ def better(
     evaluated under, one after the other, and given up as soon as its first 1, 2, 4, ... do not lie below those of the
     best together. If it comes through all of them it is the best, and its value is the mean over fresh keys.
 
+    Where the outer loss is not random but reads some rows of `valid`, one evaluation is on all of them.
+
     Where `affordable` is false a nomination is passed over.
 
     **Source**: successive halving of the field, after Jamieson and Talwalkar (2016), with one candidate at a time.
@@ -107,7 +114,8 @@ def better(
         won = Best(hparams, estimate.value, estimate.partitioned, best.error, best.draws)
         wins = finite & (estimate.value < best.value)
         return optax.tree.where(wins, won, best), Counts(), wins
-    evaluate = lambda key: problem.outer_loss(estimate.partitioned.model, hparams, problem.valid, key)
+    all_rows = reading_all(problem)
+    evaluate = lambda key: outer_value(all_rows, estimate.partitioned.model, hparams, key)
     nominated = finite & (estimate.value < jnp.mean(best.draws)) & affordable
     draws, number, wins = _race(evaluate, best.draws, nominated)
     value, error = jnp.mean(draws), jnp.zeros_like(best.error)

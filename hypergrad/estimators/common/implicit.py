@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ...curvature import Curvature, hessian
+from ...data.sampler import as_sampler
 from ...ground.derivatives import jvp
 from ...ground.tree import norm
 from ...inner import InnerState, SolveStats
@@ -79,6 +80,7 @@ class StationaryPoint(eqx.Module):
     outer_gap: Array  # |∇Fᵀ H⁻¹ ∇L|: how much F would still change, to first order, if the inner problem were solved
     rounding: Array  # of the gap
     kink: Kink | None = None  # where there is a proximal step
+    batches: int = 1  # of training data in every product
 
     @property
     def unconverged(self) -> Array:
@@ -100,8 +102,8 @@ class StationaryPoint(eqx.Module):
         )
         counts = Counts(
             iterations=solved.iterations,
-            inner_gradients=solved.gradients + 1,
-            hvps=self.solution.steps + 1,
+            inner_gradients=solved.gradients + self.batches,
+            hvps=self.batches * (self.solution.steps + 1),
             outer_gradients=1,
         )
         diagnostics |= {"inner_gradient_norm": self.inner_gradient_norm, "outer_gap": self.outer_gap}
@@ -137,4 +139,5 @@ def implicit_hypergradient(
     # vᵀ∇L as a derivative along v: the gradient itself would lie in memory through the solve.
     gap = jvp(lambda arrays: inner(arrays, training.hparams), arrays, solution.value)
     rounding = 50 * jnp.finfo(value.dtype).eps * norm(by_weights) * norm(arrays)
-    return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap), rounding)
+    batches = as_sampler(training.problem.train).batches_per_mean
+    return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap), rounding, batches=batches)

@@ -1,5 +1,6 @@
 """Training with momentum as a motion that can be followed both ways."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -11,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ...ground.keys import step_key
 from ...ground.tree import norm
 from ...inner import InnerState
-from ...problem import inner_objective
+from ...problem import at_step, inner_objective
 from ...training import Training
 from ..common.adjoint import Adjoint, size
 from . import integers as fixed_point
@@ -39,7 +40,9 @@ class Motion(eqx.Module):
     def state(self, position: Position, done: int) -> InnerState:
         """Returns the inner state after `done` steps."""
         memory = MomentumState(Clock(self.first.solver.internal_state.steps + done), position[1])
-        return eqx.tree_at(_moving, self.first, (self.first.partitioned.with_arrays(position[0]), memory))
+        first = self.first
+        solver = first.solver._replace(iter_num=first.solver.iter_num + done, internal_state=memory)
+        return dataclasses.replace(first, partitioned=first.partitioned.with_arrays(position[0]), solver=solver)
 
     def rates(self, t: Array, like: PyTree) -> tuple[PyTree, PyTree]:
         """Returns learning rate and momentum of step t."""
@@ -48,7 +51,9 @@ class Motion(eqx.Module):
     def gradient(self, weights: PyTree, hparams: PyTree, t: Array) -> PyTree:
         """Returns ∇_w L at step t."""
         key = step_key(self.training.key, t)
-        return jax.grad(inner_objective(self.training.problem, self.first.partitioned, key))(weights, hparams)
+        count = self.first.solver.iter_num + t
+        problem = at_step(self.training.problem, self.first.feed, count, key)
+        return jax.grad(inner_objective(problem, self.first.partitioned, key))(weights, hparams)
 
     def move(self, weights: PyTree, velocity: PyTree, gradient: PyTree, hparams: PyTree, t: Array) -> Position:
         """Does step t from a gradient."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ...data.sampler import as_sampler
 from ...estimators.common.error_bound import (
     ErrorBound,
     Measurement,
@@ -27,7 +28,7 @@ from ...ground.tree import norm
 from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ...linear.base import AbstractLinearSolver
 from ...linear.cg import CG
-from ...problem import BilevelProblem, as_hparams
+from ...problem import BilevelProblem, as_hparams, outer_value
 from ...stats import Counts, Estimate, Status, flag
 from ...training import Training
 from ..base import AbstractSearch, Record, SearchState, conclude, first_state
@@ -145,8 +146,10 @@ class MAID(AbstractSearch):
         inner = self.inner.init_to_learn(problem, params, hparams)
         refuse_proximal(self.inner, "MAID's error bounds need a Hessian; use GradientSearch with Implicit or HOAG")
         refuse_unseen(problem, self.inner, inner, hparams)
+        if as_sampler(problem.train).changes:
+            raise ValueError('train changes from step to step, which MAID cannot bound: use Batches(..., order="all")')
         refuse_complex(inner.partitioned.arrays, "MAID's error bounds are those of real ones")
-        value = eqx.filter_eval_shape(problem.outer_loss, inner.params, hparams, problem.valid, jax.random.key(0))
+        value = eqx.filter_eval_shape(outer_value, problem, inner.params, hparams, jax.random.key(0))
         number = lambda x, like: jnp.full((), x, like.dtype)
         scale = number(0, inner.solver.error)
         nowhere = Point(hparams, optax.tree.zeros_like(hparams), number(jnp.inf, value), number(0, value))

@@ -9,9 +9,10 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
+from ...data.sampler import as_sampler
 from ...estimators.common.refusals import refuse_complex
 from ...ground.tree import PartitionedModel, all_finite, norm
-from ...problem import BilevelProblem, check, inner_objective, outer_objective, refuse_unused
+from ...problem import BilevelProblem, at_step, check, inner_objective, outer_objective, refuse_unused
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ..base import AbstractSearch, Record, SearchState, conclude, first_state
 from ..retreat import Signal, move
@@ -47,6 +48,7 @@ class LoopState(eqx.Module):
     auxiliary: PyTree
     optimisers: tuple[PyTree, PyTree]
     memory: PyTree = None
+    feed: Array | None = None
 
     @property
     def params(self) -> PyTree:
@@ -75,7 +77,7 @@ def start(
     second = auxiliary(partitioned.arrays)
     states = optimisers.weights.init(partitioned.arrays), optimisers.auxiliary.init(second)
     opt_state = optimisers.hparams.init(hparams)
-    loop = LoopState(partitioned, second, states)
+    loop = LoopState(partitioned, second, states, feed=as_sampler(problem.train).first_feed())
     return first_state(problem, hparams, loop, opt_state, retreats=True, least_draws=least_draws)
 
 
@@ -111,8 +113,16 @@ def advance(
         diagnostics={"inner_gradient_norm": norm(directions.weights)},
     )
     estimate = Estimate(directions.hparams, found.value, loop.partitioned, stats)
-    loop = LoopState(loop.partitioned.with_arrays(arrays), auxiliary, states, loop.memory)
+    loop = LoopState(loop.partitioned.with_arrays(arrays), auxiliary, states, loop.memory, loop.feed)
     return conclude(problem, dataclasses.replace(moved, inner_state=loop), estimate, key, state.hparams)
+
+
+def with_batch(problem: BilevelProblem, state: SearchState, key: Array) -> tuple[BilevelProblem, SearchState]:
+    """Returns the problem with the training data of this step, and the state that remembers how they are read."""
+    loop, count = state.inner_state, state.num_steps
+    feed = as_sampler(problem.train).begin(loop.feed, key, count)
+    state = dataclasses.replace(state, inner_state=dataclasses.replace(loop, feed=feed))
+    return at_step(problem, feed, count, key), state
 
 
 def completed(calls: int, num_batches: int, k: Array) -> Array:

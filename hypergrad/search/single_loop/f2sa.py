@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ...problem import BilevelProblem, outer_value_and_grads
+from ...problem import BilevelProblem, outer_value, outer_value_and_grads
 from ...stats import Counts
 from ..base import AbstractSearch, Record, SearchState
 from ..gradient import identity
-from .common import Found, Rules, Variables, advance, check_optimisers, inner_gradients, start
+from .common import Found, Rules, Variables, advance, check_optimisers, inner_gradients, start, with_batch
 
 
 class F2SA(AbstractSearch):
@@ -68,13 +68,14 @@ class F2SA(AbstractSearch):
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Moves everything once."""
-        loop, hparams = state.inner_state, state.hparams
         inner_key, outer_key = jax.random.split(key)
+        batch, state = with_batch(problem, state, inner_key)
+        loop, hparams = state.inner_state, state.hparams
         pulled = loop.partitioned.with_arrays(loop.auxiliary)
-        gradient, slope = inner_gradients(problem, hparams, loop.partitioned, inner_key)
-        pulled_gradient, pulled_slope = inner_gradients(problem, hparams, pulled, inner_key)
+        gradient, slope = inner_gradients(batch, hparams, loop.partitioned, inner_key)
+        pulled_gradient, pulled_slope = inner_gradients(batch, hparams, pulled, inner_key)
         _, by_model, direct = outer_value_and_grads(problem, hparams, pulled, outer_key)
-        value = problem.outer_loss(loop.params, hparams, problem.valid, outer_key)
+        value = outer_value(problem, loop.params, hparams, outer_key)
         sigma = self.multiplier(state.num_steps) if callable(self.multiplier) else self.multiplier
         sigma = jnp.asarray(sigma, value.dtype)
         directions = Variables(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ...data.sampler import refuse_sampler
 from ...ground.tree import named_leaves
 from ...problem import BilevelProblem, outer_value_and_grads
 from ...stats import Counts, Status
@@ -74,6 +75,8 @@ class SABA(AbstractSearch):
 
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first step. Raises `ValueError` where the data cannot be cut into batches."""
+        for name, data in (("train", problem.train), ("valid", problem.valid)):
+            refuse_sampler(data, name, "SABA cuts its batches itself and remembers their gradients")
         _check_cut(problem.train, "train", "num_batches", self.num_batches)
         _check_cut(problem.valid, "valid", "num_valid_batches", self.num_valid_batches)
         again = int(self.num_valid_batches > 1)  # the value is that of one batch

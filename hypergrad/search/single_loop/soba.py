@@ -12,7 +12,7 @@ from ...problem import BilevelProblem, outer_value_and_grads
 from ...stats import Counts
 from ..base import AbstractSearch, Record, SearchState
 from ..gradient import identity
-from .common import Found, Rules, Variables, advance, check_optimisers, inner_products, start
+from .common import Found, Rules, Variables, advance, check_optimisers, inner_products, start, with_batch
 
 
 class SOBA(AbstractSearch):
@@ -21,7 +21,8 @@ class SOBA(AbstractSearch):
         w <- w - ρ ∇_w L,    v <- v - ρ' (H v - ∇_w F),    λ <- λ - γ (∂_λ F - (∂²L/∂w∂λ)ᵀ v)
 
     all right-hand sides at the old (w, v, λ). v starts at 0 and follows H⁻¹ ∇_w F. The losses draw their minibatches
-    from their keys: H v and (∂²L/∂w∂λ)ᵀ v get independent ones, ∇_w L that of H v.
+    from their keys: H v and (∂²L/∂w∂λ)ᵀ v get independent ones, ∇_w L that of H v. Of `Batches` all three read the
+    same one.
 
     **Arguments**
 
@@ -62,9 +63,10 @@ class SOBA(AbstractSearch):
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Moves everything once."""
-        loop, hparams = state.inner_state, state.hparams
         inner_key, mixed_key, outer_key = jax.random.split(key, 3)
-        gradient, hvp, mixed = inner_products(problem, hparams, loop.partitioned, loop.auxiliary, inner_key, mixed_key)
+        batch, state = with_batch(problem, state, inner_key)
+        loop, hparams = state.inner_state, state.hparams
+        gradient, hvp, mixed = inner_products(batch, hparams, loop.partitioned, loop.auxiliary, inner_key, mixed_key)
         value, by_model, direct = outer_value_and_grads(problem, hparams, loop.partitioned, outer_key)
         directions = Variables(gradient, optax.tree.sub(hvp, by_model.arrays), optax.tree.sub(direct, mixed))
         counts = Counts(iterations=1, inner_gradients=1, hvps=2, outer_gradients=1)
