@@ -72,13 +72,7 @@ def diagnose(
 
 
 def fewest_knots(
-    problem: BilevelProblem,
-    estimator: DrMAD,
-    params: PyTree,
-    hparams: PyTree,
-    *,
-    key: Array,
-    cosine: float = RIGHT,
+    problem: BilevelProblem, estimator: DrMAD, params: PyTree, hparams: PyTree, *, key: Array, cosine: float = RIGHT
 ) -> tuple[int, Diagnosis]:
     """Returns the fewest knots, of 1, 2, 4 and so on up to T, with which `estimator` reaches a similarity of
     `cosine` with the exact hypergradient, and the findings on the way. It is T where only the exact path will do."""

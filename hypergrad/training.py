@@ -16,6 +16,8 @@ from .inner import AbstractInnerSolver, InnerState, SolveStats
 from .problem import BilevelProblem, check_model, outer_value, outer_value_and_grads
 from .stats import Counts, Estimate, Stats
 
+Evaluated = tuple[Estimate, InnerState]  # with the state at the end of training
+
 
 class Training(eqx.Module):
     """One training run: an inner solver on a problem, at fixed hyperparameters, with the key of all its steps.
@@ -101,7 +103,7 @@ class Training(eqx.Module):
         """
         return outer_value_and_grads(self.problem, self.hparams, end.judged, self.keys.outer)
 
-    def evaluate(self, state: InnerState) -> tuple[Estimate, InnerState]:
+    def evaluate(self, state: InnerState) -> Evaluated:
         """Trains from `state` and measures the outer loss; returns an estimate without a hypergradient, and the end."""
         end, solved = self.solve(state)
         value = outer_value(self.problem, end.params, self.hparams, self.keys.outer)

@@ -12,7 +12,7 @@ from ..linear.base import AbstractLinearSolver
 from ..linear.cg import CG
 from ..problem import BilevelProblem
 from ..stats import Estimate
-from ..training import Training
+from ..training import Evaluated, Training
 from .base import AbstractEstimator
 from .common.error_bound import Measurement, StrongConvexity, as_strong_convexity, with_error_bound
 from .common.implicit import LinearSystem, Preconditioner
@@ -84,9 +84,7 @@ class Implicit(AbstractEstimator):
         return state
 
     @eqx.filter_jit
-    def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
-    ) -> tuple[Estimate, InnerState]:
+    def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> Evaluated:
         """Trains, then solves the linear system."""
         training = Training(self.inner, problem, hparams, key)
         end, solved = training.solve(training.begin(state, self.warm_start), self.tol)

@@ -119,11 +119,7 @@ def inner_gradient_norm(training: Training, state: InnerState) -> Array:
 
 
 def implicit_hypergradient(
-    training: Training,
-    end: InnerState,
-    system: LinearSystem,
-    init: PyTree | None = None,
-    rtol: Array | float = 0.0,
+    training: Training, end: InnerState, system: LinearSystem, init: PyTree | None = None, rtol: Array | float = 0.0
 ) -> StationaryPoint:
     """Returns dF/dλ = ∂_λ F - (∂²L/∂w∂λ)ᵀ v with H v = ∇_w F, at the end of training.
 

@@ -112,11 +112,7 @@ def distance_to_solution(training: Training, state: InnerState, system: LinearSy
 
 
 def hypergradient_at_solution(
-    training: Training,
-    end: InnerState,
-    system: LinearSystem,
-    init: PyTree | None = None,
-    rtol: Array | float = 0.0,
+    training: Training, end: InnerState, system: LinearSystem, init: PyTree | None = None, rtol: Array | float = 0.0
 ) -> StationaryPoint:
     """Returns dF/dλ at the end of training, through the stationary point or the fixed point of a proximal step.
 

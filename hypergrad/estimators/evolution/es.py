@@ -12,7 +12,7 @@ from ...ground.keys import perturbation_key
 from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
 from ...problem import BilevelProblem, as_hparams
 from ...stats import Counts, Estimate, Stats
-from ...training import Training
+from ...training import Evaluated, Training
 from ..base import AbstractEstimator
 from .perturbations import (
     BATCH,
@@ -76,9 +76,7 @@ class ES(AbstractEstimator):
         return state
 
     @eqx.filter_jit
-    def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array
-    ) -> tuple[Estimate, InnerState]:
+    def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> Evaluated:
         """Trains once at `hparams` and twice for every pair."""
         training = Training(self.inner, problem, hparams, key)
         perturbations = draw(perturbation_key(key, self.inner.num_steps), self.num_pairs, self.sigma, hparams)

@@ -1,5 +1,6 @@
 """Evolution strategies that move the hyperparameters in the midst of training."""
 
+import abc
 import dataclasses
 
 import equinox as eqx
@@ -58,7 +59,73 @@ class OnlineState(eqx.Module):
         return self.inner.params
 
 
-class PES(AbstractEstimator):
+class AbstractOnline(AbstractEstimator):
+    """Pairs of runs that train on from truncation to truncation, perturbed and scored as a subclass does it."""
+
+    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
+    truncation: int = field(TRUNCATION)
+    num_pairs: int = field(PAIRS, 16)
+    _: dataclasses.KW_ONLY
+    sigma: Sigma = eqx.field(converter=as_sigma, default=0.1)
+    final: bool = field(boolean("final"), False)
+
+    def __check_init__(self) -> None:
+        if self.inner.num_steps % self.truncation:
+            steps = self.inner.num_steps
+            raise ValueError(f"truncation must divide the number of inner steps {steps}, got {self.truncation}")
+
+    @abc.abstractmethod
+    def perturb(self, particles: Particles, begins: Array, fresh: PyTree) -> tuple[PyTree, PyTree]:
+        """Returns the perturbations ε_i of a truncation and the scores ξ_i, from fresh draws.
+
+        `begins` is true for the first truncation of a training.
+        """
+
+    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> OnlineState:
+        """Returns the state before the first truncation. Raises where the arguments do not fit."""
+        hparams = as_hparams(hparams)
+        spread_sigma(self.sigma, hparams)
+        inner = self.inner.init_to_learn(problem, params, hparams)
+        self.inner.refuse_adrift(hparams, inner)
+        refuse_too_many(inner.partitioned, self.num_pairs, "num_pairs")
+        stack = lambda number: lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape))
+        number = self.num_pairs
+        nothing = jax.tree.map(stack(number), optax.tree.zeros_like(hparams))
+        outer = eqx.filter_eval_shape(problem.outer_loss, inner.params, hparams, problem.valid, jax.random.key(0))
+        states = jax.tree.map(stack(2 * number), inner)
+        particles = Particles(states, nothing, nothing, jnp.zeros(2 * number, outer.dtype))
+        return OnlineState(inner, inner, particles, jnp.zeros((), jnp.int32))
+
+    @eqx.filter_jit
+    def step(
+        self, problem: BilevelProblem, hparams: PyTree, state: OnlineState, key: Array
+    ) -> tuple[Estimate, OnlineState]:
+        """Trains all runs for one truncation, every pair perturbed by its ε_i and weighted by its ξ_i."""
+        training, length, begins = Training(self.inner, problem, hparams, key), self.truncation, state.t == 0
+        fresh = draw(perturbation_key(key, self.inner.num_steps), self.num_pairs, self.sigma, hparams)
+        perturbations, scores = self.perturb(state.particles, begins, fresh)
+
+        def run(hparams: PyTree, now: InnerState) -> tuple[InnerState, Array, Array]:
+            there = training.at(hparams)
+            go_on = lambda: self.inner.renew(problem, hparams, now)
+            start = optax.tree.where(begins, there.begin(state.first, False), go_on())
+            end = there.advance(start, state.t, state.t + length)
+            value = problem.outer_loss(end.params, hparams, problem.valid, training.keys.outer)
+            return end, value, self.inner.num_gradients(start, end, length)
+
+        ends, values, spent = jax.vmap(run)(signed(hparams, perturbations), state.particles.states)
+        end, value, spent_here = run(hparams, state.inner)
+        changes = values - jnp.where(begins, 0, state.particles.values) if self.final else values
+        signal = signal_of(pair_estimates(changes, scores, self.sigma, hparams))
+        runs = 2 * self.num_pairs + 1
+        counts = Counts(iterations=runs * length, inner_gradients=jnp.sum(spent) + spent_here, evaluations=runs)
+        stats = Stats(counts, signal.status, diagnostics={"noise": signal.noise})
+        t = (state.t + length) % self.inner.num_steps
+        after = OnlineState(state.first, end, Particles(ends, perturbations, scores, values), t)
+        return Estimate(signal.mean, value, end.judged, stats), after
+
+
+class PES(AbstractOnline):
     """Persistent evolution strategies: `ES` that moves λ every K of T training steps, without the bias of truncation.
 
         g_k = 1/N Σ_i ξ_i (F(w_i⁺) - F(w_i⁻)) / 2σ²,    ξ_i <- ξ_i + ε_i,    ε_i ~ N(0, σ²) anew at every truncation
@@ -84,32 +151,12 @@ class PES(AbstractEstimator):
     **Source**: Vicol, Metz, Sohl-Dickstein (2021), Algorithm 2; section 5 for the final loss.
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
-    truncation: int = field(TRUNCATION)
-    num_pairs: int = field(PAIRS, 16)
-    _: dataclasses.KW_ONLY
-    sigma: Sigma = eqx.field(converter=as_sigma, default=0.1)
-    final: bool = field(boolean("final"), False)
-
-    def __check_init__(self) -> None:
-        refuse_truncation(self.inner, self.truncation)
-
-    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> OnlineState:
-        """Returns the state to start from. Raises where the arguments do not fit."""
-        return first_state(self, problem, params, hparams)
-
-    @eqx.filter_jit
-    def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: OnlineState, key: Array
-    ) -> tuple[Estimate, OnlineState]:
-        """Trains all runs for one truncation."""
-        fresh = draw(perturbation_key(key, self.inner.num_steps), self.num_pairs, self.sigma, hparams)
-        begins, old = state.t == 0, state.particles.scores
-        scores = jax.tree.map(lambda xi, e: jnp.where(begins, 0, xi) + e, old, fresh)
-        return truncated_step(self, problem, hparams, state, key, fresh, scores)
+    def perturb(self, particles: Particles, begins: Array, fresh: PyTree) -> tuple[PyTree, PyTree]:
+        """Returns the fresh draws, and their sum over the truncations of this training."""
+        return fresh, jax.tree.map(lambda xi, e: jnp.where(begins, 0, xi) + e, particles.scores, fresh)
 
 
-class NRES(AbstractEstimator):
+class NRES(AbstractOnline):
     """Noise-reuse evolution strategies: `PES` with one perturbation for the whole of training.
 
         g_k = 1/N Σ_i ε_i (F(w_i⁺) - F(w_i⁻)) / 2σ²,    ε_i ~ N(0, σ²) anew at every training
@@ -122,81 +169,7 @@ class NRES(AbstractEstimator):
     **Source**: Li, Vicol, Metz, Sohl-Dickstein et al. (2023), Algorithm 1, in step instead of staggered.
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
-    truncation: int = field(TRUNCATION)
-    num_pairs: int = field(PAIRS, 16)
-    _: dataclasses.KW_ONLY
-    sigma: Sigma = eqx.field(converter=as_sigma, default=0.1)
-    final: bool = field(boolean("final"), False)
-
-    def __check_init__(self) -> None:
-        refuse_truncation(self.inner, self.truncation)
-
-    def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> OnlineState:
-        """Returns the state to start from. Raises where the arguments do not fit."""
-        return first_state(self, problem, params, hparams)
-
-    @eqx.filter_jit
-    def step(
-        self, problem: BilevelProblem, hparams: PyTree, state: OnlineState, key: Array
-    ) -> tuple[Estimate, OnlineState]:
-        """Trains all runs for one truncation."""
-        fresh = draw(perturbation_key(key, self.inner.num_steps), self.num_pairs, self.sigma, hparams)
-        begins, old = state.t == 0, state.particles.perturbations
-        kept = jax.tree.map(lambda new, e: jnp.where(begins, new, e), fresh, old)
-        return truncated_step(self, problem, hparams, state, key, kept, kept)
-
-
-def refuse_truncation(inner: AbstractInnerSolver, truncation: int) -> None:
-    """Raises `ValueError` for a truncation that does not divide the training steps."""
-    if inner.num_steps % truncation:
-        raise ValueError(f"truncation must divide the number of inner steps {inner.num_steps}, got {truncation}")
-
-
-def first_state(estimator: PES | NRES, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> OnlineState:
-    """Returns the state before the first truncation. Raises where the arguments do not fit."""
-    hparams = as_hparams(hparams)
-    spread_sigma(estimator.sigma, hparams)
-    inner = estimator.inner.init_to_learn(problem, params, hparams)
-    estimator.inner.refuse_adrift(hparams, inner)
-    refuse_too_many(inner.partitioned, estimator.num_pairs, "num_pairs")
-    stack = lambda number: lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape))
-    number = estimator.num_pairs
-    nothing = jax.tree.map(stack(number), optax.tree.zeros_like(hparams))
-    outer = eqx.filter_eval_shape(problem.outer_loss, inner.params, hparams, problem.valid, jax.random.key(0))
-    states = jax.tree.map(stack(2 * number), inner)
-    particles = Particles(states, nothing, nothing, jnp.zeros(2 * number, outer.dtype))
-    return OnlineState(inner, inner, particles, jnp.zeros((), jnp.int32))
-
-
-def truncated_step(
-    estimator: PES | NRES,
-    problem: BilevelProblem,
-    hparams: PyTree,
-    state: OnlineState,
-    key: Array,
-    perturbations: PyTree,
-    scores: PyTree,
-) -> tuple[Estimate, OnlineState]:
-    """Returns the estimate of one truncation, in which every pair is perturbed by ε_i and weighted by ξ_i."""
-    training, length = Training(estimator.inner, problem, hparams, key), estimator.truncation
-    begins = state.t == 0
-
-    def run(hparams: PyTree, now: InnerState) -> tuple[InnerState, Array, Array]:
-        there = training.at(hparams)
-        go_on = lambda: estimator.inner.renew(problem, hparams, now)
-        start = optax.tree.where(begins, there.begin(state.first, False), go_on())
-        end = there.advance(start, state.t, state.t + length)
-        value = problem.outer_loss(end.params, hparams, problem.valid, training.keys.outer)
-        return end, value, estimator.inner.num_gradients(start, end, length)
-
-    ends, values, spent = jax.vmap(run)(signed(hparams, perturbations), state.particles.states)
-    end, value, spent_here = run(hparams, state.inner)
-    changes = values - jnp.where(begins, 0, state.particles.values) if estimator.final else values
-    signal = signal_of(pair_estimates(changes, scores, estimator.sigma, hparams))
-    runs = 2 * estimator.num_pairs + 1
-    counts = Counts(iterations=runs * length, inner_gradients=jnp.sum(spent) + spent_here, evaluations=runs)
-    stats = Stats(counts, signal.status, diagnostics={"noise": signal.noise})
-    t = (state.t + length) % estimator.inner.num_steps
-    after = OnlineState(state.first, end, Particles(ends, perturbations, scores, values), t)
-    return Estimate(signal.mean, value, end.judged, stats), after
+    def perturb(self, particles: Particles, begins: Array, fresh: PyTree) -> tuple[PyTree, PyTree]:
+        """Returns the draws of the first truncation of this training, twice."""
+        kept = jax.tree.map(lambda new, e: jnp.where(begins, new, e), fresh, particles.perturbations)
+        return kept, kept
