@@ -98,7 +98,7 @@ def baselines(real: Rows, seed: int) -> dict[str, Rows]:
     return dict(zip(BASELINES, (real.take(np.array(drawn)), Rows(means, labels), real), strict=True))
 
 
-def trained_accuracy(inner: hg.AbstractInnerSolver, model: eqx.nn.MLP, images, labels, test: Rows) -> float:
+def trained_accuracy(inner: hg.AbstractInnerSolver, model: eqx.nn.MLP, images: Any, labels: Any, test: Rows) -> float:
     """Returns the test accuracy in percent of `model` after training on some images."""
     problem = hg.BilevelProblem(inner_loss, outer_loss, train=jnp.asarray(labels), valid=tuple(test))
     end = hg.evaluate(inner, problem, model, jnp.asarray(images), jax.random.key(0))
@@ -149,7 +149,7 @@ def main(config: Config) -> dict[str, Any]:
     return save(config, runs, table, history, heading)
 
 
-def draw(out: Path, history: list[dict], images: dict[str, np.ndarray]) -> None:
+def draw(out: Path, history: list[dict[str, Any]], images: dict[str, np.ndarray]) -> None:
     """Draws the loss against hyper-steps, and the images of the first seed."""
     with figure(out / "loss.png", size=(6, 4)) as axes:
         curves(axes, history, "hyper_steps", "outer_loss", "method")

@@ -125,7 +125,7 @@ def main(config: Config) -> dict[str, Any]:
     return save(config, runs, table, history, heading)
 
 
-def draw(out: Path, history: list[dict]) -> None:
+def draw(out: Path, history: list[dict[str, Any]]) -> None:
     """Draws the accuracy on the three sets against hyper-steps."""
     with figure(out / "accuracy.png", 1, 3, (12, 3.8), sharey=True) as axes:
         for axis, part in zip(axes, PARTS, strict=True):

@@ -18,6 +18,7 @@ import hypergrad as hg
 from .common.cells import Advance, grid, rows, run_cells
 from .common.command import command
 from .common.config import Digits, NonNegativeFloat, OnSplits, Out, Positive, PositiveFloat, Train, Valid
+from .common.data import Rows
 from .common.figures import COLOURS, curves, figure
 from .common.report import Row, save, spread_table
 
@@ -119,7 +120,7 @@ def best_single(
     return chosen, trained
 
 
-def measured(params, valid, test) -> dict[str, float]:
+def measured(params: PyTree, valid: PyTree, test: Rows) -> dict[str, float]:
     """Returns validation and test loss and accuracy of trained weights."""
     numbers = (*measure(params, valid), *measure(params, tuple(test)))
     names = ("valid_loss", "valid_accuracy", "test_loss", "test_accuracy")

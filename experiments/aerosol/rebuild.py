@@ -63,7 +63,7 @@ def inputs() -> np.ndarray:
 
 
 @cache
-def parcel_model() -> Callable:
+def parcel_model() -> Callable[..., Any]:
     """Returns a compiled function from a row to (highest supersaturation, activated fraction, its time, status).
 
     Air rises from saturation with all particles in equilibrium until dS/dt = 0. The activated fraction is the part of

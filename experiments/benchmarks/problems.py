@@ -12,6 +12,7 @@ The data are synthetic, in float32.
 import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -92,7 +93,9 @@ def mlp(seed: int, num_steps: int = 100) -> Benchmark:
     return Benchmark("P2", hg.BilevelProblem(*losses, train, valid), params, hparams, 0.1, num_steps)
 
 
-def tanh_network(rng: np.random.Generator, widths: Sequence[int]) -> tuple[tuple[Callable, Callable], PyTree]:
+def tanh_network(
+    rng: np.random.Generator, widths: Sequence[int]
+) -> tuple[tuple[Callable[..., Any], Callable[..., Any]], PyTree]:
     """Returns the losses of a tanh network with one penalty per weight and bias, and its initial weights."""
 
     def predict(params, x):
@@ -130,7 +133,7 @@ def softmax(seed: int, num_steps: int = 100) -> Benchmark:
     return Benchmark("P3", problem, jnp.zeros((784, 10)), jnp.zeros(1000), 0.5, num_steps)
 
 
-def prototypes(rng: np.random.Generator, noise: float) -> Callable:
+def prototypes(rng: np.random.Generator, noise: float) -> Callable[..., Any]:
     """Returns a function `(rows, wrong) -> (x, labels)` that draws noise around ten Gaussian centres in 784 dimensions.
 
     A fraction `wrong` of the labels is replaced by another class.

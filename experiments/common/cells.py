@@ -19,7 +19,7 @@ Advance = Callable[[float], Any]  # takes the share of a cell that was done sinc
 WHERE = ("out", "cache", "quick")  # options that do not change a result
 
 
-def grid(**axes: Iterable) -> list[Labels]:
+def grid(**axes: Iterable[Any]) -> list[Labels]:
     """Returns the labels of all combinations, the last axis fastest."""
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
 

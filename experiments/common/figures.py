@@ -17,7 +17,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#5
 
 
 @contextmanager
-def figure(path: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4.5), **options) -> Iterator:
+def figure(
+    path: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4.5), **options: Any
+) -> Iterator[Any]:
     """Yields the axes of a new figure, an array of them if there are several, and saves the figure at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
@@ -26,14 +28,14 @@ def figure(path: Path, rows: int = 1, columns: int = 1, size: tuple[float, float
     plt.close(drawn)
 
 
-def band(ax, x: Any, lines: Any, label: str, colour: str, style: str = "-") -> None:
+def band(ax: Any, x: Any, lines: Any, label: str, colour: str, style: str = "-") -> None:
     """Draws the median of several curves of shape (runs, points) and their range."""
     lines = np.asarray(lines)
     ax.plot(x, np.median(lines, 0), color=colour, label=label, lw=1.8, ls=style)
     ax.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
 
 
-def curves(ax, history: Sequence[Row], x: str, y: str, by: str) -> None:
+def curves(ax: Any, history: Sequence[Row], x: str, y: str, by: str) -> None:
     """Draws a `band` of y against x over the runs for every value of `by`; all runs have the same x."""
     for name, colour in zip(dict.fromkeys(line[by] for line in history), COLOURS, strict=False):
         lines = [line for line in history if line[by] == name]
@@ -43,7 +45,7 @@ def curves(ax, history: Sequence[Row], x: str, y: str, by: str) -> None:
     ax.grid(alpha=0.3)
 
 
-def step_curves(ax, history: Sequence[Row], x: str, y: str, colours: Mapping[str, str]) -> None:
+def step_curves(ax: Any, history: Sequence[Row], x: str, y: str, colours: Mapping[str, str]) -> None:
     """Draws a `band` of y against x over the seeds for every method, each run a step function.
 
     Measurements without a value of y are left out. A band begins where all runs have been measured.

@@ -103,13 +103,15 @@ def spread_table(runs: Sequence[Row], by: Sequence[str], columns: Sequence[str])
 
 def grouped(rows: Iterable[Row], by: Sequence[str]) -> list[list[Row]]:
     """Returns the rows that agree in `by` together, in order of appearance."""
-    groups: dict[tuple, list] = {}
+    groups: dict[tuple[Any, ...], list[Any]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in by), []).append(row)
     return list(groups.values())
 
 
-def save(config: Common, runs: Sequence[Row], table: Sequence[Row], history: Sequence[Row], title: str, **more: Any):
+def save(
+    config: Common, runs: Sequence[Row], table: Sequence[Row], history: Sequence[Row], title: str, **more: Any
+) -> Any:
     """Writes summary.json, history.csv and table.md, prints the table, and returns the summary.
 
     `more` goes into the summary as well.

@@ -144,7 +144,7 @@ def main(config: Config) -> dict[str, Any]:
     return report(config, cells)
 
 
-def report(config: Config, cells: list[dict]) -> dict[str, Any]:
+def report(config: Config, cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Writes summary.json, history.csv and table.md, and returns the summary."""
     runs, columns = rows(cells, "runs"), ("best_value", "test_accuracy", "test_nll", *COUNTS, "seconds")
     table = spread_table(runs, ("method",), columns)
@@ -158,7 +158,9 @@ def report(config: Config, cells: list[dict]) -> dict[str, Any]:
 HEADINGS = {"iterations": "updates of the weights", "seconds": "seconds, without compilation"}
 
 
-def draw(out: Path, learned: dict[str, np.ndarray], shape: tuple[int, int], history: list[dict], label: str) -> None:
+def draw(
+    out: Path, learned: dict[str, np.ndarray], shape: tuple[int, int], history: list[dict[str, Any]], label: str
+) -> None:
     """Draws the courses of all methods, and the log-variances that were learned for the first layer of this shape."""
     for unit in HEADINGS:
         courses(out / f"criterion_{unit}.png", history, unit, label)
@@ -167,7 +169,7 @@ def draw(out: Path, learned: dict[str, np.ndarray], shape: tuple[int, int], hist
         maps(out / "first_layer.png", learned, shape)
 
 
-def courses(path: Path, history: list[dict], unit: str, label: str) -> None:
+def courses(path: Path, history: list[dict[str, Any]], unit: str, label: str) -> None:
     """Draws the best criterion so far against cost; a line where the budget was larger."""
     with figure(path) as axes:
         step_curves(axes, [line for line in history if line["method"] != "best_scalar"], unit, "best", COLOURS)

@@ -90,7 +90,7 @@ def reached(values: list[float | None]) -> str:
     return f"{np.median(there):.3g}" + ("" if len(there) == len(values) else f" ({len(there)} of {len(values)})")
 
 
-def table_of(runs: list[dict]) -> list[dict[str, str]]:
+def table_of(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Returns one line per data set and method."""
     lines = []
     for ours in grouped(runs, ("data", "method")):
@@ -132,7 +132,7 @@ def report(config: Config, cells: list[dict[str, Any]], features: list[dict[str,
     return summary
 
 
-def feature_table(runs: list[dict]) -> list[dict[str, str]]:
+def feature_table(runs: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Returns the table of one penalty per feature: ours and the reference code."""
     columns = ("first_loss", "best_loss", "gradients_to_reference", "gradients", "rises", "inner_limit_hits")
     reference = {"method": "fabianp/hoag, own run of it (one seed)", "first_loss": "0.693"}

@@ -147,7 +147,7 @@ def report(config: Config, cells: list[dict[str, Any]]) -> dict[str, Any]:
     return save(config, runs, table, history, heading)
 
 
-def beside_published(data: str, line: dict) -> dict:
+def beside_published(data: str, line: dict[str, Any]) -> dict[str, Any]:
     """Returns the line of the table with the published accuracy next to ours."""
     published = PUBLISHED[data].get(line["method"].removesuffix("_sum"), {}).get(line["noise"], "-")
     head = {name: line[name] for name in ("noise", "method", "test_accuracy")}

@@ -2,12 +2,12 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 from scipy.linalg import solve_triangular
 
 from .data import Measurements, ProtonTables
@@ -118,7 +118,7 @@ def split_points(measured: Measurements, used: np.ndarray, fraction: float, seed
     return Split(split(train), split(~train))
 
 
-def all_fields(theory: AbstractTheory, members, own, hparams, choices) -> tuple[Array, Array]:
+def all_fields(theory: AbstractTheory, members: PyTree, own: Any, hparams: Any, choices: Any) -> tuple[Array, Array]:
     """Returns fields and `rest` of all members, (M, columns) and (M, points)."""
 
     def one(*args):

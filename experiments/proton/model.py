@@ -1,7 +1,7 @@
 """A network and its predictions: x times the PDFs, or a function of some features. One replica at a time."""
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -68,7 +68,7 @@ def draw_own(key: Array, sizes: list[tuple[int, int]], outputs: int) -> Own:
     return Own(normal, uniform, jax.random.uniform(keys[-1], (2, outputs), minval=-1.0))
 
 
-def effective_weights(moved: Layers, own: Own, hparams: dict, choices: Choices) -> list[Array]:
+def effective_weights(moved: Layers, own: Own, hparams: dict[str, Any], choices: Choices) -> list[Array]:
     """Returns W_l = mask_l (s_l √(2/(in + out)) z_l + ΔW_l), with the true numbers of units in and out.
 
     The mask is 0 for units beyond the width chosen, so that the network is the narrower one exactly. Training moves
@@ -84,7 +84,7 @@ def effective_weights(moved: Layers, own: Own, hparams: dict, choices: Choices) 
     return weights
 
 
-def network(moved: Layers, own: Own, hparams: dict, choices: Choices, x: Array) -> Array:
+def network(moved: Layers, own: Own, hparams: dict[str, Any], choices: Choices, x: Array) -> Array:
     """Returns outputs of shape (rows, outputs) at inputs of shape (rows, inputs); the last layer is linear.
 
     sigmoid(z) = ½ + ½ tanh(z/2), so that the choice between it and tanh costs nothing.
@@ -96,7 +96,7 @@ def network(moved: Layers, own: Own, hparams: dict, choices: Choices, x: Array) 
     return x @ last[0].T + last[1]
 
 
-def penalty(moved: Layers, own: Own, hparams: dict, choices: Choices) -> Array:
+def penalty(moved: Layers, own: Own, hparams: dict[str, Any], choices: Choices) -> Array:
     """Returns Σ_l exp(log_decay_l) |W_l|²."""
     sizes = jnp.stack([jnp.sum(w**2) for w in effective_weights(moved, own, hparams, choices)])
     return jnp.sum(jnp.exp(hparams["log_decay"]) * sizes)
@@ -109,7 +109,7 @@ class AbstractTheory(eqx.Module):
     outputs: eqx.AbstractVar[int]
 
     @abc.abstractmethod
-    def fields(self, moved: Layers, own: Own, hparams: dict, choices: Choices) -> Array:
+    def fields(self, moved: Layers, own: Own, hparams: dict[str, Any], choices: Choices) -> Array:
         """Returns values of shape (columns,)."""
 
     @abc.abstractmethod
@@ -176,7 +176,7 @@ class ProtonTheory(AbstractTheory):
         self.x, self.node_weights = to(np.concatenate([tables.grid, nodes])), to(weights)
         self.inputs, self.outputs = 2, len(tables.basis)
 
-    def distributions(self, moved, own, hparams, choices, x: Array | None = None) -> Array:
+    def distributions(self, moved: Any, own: Any, hparams: Any, choices: Any, x: Array | None = None) -> Array:
         """Returns x f_b of shape (points, 8), at the grid and the nodes, before them at x if that is given."""
         nodes = len(self.node_weights)
         x = self.x if x is None else jnp.concatenate([x, self.x[-nodes:]])

@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from matplotlib.ticker import NullFormatter
 
 import hypergrad as hg
@@ -18,7 +19,12 @@ LABELS = {"S": r"\Sigma", "g": "g", "V": "V", "V3": "V_3", "V8": "V_8", "T3": "T
 
 
 def draw_all(
-    folder: Path, measured: Measurements, trials: Sequence[Mapping], summary: Mapping, predictions: np.ndarray, keep
+    folder: Path,
+    measured: Measurements,
+    trials: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    predictions: np.ndarray,
+    keep: np.ndarray,
 ) -> None:
     """Draws all plots that need no network."""
     search_curves(folder / "search.png", trials, summary)
@@ -30,7 +36,9 @@ def draw_all(
     data_theory(folder / "data_theory.png", measured, predictions[keep])
 
 
-def distributions(problem: hg.BilevelProblem, members, unit, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distributions(
+    problem: hg.BilevelProblem, members: PyTree, unit: PyTree, keep: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns x and x f of shape (R, x, 8) at Q0, on 120 points."""
     x = np.concatenate([np.geomspace(1e-5, 0.1, 70), np.linspace(0.11, 0.95, 50)])
     given = problem.train
@@ -118,7 +126,7 @@ def set_chi2(path: Path, sets: Mapping[str, Mapping[str, float]]) -> None:
         ax.legend()
 
 
-def trial_statistics(path: Path, trials: Sequence[Mapping], summary: Mapping) -> None:
+def trial_statistics(path: Path, trials: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
     """Draws φ² against chi2 on held-out folds, the band of one σ, and the trials chosen from it."""
     done = [trial for trial in trials if trial["L1"] is not None]
     with figure(path) as ax:
@@ -137,7 +145,7 @@ def trial_statistics(path: Path, trials: Sequence[Mapping], summary: Mapping) ->
         ax.grid(alpha=0.3)
 
 
-def search_curves(path: Path, trials: Sequence[Mapping[str, Any]], summary: Mapping) -> None:
+def search_curves(path: Path, trials: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
     """Draws the lowest L1 so far against gradients, median and range over seeds."""
     with figure(path) as ax:
         end = max(trial["gradients_so_far"] for trial in trials)

@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     ensemble: Ensemble
 
 
-def report(config, found: Outcome, ranges: Ranges) -> dict[str, Any]:
+def report(config: Any, found: Outcome, ranges: Ranges) -> dict[str, Any]:
     """Writes summary, tables, arrays and plots, prints the essence and returns the summary."""
     measured, trials, ensemble = found.measured, found.trials, found.ensemble
     predictions = ensemble.fit.predictions(ensemble.members, ensemble.unit, ensemble.problem)[0]
@@ -70,7 +70,7 @@ def report(config, found: Outcome, ranges: Ranges) -> dict[str, Any]:
     return summary
 
 
-def say(config, summary: dict[str, Any]) -> None:
+def say(config: Any, summary: dict[str, Any]) -> None:
     """Prints the table of the searches and the chi2 of the final ensemble."""
     final, sizes = summary["final"], f"{config.trials} trials of {config.steps} steps a search, {config.seeds} seeds"
     print(f"\n{config.data}: {sizes}\n\n{text_table(summary['table'])}")
@@ -80,9 +80,9 @@ def say(config, summary: dict[str, Any]) -> None:
     )
 
 
-def compare(config, trials: list[Row]) -> list[dict[str, Any]]:
+def compare(config: Any, trials: list[Row]) -> list[dict[str, Any]]:
     """Returns one line per search: the lowest L1, and the share of the budget until the lowest L1 of TPE is reached."""
-    runs: dict[tuple[str, int], list[dict]] = {}
+    runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for trial in trials:
         if trial["L1"] is not None:
             runs.setdefault((trial["method"], trial["seed"]), []).append(trial)
@@ -108,7 +108,7 @@ def compare(config, trials: list[Row]) -> list[dict[str, Any]]:
     return table
 
 
-def write_arrays(path: Path, measured: Measurements, predictions, kept, held_out) -> None:
+def write_arrays(path: Path, measured: Measurements, predictions: np.ndarray, kept: Any, held_out: np.ndarray) -> None:
     """Writes everything that every statistic can be computed from."""
     np.savez_compressed(
         path,

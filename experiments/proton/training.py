@@ -89,7 +89,7 @@ class Optimiser(eqx.Module):
         return ens.early_stopping(each, losses, self.given.choices.patience, max_updates=self.steps)
 
 
-def _adam(setting) -> optax.GradientTransformation:
+def _adam(setting: Any) -> optax.GradientTransformation:
     rates, nesterov = setting
     plain, lookahead = (optax.scale_by_adam(eps=0.0, eps_root=1e-14, nesterov=n) for n in (False, True))
 

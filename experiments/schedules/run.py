@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 from scipy.special import expit, logit
 
 import hypergrad as hg
@@ -98,7 +98,7 @@ def learn(
     return values, state
 
 
-def initialisations(like) -> dict[str, Any]:
+def initialisations(like: PyTree) -> dict[str, Any]:
     """Returns log-scales to choose from: the start of the learned ones, and 1/sqrt(inputs) with biases near zero."""
     fan_in = [
         {"weight": -0.5 * np.log(layer["weight"].shape[0]), "bias": -20.0} for layer in like
@@ -137,7 +137,7 @@ def best_constants(
 
 
 def fresh(
-    trainer: Trainer, problem: hg.BilevelProblem, data: Splits, hparams, keys: Sequence[Array]
+    trainer: Trainer, problem: hg.BilevelProblem, data: Splits, hparams: Hparams, keys: Sequence[Array]
 ) -> dict[str, float]:
     """Returns mean losses and accuracy after training with new initial weights and batches, one for every key."""
     found = []
@@ -167,7 +167,7 @@ def main(config: Config) -> dict[str, Any]:
         constants, cost = best_constants(trainer, problem, grid_key, gradients)
         best = min(constants.values(), key=lambda one: one.loss)
         more_values, improved = learn(trainer.search, problem, best.hparams, learn_key, steps, advance)
-        found: tuple[tuple[Any, int, dict], ...] = (
+        found: tuple[tuple[Any, int, dict[str, Any]], ...] = (
             (start, 0, {}),
             (constants["start"].hparams, cost // 2, constants["start"].words),
             (best.hparams, cost, best.words),

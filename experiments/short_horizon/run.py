@@ -70,7 +70,9 @@ def best_constant(config: Config) -> float:
     return float(found.x)
 
 
-def learn(search: hg.GradientSearch, problem: hg.BilevelProblem, state: hg.SearchState, seed: int, budget: int):
+def learn(
+    search: hg.GradientSearch, problem: hg.BilevelProblem, state: hg.SearchState, seed: int, budget: int
+) -> np.ndarray:
     """Returns the learning rates after every hyper-step, of shape (hyper_steps, num_steps)."""
     state, history = hg.run(search, problem, state, key=jax.random.key(seed), budget=budget, chunk=50)
     return np.exp(np.concatenate([history.hparams, np.asarray(state.hparams)[None]])[1:])

@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def read_features(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, y, np.array([int(value.strip('"')) for value in columns["user"]])
 
 
-def features(data_dir: Path | None) -> tuple[Callable, int, int]:
+def features(data_dir: Path | None) -> tuple[Callable[..., Any], int, int]:
     """Returns a function from a seed to rows, and the numbers of features and of classes.
 
     No user is in both the training and the test rows.
@@ -151,7 +152,7 @@ def raw_file(data_dir: Path | None) -> Path:
     return files[RAW_FILE]
 
 
-def series(data_dir: Path | None) -> tuple[Callable, int]:
+def series(data_dir: Path | None) -> tuple[Callable[..., Any], int]:
     """Returns a function from a seed to rows, and the number of inputs."""
     with open(raw_file(data_dir)) as source:
         values, labels = read_series(source)

@@ -43,7 +43,7 @@ def make_task(
 
 def run_cell(
     setting: Setting, task: Task, method: Method, advance: Advance = ignore
-) -> tuple[dict[str, Any], list[dict], Any]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], Any]:
     """Returns the summary of one cell, its history, and the best it found: (trained, hyperparameters) or `None`."""
     start = float(measure(task.criterion.evaluate, task.problem, task.params, task.start))
     tracker, totals = compete(method, task, advance)
@@ -63,7 +63,7 @@ def run_cell(
     return row, history, tracker.best
 
 
-def iterations_to_gain(history: list[dict], start: float) -> float:
+def iterations_to_gain(history: list[dict[str, Any]], start: float) -> float:
     """Returns the updates of the weights until 99 % of what the run gained was gained."""
     best = np.array([line["best"] for line in history])
     gained = start - best >= ENOUGH * (start - best[-1])
@@ -87,7 +87,7 @@ def errors(setting: Setting, task: Task, best: tuple[PyTree, PyTree] | None) -> 
 
 
 @eqx.filter_jit
-def _error(measure, models, noise: Array, test: Rows, key: Array) -> Array:
+def _error(measure: Any, models: PyTree, noise: Array, test: Rows, key: Array) -> Array:
     def perturbed(key):
         weights, rest = eqx.partition(models, eqx.is_inexact_array)
         leaves, treedef = jax.tree.flatten(weights)

@@ -58,7 +58,7 @@ def elbo(setting: Setting, num_rows: int) -> Criterion:
     Training and criterion see the same rows.
     """
 
-    def loss(size: int, num_samples: int):
+    def loss(size: int, num_samples: int) -> hg.problem.Loss:
         def negative(posterior, hparams, rows, key):
             row_key, weight_key = jax.random.split(key)
             chosen = some_rows(row_key, rows, size)
@@ -133,7 +133,7 @@ def cross_validation(setting: Setting, num_rows: int) -> Criterion:
         fit = jnp.sum(seen * setting.log_likelihood(model, Rows(chosen.x, chosen.y))) / jnp.maximum(jnp.sum(seen), 1)
         return penalty(setting, model, hparams) / own - fit
 
-    def outer(size: int):
+    def outer(size: int) -> hg.problem.Loss:
         def held_out(model, hparams, rows, key):
             chosen = some_rows(key, rows, size)
             return -jnp.sum(chosen.held * setting.log_likelihood(model, Rows(chosen.x, chosen.y))) / len(chosen.y)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ..common.data import Rows, Splits, digits, mnist, train_and_test
 SIZES = {"digits": (1200, 32), "mnist-small": (4000, 64), "mnist": (60_000, 300)}  # training rows, hidden units
 
 
-def samples(name: str, data_dir: Path | None) -> tuple[Callable, int, int]:
+def samples(name: str, data_dir: Path | None) -> tuple[Callable[..., Any], int, int]:
     """Returns a function from a seed to rows, and the numbers of inputs and of hidden units."""
     num_train, hidden = SIZES[name]
     pool, test = (digits(), None) if name == "digits" else mnist(data_dir)

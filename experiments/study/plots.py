@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def image_noise(path: Path, noise: Lines, title: str) -> None:
         finish(axes, "noise on the training inputs", noise[0]["data"], title)
 
 
-def finish(axes, label: str, data: str, title: str) -> None:
+def finish(axes: Any, label: str, data: str, title: str) -> None:
     """Names the axes of a plot of test errors."""
     measure = "test RMSE" if data in ("synthetic", "wisdm-raw") else "test accuracy"
     axes.set(xlabel=label, ylabel=measure, title=title)

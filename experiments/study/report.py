@@ -76,7 +76,7 @@ def compare(runs: Runs) -> list[dict[str, Any]]:
     `share_of_greedy` is its gain as a share of greedy's. `beyond` says whether the mean difference is larger than twice
     its standard error over seeds.
     """
-    by_method: dict[str, dict[int, dict]] = {}
+    by_method: dict[str, dict[int, dict[str, Any]]] = {}
     for run in runs:
         by_method.setdefault(run["method"], {})[run["seed"]] = run
     claims = []
@@ -91,7 +91,7 @@ def compare(runs: Runs) -> list[dict[str, Any]]:
     return claims
 
 
-def difference(own: dict[int, dict], other: dict[int, dict], rival: str) -> dict[str, Any]:
+def difference(own: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]], rival: str) -> dict[str, Any]:
     """Returns Q less the rival's, paired over seeds."""
     values = np.array([own[seed]["Q"] - other[seed]["Q"] for seed in own if usable(own[seed], other[seed])])
     if not values.size:
@@ -104,7 +104,7 @@ def difference(own: dict[int, dict], other: dict[int, dict], rival: str) -> dict
     }
 
 
-def share(own: dict[int, dict], greedy: dict[int, dict]) -> float | None:
+def share(own: dict[int, dict[str, Any]], greedy: dict[int, dict[str, Any]]) -> float | None:
     """Returns the gain of a method from the common start over that of greedy, the median over seeds.
 
     Seeds where greedy gained nothing are left out.

@@ -79,7 +79,7 @@ class Config(WithData):
 class Table:
     """One data set under one criterion: what is compiled once serves all of its cells."""
 
-    def __init__(self, chosen: Setting, criterion: str, groups: Callable = per_weight):
+    def __init__(self, chosen: Setting, criterion: str, groups: Callable[..., Any] = per_weight):
         self.setting, self.groups = chosen, groups
         self.criterion = cache(lambda num_rows: CRITERIA[criterion](chosen, num_rows))
         self.contestants = contestants(chosen, groups(chosen.weights))

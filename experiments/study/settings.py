@@ -96,7 +96,7 @@ def rmse(model: Any, rows: Rows) -> Array:
 
 
 def network(
-    inputs: int, outputs: int | Literal["scalar"], hidden: int, activation: Callable = jax.nn.relu
+    inputs: int, outputs: int | Literal["scalar"], hidden: int, activation: Callable[..., Any] = jax.nn.relu
 ) -> Callable[[Array], eqx.nn.MLP]:
     """Returns a function from a key to a network with one hidden layer."""
     return lambda key: eqx.nn.MLP(inputs, outputs, hidden, 1, activation=activation, key=key)

@@ -76,7 +76,7 @@ def main(config: Config) -> dict[str, Any]:
     return save(config, runs, table, runs, title, claims=claims)
 
 
-def draw(config: Config, runs: list[dict], claims: list[dict]) -> None:
+def draw(config: Config, runs: list[dict[str, Any]], claims: list[dict[str, Any]]) -> None:
     """Draws the gain over random search against hyperparameters, and Q against hyper-updates."""
     gains = [claim for claim in claims if claim["sweep"] == "groups" and "above_random" in claim]
     with figure(config.out / "groups.png", size=(6, 4)) as axes:

@@ -141,7 +141,7 @@ def gradients_inside(steps: int) -> int:
     return HYPER_STEPS * (each + 2 * min(5, each) + 1)
 
 
-def prepare(blocks: tuple[str, ...], trial: hg.trials.Trial) -> tuple[tuple, Any]:
+def prepare(blocks: tuple[str, ...], trial: hg.trials.Trial) -> tuple[tuple[Any, ...], Any]:
     """Returns one shape for all trials, with sizes and penalties as data."""
     params = trial.params
     sizes: dict[str, Any] = {"head": np.int32(params["head"])}

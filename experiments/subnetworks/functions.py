@@ -1,5 +1,7 @@
 """Test functions that are sums over blocks, as a model of subnetworks."""
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
@@ -16,7 +18,7 @@ def block_space() -> hg.trials.Space:
     )
 
 
-def block_function(seed: int, weights: tuple[float, ...]):
+def block_function(seed: int, weights: tuple[float, ...]) -> Callable[[hg.trials.Trial, jax.Array], float]:
     """Returns an objective with random centres and curvatures, and ripples; its lowest value is 0.
 
     f(x) = Σ_s w_s Σ_i q_si (x_si - c_si)² + (1 - cos 6π(x_si - c_si))/20

@@ -21,7 +21,7 @@ STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 DIGITS = {"dense": "digits", "cnn": "digits, cnn"}  # names of the task
 
 
-def tree_parzen(seed: int):
+def tree_parzen(seed: int) -> Any:
     """Returns Optuna's TPE."""
     import optuna
 
@@ -99,7 +99,7 @@ def summary(state: hg.trials.SearcherState) -> dict[str, Any]:
     }
 
 
-def cells(config) -> list[Labels]:
+def cells(config: Any) -> list[Labels]:
     """Returns the labels of all searches, part by part."""
     label = lambda *values: dict(zip(("part", "task", "base", "strategy", "seed"), values, strict=True))
     network_seeds, parcel_seeds = config.seed_range(config.network_seeds), config.seed_range(config.parcel_seeds)
@@ -129,13 +129,13 @@ def cells(config) -> list[Labels]:
     return [labels for part in config.parts for labels in parts[part]]
 
 
-def run_cell(config, advance: Advance, labels: Labels) -> dict[str, Any]:
+def run_cell(config: Any, advance: Advance, labels: Labels) -> dict[str, Any]:
     """Runs one search."""
     run = {"synthetic": synthetic, "inside": inside}.get(labels["part"], found_and_trained)
     return {"runs": [run(config, advance, labels)]}
 
 
-def synthetic(config, advance: Advance, labels: Labels) -> dict[str, Any]:
+def synthetic(config: Any, advance: Advance, labels: Labels) -> dict[str, Any]:
     """Searches a function of three blocks."""
     trials = config.random_trials if labels["base"] == "random" else config.tpe_trials
     state = hg.trials.search_trials(
@@ -148,7 +148,7 @@ def synthetic(config, advance: Advance, labels: Labels) -> dict[str, Any]:
     return {"trials": trials, "curve": curve(state)}
 
 
-def found_and_trained(config, advance: Advance, labels: Labels) -> dict[str, Any]:
+def found_and_trained(config: Any, advance: Advance, labels: Labels) -> dict[str, Any]:
     """Searches networks for digits or the parcel model, and trains the best for longer on all that is not for test."""
     part, seed = labels["part"], labels["seed"]
     trials, steps, final_steps = (getattr(config, f"{part}_{name}") for name in ("trials", "steps", "final_steps"))
@@ -166,7 +166,7 @@ def found_and_trained(config, advance: Advance, labels: Labels) -> dict[str, Any
     return found | {"final_test": final["test"], "final_size": final["size"]}
 
 
-def inside(config, advance: Advance, labels: Labels) -> dict[str, Any]:
+def inside(config: Any, advance: Advance, labels: Labels) -> dict[str, Any]:
     """Searches with penalties that follow hypergradients within the trials, or at as many gradients without."""
     data, trials, is_inside = halves(labels["seed"], 300, 397, 32), config.digits_trials, labels["strategy"] == "inside"
     if is_inside:
@@ -176,7 +176,7 @@ def inside(config, advance: Advance, labels: Labels) -> dict[str, Any]:
     return search.run(journal(config, labels), advance)
 
 
-def journal(config, labels: Labels, *more: str) -> Path:
+def journal(config: Any, labels: Labels, *more: str) -> Path:
     """Returns the file of the trials of a search."""
     folder = config.out / "trials"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 """Plots of the searches that know of subnetworks."""
 
+from typing import Any
+
 import numpy as np
 
 from ..common.figures import COLOURS, figure
@@ -7,7 +9,7 @@ from ..common.figures import COLOURS, figure
 MEASURES = {"ridge": "ridge regression", "ped_anova": "PED-ANOVA"}
 
 
-def draw(config, lines: list[dict]) -> None:
+def draw(config: Any, lines: list[dict[str, Any]]) -> None:
     """Draws the best value against trials, the importance of the branches, and penalties inside and outside."""
     panels = list(dict.fromkeys((line["task"], line["base"]) for line in lines if line["part"] != "inside"))
     if panels:
@@ -16,14 +18,14 @@ def draw(config, lines: list[dict]) -> None:
     inside(config, [line for line in lines if line["part"] == "inside"])
 
 
-def quartiles(axis, x, curves, label: str, colour: str) -> None:
+def quartiles(axis: Any, x: Any, curves: Any, label: str, colour: str) -> None:
     """Draws the median of several curves and the middle half of them."""
     low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
     axis.plot(x, middle, color=colour, label=label, lw=1.6)
     axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
 
 
-def courses(config, lines: list[dict], panels: list[tuple]) -> None:
+def courses(config: Any, lines: list[dict[str, Any]], panels: list[tuple[Any, ...]]) -> None:
     """Draws one panel per task and base searcher."""
     columns, rows = min(3, len(panels)), -(-len(panels) // 3)
     size = (3.3 * columns + 0.5, 3.2 * rows + 0.2)
@@ -44,7 +46,7 @@ def courses(config, lines: list[dict], panels: list[tuple]) -> None:
         axes[0, 0].legend(fontsize=8)
 
 
-def importances(config, lines: list[dict]) -> None:
+def importances(config: Any, lines: list[dict[str, Any]]) -> None:
     """Draws the shares of the branches by two measures, for dense branches and for convolutions."""
     if not lines:
         return
@@ -60,7 +62,7 @@ def importances(config, lines: list[dict]) -> None:
         axes[0].set_ylabel("share of the importance")
 
 
-def inside(config, lines: list[dict]) -> None:
+def inside(config: Any, lines: list[dict[str, Any]]) -> None:
     """Draws the best value against gradients spent."""
     if not lines:
         return

@@ -9,7 +9,7 @@ from ..common.report import mean_and_spread
 
 def summarise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns one line per part, task, base and strategy."""
-    groups: dict[tuple, list] = {}
+    groups: dict[tuple[Any, ...], list[Any]] = {}
     for line in lines:
         groups.setdefault((line["part"], line["task"], line["base"], line["strategy"]), []).append(line)
     table = []

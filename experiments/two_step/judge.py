@@ -17,7 +17,7 @@ def costs(state: hg.trials.SearcherState) -> tuple[float, float]:
     return state.spent.seconds - compiling, compiling
 
 
-def judge(config, key: tuple[int, float], steps: States, full: hg.trials.SearcherState) -> dict[str, Any]:
+def judge(config: Any, key: tuple[int, float], steps: States, full: hg.trials.SearcherState) -> dict[str, Any]:
     """Compares a two-step search of a seed, from a fraction of the data, with training all trials on all data."""
     few, again = steps
     pairs = zip(few.history, full.history, strict=True)
@@ -45,7 +45,7 @@ def judge(config, key: tuple[int, float], steps: States, full: hg.trials.Searche
     }
 
 
-def row(config, one: hg.trials.FinishedTrial) -> dict[str, Any]:
+def row(config: Any, one: hg.trials.FinishedTrial) -> dict[str, Any]:
     """Returns one trial as a line."""
     result, units = one.result, [one.trial.params.get(f"units_{i}") for i in range(1, config.max_depth + 1)]
     return {
@@ -61,7 +61,7 @@ def row(config, one: hg.trials.FinishedTrial) -> dict[str, Any]:
 
 
 def per_shape(
-    config, shapes: Mapping[tuple[int, float], States], searches: Mapping[tuple[int, float], States]
+    config: Any, shapes: Mapping[tuple[int, float], States], searches: Mapping[tuple[int, float], States]
 ) -> dict[str, float] | None:
     """Compares trials with a program of their own size each with the same in one program for all."""
     for (number, fraction), (state,) in shapes.items():
@@ -79,7 +79,7 @@ def per_shape(
     return None
 
 
-def growth(config, timed: Mapping[tuple[int, float], States]) -> list[dict[str, float]]:
+def growth(config: Any, timed: Mapping[tuple[int, float], States]) -> list[dict[str, float]]:
     """Returns the speed-up where the rows and the updates grow and the first step stays as it is.
 
     By the times of one batch on all data and of two batches of the first step, which are taken to be those of all.

@@ -73,7 +73,7 @@ def loss(model: Any, rows: Any) -> Array:
     return jnp.mean((jax.nn.sigmoid(jax.vmap(model)(rows.x)) - rows.y) ** 2)
 
 
-def train(shape, arrays, data, key: Array, adam: optax.GradientTransformation) -> dict:
+def train(shape: Any, arrays: Any, data: Any, key: Array, adam: optax.GradientTransformation) -> dict[str, Any]:
     """Trains by Adam, the rate a cosine from 3e-3 to 0. The test loss serves the report only."""
     (rows, steps, batch), max_depth, max_width = shape
     depth, widths = arrays

@@ -1,5 +1,7 @@
 """Plots of the two-step search."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
@@ -10,7 +12,7 @@ from ..common.figures import COLOURS, band, figure
 PUBLISHED = 135  # the largest speed-up of Yu et al. (2023)
 
 
-def draw(config, states: dict, runs: list[dict], growth: list[dict]) -> None:
+def draw(config: Any, states: dict[float, Any], runs: list[dict[str, Any]], growth: list[dict[str, Any]]) -> None:
     """Draws ranks at small fractions against ranks with all data, for one seed; quality; size against loss; growth."""
     scatter(config, states)
     quality(config, runs)
@@ -18,7 +20,7 @@ def draw(config, states: dict, runs: list[dict], growth: list[dict]) -> None:
     grown(config, growth)
 
 
-def scatter(config, states: dict) -> None:
+def scatter(config: Any, states: dict[float, Any]) -> None:
     """Draws the loss of every architecture at each fraction against its loss with all data."""
     fractions = config.fractions[:-1]
     with figure(config.out / "ranks.png", 1, len(fractions), (3 * len(fractions) + 0.5, 3.4), squeeze=False) as axes:
@@ -35,7 +37,7 @@ def scatter(config, states: dict) -> None:
         axes[0, 0].legend(fontsize=8)
 
 
-def quality(config, runs: list[dict]) -> None:
+def quality(config: Any, runs: list[dict[str, Any]]) -> None:
     """Draws rank correlation, excess loss and speed-up against the fraction."""
     fractions = config.fractions[:-1]
     per_seed = lambda name: [
@@ -54,7 +56,7 @@ def quality(config, runs: list[dict]) -> None:
         axes[2].legend(fontsize=8)
 
 
-def grown(config, growth: list[dict]) -> None:
+def grown(config: Any, growth: list[dict[str, Any]]) -> None:
     """Draws the speed-up against the rows of data for each number of trials, and its limit."""
     if not growth:
         return
@@ -72,7 +74,7 @@ def grown(config, growth: list[dict]) -> None:
         axis.grid(alpha=0.3)
 
 
-def front(config, states: dict) -> None:
+def front(config: Any, states: dict[float, Any]) -> None:
     """Draws the number of parameters against the loss with all data, and what cannot be bettered in both."""
     every = states[1.0].ranked
     with figure(config.out / "front.png", size=(6, 4)) as axis:
