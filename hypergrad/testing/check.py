@@ -110,7 +110,8 @@ SOLVED_STEPS = 4000
 class BrokenLawsError(AssertionError):
     """Some laws do not hold. `broken` is a tuple of `Broken`; the message says all that they say."""
 
-    def __init__(self, name: str, broken: tuple["Broken", ...], tried: int):
+    def __init__(self, make: Make, broken: tuple["Broken", ...], tried: int):
+        name = getattr(make, "__name__", repr(make))
         super().__init__(f"{name} breaks {len(broken)} of {tried} laws\n" + "\n".join(map(str, broken)))
         self.broken = broken
 
@@ -177,8 +178,7 @@ def check_estimator(
             if broken and fail_fast:
                 break
     if broken:
-        name = getattr(make, "__name__", repr(make))
-        raise BrokenLawsError(name, tuple(broken), len(chosen)) from broken[0].error
+        raise BrokenLawsError(make, tuple(broken), len(chosen)) from broken[0].error
     return tuple(map(str, chosen))
 
 
