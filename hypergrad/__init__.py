@@ -10,6 +10,7 @@ budget; `diagnose` says which estimator can be trusted. `hypergrad.trials` searc
 
 from . import curvature as curvature
 from . import linear as linear
+from . import projections as projections
 from . import tolerances as tolerances
 from . import trials as trials
 from .budget import Budget as Budget
@@ -69,6 +70,7 @@ from .stats import Stats as Stats
 from .stats import Status as Status
 from .training import Training as Training
 from .training import evaluate as evaluate
+from .tuning.tune import tune as tune
 from .value_and_hypergrad import value_and_hypergrad as value_and_hypergrad
 
 __version__ = "0.1.0"

@@ -35,7 +35,7 @@ def imports(path):
 FLOORS = [
     {"ground"},
     {"data"},
-    {"budget", "stats", "problem", "tolerances"},
+    {"budget", "stats", "problem", "tolerances", "projections"},
     {"linear", "inner", "history", "findings"},
     {"training", "curvature"},
     {"estimators"},
@@ -43,7 +43,7 @@ FLOORS = [
     {"value_and_hypergrad", "diagnose", "search"},
     {"failures", "course"},
     {"run"},
-    {"trials"},
+    {"trials", "tuning"},
     {"testing"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

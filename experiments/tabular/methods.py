@@ -1,0 +1,172 @@
+"""Methods that compete: each spends one budget of gradient equivalents from one start."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+import hypergrad as hg
+
+from ..common.directed import Directed
+from .data import Table
+from .model import BOX, Losses, adam, hparams_of, on_test
+
+PERIOD, HORIZON = 100, 10  # updates between two moves of λ, and the last of them that are differentiated
+ONLINE = hg.Reverse(hg.OptaxSolver(adam, PERIOD), horizon=HORIZON, warm_start=True, check=None)
+STANDING = Directed(hg.OptaxSolver(adam, PERIOD), lambda params, hparams: optax.tree.zeros_like(hparams))
+OUTER, COLD_OUTER = optax.adam(0.2), optax.adam(0.3)
+SHRINKAGE = 0.05  # of the way to the mean of a layer, at every move
+MEASUREMENTS = 20  # of the test error per run
+
+
+@dataclass
+class Task:
+    """One start on one split, and the course of the method that runs there."""
+
+    table: Table
+    losses: Losses
+    model: eqx.nn.MLP
+    start: dict[str, float]
+    budget: int
+    key: Array
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def problem(self, valid: Any = None) -> hg.BilevelProblem:
+        """Returns the problem; `valid` stands in for the validation rows."""
+        rows = self.table.splits
+        return hg.BilevelProblem(*self.losses, rows.train, rows.valid if valid is None else valid)
+
+    def hparams(self, per_weight: bool = False) -> PyTree:
+        """Returns the start."""
+        return hparams_of(self.model, self.start, per_weight)
+
+    def record(self, params: eqx.nn.MLP, gradients: int) -> None:
+        """Measures the best model after so many gradient equivalents, for the plot alone."""
+        self.history.append({"gradients": gradients} | on_test(params, self.table))
+
+    def valid_loss(self, params: eqx.nn.MLP) -> float:
+        """Returns the outer loss of a model."""
+        return float(self.losses.outer(params, self.hparams(), self.table.splits.valid, self.key))
+
+    def summary(self, hparams: PyTree) -> dict[str, Any]:
+        """Returns the mean log-decay of each layer, the rate and b1."""
+        decays = [float(jnp.mean(decay)) for decay in hparams["log_decay"]]
+        rate, b1 = jnp.exp(hparams["log_rate"]), jax.nn.sigmoid(hparams["logit_b1"])
+        return {"log_decay": decays, "rate": float(rate), "b1": float(b1)}
+
+
+Method = Callable[[Task], tuple[eqx.nn.MLP, PyTree, int]]
+
+
+def by_run(search: hg.GradientSearch, per_weight: bool = False, guarded: bool = False) -> Method:
+    """Returns a search of the library as a method; a guarded one leaves half of the validation rows to choose."""
+
+    def method(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
+        valid, half = task.table.splits.valid, len(task.table.splits.valid.y) // 2
+        options: dict[str, Any] = {}
+        if guarded:
+            valid, options["holdout"] = valid.take(np.arange(half)), valid.take(np.arange(half, len(valid.y)))
+        problem = task.problem(valid)
+        state, every = search.init(problem, task.model, task.hparams(per_weight)), task.budget // MEASUREMENTS
+
+        def measure(state: hg.SearchState, _: hg.History) -> None:
+            if int(state.spent.gradients) >= (len(task.history) + 1) * every:
+                task.record(state.best.params, int(state.spent.gradients))
+
+        options |= {"budget": hg.Budget(gradients=task.budget), "keep": lambda record: record.value}
+        with contextlib.suppress(FloatingPointError):  # no step was finite
+            state, _ = hg.run(search, problem, state, key=task.key, chunk=5, callback=measure, **options)
+        return state.best.params, state.best.hparams, int(state.spent.gradients)
+
+    return method
+
+
+def cold(share: float) -> Method:
+    """Returns whole runs from new weights, each with this share of the budget, differentiated exactly."""
+
+    def method(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
+        steps = max(int(share * task.budget), 1)
+        search = hg.GradientSearch(hg.Reverse(hg.OptaxSolver(adam, steps), checkpoints="sqrt"), COLD_OUTER)
+        return by_run(search)(task)
+
+    return method
+
+
+def tpe(share: float) -> Method:
+    """Returns Optuna's TPE over one decay per layer, rate and momentum; the first trial is the start."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def method(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
+        steps = max(int(share * task.budget), 1)
+        solver, problem = hg.OptaxSolver(adam, steps), task.problem()
+        layers = [f"log_decay_{n}" for n in range(len(task.model.layers))]
+        space = {name: hg.trials.Float(*BOX["decay"]) for name in layers}
+        space |= {"rate": hg.trials.Float(*BOX["rate"], log=True), "b1": hg.trials.Float(*BOX["b1"])}
+        inside = {name: float(np.clip(value, *BOX[name])) for name, value in task.start.items()}
+        first = dict.fromkeys(layers, inside["decay"]) | {"rate": inside["rate"], "b1": inside["b1"]}
+        sampler = lambda _: optuna.samplers.TPESampler(seed=int(jax.random.randint(task.key, (), 0, 2**31 - 1)))
+        searcher = hg.trials.FixedList([first], then=hg.trials.Optuna(sampler))
+        best: tuple[Any, ...] = (task.model, task.hparams(), math.inf)
+        spent = 0
+
+        def train(trial: hg.trials.Trial, key: Array) -> hg.trials.Result:
+            nonlocal best, spent
+            found = trial.params
+            hparams = hparams_of(task.model, {"decay": 0.0, "rate": found["rate"], "b1": found["b1"]})
+            hparams["log_decay"] = [jnp.float32(found[name]) for name in layers]
+            estimate = hg.evaluate(solver, problem, task.model, hparams, key)
+            spent += steps
+            if (value := float(estimate.value)) < best[2]:
+                best = estimate.params, hparams, value
+            task.record(best[0], spent)
+            return hg.trials.Result(value, gradients=steps)
+
+        hg.trials.search_trials(
+            searcher, hg.trials.Space(space), train, key=task.key, num_trials=max(round(1 / share), 1)
+        )
+        return best[0], best[1], spent
+
+    return method
+
+
+def tuned(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
+    """Calls `hg.tune` as a newcomer would."""
+    spent = 0
+
+    def measure(state: hg.SearchState, history: hg.History) -> None:
+        nonlocal spent
+        spent += int(np.sum(history.stats.counts.gradients))
+        if spent >= (len(task.history) + 1) * task.budget // MEASUREMENTS:
+            task.record(state.best.params, spent)
+
+    solver = hg.OptaxSolver(adam, task.budget)
+    result = hg.tune(
+        solver, task.problem(), task.model, task.hparams(), key=task.key, budget=task.budget, callback=measure
+    )
+    return result.params, result.hparams, result.gradients
+
+
+METHODS: dict[str, Method] = {
+    "plain": by_run(hg.GradientSearch(STANDING, optax.sgd(0.0))),
+    "tpe, 2 % trials": tpe(0.02),
+    "tpe, 10 % trials": tpe(0.1),
+    "cold": cold(0.02),
+    "online": by_run(hg.GradientSearch(ONLINE, OUTER)),
+    "per weight": by_run(hg.GradientSearch(ONLINE, OUTER), per_weight=True),
+    "per weight, guarded": by_run(
+        hg.GradientSearch(ONLINE, OUTER, projection=hg.projections.shrink_to_mean(SHRINKAGE)),
+        per_weight=True,
+        guarded=True,
+    ),
+    "tune": tuned,
+}

@@ -1,0 +1,102 @@
+"""The network, its losses and its hyperparameters."""
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+import hypergrad as hg
+
+from .data import Table
+
+GOOD = {"decay": -9.0, "rate": 1e-3, "b1": 0.9}
+STARTS: dict[str, dict[str, float]] = {
+    "good": GOOD,
+    "rate / 30": GOOD | {"rate": 1e-3 / 30},
+    "rate x 30": GOOD | {"rate": 3e-2},
+    "decay e^-2": GOOD | {"decay": -2.0},
+    "no decay, b1 .99": GOOD | {"decay": -20.0, "b1": 0.99},
+    "decay e^-4, rate 1e-4, b1 .5": {"decay": -4.0, "rate": 1e-4, "b1": 0.5},
+}
+BOX = {"decay": (-14.0, 0.0), "rate": (1e-5, 1e-1), "b1": (0.3, 0.99)}
+
+
+class Losses(NamedTuple):
+    """The inner and the outer loss."""
+
+    inner: hg.problem.Loss
+    outer: hg.problem.Loss
+
+
+def network(key: Array, table: Table, hidden: int) -> eqx.nn.MLP:
+    """Returns a network with two hidden layers, one output for a regression and one per class else."""
+    inputs = table.splits.train.x.shape[1]
+    return eqx.nn.MLP(inputs, table.classes or "scalar", hidden, 2, key=key)
+
+
+def hparams_of(model: eqx.nn.MLP, start: dict[str, float], per_weight: bool = False) -> dict[str, Any]:
+    """Returns one log-decay per layer, or per weight, the log of Adam's rate, and the logit of its b1."""
+    shape = lambda layer: jnp.shape(layer.weight) if per_weight else ()
+    return {
+        "log_decay": [jnp.full(shape(layer), start["decay"], jnp.float32) for layer in model.layers],
+        "log_rate": jnp.float32(math.log(start["rate"])),
+        "logit_b1": jnp.float32(math.log(start["b1"] / (1 - start["b1"]))),
+    }
+
+
+def adam(hparams: PyTree) -> optax.GradientTransformation:
+    """Returns Adam with a learned rate and momentum."""
+    return optax.adam(jnp.exp(hparams["log_rate"]), b1=jax.nn.sigmoid(hparams["logit_b1"]), eps_root=1e-12)
+
+
+def losses_of(classes: int, batch: int) -> Losses:
+    """Returns the mean loss of a batch with the penalties, and that of all validation rows."""
+
+    def fit(model, x, y):
+        found = jax.vmap(model)(x)
+        if not classes:
+            return jnp.mean((found - y) ** 2)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(found, y))
+
+    def inner(model, hparams, data, key):
+        penalties = [
+            jnp.sum(jnp.exp(decay) * layer.weight**2) / 2
+            for decay, layer in zip(hparams["log_decay"], model.layers, strict=True)
+        ]
+        return fit(model, *hg.minibatch(key, data, batch)) + sum(penalties)
+
+    def outer(model, hparams, data, key):
+        return fit(model, *data)
+
+    return Losses(inner, outer)
+
+
+@eqx.filter_jit
+def _outputs(model, x):
+    return jax.vmap(model)(x)
+
+
+def on_test(model: eqx.nn.MLP, table: Table) -> dict[str, float]:
+    """Returns the error on the test rows, RMSE in the target's unit or the share of wrong classes, and the NLL.
+
+    The NLL of a regression is that of a Gaussian whose variance is the mean square on the validation rows, in
+    standardised units.
+    """
+    splits = table.splits
+    found, y = np.asarray(_outputs(model, splits.test.x), float), splits.test.y
+    if table.classes:
+        shifted = found - found.max(1, keepdims=True)
+        log_probs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        return {
+            "test_error": float(np.mean(found.argmax(1) != y)),
+            "test_nll": float(-np.mean(log_probs[np.arange(len(y)), y])),
+        }
+    variance = np.mean((np.asarray(_outputs(model, splits.valid.x), float) - splits.valid.y) ** 2)
+    square = np.mean((found - y) ** 2)
+    nll = (np.log(2 * np.pi * variance) + square / variance) / 2
+    return {"test_error": float(table.unit * np.sqrt(square)), "test_nll": float(nll)}

@@ -1,0 +1,109 @@
+"""Table, plot and words of the tabular experiment."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..common.cells import rows
+from ..common.config import Common
+from ..common.figures import COLOURS, figure
+from ..common.report import Row, grouped, save, spread_table, text_table
+
+SHOWN = {"plain": "plain training", "tpe, 10 % trials": "TPE", "tune": "hypergrad.tune"}
+BY = ("set", "start", "method")
+
+
+def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Writes summary.json, history.csv, table.md, report.md and the plot, and returns the summary."""
+    runs, history = rows(cells, "runs"), rows(cells, "history")
+    table = wide(runs)
+    sentences = in_words(runs)
+    draw(config.out / "test_error_against_cost.png", history)
+    title = f"Test error, mean ± standard deviation over {config.seeds} splits: RMSE, or the share of wrong classes"
+    full = spread_table(runs, BY, ("test_error", "test_nll", "valid_loss", "gradients", "seconds"))
+    summary = save(config, runs, table, history, title, by_method=full, words=sentences)
+    text = [title + ".", "", text_table(table), "", *(f"- {sentence}" for sentence in sentences)]
+    (config.out / "report.md").write_text("\n".join(text) + "\n")
+    print("\n".join(sentences))
+    return summary
+
+
+def wide(runs: Sequence[Row]) -> list[Row]:
+    """Returns one line per set and start, one column of test errors per method."""
+    methods = list(dict.fromkeys(run["method"] for run in runs))
+    lines = []
+    for group in grouped(runs, ("set", "start")):
+        head = {"set": group[0]["set"], "start": group[0]["start"]}
+        cells = spread_table(group, ("method",), ("test_error",))
+        found = {line["method"]: line["test_error"] for line in cells}
+        lines.append(head | {method: found.get(method, "-") for method in methods})
+    return lines
+
+
+def in_words(runs: Sequence[Row]) -> list[str]:
+    """Returns a sentence for each rival of `tune`: on how many sets and starts it is ahead, level or behind.
+
+    Two methods differ where the mean difference over the splits is more than its standard error.
+    """
+    ours = {_place(run): run["test_error"] for run in runs if run["method"] == "tune"}
+    sentences = []
+    for method in dict.fromkeys(run["method"] for run in runs):
+        if method == "tune" or not ours:
+            continue
+        verdicts: dict[str, list[str]] = {"ahead of": [], "level with": [], "behind": []}
+        rivals = [run for run in runs if run["method"] == method and _place(run) in ours]
+        for group in grouped(rivals, ("set", "start")):
+            gains = np.array([run["test_error"] - ours[_place(run)] for run in group])
+            error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+            verdict = "level with" if abs(gains.mean()) <= error else "ahead of" if gains.mean() > 0 else "behind"
+            verdicts[verdict].append(f"{group[0]['set']} ({group[0]['start']})")
+        counts = ", ".join(f"{word} {method} in {len(places)}" for word, places in verdicts.items())
+        lost = f" Behind on: {'; '.join(verdicts['behind'])}." if verdicts["behind"] else ""
+        sentences.append(f"tune is {counts} of {sum(map(len, verdicts.values()))} cases.{lost}")
+    return sentences
+
+
+def _place(run: Row) -> tuple[str, str, int]:
+    return run["set"], run["start"], run["seed"]
+
+
+def draw(path: Path, history: Sequence[Row]) -> None:
+    """Draws the test error of the best model so far against cost, relative to the best of the same set and split.
+
+    Each panel is a start; a line is the median over sets and splits, a band their quartiles.
+    """
+    lines = [line for line in history if line["method"] in SHOWN]
+    panels = grouped(lines, ("start",))
+    if not panels:
+        return
+    least = {key: min(line["test_error"] for line in history if _run(line) == key) for key in map(_run, history)}
+    with figure(path, 1, len(panels), (1 + 3.2 * len(panels), 3.8), squeeze=False, sharey=True) as axes:
+        for axis, panel in zip(axes[0], panels, strict=True):
+            for (method, label), colour in zip(SHOWN.items(), COLOURS, strict=False):
+                runs = grouped([line for line in panel if line["method"] == method], ("set", "seed"))
+                if runs:
+                    _band(axis, runs, least, label, colour)
+            axis.set(title=panel[0]["start"], xlabel="gradient equivalents", yscale="log")
+            axis.grid(alpha=0.3, which="both")
+        axes[0, 0].set_ylabel("test error / lowest of all methods")
+        axes[0, 0].legend(fontsize=8)
+
+
+def _run(line: Row) -> tuple[str, int]:
+    return line["set"], line["seed"]
+
+
+def _band(axis: Any, runs: list[list[Row]], least: dict[Any, float], label: str, colour: str) -> None:
+    """Draws the median and the quartiles of step functions that begin where all of them have been measured."""
+    ends = [run[-1]["gradients"] for run in runs]
+    costs = np.linspace(max(run[0]["gradients"] for run in runs), max(ends), 200)
+    curves = []
+    for run in runs:
+        at = np.searchsorted([line["gradients"] for line in run], costs, side="right") - 1
+        floor = max(least[_run(run[0])], 1e-9)
+        curves.append(np.array([line["test_error"] for line in run])[at] / floor)
+    low, middle, high = np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
+    axis.plot(costs, middle, color=colour, label=label, lw=1.8)
+    axis.fill_between(costs, low, high, color=colour, alpha=0.15, lw=0)

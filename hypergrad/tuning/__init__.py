@@ -1,0 +1,1 @@
+"""Hyperparameters learned during one training run."""

@@ -1,0 +1,52 @@
+"""The starts that race, and how far each has come."""
+
+import dataclasses
+import warnings
+from typing import Any
+
+from ..failures import NotFiniteError
+from ..history import History
+from ..problem import BilevelProblem
+from ..run import run
+from ..search.base import SearchState
+from ..search.gradient import GradientSearch
+
+CHUNK = 10  # hyper-steps per compiled call
+
+
+@dataclasses.dataclass
+class Rival:
+    """One start of the race, and how far it has come."""
+
+    name: str
+    first: SearchState
+    latest: SearchState | None = None
+    history: History | None = None
+
+    @property
+    def state(self) -> SearchState:
+        """The state that it has come to."""
+        return self.first if self.latest is None else self.latest
+
+    @property
+    def loss(self) -> float:
+        """The loss by which starts are compared, infinite where nothing was finite."""
+        return float(self.state.best.value)
+
+    @property
+    def gradients(self) -> int:
+        """Gradient equivalents spent."""
+        return int(self.state.spent.gradients)
+
+    def go_on(self, search: GradientSearch, problem: BilevelProblem, options: dict[str, Any]) -> None:
+        """Trains and moves λ up to a budget. A start that fails stays where it is, with its loss."""
+        stored = options["checkpoint"] is not None
+        begin = self.first if stored else self.state
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".* has no finite result", RuntimeWarning)
+                self.latest, history = run(search, problem, begin, chunk=CHUNK, **options)
+        except NotFiniteError as error:
+            assert error.state is not None and error.history is not None  # run gives both
+            self.latest, history = error.state, error.history
+        self.history = history if stored or self.history is None else self.history + history

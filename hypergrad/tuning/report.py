@@ -1,0 +1,38 @@
+"""The words of `tune` on what it chose."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from ..ground.show import show
+from .race import Rival
+from .setup import GROWTH, Choice
+
+
+def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int) -> tuple[str, ...]:
+    """Returns what was chosen, and why, in sentences."""
+    inner, state, history = choice.estimator.inner, winner.state, winner.history
+    assert history is not None and inner.average is not None  # both are set before
+    lines = [
+        f"Trained {state.spent.iterations} updates for {spent} gradient equivalents in all, moving the hyperparameters "
+        f"every {inner.num_steps} updates, {len(history)} times.",
+        f"Hypergradients reach back {choice.horizon} updates. The adjoint grew {choice.growth:.3g}-fold over them in a "
+        f"trial; the limit is {GROWTH:g}.",
+        f"The outer loss is that of weights averaged over about {1 / (1 - inner.average):.0f} updates: short horizons "
+        "would else drive learning rates to zero.",
+    ]
+    if len(race) > 1:
+        lost = ", ".join(f"{rival.name} at {rival.loss:.4g}" for rival in race if rival is not winner)
+        lines.append(f"Of {len(race)} starts {winner.name} went on. Given up, with their losses: {lost}.")
+    steady = jax.tree.map(steadiness, history.hparams)
+    lines.append(f"Net move over length of path, 1 where a hyperparameter moved steadily: {show(steady)}.")
+    at = "on the holdout" if state.stale is not None else "outer"
+    lines.append(f"The best {at} loss is {show(state.best.value)} at {show(state.best.hparams)}.")
+    return tuple(lines)
+
+
+def steadiness(course: np.ndarray) -> float:
+    """Returns the mean net move over the mean length of the path, of hyperparameters of shape (moves, ...)."""
+    length = float(np.mean(np.sum(np.abs(np.diff(course, axis=0)), axis=0)))
+    return float(np.mean(np.abs(course[-1] - course[0]))) / length if length else 0.0

@@ -1,0 +1,112 @@
+"""The choices that `tune` makes before it starts: periods, estimator, optimiser and starts."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ..estimators.reverse import Reverse
+from ..ground.dependence import enters
+from ..ground.tree import describe, named_leaves
+from ..inner import AbstractInnerSolver
+from ..problem import BilevelProblem
+
+ADAM = optax.adam(0.2)  # of the hyperparameters, in units of their scale
+SHIFT = math.log(10.0)  # from the given start to its rivals, in units of the scale
+GROWTH = 100.0  # of the adjoint, from which a shorter horizon is taken
+
+
+class Choice(NamedTuple):
+    """An estimator, its horizon, the growth of its adjoint, gradients per hyper-step, and gradients spent to choose."""
+
+    estimator: Reverse
+    horizon: int
+    growth: float
+    cost: int
+    spent: int
+
+
+def periods(inner: AbstractInnerSolver, total: int) -> AbstractInnerSolver:
+    """Returns the inner solver for the updates between two moves of λ, with averaged weights."""
+    period = math.isqrt(total // 2)
+    solver = inner.with_num_steps(period)
+    if solver.average is not None:
+        return solver
+    return eqx.tree_at(lambda s: s.average, solver, 1 - 2 / period, is_leaf=lambda leaf: leaf is None)
+
+
+def choose_estimator(
+    inner: AbstractInnerSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array
+) -> Choice:
+    """Returns the estimator with the longest horizon over which the adjoint keeps its size.
+
+    Horizons are K/10 and the halves of it. One step is taken where none is better.
+    """
+    horizon, spent = max(inner.num_steps // 10, 1), 0
+    while True:
+        estimator = Reverse(inner, horizon=horizon, warm_start=True, check=None)
+        estimate, _ = estimator.step(problem, hparams, estimator.init(problem, params, hparams), key)
+        growth, cost = float(estimate.stats.diagnostics["growth"]), int(estimate.stats.counts.gradients)
+        spent += cost
+        if growth <= GROWTH or horizon == 1:
+            return Choice(estimator, horizon, growth, cost, spent)
+        horizon //= 2
+
+
+class ScaledUpdate(eqx.Module):
+    """The update of Adam in units of a scale."""
+
+    scale: PyTree
+
+    def __call__(self, updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        """Returns Adam's update times the scale, and Adam's state."""
+        updates, state = ADAM.update(updates, state, params)
+        return jax.tree.map(lambda update, unit: update * unit, updates, self.scale), state
+
+
+def scaled_adam(scale: PyTree) -> optax.GradientTransformation:
+    """Returns Adam with steps in units of the scale, one optimiser for all calls: a new one would be compiled anew."""
+    return optax.GradientTransformation(ADAM.init, ScaledUpdate(scale))
+
+
+def like(tree: PyTree, hparams: PyTree, name: str) -> PyTree:
+    """Returns the tree, or one number for all, in the structure, shapes and types of the hyperparameters."""
+    if jax.tree_util.all_leaves([tree]) and jnp.ndim(tree) == 0:
+        tree = jax.tree.map(lambda _: tree, hparams)
+    try:
+        full = jax.tree.map(lambda h, part: jnp.broadcast_to(jnp.asarray(part, h.dtype), h.shape), hparams, tree)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} must be a number or like hparams, {describe(hparams)}: {error}") from None
+    for part, leaf in named_leaves(full, name):
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            raise ValueError(f"{part} must be finite")
+    return full
+
+
+def all_starts(
+    problem: BilevelProblem, params: PyTree, hparams: PyTree, scale: PyTree, given: Sequence[PyTree] | None
+) -> list[tuple[str, PyTree]]:
+    """Returns the starts of the race by name, the given one first."""
+    found = [("the given start", hparams)]
+    if given is not None:
+        return found + [(f"starts[{n}]", like(start, hparams, f"starts[{n}]")) for n, start in enumerate(given)]
+    key = jax.random.key(0)
+    losses = lambda h: (
+        problem.inner_loss(params, h, problem.train, key),
+        problem.outer_loss(params, h, problem.valid, key),
+    )
+    leaves, treedef = jax.tree.flatten(hparams)
+    paths = [path for path, _ in named_leaves(hparams, "hparams")]
+    for place, in_loss in enumerate(enters(losses, hparams)):
+        for word, sign in () if in_loss else (("smaller", -SHIFT), ("larger", SHIFT)):
+            moved = [
+                leaf + sign * unit if at == place else leaf
+                for at, (leaf, unit) in enumerate(zip(leaves, jax.tree.leaves(scale), strict=True))
+            ]
+            found.append((f"{paths[place]} {word}", jax.tree.unflatten(treedef, moved)))
+    return found

@@ -1,0 +1,147 @@
+"""Hyperparameters learned during one training run, in one call."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jaxtyping import Array, PyTree
+
+from ..budget import Budget
+from ..ground.checks import checked, function, instance, integer, path, random_key
+from ..history import History
+from ..inner import AbstractInnerSolver
+from ..problem import BilevelProblem, as_hparams, check_model
+from ..search.base import SearchState
+from ..search.gradient import GradientSearch, identity
+from .race import Rival
+from .report import report
+from .setup import all_starts, choose_estimator, like, periods, scaled_adam
+
+SHARE = 0.15  # of the budget that the choice of a start may take
+LEAST = 200  # gradients of a budget
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """The result of `tune`; prints as its report.
+
+    - `params`, `hparams`, `value`: the best model, its hyperparameters, its loss on the holdout, else the outer loss.
+    - `state`, `history`: of the search that went on to the end; `history` is every hyper-step of it.
+    - `gradients`: gradient equivalents spent in all, the starts that were given up included.
+    - `report`: sentences on what was chosen, and why.
+    """
+
+    params: PyTree
+    hparams: PyTree
+    value: Array
+    state: SearchState
+    history: History
+    gradients: int
+    report: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.report)
+
+
+@checked(
+    instance("inner", AbstractInnerSolver, "an inner solver such as OptaxSolver(optimiser, num_steps)"),
+    instance("problem", BilevelProblem, "a BilevelProblem"),
+    random_key("key"),
+    integer("budget", least=LEAST, optional=True),
+    function("projection", "hparams -> hparams"),
+    function("callback", "(state, history) -> anything", optional=True),
+    path("checkpoint", optional=True),
+)
+def tune(
+    inner: AbstractInnerSolver,
+    problem: BilevelProblem,
+    params: PyTree,
+    hparams: PyTree,
+    *,
+    key: Array,
+    budget: int | None = None,
+    scale: PyTree = 1.0,
+    starts: Sequence[PyTree] | None = None,
+    projection: Callable[[PyTree], PyTree] = identity,
+    holdout: PyTree | Callable[[PyTree], Array] | None = None,
+    patience: int | None = None,
+    callback: Callable[[SearchState, History], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Tuned:
+    """Trains a model and learns its hyperparameters meanwhile, for 1.2 times the cost of training.
+
+        solver = hg.OptaxSolver(lambda h: optax.adam(jnp.exp(h["log_rate"]), eps_root=1e-12), 20_000)
+        tuned = hg.tune(solver, problem, params, hparams, key=jax.random.key(0))
+        print(tuned)
+
+    Everything in it can be done by hand:
+
+    1. The outer loss is that of averaged weights (`OptaxSolver(..., average=)`), because short horizons drive the
+       learning rate of others to zero.
+    2. With B the budget, λ moves every K = √(B/2) updates along `Reverse(horizon=K/10, warm_start=True)`, which costs
+       1.2 gradients per update, by Adam with step 0.2 in units of `scale`. The horizon is halved as long as the adjoint
+       grows more than a hundredfold in a trial.
+    3. Starts race for at most 15 % of the budget: all train and move λ; the worse half gives up, again and again. A
+       start at which training is ruined is replaced so.
+    4. The winner goes on from its weights to the end of the budget.
+
+    **Arguments**
+
+    - `inner`: how the model is trained, with the number of updates of one plain training run. A field `average` that
+      is set is kept.
+    - `hparams`: the start; logarithms and logits where a quantity is positive or a share.
+    - `budget`: gradient equivalents in all, 1.2 for each update of `inner` by default; not exceeded, save by the
+      evaluations that a random outer loss asks for.
+    - `scale`: a number, or a pytree like `hparams`: the distance over which a hyperparameter matters; 1 suits
+      logarithms.
+    - `starts`: further starts, like `hparams`. By default one for every direction of each hyperparameter that enters
+      the optimiser and no loss, such as a learning rate: by log 10 units of `scale` smaller and larger.
+    - `projection`: applied to λ after every move.
+    - `holdout`, `patience`: as in `run`; they choose among the starts too.
+    - `callback(state, history)`: called after every few hyper-steps of any start with the history of these; a true
+      result ends the race of this start, or the search.
+    - `checkpoint`: a file; the same call goes on from there. Each start has its own, `<checkpoint>.0` and so on.
+
+    *Cost*: the budget. *Memory*: K/10 states of training, and the first and present state of each start.
+    *Bias*: that of a short horizon at averaged weights.
+    *When not to use it*: where training is short or the hyperparameters act on its first steps alone, such as the scale
+    of the first weights; use `Reverse` over the whole of training.
+
+    **Raises** `TypeError` or `ValueError` naming the argument that does not fit; `FloatingPointError` where no start
+    has a finite result.
+    """
+    total = max(math.ceil(1.2 * inner.num_steps), LEAST) if budget is None else budget
+    hparams = as_hparams(hparams)
+    check_model(problem, params, hparams)
+    unit = like(scale, hparams, "scale")
+    named = all_starts(problem, params, hparams, unit, starts)
+    choice = choose_estimator(periods(inner, total), problem, params, hparams, key)
+    search = GradientSearch(choice.estimator, scaled_adam(unit), projection=projection)
+    race = [Rival(name, search.init(problem, params, start)) for name, start in named]
+
+    def advance(number: int, gradients: int) -> None:
+        rival, place = race[number], None if checkpoint is None else f"{os.fspath(checkpoint)}.{number}"
+        options: dict[str, Any] = {"holdout": holdout, "patience": patience, "callback": callback, "checkpoint": place}
+        options |= {"key": jax.random.fold_in(key, number), "budget": Budget(gradients=gradients)}
+        rival.go_on(search, problem, options)
+
+    alive, rounds, limit = list(range(len(race))), math.ceil(math.log2(len(race))), 0
+    for _ in range(rounds):
+        limit += max(int(SHARE * total / rounds / len(alive)), 1)
+        for number in alive:
+            advance(number, limit)
+        alive = sorted(alive, key=lambda number: race[number].loss)[: math.ceil(len(alive) / 2)]
+    winner = race[alive[0]]
+    others = choice.spent + sum(rival.gradients for rival in race if rival is not winner)
+    last = total - others - choice.cost - (holdout is not None)
+    if last >= 0:  # one more hyper-step fits
+        advance(alive[0], last + 1)
+    if winner.history is None or not math.isfinite(winner.loss):
+        raise FloatingPointError("no start has a finite loss: training diverges, or the loss is not defined there")
+    best = winner.state.best
+    spent = others + winner.gradients
+    words = report(choice, race, winner, spent)
+    return Tuned(best.params, best.hparams, best.value, winner.state, winner.history, spent, words)

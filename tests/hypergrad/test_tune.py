@@ -1,0 +1,178 @@
+"""Hyperparameters learned during one training run, from bad starts, within the budget."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hypergrad as hg
+from hypergrad.testing import laws
+
+CURVATURES = np.geomspace(0.03, 1.0, 6)
+BUDGET = 2000
+
+
+def sgd(hparams):
+    return optax.sgd(jnp.exp(hparams["log_rate"]))
+
+
+def noisy_inner(w, h, data, key):
+    """A quadratic whose minimum is drawn anew at every step, with the true one at 0."""
+    return jnp.sum(data["a"] * (w - jax.random.normal(key, w.shape)) ** 2) / 2
+
+
+def quadratic_outer(w, h, data, key):
+    return jnp.sum(data["a"] * w**2) / 2
+
+
+@functools.cache
+def noisy_quadratic():
+    data = {"a": CURVATURES}
+    return hg.BilevelProblem(noisy_inner, quadratic_outer, data, data), jnp.full(6, 5.0)
+
+
+def ridge_inner(w, h, data, key):
+    x, y = hg.minibatch(key, (data["x"], data["y"]), 16)
+    return jnp.mean((x @ w - y) ** 2) / 2 + jnp.exp(h["log_decay"]) * jnp.sum(w**2) / 2
+
+
+def squares(w, h, data, key):
+    return jnp.mean((data["x"] @ w - data["y"]) ** 2) / 2
+
+
+@functools.cache
+def regression():
+    """Twenty features and forty noisy rows: without a penalty the weights overfit."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=20) / 3
+
+    def rows(number):
+        x = rng.normal(size=(number, 20))
+        return {"x": x, "y": x @ w + rng.normal(size=number)}
+
+    return hg.BilevelProblem(ridge_inner, squares, rows(40), rows(400)), jnp.zeros(20), rows(400)
+
+
+def trained(problem, params, hparams, steps):
+    """The outer loss after plain training at fixed hyperparameters, at the better of the last and averaged weights."""
+    solvers = (hg.OptaxSolver(sgd, steps, average=average) for average in (None, 0.95))
+    return min(float(hg.evaluate(solver, problem, params, hparams, laws.KEY).value) for solver in solvers)
+
+
+def tune(problem, params, hparams, **options):
+    options = {"key": laws.KEY, "budget": BUDGET} | options
+    return hg.tune(hg.OptaxSolver(sgd, BUDGET), problem, params, hparams, **options)
+
+
+@functools.cache
+def best_rate():
+    problem, params = noisy_quadratic()
+    return min(trained(problem, params, {"log_rate": jnp.log(rate)}, BUDGET) for rate in np.geomspace(1e-3, 1, 7))
+
+
+@pytest.mark.parametrize("rate", [3e-4, 1e-2, 3e-1, 9.0])
+def test_a_rate_from_any_start_is_near_the_best_fixed_one(rate):
+    """At 9 training diverges in a few updates."""
+    problem, params = noisy_quadratic()
+    tuned = tune(problem, params, {"log_rate": jnp.log(rate)})
+    assert float(tuned.value) < 2 * best_rate()
+    assert float(quadratic_outer(tuned.params, tuned.hparams, problem.train, None)) == pytest.approx(float(tuned.value))
+    assert tuned.gradients <= BUDGET
+    at_start = trained(problem, params, {"log_rate": jnp.log(rate)}, BUDGET)
+    assert rate in (1e-2, 3e-1) or not float(tuned.value) > at_start / 10
+
+
+def test_a_regression_from_bad_starts_is_near_the_best_fixed_setting():
+    problem, params, test = regression()
+    fixed = [
+        {"log_decay": jnp.log(decay), "log_rate": jnp.log(rate)}
+        for decay in (1e-3, 0.1, 0.3, 1.0)
+        for rate in (0.01, 0.1)
+    ]
+    best = min(trained(problem, params, hparams, BUDGET) for hparams in fixed)
+    for decay, rate in ((30.0, 1e-3), (1e-6, 1e-3), (1e-6, 1.0)):
+        tuned = tune(problem, params, {"log_decay": jnp.log(decay), "log_rate": jnp.log(rate)})
+        assert float(tuned.value) < 1.05 * best
+        assert float(squares(tuned.params, None, test, None)) < float(squares(params, None, test, None))
+
+
+@pytest.mark.parametrize("budget", [200, 777])
+def test_the_budget_is_kept_and_used(budget):
+    problem, params = noisy_quadratic()
+    tuned = tune(problem, params, {"log_rate": jnp.log(0.01)}, budget=budget)
+    assert budget - 2 * (budget // 2) ** 0.5 < tuned.gradients <= budget
+    assert len(tuned.history) == tuned.state.num_steps
+    assert "3 starts" in str(tuned) and "1.2" not in str(tuned.gradients)
+
+
+def test_an_interrupted_call_goes_on(tmp_path):
+    problem, params, _ = regression()
+    start = {"log_decay": jnp.zeros(()), "log_rate": jnp.log(0.1)}
+    calls = 0
+
+    def interrupt(state, history):
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+
+    whole = tune(problem, params, start)
+    with pytest.raises(KeyboardInterrupt):
+        tune(problem, params, start, checkpoint=tmp_path / "tune", callback=interrupt)
+    for _ in range(2):
+        again = tune(problem, params, start, checkpoint=tmp_path / "tune")
+        jax.tree.map(np.testing.assert_array_equal, (again.state, again.history), (whole.state, whole.history))
+        assert (again.gradients, again.report) == (whole.gradients, whole.report)
+
+
+def test_a_holdout_chooses():
+    problem, params, test = regression()
+    start = {"log_decay": jnp.zeros(()), "log_rate": jnp.log(0.1)}
+    tuned = tune(problem, params, start, holdout=test)
+    assert float(tuned.value) == pytest.approx(float(squares(tuned.params, None, test, None)))
+    assert tuned.gradients <= BUDGET and "holdout" in str(tuned)
+
+
+def test_moves_are_in_units_of_the_scale():
+    problem, params, _ = regression()
+    start = {"log_decay": jnp.zeros(()), "log_rate": jnp.log(0.1)}
+    tuned = tune(problem, params, start, scale={"log_decay": 0.0, "log_rate": 1.0}, starts=[])
+    assert np.all(tuned.history.hparams["log_decay"] == 0) and np.ptp(tuned.history.hparams["log_rate"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"budget": 10}, ValueError, "budget must be an integer of at least 200"),
+        ({"scale": {"log_rate": 1.0, "more": 2.0}}, ValueError, "scale must be a number or like hparams"),
+        ({"scale": {"log_rate": np.nan}}, ValueError, r"scale\['log_rate'\] must be finite"),
+        ({"starts": [{"other": 1.0}]}, ValueError, r"starts\[0\] must be"),
+        ({"patience": 2}, ValueError, "patience .* holdout"),
+        ({"holdout": {}}, ValueError, "holdout holds no arrays"),
+        ({"key": 0}, TypeError, "key must be"),
+        ({"projection": 3}, TypeError, "projection must be a function"),
+    ],
+)
+def test_nonsense_is_refused(options, error, message):
+    problem, params = noisy_quadratic()
+    with pytest.raises(error, match=message):
+        tune(problem, params, {"log_rate": jnp.log(0.01)}, **options)
+
+
+def test_training_that_never_has_a_loss_says_so():
+    problem, params = noisy_quadratic()
+    blind = hg.BilevelProblem(noisy_inner, lambda *args: jnp.nan * quadratic_outer(*args), problem.train, problem.valid)
+    with pytest.raises(FloatingPointError, match="no start has a finite loss"):
+        tune(blind, params, {"log_rate": jnp.log(0.01)}, budget=200)
+
+
+def test_shrinking_moves_towards_the_mean_of_each_array():
+    shrink = hg.projections.shrink_to_mean(0.25)
+    found = shrink({"a": jnp.array([0.0, 4.0]), "b": jnp.array(7.0)})
+    np.testing.assert_allclose(found["a"], [0.5, 3.5])
+    assert found["b"] == 7
+    with pytest.raises(ValueError, match="share must be"):
+        hg.projections.shrink_to_mean(1.5)
