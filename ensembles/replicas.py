@@ -6,6 +6,7 @@ optimiser.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from .checks import num_replicas, positive
 
-Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
+Loss = Callable[[PyTree, PyTree, PyTree, Array], Any]  # (model, hparams, data, key) -> scalar, or (scalar, state)
 
 
 def replica_keys(key: Array, num: int) -> Array:
@@ -52,7 +53,7 @@ def replicate_loss(loss: Loss, data_axes: PyTree = None, hparams_axes: PyTree = 
 
     **Arguments**
 
-    - `loss`: a function `(model, hparams, data, key) -> scalar`.
+    - `loss`: a function `(model, hparams, data, key) -> scalar`, or `(scalar, state of the layers)`.
     - `data_axes`: 0 for data with a leading axis of replicas (pseudodata, masks, weights), `None` for data that all
       share, or a tree of these like the top of `data`, as in `jax.vmap`.
     - `hparams_axes`: the same for the hyperparameters, all shared by default.
@@ -60,9 +61,10 @@ def replicate_loss(loss: Loss, data_axes: PyTree = None, hparams_axes: PyTree = 
     Make it once per loss: a new function is traced again.
     """
 
-    def total(replicas: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
+    def total(replicas: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Any:
         losses = eqx.filter_vmap(loss, in_axes=(eqx.if_array(0), hparams_axes, data_axes, 0))
-        return jnp.sum(losses(replicas, hparams, data, replica_keys(key, num_replicas(replicas))))
+        found = losses(replicas, hparams, data, replica_keys(key, num_replicas(replicas)))
+        return (jnp.sum(found[0]), found[1]) if isinstance(found, tuple) else jnp.sum(found)
 
     return total
 

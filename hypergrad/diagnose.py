@@ -130,12 +130,13 @@ def _reference(inner: AbstractInnerSolver, start: Start) -> _Reference:
     estimate, _ = estimator.step(problem, hparams, state, key)
     exact = _flat(estimate.hypergradient)
     if not np.all(np.isfinite(exact)) or not np.any(exact):
-        raise ValueError(
-            "the exact hypergradient is zero or not finite: there is nothing to compare with; ES estimates that of a "
-            "smoothed loss"
-        )
-    first, last = (ravel_pytree(one.partitioned.arrays)[0] for one in (state.inner, estimate))
-    _, unravel = ravel_pytree(state.inner.partitioned.arrays)
+        hint = "ES estimates that of a smoothed loss"
+        raise ValueError(f"the exact hypergradient is zero or not finite: there is nothing to compare with; {hint}")
+    weights = state.inner.partitioned.arrays
+    trained = lambda start, end: None if start is None else end
+    ends = jax.tree.map(trained, weights, estimate.partitioned.arrays, is_leaf=lambda leaf: leaf is None)
+    first, last = (ravel_pytree(tree)[0] for tree in (weights, ends))
+    _, unravel = ravel_pytree(weights)
     noise = jax.random.normal(jax.random.fold_in(key, 2**30), first.shape, first.dtype)
     # Relative to the weights, and to what training changes: weights may start at zero.
     typical = jnp.abs(first) + jnp.sqrt(jnp.mean(jnp.abs(last - first) ** 2))

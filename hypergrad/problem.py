@@ -1,6 +1,7 @@
 """The bilevel problem: two losses, two data sets, and the checks that come before any compilation."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,6 +35,14 @@ class BilevelProblem(eqx.Module):
       the pytree or `eqx.Module` given as `params`, whole. Everything random comes from `key`.
     - `train`: the data that `inner_loss` sees, a pytree of arrays. `valid`: the data that `outer_loss` sees.
       A test set does not belong here. Either may be `Batches` of them, of which the losses see one at a time.
+    - `trainable`: the arrays of `params` to train, as a tree of truth values like `params` or a prefix of it, or a
+      function `leaf -> bool`, as `equinox.partition` takes. All others are kept once, not per step. By default all
+      arrays of floating numbers are trained, but for the state of Equinox's layers.
+
+    **State.** Layers such as `equinox.nn.BatchNorm` have running averages. Then `params` is a pair
+    `(model, state)`, and `inner_loss` returns `(scalar, new state)`; the new state is that of the next step. The outer
+    loss is given the last state and returns a scalar. Trajectory estimators differentiate through the states; implicit
+    ones and the single loops take the last one as constant, see docs/training-state.md.
 
     **Raises** `TypeError` where a loss is not callable or data hold objects or strings, `ValueError` where an
     array is empty or holds NaN or infinity; each names the argument and the path inside it.
@@ -44,22 +53,38 @@ class BilevelProblem(eqx.Module):
     train: PyTree
     valid: PyTree
     holdout: Holdout | None  # of a run that has one
+    trainable: PyTree
 
-    def __init__(self, inner_loss: Loss, outer_loss: Loss, train: PyTree, valid: PyTree):
+    def __init__(self, inner_loss: Loss, outer_loss: Loss, train: PyTree, valid: PyTree, *, trainable: PyTree = True):
         for name, loss in (("inner_loss", inner_loss), ("outer_loss", outer_loss)):
             if not callable(loss):
                 raise TypeError(f"{name} must be a function (model, hparams, data, key) -> scalar, got {loss!r}")
         self.inner_loss, self.outer_loss, self.holdout = inner_loss, outer_loss, None
         self.train, self.valid = check_data(train, "train"), check_data(valid, "valid")
+        self.trainable = trainable
 
 
 def inner_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
     """Returns the inner loss as a function `(arrays, hparams) -> scalar` of the arrays that are trained."""
-    read = as_sampler(problem.train).mean
+    objective = inner_objective_and_state(problem, partitioned, key)
+    return lambda arrays, hparams: objective(arrays, hparams)[0]
 
-    def objective(arrays: PyTree, hparams: PyTree) -> Array:
+
+def inner_objective_and_state(
+    problem: BilevelProblem, partitioned: PartitionedModel, key: Array
+) -> Callable[[PyTree, PyTree], tuple[Array, PyTree]]:
+    """Returns the inner loss as a function `(arrays, hparams) -> (scalar, next layer_state)`."""
+
+    def objective(arrays: PyTree, hparams: PyTree) -> tuple[Array, PyTree]:
         model = partitioned.with_arrays(arrays).model
-        return read(lambda data, key: problem.inner_loss(model, hparams, data, key), key)
+
+        def reading(data: PyTree, key: Array) -> tuple[Array, PyTree]:
+            found = problem.inner_loss(model, hparams, data, key)
+            if partitioned.layer_state is None:
+                return found, None
+            return found[0], partitioned.layer_state_of(found[1])
+
+        return as_sampler(problem.train).mean(reading, key)
 
     return objective
 
@@ -196,42 +221,62 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
 
     **Raises** `TypeError` or `ValueError` naming the argument at fault, with all shapes.
     """
-    _refuse_stateful(params)
-    partitioned = PartitionedModel(strong_arrays(params))
-    if not jax.tree.leaves(partitioned.arrays):
+    whole = strong_arrays(params)
+    floating = named_leaves(eqx.filter(whole, eqx.is_inexact_array), "params")
+    if not floating:
         raise ValueError(f"params has no floating-point array to train: {describe(params)}")
-    for path, leaf in named_leaves(partitioned.arrays, "params"):
+    for path, leaf in floating:
         if not isinstance(leaf, jax.core.Tracer) and num_not_finite(leaf):
             raise ValueError(f"{path} holds values that are NaN or infinite")
+    has_state = check_losses(problem, whole, hparams)
+    try:
+        partitioned = PartitionedModel(whole, problem.trainable, has_state)
+    except ValueError as error:
+        raise ValueError(f"trainable has not the form of params: {error}") from error
+    if not jax.tree.leaves(partitioned.arrays):
+        raise ValueError(f"trainable leaves no floating-point array to train: {describe(params)}")
+    return partitioned
+
+
+def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> bool:
+    """Returns true if the inner loss returns the state of layers too. **Raises** as `check_model`."""
+    has_state = False
     for name, loss, data in (
         ("inner_loss", problem.inner_loss, problem.train),
         ("outer_loss", problem.outer_loss, problem.valid),
     ):
         try:
-            read = lambda data, key, loss=loss: loss(partitioned.model, hparams, data, key)
+            read = lambda data, key, loss=loss: _arrays_of_state(loss(model, hparams, data, key))
             value = eqx.filter_eval_shape(as_sampler(data).mean, read, jax.random.key(0))
         except Exception as error:
             raise ValueError(
                 f"{name}(model, hparams, data, key) failed on these arguments: {error}\n"
-                f"  params:  {describe(partitioned.arrays)}\n"
+                f"  params:  {describe(eqx.filter(model, eqx.is_inexact_array))}\n"
                 f"  hparams: {describe(hparams)}\n  data:    {describe(data)}"
             ) from error
+        if name == "inner_loss" and isinstance(value, tuple) and len(value) == 2:
+            has_state, (value, state) = True, value
+            _check_state(model, state)
         shape = getattr(value, "shape", None)
         if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-            raise TypeError(f"{name} must return a floating scalar, it returned {describe(value)}")
-    return partitioned
+            or_state = " or (scalar, state of the layers)" if name == "inner_loss" else ""
+            raise TypeError(f"{name} must return a floating scalar{or_state}, it returned {describe(value)}")
+    return has_state
 
 
-def _refuse_stateful(params: PyTree) -> None:
-    """Raises `TypeError` for layers with running averages.
+def _arrays_of_state(found: Any) -> Any:
+    """Returns a loss without what is no array in the state beside it."""
+    pair = isinstance(found, tuple) and len(found) == 2
+    return (found[0], eqx.filter(found[1], eqx.is_array)) if pair else found
 
-    Evaluations move them, not the inner solver: no hypergradient would know of them.
-    """
-    kinds, plain = eqx.nn.StatefulLayer | eqx.nn.StateIndex | eqx.nn.State, eqx.nn.Sequential
-    stateful = lambda part: isinstance(part, kinds) and not isinstance(part, plain)
-    for path, part in jax.tree_util.tree_leaves_with_path(params, is_leaf=stateful):
-        if stateful(part):
-            raise TypeError(
-                f"params{jax.tree_util.keystr(path)} is a {type(part).__name__}, which has a state of its own that "
-                "training here cannot carry; use a layer without one, such as LayerNorm or GroupNorm"
-            )
+
+def _check_state(model: PyTree, state: PyTree) -> None:
+    """Raises `TypeError` where the state that the inner loss returns is not of the form of the one it was given."""
+    if not (isinstance(model, tuple) and len(model) == 2):
+        raise TypeError(
+            f"inner_loss returned a pair, so params must be a pair (model, state of its layers), got {describe(model)}"
+        )
+    shapes = lambda part: eqx.filter(part, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    before, after = (describe(shapes(eqx.filter_eval_shape(lambda part: part, part))) for part in (model[1], state))
+    if before != after:
+        raise TypeError(f"inner_loss must return a state of the form of params[1]: {before} -> {after}")

@@ -44,6 +44,12 @@ def _rest(tree: PyTree) -> Rest:
     return Rest(jax.tree.map(restored, tree))
 
 
+class Buffers(eqx.Module):
+    """Arrays that no training step changes. Nothing differentiates or records them, whatever their type."""
+
+    tree: PyTree
+
+
 class PartitionedModel(eqx.Module):
     """A model as a pytree of arrays alone; whatever is no array sits in its structure.
 
@@ -52,28 +58,62 @@ class PartitionedModel(eqx.Module):
     """
 
     arrays: PyTree  # inexact arrays, which the inner solver moves
-    buffers: PyTree  # all other arrays
+    layer_state: PyTree  # arrays that the inner loss returns anew at every step, such as running averages, or None
+    buffers: Buffers  # all other arrays
     static: Rest = eqx.field(static=True)
 
-    def __init__(self, model: PyTree):
+    def __init__(self, model: PyTree, trainable: PyTree = True, has_state: bool = False):
+        """Partitions a model.
+
+        **Arguments**: `trainable`, a tree of truth values or functions of a leaf, like the model or a prefix of it, of
+        the arrays to train; `has_state`: the model is a pair, and its second part the state of its layers.
+        """
         model = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, model)
-        self.arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-        self.buffers, rest = eqx.partition(rest, eqx.is_array)
-        self.static = Rest(rest)
+        stateful = lambda part: isinstance(part, eqx.nn.State | eqx.nn.StateIndex)
+        outside = jax.tree.map(lambda part: not stateful(part), model, is_leaf=stateful)
+        trained, rest = eqx.partition(model, (outside[0], False) if has_state else outside)
+        self.arrays, more = eqx.partition(trained, jax.tree.map(_inexact_where, trainable))
+        self.layer_state, rest = eqx.partition(eqx.combine(rest, more), (False, eqx.is_array) if has_state else False)
+        if not has_state:
+            self.layer_state = None
+        buffers, rest = eqx.partition(rest, eqx.is_array)
+        self.buffers, self.static = Buffers(buffers), Rest(rest)
 
     @property
     def model(self) -> PyTree:
         """The whole model, ready to be called."""
-        return eqx.combine(self.arrays, self.buffers, self.static.tree)
+        parts = self.arrays, self.buffers.tree, self.static.tree
+        return eqx.combine(*parts) if self.layer_state is None else eqx.combine(*parts, self.layer_state)
 
     def with_arrays(self, arrays: PyTree) -> "PartitionedModel":
         """Returns the same model with other trained arrays."""
-        return eqx.tree_at(lambda partitioned: partitioned.arrays, self, arrays, is_leaf=lambda leaf: leaf is None)
+        return self.moved(arrays, self.layer_state)
+
+    def moved(self, arrays: PyTree, layer_state: PyTree) -> "PartitionedModel":
+        """Returns the same model after a step of training."""
+        moving = lambda partitioned: (partitioned.arrays, partitioned.layer_state)
+        return eqx.tree_at(moving, self, (arrays, layer_state), is_leaf=lambda leaf: leaf is None)
+
+    def layer_state_of(self, state: PyTree) -> PyTree:
+        """Returns the `layer_state` of a state of the layers as the losses return it."""
+        return self.layer_state[0], eqx.filter(state, eqx.is_array)
+
+
+def _inexact_where(flag: Any) -> Callable[[Any], bool]:
+    """Returns the filter of the inexact arrays for which `flag` is true, or returns true."""
+    if isinstance(flag, bool | np.bool_):
+        return lambda leaf: bool(flag) and eqx.is_inexact_array(leaf)
+    if not callable(flag):
+        raise TypeError(f"trainable must hold truth values or functions of a leaf, got {flag!r}")
+    return lambda leaf: eqx.is_inexact_array(leaf) and bool(flag(leaf))
 
 
 def partition(model: PyTree) -> PartitionedModel:
-    """Returns the model partitioned; one that is partitioned already passes."""
-    return model if isinstance(model, PartitionedModel) else PartitionedModel(model)
+    """Returns the model partitioned as if all of it were trained; one that is partitioned so already passes."""
+    if isinstance(model, PartitionedModel):
+        whole = model.layer_state is None and not jax.tree.leaves(eqx.filter(model.buffers.tree, eqx.is_inexact_array))
+        return model if whole else PartitionedModel(model.model)
+    return PartitionedModel(model)
 
 
 def distinct(tree: PyTree) -> PyTree:
@@ -100,14 +140,32 @@ def strong_arrays(tree: PyTree) -> PyTree:
     return eqx.combine(strong(arrays), rest)
 
 
+def _is_buffers(part: Any) -> bool:
+    return isinstance(part, Buffers)
+
+
 def split(tree: PyTree) -> tuple[PyTree, PyTree]:
-    """Returns the leaves that carry a gradient, and the others, each with `None` elsewhere; see `join`."""
-    return eqx.partition(tree, eqx.is_inexact_array)
+    """Returns the leaves that carry a gradient, and the others, each with `None` elsewhere; see `join`.
+
+    The `Buffers` of models carry none.
+    """
+    return eqx.partition(tree, eqx.is_inexact_array, is_leaf=_is_buffers)
 
 
 def join(inexact: PyTree, rest: PyTree) -> PyTree:
     """Returns the tree that was split."""
     return eqx.combine(inexact, rest)
+
+
+def map_moving(function: Callable[..., Any], tree: PyTree, *others: PyTree) -> PyTree:
+    """Returns the tree with `function` applied to all leaves outside of `Buffers`, which stay those of `tree`."""
+    apply = lambda leaf, *more: leaf if _is_buffers(leaf) else function(leaf, *more)
+    return jax.tree.map(apply, tree, *others, is_leaf=_is_buffers)
+
+
+def without_buffers(tree: PyTree) -> PyTree:
+    """Returns the tree with `None` in place of `Buffers`."""
+    return jax.tree.map(lambda leaf: None if _is_buffers(leaf) else leaf, tree, is_leaf=_is_buffers)
 
 
 def differentiable(tree: PyTree) -> PyTree:

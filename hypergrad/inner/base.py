@@ -12,15 +12,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..data.sampler import as_sampler
-from ..ground.checks import real
 from ..ground.keys import step_key
 from ..ground.tree import PartitionedModel, describe, strong
-from ..problem import BilevelProblem, as_hparams, at_step, check, inner_objective, outer_objective, refuse_unused
+from ..problem import (
+    BilevelProblem,
+    as_hparams,
+    at_step,
+    check,
+    inner_objective,
+    inner_objective_and_state,
+    outer_objective,
+    refuse_unused,
+)
 from .optimiser_state import Carried, carried, with_loss
 from .proximal import PROXIMAL, Prox, bounds_of, prox_of
-from .state import InnerState, SolveStats
+from .state import InnerState, SolveStats, first_average, next_average, typed
 
-AVERAGE = real("average", least=0, below=1, optional=True)
 EVALUATED = ("value", "grad", "error", "aux")  # of a jaxopt state: what the last update evaluated at its weights
 
 
@@ -29,13 +36,9 @@ class AbstractInnerSolver(eqx.Module):
 
     A subclass says which solver: its class, and the options of its constructor without `fun`.
 
-    With `average=β` the state carries an average of the weights too, which starts at the first weights and which the
-    outer loss, `params` and `best` are those of; the inner loss is that of w:
-
-        w̄_0 = w_0,    w̄_{t+1} = β w̄_t + (1 - β) w_{t+1}
-
-    There is no correction for the start: the first weights keep the share β^t. It is kept in float32 where the weights
-    are in half precision, and goes on where training starts warm.
+    With `average=β` the state carries averaged weights too, w̄_{t+1} = β w̄_t + (1 - β) w_{t+1} from w̄_0 = w_0. The outer
+    loss, `params` and `best` are those of w̄. They are in float32 where the weights are in half precision, and go on
+    where training starts warm.
     """
 
     solver_class: Any = eqx.field(static=True)
@@ -109,11 +112,11 @@ class AbstractInnerSolver(eqx.Module):
                 f"{describe(state.partitioned.arrays)} -> {describe(after.partitioned.arrays)}; "
                 "do data and params agree in dtype?"
             )
-        return _typed(state, after)
+        return typed(state, after)
 
     def restart(self, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> InnerState:
         """Returns the state before the first update, of the model of `state`."""
-        return _typed(self._first(problem, state.partitioned, hparams), state)
+        return typed(self._first(problem, state.partitioned, hparams), state)
 
     def resume(self, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> InnerState:
         """Returns `state` for a new training from there, at other hyperparameters.
@@ -210,17 +213,18 @@ class AbstractInnerSolver(eqx.Module):
     def _first(self, problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> InnerState:
         # Solvers that evaluate the loss at the start (LBFGS) do so with one fixed key.
         solver, args = self._bind(problem, partitioned, hparams, jax.random.key(0), differentiable=True)
-        average = None if self.average is None else jax.tree.map(_in_single, partitioned.arrays)
-        feed = as_sampler(problem.train).first_feed()
-        return InnerState(partitioned, solver.init_state(partitioned.arrays, *args), average, feed)
+        average = first_average(self.average, partitioned.arrays)
+        first = solver.init_state(partitioned.arrays, *args)
+        first = first if partitioned.layer_state is None else first._replace(aux=None)
+        return InnerState(partitioned, first, average, as_sampler(problem.train).first_feed())
 
     def _next(self, state: InnerState, arrays: PyTree, solver: PyTree) -> InnerState:
-        """Returns the state after an update to these weights."""
-        average = state.average
-        if self.average is not None:
-            new_share = 1 - self.average
-            average = jax.tree.map(lambda mean, w: mean + new_share * (w.astype(mean.dtype) - mean), average, arrays)
-        return strong(InnerState(state.partitioned.with_arrays(arrays), solver, average, state.feed))
+        """Returns the state after an update to these weights, with the state of layers that the loss returned."""
+        partitioned = state.partitioned.with_arrays(arrays)
+        if partitioned.layer_state is not None:
+            partitioned, solver = partitioned.moved(arrays, solver.aux), solver._replace(aux=None)
+        average = next_average(self.average, state.average, arrays)
+        return strong(InnerState(partitioned, solver, average, state.feed))
 
     def _refuse_batches(self, problem: BilevelProblem) -> None:
         """Raises `ValueError` where every step reads other data and the solver carries values from step to step."""
@@ -250,20 +254,23 @@ class AbstractInnerSolver(eqx.Module):
         differentiable: bool,
     ) -> tuple[Any, tuple[Any, ...]]:
         """Returns the jaxopt solver of these arguments, and what its methods take after their own."""
-        options = dict(self.options)
-
-        def loss(arrays: PyTree, hparams: PyTree, key: Array) -> Array:
-            return inner_objective(problem, partitioned, key)(arrays, hparams)
-
+        options, has_state = dict(self.options), partitioned.layer_state is not None
+        objective = inner_objective_and_state if has_state else inner_objective
+        if has_state and "opt" not in options:
+            name = self.solver_class.__name__
+            raise TypeError(f"inner_loss returns the state of layers, which {name} cannot carry: use OptaxSolver")
         if "opt" in options:
+            value = inner_objective(problem, partitioned, key)
             optimiser = options["opt"](hparams) if callable(options["opt"]) else options["opt"]
-            options["opt"] = with_loss(optimiser, lambda arrays: loss(arrays, hparams, key))
+            options["opt"] = with_loss(optimiser, lambda arrays: value(arrays, hparams))
         if "implicit_diff" in inspect.signature(self.solver_class).parameters:
             options["implicit_diff"] = not differentiable  # jaxopt unrolls its line search only without it
+        loss = lambda arrays, hparams, key: objective(problem, partitioned, key)(arrays, hparams)
         constraint = () if self.smooth else (hparams,)
         if "bounds" in options:
             constraint = (bounds_of(options, hparams),)
             del options["bounds"]
+        options |= {"has_aux": True} if has_state else {}
         return self.solver_class(loss, **options), (*constraint, hparams, key)
 
     @property
@@ -288,12 +295,3 @@ def as_inner_solver(inner: AbstractInnerSolver) -> AbstractInnerSolver:
     if not isinstance(inner, AbstractInnerSolver):
         raise TypeError(f"inner must be an inner solver such as OptaxSolver(optax.adam(0.01), 100), got {inner!r}")
     return inner
-
-
-def _in_single(leaf: Array) -> Array:
-    """Returns a copy in float32 of what is in half precision, where small steps of an average would be lost."""
-    return jnp.array(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
-
-
-def _typed(state: InnerState, like: InnerState) -> InnerState:
-    return strong(jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state, like))

@@ -12,12 +12,14 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import jaxopt
 
-from .base import AVERAGE, AbstractInnerSolver
+from ..ground.checks import real
+from .base import AbstractInnerSolver
 from .optimiser_state import Transformation
 from .proximal import PROXIMAL
 
 Optimiser: TypeAlias = Transformation | Callable[[PyTree], Transformation]
 
+AVERAGE = real("average", least=0, below=1, optional=True)
 FIXED = ("has_aux", "value_and_grad", "jit", "unroll", "implicit_diff", "implicit_diff_solve")  # set here, not by users
 
 

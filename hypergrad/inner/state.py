@@ -1,10 +1,12 @@
 """The state of training, and the part of it that the outer loss judges."""
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..ground.show import paragraph, show, show_size
-from ..ground.tree import PartitionedModel, cast_like
+from ..ground.tree import PartitionedModel, cast_like, strong
 
 
 class InnerState(eqx.Module):
@@ -42,3 +44,21 @@ class SolveStats(eqx.Module):
 
     iterations: Array
     gradients: Array
+
+
+def first_average(average: float | None, arrays: PyTree) -> PyTree:
+    """Returns w̄_0 = w_0, in float32 where w is in half precision, which loses small steps; `None` without a share."""
+    single = lambda leaf: jnp.array(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+    return None if average is None else jax.tree.map(single, arrays)
+
+
+def next_average(average: float | None, means: PyTree, arrays: PyTree) -> PyTree:
+    """Returns w̄ + (1 - β)(w - w̄), β = `average`; `None` without one."""
+    if average is None:
+        return None
+    return jax.tree.map(lambda mean, w: mean + (1 - average) * (w.astype(mean.dtype) - mean), means, arrays)
+
+
+def typed(state: InnerState, like: InnerState) -> InnerState:
+    """Returns the state in the types of `like`."""
+    return strong(jax.tree.map(lambda leaf, like: jnp.asarray(leaf, like.dtype), state, like))

@@ -111,28 +111,6 @@ def test_a_search_returns_a_model_of_the_same_kind():
     assert isinstance(state.best.params, Convolutional)
 
 
-def stateful(layer):
-    return eqx.nn.Sequential([eqx.nn.Linear(3, 3, key=KEYS[0]), layer])
-
-
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (lambda: stateful(eqx.nn.BatchNorm(3, "batch", mode="batch")), r"params.layers\[1\] is a BatchNorm"),
-        (
-            lambda: {"net": stateful(eqx.nn.SpectralNorm(eqx.nn.Linear(3, 3, key=KEYS[0]), "weight", key=KEYS[1]))},
-            r"params\['net'\].layers\[1\] is a SpectralNorm",
-        ),
-        (lambda: eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", mode="batch"), r"params\[0\] is a BatchNorm"),
-    ],
-)
-def test_layers_with_a_state_are_refused_by_name(make, name):
-    loss = lambda model, hparams, data, key: hparams
-    problem = hg.BilevelProblem(loss, loss, np.ones(2), np.ones(2))
-    with pytest.raises(TypeError, match=name):
-        hg.Reverse(hg.OptaxSolver(optax.sgd(0.1), 2)).init(problem, make(), jnp.asarray(0.0))
-
-
 def moved_inner(delta, start, data, key):
     """The loss at start + delta: training delta from 0 is training the weights from `start`."""
     return jnp.mean((data["x"] @ (start + delta) - data["y"]) ** 2)

@@ -98,7 +98,7 @@ def test_a_model_is_partitioned_once_on_its_way_into_a_search(make, monkeypatch)
     """Once more for the model that `best` starts with, which any state of an estimator gives whole."""
     made = []
     init = PartitionedModel.__init__
-    monkeypatch.setattr(PartitionedModel, "__init__", lambda self, model: (made.append(1), init(self, model))[1])
+    monkeypatch.setattr(PartitionedModel, "__init__", lambda self, *args: (made.append(1), init(self, *args))[1])
     case, inner = ridge(), INNERS["adam"]
     search = make(inner)
     state = search.init(case.problem, case.params, case.hparams)

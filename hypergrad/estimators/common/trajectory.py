@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, PyTree
 
-from ...ground.tree import cast_like, differentiable, join, split
+from ...ground.tree import differentiable, join, map_moving, split, without_buffers
 from ...inner import InnerState
 from ...training import Training
 
@@ -15,8 +15,10 @@ from ...training import Training
 def stored(state: InnerState, storage: DTypeLike | None) -> InnerState:
     """Returns the state as it is kept: its arrays of real numbers rounded to the type `storage`, if that is given.
 
-    Single numbers, integers, flags and keys stay as they are: they cost nothing and cannot be rounded.
+    Single numbers, integers, flags and keys stay as they are: they cost nothing and cannot be rounded. What no step
+    changes is left out.
     """
+    state = without_buffers(state)
     if storage is None:
         return state
     rounds = lambda leaf: leaf.ndim > 0 and jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -24,8 +26,8 @@ def stored(state: InnerState, storage: DTypeLike | None) -> InnerState:
 
 
 def restored(state: InnerState, like: InnerState) -> InnerState:
-    """Returns a kept state in the types of `like`."""
-    return cast_like(state, like)
+    """Returns a kept state in the types of `like`, with what no step changes."""
+    return map_moving(lambda wanted, leaf: leaf.astype(wanted.dtype), like, state)
 
 
 def check_storage(storage: DTypeLike | None) -> None:
@@ -42,13 +44,15 @@ def record(
 
 
 def discrete(state: InnerState) -> PyTree:
-    """Returns what cannot be interpolated in the solver's state: integers, flags and keys; `None` elsewhere."""
-    return split(state.solver)[1]
+    """Returns the integers, flags and keys in the states of solver and layers, which cannot be interpolated."""
+    return split((state.solver, state.partitioned.layer_state))[1]
 
 
 def with_discrete(state: InnerState, leaves: PyTree) -> InnerState:
     """Returns the state with other integers, flags and keys."""
-    return dataclasses.replace(state, solver=join(differentiable(state.solver), leaves))
+    solver, layer_state = join(differentiable((state.solver, state.partitioned.layer_state)), leaves)
+    partitioned = state.partitioned.moved(state.partitioned.arrays, layer_state)
+    return dataclasses.replace(state, partitioned=partitioned, solver=solver)
 
 
 def interpolate(start: InnerState, end: InnerState, offset: Array, length: Array) -> InnerState:
@@ -64,7 +68,7 @@ def interpolate(start: InnerState, end: InnerState, offset: Array, length: Array
         way = b - a
         return jnp.where(jnp.isfinite(way), a + offset.astype(a.dtype) / length.astype(a.dtype) * way, a)
 
-    return jax.tree.map(line, start, end)
+    return map_moving(line, start, end)
 
 
 def interpolate_cubic(
@@ -92,4 +96,4 @@ def interpolate_cubic(
         low, high = (functools.reduce(bound, four) for bound in (jnp.minimum, jnp.maximum))
         return jnp.where(jnp.isfinite(high - low), jnp.clip(value, low, high), four[0])
 
-    return jax.tree.map(curve, *points)
+    return map_moving(curve, *points)

@@ -97,6 +97,8 @@ class Reversible(AbstractTrajectoryEstimator):
     def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, then runs backwards."""
         self._refuse_short_integers()
+        if state.inner.partitioned.layer_state is not None:
+            raise TypeError("inner_loss returns the state of layers, which cannot be run backwards: use Reverse")
         if self.exact:
             refuse_complex(state.inner.partitioned.arrays, "exact=True counts in integers")
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps

@@ -12,7 +12,15 @@ from jaxtyping import Array, PyTree
 from ...data.sampler import as_sampler
 from ...estimators.common.refusals import refuse_complex
 from ...ground.tree import PartitionedModel, all_finite, norm
-from ...problem import BilevelProblem, at_step, check, inner_objective, outer_objective, refuse_unused
+from ...problem import (
+    BilevelProblem,
+    at_step,
+    check,
+    inner_objective,
+    inner_objective_and_state,
+    outer_objective,
+    refuse_unused,
+)
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ..base import AbstractSearch, Record, SearchState, conclude, first_state
 from ..retreat import Signal, move
@@ -39,6 +47,7 @@ class Found(NamedTuple):
     directions: Variables
     value: Array
     counts: Counts
+    layer_state: PyTree  # as the inner loss returned it
 
 
 class LoopState(eqx.Module):
@@ -113,7 +122,8 @@ def advance(
         diagnostics={"inner_gradient_norm": norm(directions.weights)},
     )
     estimate = Estimate(directions.hparams, found.value, loop.partitioned, stats)
-    loop = LoopState(loop.partitioned.with_arrays(arrays), auxiliary, states, loop.memory, loop.feed)
+    layer_state = optax.tree.where(taken, found.layer_state, loop.partitioned.layer_state)
+    loop = LoopState(loop.partitioned.moved(arrays, layer_state), auxiliary, states, loop.memory, loop.feed)
     return conclude(problem, dataclasses.replace(moved, inner_state=loop), estimate, key, state.hparams)
 
 
@@ -146,19 +156,25 @@ def _descend(
 
 def inner_gradients(
     problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array
-) -> tuple[PyTree, PyTree]:
-    """Returns `(∇_w L, ∂_λ L)`."""
-    return jax.grad(inner_objective(problem, partitioned, key), argnums=(0, 1))(partitioned.arrays, hparams)
+) -> tuple[tuple[PyTree, PyTree], PyTree]:
+    """Returns `(∇_w L, ∂_λ L)` and the next state of the layers."""
+    inner = inner_objective_and_state(problem, partitioned, key)
+    return jax.grad(inner, argnums=(0, 1), has_aux=True)(partitioned.arrays, hparams)
 
 
 def inner_products(
     problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, v: PyTree, key: Array, mixed_key: Array
-) -> tuple[PyTree, PyTree, PyTree]:
-    """Returns `(∇_w L, H v)` of the loss drawn with `key`, and `(∂²L/∂w∂λ)ᵀ v` of the one drawn with `mixed_key`."""
-    inner, other = (inner_objective(problem, partitioned, one) for one in (key, mixed_key))
-    gradient, hvp = jax.jvp(lambda arrays: jax.grad(inner)(arrays, hparams), (partitioned.arrays,), (v,))
+) -> tuple[tuple[PyTree, PyTree, PyTree], PyTree]:
+    """Returns `(∇_w L, H v, (∂²L/∂w∂λ)ᵀ v)` and the next state of the layers.
+
+    The last product is of the loss drawn with `mixed_key`, the others of the one drawn with `key`.
+    """
+    inner = jax.grad(inner_objective_and_state(problem, partitioned, key), has_aux=True)
+    other = inner_objective(problem, partitioned, mixed_key)
+    at_hparams = lambda arrays: inner(arrays, hparams)
+    gradient, hvp, layer_state = jax.jvp(at_hparams, (partitioned.arrays,), (v,), has_aux=True)
 
     def slope(hparams: PyTree) -> Array:
         return jax.jvp(lambda arrays: other(arrays, hparams), (partitioned.arrays,), (v,))[1]
 
-    return gradient, hvp, jax.grad(slope)(hparams)
+    return (gradient, hvp, jax.grad(slope)(hparams)), layer_state

@@ -72,8 +72,8 @@ class F2SA(AbstractSearch):
         batch, state = with_batch(problem, state, inner_key)
         loop, hparams = state.inner_state, state.hparams
         pulled = loop.partitioned.with_arrays(loop.auxiliary)
-        gradient, slope = inner_gradients(batch, hparams, loop.partitioned, inner_key)
-        pulled_gradient, pulled_slope = inner_gradients(batch, hparams, pulled, inner_key)
+        (gradient, slope), layer_state = inner_gradients(batch, hparams, loop.partitioned, inner_key)
+        (pulled_gradient, pulled_slope), _ = inner_gradients(batch, hparams, pulled, inner_key)
         _, by_model, direct = outer_value_and_grads(problem, hparams, pulled, outer_key)
         value = outer_value(problem, loop.params, hparams, outer_key)
         sigma = self.multiplier(state.num_steps) if callable(self.multiplier) else self.multiplier
@@ -84,4 +84,4 @@ class F2SA(AbstractSearch):
             optax.tree.add_scale(direct, sigma, optax.tree.sub(pulled_slope, slope)),
         )
         counts = Counts(iterations=2, inner_gradients=2, outer_gradients=1)
-        return advance(problem, state, key, self._rules, Found(directions, value, counts))
+        return advance(problem, state, key, self._rules, Found(directions, value, counts, layer_state))

@@ -94,7 +94,8 @@ class SABA(AbstractSearch):
         j = jax.random.randint(j_key, (), 0, self.num_valid_batches)
         cut = _batch(problem.train, i, self.num_batches), _batch(problem.valid, j, self.num_valid_batches)
         batch = eqx.tree_at(lambda p: (p.train, p.valid), problem, cut)
-        inner_terms = inner_products(batch, hparams, loop.partitioned, loop.auxiliary, inner_key, inner_key)
+        keys = inner_key, inner_key
+        inner_terms, layer_state = inner_products(batch, hparams, loop.partitioned, loop.auxiliary, *keys)
         value, by_model, direct = outer_value_and_grads(batch, hparams, loop.partitioned, outer_key)
         outer_terms = by_model.arrays, direct
         inner_memory, outer_memory = loop.memory
@@ -102,7 +103,7 @@ class SABA(AbstractSearch):
         by_weights, direct = _corrected(outer_memory, j, outer_terms)
         directions = Variables(gradient, optax.tree.sub(hvp, by_weights), optax.tree.sub(direct, mixed))
         counts = self._counts(state.num_steps)
-        state, record = advance(problem, state, key, self._rules, Found(directions, value, counts))
+        state, record = advance(problem, state, key, self._rules, Found(directions, value, counts, layer_state))
         usable = (record.stats.status & Status.NONFINITE) == 0
         memory = (
             _remember(inner_memory, i, inner_terms, usable),

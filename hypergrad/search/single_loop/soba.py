@@ -66,8 +66,10 @@ class SOBA(AbstractSearch):
         inner_key, mixed_key, outer_key = jax.random.split(key, 3)
         batch, state = with_batch(problem, state, inner_key)
         loop, hparams = state.inner_state, state.hparams
-        gradient, hvp, mixed = inner_products(batch, hparams, loop.partitioned, loop.auxiliary, inner_key, mixed_key)
+        keys = inner_key, mixed_key
+        products, layer_state = inner_products(batch, hparams, loop.partitioned, loop.auxiliary, *keys)
+        gradient, hvp, mixed = products
         value, by_model, direct = outer_value_and_grads(problem, hparams, loop.partitioned, outer_key)
         directions = Variables(gradient, optax.tree.sub(hvp, by_model.arrays), optax.tree.sub(direct, mixed))
         counts = Counts(iterations=1, inner_gradients=1, hvps=2, outer_gradients=1)
-        return advance(problem, state, key, self._rules, Found(directions, value, counts))
+        return advance(problem, state, key, self._rules, Found(directions, value, counts, layer_state))

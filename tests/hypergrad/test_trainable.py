@@ -1,0 +1,144 @@
+"""Frozen parts of a model: not trained, not differentiated, and stored once whatever the number of steps."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hypergrad as hg
+from hypergrad.testing import assert_close, laws
+from hypergrad.testing.problems import Case
+
+KEYS = jax.random.split(jax.random.key(0), 2)
+INNER = hg.OptaxSolver(optax.adam(0.05, eps_root=1e-8), 4)
+
+
+class Head(eqx.Module):
+    """A big frozen backbone with a table of integers, and a small head."""
+
+    backbone: eqx.nn.Linear
+    order: jax.Array
+    head: eqx.nn.Linear
+
+    def __init__(self, width=8):
+        self.backbone = eqx.nn.Linear(3, width, key=KEYS[0])
+        self.order = jnp.arange(width)[::-1]
+        self.head = eqx.nn.Linear(width, "scalar", key=KEYS[1])
+
+    def __call__(self, x):
+        return self.head(jnp.tanh(self.backbone(x))[self.order])
+
+
+def inner_loss(model, hparams, data, key):
+    error = jnp.mean((jax.vmap(model)(data["x"]) - data["y"]) ** 2)
+    return error + jnp.exp(hparams) * (jnp.sum(model.head.weight**2) + jnp.sum(model.backbone.weight**2))
+
+
+def outer_loss(model, hparams, data, key):
+    return jnp.mean((jax.vmap(model)(data["x"]) - data["y"]) ** 2)
+
+
+def rows(seed):
+    rng = np.random.default_rng(seed)
+    return {"x": rng.normal(size=(6, 3)), "y": rng.normal(size=6)}
+
+
+def problem_of(trainable):
+    return hg.BilevelProblem(inner_loss, outer_loss, rows(0), rows(1), trainable=trainable)
+
+
+def head_only(model):
+    frozen = jax.tree.map(lambda _: False, model)
+    return eqx.tree_at(lambda m: (m.head.weight, m.head.bias), frozen, (True, True))
+
+
+ESTIMATORS = {
+    "reverse": hg.Reverse(INNER),
+    "reverse, float64 kept": hg.Reverse(INNER, storage=jnp.float64, check=None),
+    "forward": hg.Forward(INNER),
+    "drmad, every knot": hg.DrMAD(INNER, knots=4, check=None),
+    "drmad, cubic": hg.DrMAD(INNER, knots=2, cubic=True, check=None),
+}
+
+
+def by_hand(model, hparams):
+    """The same training of a head alone, the backbone in the loss."""
+    put = lambda head: eqx.tree_at(lambda m: m.head, model, head)
+    alone = lambda loss: lambda head, hparams, data, key: loss(put(head), hparams, data, key)
+    problem = hg.BilevelProblem(alone(inner_loss), alone(outer_loss), rows(0), rows(1))
+    return laws.answer(hg.Reverse(INNER), Case(problem, model.head, hparams))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
+def test_freezing_is_leaving_out(estimator):
+    model, hparams = Head(), jnp.asarray(-3.0)
+    found = laws.answer(estimator, Case(problem_of(head_only(model)), model, hparams))
+    assert_close(found, by_hand(model, hparams), "gradient")
+
+
+def test_frozen_arrays_come_back_as_they_were():
+    model = Head()
+    problem = problem_of(head_only(model))
+    search = hg.GradientSearch(hg.Implicit(INNER, hg.CG(3), warm_start=True), optax.adam(0.1))
+    state, _ = hg.run(search, problem, search.init(problem, model, jnp.asarray(-3.0)), key=laws.KEY, budget=20)
+    for found in (state.best.params, state.model):
+        assert isinstance(found, Head)
+        np.testing.assert_array_equal(found.backbone.weight, model.backbone.weight)
+        np.testing.assert_array_equal(found.order, model.order)
+        assert np.any(found.head.weight != model.head.weight)
+
+
+FORMS = {
+    "a tree": head_only(Head()),
+    "a prefix": eqx.tree_at(lambda m: (m.backbone, m.order, m.head), Head(), (False, False, True)),
+}
+
+
+@pytest.mark.parametrize("trainable", FORMS.values(), ids=FORMS)
+def test_filters_take_the_forms_that_equinox_takes(trainable):
+    model = Head()
+    state = INNER.init(problem_of(trainable), model, jnp.asarray(-3.0))
+    assert state.partitioned.arrays.backbone.weight is None
+    assert jax.tree.structure(state.partitioned.arrays.head) == jax.tree.structure(eqx.filter(model.head, eqx.is_array))
+
+
+def test_a_function_decides_by_the_leaf():
+    state = INNER.init(problem_of(lambda leaf: leaf.ndim == 2), Head(), jnp.asarray(-3.0))
+    assert [leaf.ndim for leaf in jax.tree.leaves(state.partitioned.arrays)] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "error", "message"),
+    [
+        (lambda leaf: False, ValueError, "trainable leaves no floating-point array"),
+        ("head", TypeError, "trainable must hold truth values"),
+        ((True, False), ValueError, "trainable has not the form of params"),
+    ],
+)
+def test_filters_that_cannot_be_are_refused_by_name(trainable, error, message):
+    with pytest.raises(error, match=message):
+        hg.Reverse(INNER).init(problem_of(trainable), Head(), jnp.asarray(-3.0))
+
+
+def test_a_backbone_is_not_stored_per_step():
+    """Memory grows with the steps by what is trained and its moments, and a frozen array adds nothing to that."""
+
+    def temporary(steps, width):
+        model = Head(width)
+        estimator = hg.Reverse(INNER.with_num_steps(steps))
+        problem, hparams = problem_of(head_only(model)), jnp.asarray(-3.0)
+        state = estimator.init(problem, model, hparams)
+        arrays, rest = eqx.partition(state, eqx.is_array)
+
+        def step(arrays):
+            estimate, _ = estimator.step(problem, hparams, eqx.combine(arrays, rest), laws.KEY)
+            return eqx.filter(estimate, eqx.is_array)
+
+        return jax.jit(step).lower(arrays).compile().memory_analysis().temp_size_in_bytes
+
+    width = 512
+    trained = 8 * (width + 1)  # bytes of the head, in float64; the backbone has three times as many
+    growth = (temporary(64, width) - temporary(16, width)) / 48
+    assert trained <= growth < 1.2 * 3 * trained  # weights and two moments
