@@ -1,0 +1,193 @@
+"""The comparison on one or two penalties, and one penalty per feature."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import numpy as np
+
+from ..common.cells import Advance, grid, rows, run_cells
+from ..common.config import Common, Fraction, Out, Positive, Some
+from ..common.figures import COLOURS, figure, step_curves
+from ..common.report import Row, grouped, mean_and_spread, save
+from . import model, search
+from .data import Name, Sparse, load
+
+TaskName = Literal["lasso", "elastic net", "lasso, diabetes", "logistic, breast cancer"]
+TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
+QUICK = {"tasks": ("lasso, diabetes",), "seeds": 1, "points": 16, "share": 0.5, "feature_gradients": 500}
+NEAR = 1e-3  # a loss counts as reached within this share of the grid's best
+
+
+class Task(NamedTuple):
+    """A data set, a loss, a penalty, and the number of its hyperparameters."""
+
+    data: Name
+    loss: Any
+    prox: Any
+    num_penalties: int = 1
+
+
+TASKS: dict[TaskName, Task] = {
+    "lasso": Task("generated", model.squares, model.lasso),
+    "elastic net": Task("generated", model.squares, model.elastic_net, 2),
+    "lasso, diabetes": Task("diabetes", model.squares, model.lasso),
+    "logistic, breast cancer": Task("breast_cancer", model.logistic, model.lasso),
+}
+
+
+@dataclass(frozen=True)
+class Config(Common):
+    """Find the penalties of sparse models on held-out rows: hypergradients against grid and random search.
+
+    Models are trained by accelerated proximal gradient descent. HOAG differentiates through its fixed point, starts a
+    decade below the penalty that makes all weights zero, and moves by the adaptive step. The grid holds equally spaced
+    log-penalties over two decades, each trained on from the last. Random search may spend as many gradients as the
+    grid, HOAG a fifth of them. What counts is the validation loss of the exact solution at the best penalty so far.
+    scikit-learn's LassoCV solves the same grid on the same split by coordinate descent, for comparison in seconds.
+
+    Then every feature gets a penalty of its own, from the best single one on.
+
+    After Bertrand et al. (2022), whose results are figures.
+    """
+
+    tasks: Some[TaskName] = TASK_NAMES  # Which tasks to run.
+    points: Positive = 100  # Points of the grid.
+    share: Fraction = 0.2  # Gradients that hypergradients may spend, of those of the grid.
+    feature_gradients: Positive = 20_000  # Gradient equivalents for one penalty per feature.
+    out: Out = Path("results/sparse")
+
+
+def one_task(config: Config, name: TaskName, seed: int, advance: Advance) -> dict[str, list[Row]]:
+    """Returns all methods on one split: their summaries, and their paths."""
+    task = TASKS[name]
+    data = load(task.data, seed)
+    train, valid, _ = data.splits
+    problem = model.Problem(task.loss, task.prox, train, valid)
+    paths = search_all(config, task, problem, data, seed)
+    advance(0.6)
+    best = min(line["exact"] for path in paths.values() for line in path)
+    reached = min(line["exact"] for line in paths["grid"]) * (1 + NEAR)
+    runs = [summary_of(problem, data, method, path, reached) for method, path in paths.items()]
+    if name.startswith("lasso"):
+        runs.append(by_scikit_learn(problem, data, search.lattice(data.largest_penalty, 1, config.points)))
+    if task.num_penalties == 1:
+        chosen = min(paths["hypergradient"], key=lambda line: line["exact"])["h"]
+        start = np.full(problem.zeros.shape, chosen)
+        path = search.per_feature(problem, data.largest_penalty, start, config.feature_gradients)
+        least = min(path, key=lambda line: line["loss"])
+        last = [least | {"gradients": path[-1]["gradients"], "seconds": path[-1]["seconds"]}]
+        judge(problem, data, last)
+        runs.append(summary_of(problem, data, "one penalty per feature", last, reached))
+    history = [
+        {"method": method, "above": max(line["least"] - best, FLOOR)}
+        | {unit: line[unit] for unit in ("gradients", "seconds")}
+        for method, path in paths.items()
+        for line in path
+    ]
+    return {"runs": runs, "history": history}
+
+
+def search_all(config: Config, task: Task, problem: model.Problem, data: Sparse, seed: int) -> dict[str, list[Row]]:
+    """Returns the path of every method, with the exact validation loss and the least so far at every point."""
+    largest, number = data.largest_penalty, task.num_penalties
+    points = search.lattice(largest, number, config.points)
+    search.tried(problem, iter(points[:1]), None)  # compiles
+    paths = {"grid": search.tried(problem, iter(points), None)}
+    budget = paths["grid"][-1]["gradients"]
+    paths["random"] = search.tried(problem, search.draws(largest, number, seed), budget)
+    start = np.full(np.shape(points[0]), np.log(largest) - search.START * np.log(10))
+    paths["hypergradient"] = search.descended(problem, largest, start, round(config.share * budget))
+    for method, path in paths.items():
+        judge(problem, data, path, anew=method == "hypergradient")
+    return {method: paths[method] for method in search.METHODS}
+
+
+def judge(problem: model.Problem, data: Sparse, path: list[Row], anew: bool = True) -> None:
+    """Adds the validation loss of the exact solution, and the least so far, to every point of a path.
+
+    Grid and random search train accurately enough for their own losses; others are trained `anew`.
+    """
+    state, least = problem.start(path[0]["h"]), np.inf
+    for line in path:
+        if anew:
+            state = problem.train(line["h"], state, model.EXACT).state
+            line["exact"] = problem.loss(state, line["h"], data.splits.valid)
+        else:
+            line["exact"] = line["loss"]
+        line["least"] = least = min(least, line["exact"])
+
+
+def summary_of(problem: model.Problem, data: Sparse, method: str, path: list[Row], reached: float) -> Row:
+    """Returns the best point of a path, its losses, and the cost of coming as low as the best of the grid."""
+    chosen = min(path, key=lambda line: line["exact"])
+    there = next((line for line in path if line["exact"] <= reached), None)
+    state = problem.train(chosen["h"], problem.start(chosen["h"]), model.EXACT).state
+    return {
+        "method": method,
+        "log_penalty": np.mean(chosen["h"]),
+        "valid_loss": chosen["exact"],
+        "test_loss": problem.loss(state, chosen["h"], data.splits.test),
+        "nonzero": int(np.sum(np.asarray(state.params) != 0)),
+        "gradients": path[-1]["gradients"],
+        "gradients_to_grid": there and there["gradients"],
+        "seconds": path[-1]["seconds"],
+        "seconds_to_grid": there and there["seconds"],
+    }
+
+
+def by_scikit_learn(problem: model.Problem, data: Sparse, log_penalties: np.ndarray) -> Row:
+    """Returns what LassoCV finds on the same split and grid, and its seconds."""
+    from sklearn.linear_model import LassoCV
+
+    train, valid, _ = data.splits
+    x, y = np.concatenate([train.x, valid.x]), np.concatenate([train.y, valid.y])
+    split = [(np.arange(len(train.y)), np.arange(len(train.y), len(y)))]
+    begun = time.perf_counter()
+    found = LassoCV(alphas=np.exp(log_penalties), cv=split, fit_intercept=False, tol=1e-6, max_iter=100_000).fit(x, y)
+    line: Row = {"h": np.log(found.alpha_), "gradients": 0, "seconds": time.perf_counter() - begun}
+    judge(problem, data, [line])
+    nothing = {"gradients": None, "gradients_to_grid": None, "seconds_to_grid": line["seconds"]}
+    return summary_of(problem, data, "LassoCV", [line], np.inf) | nothing
+
+
+def table_of(runs: list[Row]) -> list[Row]:
+    """Returns one line per task and method."""
+    columns = ("log_penalty", "valid_loss", "test_loss", "nonzero", "gradients_to_grid", "seconds_to_grid")
+    return [
+        {"task": ours[0]["task"], "method": ours[0]["method"]}
+        | {name: mean_and_spread(run[name] for run in ours) for name in columns}
+        for ours in grouped(runs, ("task", "method"))
+    ]
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Runs what is missing, writes everything, returns the summary."""
+    with jax.enable_x64(True):
+        one = lambda advance, task, seed: one_task(config, task, seed, advance)
+        cells = run_cells(config, grid(task=config.tasks, seed=config.seed_range()), one, "splits")
+    runs, history = rows(cells, "runs"), rows(cells, "history")
+    title = f"Penalties of sparse models, {config.seeds} seeds (published: figures only)"
+    summary = save(config, runs, table_of(runs), history, title)
+    draw(config.out, history)
+    return summary
+
+
+FLOOR = 1e-9  # below it is rounding
+UNITS = {"gradients": "gradient equivalents", "seconds": "seconds, without compilation"}
+
+
+def draw(out: Path, history: list[Row]) -> None:
+    """Draws the suboptimality of every method on every task."""
+    colours: dict[str, str] = dict(zip(search.METHODS, COLOURS, strict=False))
+    panels = grouped(history, ("task",))
+    for unit, label in UNITS.items():
+        size = (3.6 * len(panels) + 1.5, 3.8)
+        with figure(out / f"suboptimality_{unit}.png", 1, len(panels), size, squeeze=False) as axes:
+            for ax, lines in zip(axes[0], panels, strict=True):
+                step_curves(ax, lines, unit, "above", colours)
+                ax.set(yscale="log", title=lines[0]["task"], xlabel=label)
+            axes[0, 0].set(ylabel="validation loss above its minimum")
+            axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

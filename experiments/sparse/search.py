@@ -1,0 +1,101 @@
+"""The searches for penalties, and what each spends."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import hypergrad as hg
+
+from ..common.report import Row
+from .model import Problem
+
+MethodName = Literal["hypergradient", "grid", "random"]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+DECADES = 2  # below the largest penalty
+START = 1  # decade below it at which descent starts
+
+
+def box(largest: float) -> tuple[float, float]:
+    """Returns the range of log-penalties, for every method."""
+    return float(np.log(largest) - DECADES * np.log(10)), float(np.log(largest))
+
+
+def lattice(largest: float, num_penalties: int, points: int) -> np.ndarray:
+    """Returns `points` log-penalties equally spaced from the largest down, of two penalties √points each."""
+    low, high = box(largest)
+    if num_penalties == 1:
+        return np.linspace(high, low, points)
+    side = np.linspace(high, low, round(np.sqrt(points)))
+    return np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
+
+
+def draws(largest: float, num_penalties: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields log-penalties uniform in the box."""
+    draw = np.random.default_rng(seed)
+    while True:
+        yield draw.uniform(*box(largest), size=() if num_penalties == 1 else num_penalties)
+
+
+def tried(problem: Problem, proposals: Iterator[np.ndarray], gradients: int | None) -> list[Row]:
+    """Returns every penalty tried, each trained on from the end of the last, until the gradients are spent."""
+    path: list[Row] = []
+    first = next(proposals)
+    state, spent, begun = problem.start(first), 0, time.perf_counter()
+    for h in (first, *proposals) if gradients is None else _endless(first, proposals):
+        trained = problem.train(h, state)
+        state, spent = trained.state, spent + int(trained.gradients)
+        path.append({"h": h, "loss": float(trained.loss), "gradients": spent, "seconds": time.perf_counter() - begun})
+        if gradients is not None and spent >= gradients:
+            break
+    return path
+
+
+def _endless(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    yield first
+    yield from rest
+
+
+def descended(problem: Problem, largest: float, start: np.ndarray, gradients: int) -> list[Row]:
+    """Returns the path of HOAG with its adaptive step from `start`."""
+    estimator = hg.HOAG(problem.inner, hg.CG(100, tol=0.0))
+    return _followed(problem, estimator, hg.adaptive_step(), largest, (start, gradients))
+
+
+def per_feature(problem: Problem, largest: float, start: np.ndarray, gradients: int) -> list[Row]:
+    """Returns the path of Adam on one log-penalty per feature, along hypergradients of a fixed tight tolerance."""
+    estimator = hg.Implicit(problem.inner, hg.CG(100), tol=1e-5 * problem.scale, warm_start=True)
+    return _followed(problem, estimator, optax.adam(0.1), largest, (start, gradients))
+
+
+def _followed(
+    problem: Problem,
+    estimator: hg.AbstractEstimator,
+    optimiser: optax.GradientTransformation,
+    largest: float,
+    begin: tuple[np.ndarray, int],
+) -> list[Row]:
+    clip: Callable = lambda h: jnp.clip(h, *box(largest))
+    search = hg.GradientSearch(estimator, optimiser, projection=clip)
+    start, gradients = begin
+
+    def run(budget: int) -> list[Row]:
+        path: list[Row] = []
+        state = search.init(problem.bilevel, problem.zeros, jnp.asarray(start))
+        begun = time.perf_counter()
+
+        def record(state, records):
+            spent = {"gradients": int(state.spent.gradients), "seconds": time.perf_counter() - begun}
+            path.append({"h": np.asarray(records.hparams)[0], "loss": float(records.value[0])} | spent)
+
+        hg.run(
+            search, problem.bilevel, state, key=jax.random.key(0), budget=hg.Budget(gradients=budget), callback=record
+        )
+        return path
+
+    run(1)  # compiles
+    return run(gradients)
