@@ -1,7 +1,7 @@
 """The searches for penalties, and what each spends."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import jax
@@ -79,7 +79,7 @@ def _followed(
     largest: float,
     begin: tuple[np.ndarray, int],
 ) -> list[Row]:
-    clip: Callable = lambda h: jnp.clip(h, *box(largest))
+    clip = lambda h: jnp.clip(h, *box(largest))
     search = hg.GradientSearch(estimator, optimiser, projection=clip)
     start, gradients = begin
 
