@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from .data.sampler import as_sampler
 from .ground.dependence import enters
-from .ground.tree import PartitionedModel, describe, join, named_leaves, split, strong, strong_arrays
+from .ground.tree import PartitionedModel, describe, form, join, named_leaves, split, strong, strong_arrays
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
 Objective = Callable[[PyTree, PyTree], Array]  # (arrays, hparams) -> scalar
@@ -277,6 +277,8 @@ def _check_state(model: PyTree, state: PyTree) -> None:
             f"inner_loss returned a pair, so params must be a pair (model, state of its layers), got {describe(model)}"
         )
     shapes = lambda part: eqx.filter(part, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-    before, after = (describe(shapes(eqx.filter_eval_shape(lambda part: part, part))) for part in (model[1], state))
-    if before != after:
-        raise TypeError(f"inner_loss must return a state of the form of params[1]: {before} -> {after}")
+    before, after = (shapes(eqx.filter_eval_shape(lambda part: part, part)) for part in (model[1], state))
+    if form(before) != form(after):
+        raise TypeError(
+            f"inner_loss must return a state of the form of params[1]: {describe(before)} -> {describe(after)}"
+        )

@@ -208,6 +208,12 @@ def describe(tree: PyTree) -> str:
     return eqx.tree_pformat(tree, width=10_000, short_arrays=True, struct_as_array=True)
 
 
+def form(tree: PyTree) -> tuple[Any, ...]:
+    """Returns the structure, shapes and types of a tree of arrays, to be compared."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
 def named_entries(path: str, flags: np.ndarray, most: int = 5) -> list[str]:
     """Returns the names of the entries of an array where `flags` holds, as `hparams['rates'][3]`.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ..data.sampler import as_sampler
 from ..ground.keys import step_key
-from ..ground.tree import PartitionedModel, describe, strong
+from ..ground.tree import PartitionedModel, describe, form, strong
 from ..problem import (
     BilevelProblem,
     as_hparams,
@@ -106,7 +106,7 @@ class AbstractInnerSolver(eqx.Module):
             after = jax.eval_shape(lambda s: self.step(problem, hparams, s, jax.random.key(0)), state)
         except Exception as error:  # of a solver or optimiser that cannot work here, whatever it raises
             raise ValueError(f"{self.name} failed on these parameters: {type(error).__name__}: {error}") from error
-        if describe(state.partitioned) != describe(after.partitioned):
+        if form(state.partitioned) != form(after.partitioned):
             raise TypeError(
                 "one inner step changes the types of the parameters: "
                 f"{describe(state.partitioned.arrays)} -> {describe(after.partitioned.arrays)}; "
