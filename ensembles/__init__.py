@@ -37,6 +37,8 @@ from .replicas import replica as replica
 from .replicas import replica_keys as replica_keys
 from .replicas import replicate_loss as replicate_loss
 from .replicas import replicate_optimiser as replicate_optimiser
+from .risk import probed_targets as probed_targets
+from .risk import sure as sure
 from .selection import Selection as Selection
 from .selection import one_sigma as one_sigma
 from .selection import outliers as outliers

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ...ground.checks import boolean, field, integer
 from ...ground.keys import perturbation_key
 from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
-from ...problem import BilevelProblem, as_hparams
+from ...problem import BilevelProblem, as_hparams, outer_value
 from ...stats import Counts, Estimate, Stats
 from ...training import Training
 from ..base import AbstractEstimator
@@ -91,7 +91,7 @@ class AbstractOnline(AbstractEstimator):
         stack = lambda number: lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape))
         number = self.num_pairs
         nothing = jax.tree.map(stack(number), optax.tree.zeros_like(hparams))
-        outer = eqx.filter_eval_shape(problem.outer_loss, inner.params, hparams, problem.valid, jax.random.key(0))
+        outer = eqx.filter_eval_shape(outer_value, problem, inner.params, hparams, jax.random.key(0))
         states = jax.tree.map(stack(2 * number), inner)
         particles = Particles(states, nothing, nothing, jnp.zeros(2 * number, outer.dtype))
         return OnlineState(inner, inner, particles, jnp.zeros((), jnp.int32))
@@ -110,7 +110,7 @@ class AbstractOnline(AbstractEstimator):
             go_on = lambda: self.inner.renew(problem, hparams, now)
             start = optax.tree.where(begins, there.begin(state.first, False), go_on())
             end = there.advance(start, state.t, state.t + length)
-            value = problem.outer_loss(end.params, hparams, problem.valid, training.keys.outer)
+            value = outer_value(problem, end.params, hparams, training.keys.outer)
             return end, value, self.inner.num_gradients(start, end, length)
 
         ends, values, spent = jax.vmap(run)(signed(hparams, perturbations), state.particles.states)

@@ -175,6 +175,17 @@ def test_training_begins_again_after_its_last_truncation():
     np.testing.assert_array_equal(again.hypergradient, first.hypergradient)
 
 
+def test_minibatches_serve_all_of_them():
+    case = problems.ridge()
+    rows = {name: case.problem.train[name] for name in ("x", "y")}
+    fit = lambda w, h, data, key: jnp.mean((data["x"] @ w - data["y"]) ** 2) + jnp.sum(jnp.exp(h) * w**2)
+    problem = hg.BilevelProblem(fit, fit, hg.Batches(rows, 4), hg.Batches(rows, 4))
+    for estimator in (hg.ES(SGD, 2), hg.NRES(SGD, 3, 2)):
+        state = estimator.init(problem, case.params, case.hparams["log_l2"])
+        estimate, _ = estimator.step(problem, case.hparams["log_l2"], state, laws.KEY)
+        assert np.all(np.isfinite(estimate.hypergradient)) and np.any(estimate.hypergradient)
+
+
 # The logistic map x <- r x (1 - x), chaotic at r = 3.9.
 MAP, WIDTH = dynamics(lambda x, r: r * x * (1 - x)), 0.01
 LAST = system(lambda x, r, data, key: x)

@@ -1,0 +1,37 @@
+"""Stein's unbiased risk estimate: a criterion on the training data alone, for Gaussian noise of known variance."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .checks import has_shape
+
+
+def probed_targets(key: Array, targets: Array, step: float) -> Array:
+    """Returns the targets, and the targets moved by `step` in random directions ±1, of shape (2, rows).
+
+    Train one model on each, for example with `replicate_loss`. The derivative of the predictions is taken from their
+    difference: `step` must be small beside the noise, and large beside the error of training.
+    """
+    if not step > 0:
+        raise ValueError(f"step must be positive, got {step!r}")
+    return jnp.stack([targets, targets + step * jax.random.rademacher(key, targets.shape, targets.dtype)])
+
+
+def sure(predictions: Array, targets: Array, noise_variance: Array | float) -> Array:
+    """Returns an unbiased estimate of the mean squared error E ‖f(y) - E y‖²/n of predictions on the training rows.
+
+        ‖f(y) - y‖²/n - σ² + 2σ²/n δᵀ(f(y + ε δ) - f(y))/ε
+
+    **Arguments**: `predictions` of the models that were trained on `targets`, both of shape (2, rows), the latter from
+    `probed_targets`; `noise_variance`, σ². It is differentiable: as outer loss it needs no validation rows. *Cost*: a
+    second model. The noise of the random direction falls with the number of rows.
+
+    **Source**: Stein (1981); Ramani, Blu, Unser (2008), equation 12, for the finite difference.
+    """
+    has_shape(targets, (2, None), "targets")
+    has_shape(predictions, jnp.shape(targets), "predictions")
+    moved = targets[1] - targets[0]
+    degrees_of_freedom = jnp.vdot(moved, predictions[1] - predictions[0]) / jnp.mean(moved**2)
+    misfit = jnp.mean((predictions[0] - targets[0]) ** 2)
+    return misfit - noise_variance + 2 * noise_variance * degrees_of_freedom / targets.shape[1]
