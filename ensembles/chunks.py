@@ -5,12 +5,25 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 from jaxtyping import PyTree
 
-from .checks import num_replicas, positive
+from .checks import Rule, call, checked, function, integer, num_replicas, real
+from .memory import available_bytes
 
 
+def _as_chunk(value: Any) -> int | str:
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError
+        return value
+    return integer("chunk").convert(value)
+
+
+@checked(
+    function("function", "of one replica"),
+    Rule("chunk", 'a positive integer, "auto"', _as_chunk, optional=True),
+    real("memory", above=0, infinite=True, optional=True),
+)
 def chunked(
     function: Callable[..., Any], chunk: int | str | None = None, memory: float | None = None
 ) -> Callable[..., Any]:
@@ -31,11 +44,11 @@ def chunked(
 
     **Raises** `MemoryError` with the estimate where all replicas, or with `"auto"` a single one, do not fit.
     """
-    if chunk not in (None, "auto"):
-        return _mapped(function, positive(chunk, "chunk"))  # type: ignore[arg-type]
+    if isinstance(chunk, int):
+        return _mapped(function, chunk)
     chosen: dict[Any, Callable[..., Any]] = {}
 
-    def call(*stacked: PyTree) -> PyTree:
+    def mapped(*stacked: PyTree) -> PyTree:
         dynamic, static = eqx.partition(stacked, eqx.is_array)
         leaves, treedef = jax.tree.flatten(static)
         shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), jax.tree.leaves(dynamic))
@@ -44,26 +57,26 @@ def chunked(
             chosen[layout] = _that_fits(function, dynamic, static, chunk == "auto", memory)
         return chosen[layout](dynamic)
 
-    return call
+    return mapped
 
 
 def _mapped(function: Callable[..., Any], size: int) -> Callable[..., Any]:
-    def call(*stacked: PyTree) -> PyTree:
-        num = num_replicas(stacked, "arguments")
+    def mapped(*stacked: PyTree) -> PyTree:
+        num = num_replicas(stacked, "replicas")
         dynamic, static = eqx.partition(stacked, eqx.is_array)
-        one = lambda dynamic: function(*eqx.combine(dynamic, static))
+        one = lambda dynamic: call("function", function, "a replica of replicas", *eqx.combine(dynamic, static))
         if size >= num:
             return jax.vmap(one)(dynamic)
         return jax.lax.map(one, dynamic, batch_size=size)
 
-    return call
+    return mapped
 
 
 def _that_fits(
     function: Callable[..., Any], dynamic: PyTree, static: PyTree, shrink: bool, memory: float | None
 ) -> Callable[..., Any]:
     limit = available_bytes() if memory is None else memory
-    num = size = num_replicas(dynamic, "arguments")
+    num = size = num_replicas(dynamic, "replicas")
     while True:
         mapped = _mapped(function, size)
         compiled = jax.jit(lambda dynamic: mapped(*eqx.combine(dynamic, static)))  # noqa: B023
@@ -80,16 +93,3 @@ def _that_fits(
 def _bytes_needed(compiled: Callable[..., Any], dynamic: PyTree) -> int:
     analysis = compiled.lower(dynamic).compile().memory_analysis()  # type: ignore[attr-defined]
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-
-
-def available_bytes() -> float:
-    """Returns the bytes that the first device has free, for a CPU those of the machine; infinity if unknown."""
-    device = jax.local_devices()[0]
-    if stats := device.memory_stats():
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-    except OSError:
-        return np.inf
-    return float(lines["MemAvailable"].split()[0]) * 1024

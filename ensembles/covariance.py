@@ -5,9 +5,10 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike
 
-from .checks import concrete, has_shape
+from .checks import array, checked, concrete, factor, has_shape, mask
 
 
+@checked(array("uncorrelated"), array("additive"), array("relative"), array("central"))
 def covariance(uncorrelated: ArrayLike, additive: ArrayLike, relative: ArrayLike, central: ArrayLike) -> Array:
     """Returns the covariance of N points from their errors:
 
@@ -24,15 +25,16 @@ def covariance(uncorrelated: ArrayLike, additive: ArrayLike, relative: ArrayLike
     **Source**: d'Agostini (1994); Ball et al. (2010), "Fitting parton distribution data with multiplicative
     normalization uncertainties".
     """
-    u, A, fractions, central = (jnp.asarray(each) for each in (uncorrelated, additive, relative, central))
+    u, A, fractions, central = map(jnp.asarray, (uncorrelated, additive, relative, central))
     has_shape(u, (None,), "uncorrelated")
-    has_shape(A, (len(u), None), "additive")
-    has_shape(fractions, (len(u), None), "relative")
-    has_shape(central, u.shape, "central")
+    has_shape(A, (len(u), None), "additive", "uncorrelated")
+    has_shape(fractions, (len(u), None), "relative", "uncorrelated")
+    has_shape(central, u.shape, "central", "uncorrelated")
     M = fractions * central[:, None]
     return jnp.diag(u**2) + A @ A.T + M @ M.T
 
 
+@checked(array("covariance"))
 def cholesky(covariance: ArrayLike) -> Array:
     """Returns the lower factor L of C = L Lᵀ, which the statistics take in place of C.
 
@@ -43,18 +45,17 @@ def cholesky(covariance: ArrayLike) -> Array:
     has_shape(C, (len(C), len(C)), "covariance")
     if concrete(C):
         values = np.asarray(C)
-        if not np.all(np.isfinite(values)):
-            raise ValueError("covariance holds values that are NaN or infinite")
         error, size = np.max(np.abs(values - values.T)), np.max(np.abs(values))
         if error > 100 * np.finfo(values.dtype).eps * size:
             raise ValueError(f"covariance is not symmetric: entries differ by {error:.3g} across the diagonal")
-    factor = jnp.linalg.cholesky(C)
-    if concrete(factor) and not jnp.all(jnp.isfinite(factor)):
+    lower = jnp.linalg.cholesky(C)
+    if concrete(lower) and not jnp.all(jnp.isfinite(lower)):
         smallest = np.linalg.eigvalsh(np.asarray(C))[0]
         raise ValueError(f"covariance is not positive definite: its smallest eigenvalue is {smallest:.3g}")
-    return factor
+    return lower
 
 
+@checked(array("covariance"), mask("mask"))
 def mask_covariance(covariance: ArrayLike, mask: ArrayLike) -> Array:
     """Returns C among the points of `mask` and the identity elsewhere.
 
@@ -62,12 +63,18 @@ def mask_covariance(covariance: ArrayLike, mask: ArrayLike) -> Array:
 
     **Arguments**: `covariance` of shape (N, N); `mask` of shape (N,), true for the points that count.
     """
-    C, mask = jnp.asarray(covariance), jnp.asarray(mask, bool)
-    has_shape(C, (len(mask), len(mask)), "covariance")
+    C, mask = jnp.asarray(covariance), jnp.asarray(mask)
+    has_shape(mask, (None,), "mask")
+    has_shape(C, (len(mask), len(mask)), "covariance", "mask")
     return jnp.where(mask[:, None] & mask[None, :], C, jnp.eye(len(mask), dtype=C.dtype))
 
 
+@checked(factor(), array("residuals", finite=False))
 def whiten(factor: Array, residuals: Array) -> Array:
     """Returns L⁻¹ r for residuals of shape (..., N): independent numbers of unit variance if C is right."""
+    has_shape(factor, (None, None), "factor")
+    has_shape(factor, (len(factor), len(factor)), "factor")
+    if residuals.shape[-1:] != factor.shape[:1] or residuals.size == 0:
+        raise ValueError(f"residuals must have shape (..., {len(factor)}) to fit factor, got {residuals.shape}")
     rows = residuals.reshape(-1, residuals.shape[-1])
     return solve_triangular(factor, rows.T, lower=True).T.reshape(residuals.shape)

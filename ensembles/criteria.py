@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import has_shape, num_replicas
+from .checks import array, boolean, checked, function, has_shape, integer, mask, num_replicas, several
 from .covariance import cholesky
 from .folds import by_fold
+from .kept import BEST_FRACTION, KEEP, PREDICTIONS
 from .replicas import is_finite, map_replicas
 from .statistics import ensemble_chi2, mean_chi2, negative_log_probability, phi2
 
@@ -27,6 +28,10 @@ class Fold(eqx.Module):
     factor: Array
 
 
+FOLDS = several("folds", Fold, "a tuple of Fold, as make_folds returns it")
+
+
+@checked(mask("masks", host=True), array("data", host=True), array("covariance", host=True))
 def make_folds(masks: ArrayLike, data: ArrayLike, covariance: ArrayLike) -> tuple[Fold, ...]:
     """Returns one `Fold` for every row of `masks`, of shape (K, N), from data (N,) and their covariance (N, N).
 
@@ -34,16 +39,17 @@ def make_folds(masks: ArrayLike, data: ArrayLike, covariance: ArrayLike) -> tupl
 
     **Raises** `ValueError` where a fold is empty or its covariance is not positive definite.
     """
-    masks, data, C = np.asarray(masks, bool), np.asarray(data), np.asarray(covariance)
+    masks, data, C = np.asarray(masks), np.asarray(data), np.asarray(covariance)
     has_shape(data, (None,), "data")
-    has_shape(masks, (None, len(data)), "masks")
-    has_shape(C, (len(data), len(data)), "covariance")
+    has_shape(masks, (None, len(data)), "masks", "data")
+    has_shape(C, (len(data), len(data)), "covariance", "data")
     if not masks.any(1).all():
         raise ValueError(f"masks: fold {np.flatnonzero(~masks.any(1)).tolist()} is empty")
     rows = [np.flatnonzero(mask) for mask in masks]
     return tuple(Fold(jnp.asarray(i), jnp.asarray(data[i]), cholesky(C[np.ix_(i, i)])) for i in rows)
 
 
+@checked(PREDICTIONS, FOLDS, KEEP, BEST_FRACTION)
 def fold_chi2(
     predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best_fraction: float = 1.0
 ) -> Array:
@@ -53,11 +59,13 @@ def fold_chi2(
     )
 
 
+@checked(PREDICTIONS, FOLDS, KEEP)
 def fold_phi2(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
     """Returns φ² of every fold, of shape (K,)."""
     return _by_fold(lambda T, fold, keep: phi2(T, fold.factor, None, keep))(predictions, folds, keep)
 
 
+@checked(PREDICTIONS, FOLDS, KEEP)
 def fold_ensemble_chi2(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
     """Returns chi2 of the mean with the full covariance of every fold, of shape (K,)."""
     return _by_fold(lambda T, fold, keep: ensemble_chi2(T, fold.data, fold.factor, None, keep))(
@@ -65,6 +73,7 @@ def fold_ensemble_chi2(predictions: Array, folds: tuple[Fold, ...], keep: ArrayL
     )
 
 
+@checked(PREDICTIONS, FOLDS, KEEP, BEST_FRACTION)
 def mean_loss(
     predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best_fraction: float = 1.0
 ) -> Array:
@@ -75,6 +84,7 @@ def mean_loss(
     return jnp.mean(fold_chi2(predictions, folds, keep, best_fraction))
 
 
+@checked(PREDICTIONS, FOLDS, KEEP, BEST_FRACTION)
 def worst_loss(
     predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best_fraction: float = 1.0
 ) -> Array:
@@ -85,6 +95,7 @@ def worst_loss(
     return jnp.max(fold_chi2(predictions, folds, keep, best_fraction))
 
 
+@checked(PREDICTIONS, FOLDS, KEEP)
 def spread_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
     """Returns L3 = (1/K Σ_k φ²_k)⁻¹, which favours the largest spread where there are no data.
 
@@ -99,6 +110,7 @@ def spread_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | N
     return 1 / jnp.mean(fold_phi2(predictions, folds, keep))
 
 
+@checked(PREDICTIONS, FOLDS, KEEP)
 def full_covariance_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
     """Returns 1/K Σ_k of chi2 of the mean with the spread of the replicas added to the covariance.
 
@@ -107,6 +119,7 @@ def full_covariance_loss(predictions: Array, folds: tuple[Fold, ...], keep: Arra
     return jnp.mean(fold_ensemble_chi2(predictions, folds, keep))
 
 
+@checked(PREDICTIONS, FOLDS, KEEP)
 def log_probability_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
     """Returns 1/K Σ_k -log p_k/N_k, which weighs error against spread; every point is in units of its datum.
 
@@ -119,6 +132,12 @@ def log_probability_loss(predictions: Array, folds: tuple[Fold, ...], keep: Arra
     )
 
 
+@checked(
+    function("criterion", "(predictions, folds, keep=None) -> scalar"),
+    function("predict", "(model, hparams, inputs) -> predictions"),
+    integer("num", optional=True),
+    boolean("drop_failed"),
+)
 def outer_loss(
     criterion: Callable[..., Array],
     predict: Callable[[PyTree, PyTree, PyTree], Array],
@@ -147,9 +166,9 @@ def _by_fold(statistic: Callable[..., Array]) -> Callable[..., Array]:
     """Returns a function that stacks `statistic(predictions for the points of a fold, fold, keep)` over the folds."""
 
     def values(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None) -> Array:
-        has_shape(predictions, (len(folds), None, None), "predictions")
+        has_shape(predictions, (len(folds), None, None), "predictions", "folds")
         if keep is not None:
-            has_shape(keep, predictions.shape[:2], "keep")
+            has_shape(keep, predictions.shape[:2], "keep", "predictions")
         kept_of_each = [None] * len(folds) if keep is None else jnp.asarray(keep)
         parts = zip(predictions, folds, kept_of_each, strict=True)
         return jnp.stack([statistic(T[:, fold.rows], fold, kept) for T, fold, kept in parts])

@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from .checks import has_shape, positive
+from .checks import ANY, INTEGERS, KEY, array, checked, has_shape, integer, mask, real
+from .memory import refuse_too_large
 from .replicas import replica_keys
 
+STRATA = array("strata", kinds=INTEGERS, host=True, optional=True)
 
+
+@checked(KEY, integer("num_rows"), integer("num_folds", least=2), STRATA)
 def kfold_masks(key: Array, num_rows: int, num_folds: int, strata: ArrayLike | None = None) -> Array:
     """Returns masks of shape (folds, rows), true where a row is held out; every row is in exactly one fold.
 
@@ -16,14 +20,16 @@ def kfold_masks(key: Array, num_rows: int, num_folds: int, strata: ArrayLike | N
 
     **Raises** `ValueError` where there are fewer rows than folds.
     """
-    rows, folds = positive(num_rows, "num_rows"), positive(num_folds, "num_folds", 2)
+    rows, folds = num_rows, num_folds
     if rows < folds:
-        raise ValueError(f"num_folds is {folds} but there are only {rows} rows: a fold would be empty")
+        raise ValueError(f"num_folds is {folds} but num_rows is {rows}: a fold would be empty")
+    refuse_too_large((40 + folds) * rows, "num_rows")
     order = _shuffled(key, _codes(strata, rows))
     fold = jnp.zeros(rows, jnp.int32).at[order].set(jnp.arange(rows, dtype=jnp.int32) % folds)
     return fold == jnp.arange(folds)[:, None]
 
 
+@checked(array("groups", kinds=INTEGERS, host=True), array("fold_of_group", kinds=INTEGERS, host=True))
 def group_masks(groups: ArrayLike, fold_of_group: ArrayLike) -> Array:
     """Returns masks of shape (folds, rows) that hold out whole groups, such as the data sets of one experiment.
 
@@ -37,12 +43,16 @@ def group_masks(groups: ArrayLike, fold_of_group: ArrayLike) -> Array:
     has_shape(fold, (None,), "fold_of_group")
     if groups.size == 0 or groups.min() < 0 or groups.max() >= len(fold):
         raise ValueError(f"groups must be indices from 0 to {len(fold) - 1}, the groups that fold_of_group knows")
+    if fold.min() < -1:
+        raise ValueError(f"fold_of_group must hold the numbers of folds, or -1, got {fold}")
+    refuse_too_large(2.0 * (fold.max() + 1) * groups.size, "fold_of_group")
     masks = fold[groups] == np.arange(max(fold.max(), 0) + 1)[:, None]
     if not masks.any(1).all():
-        raise ValueError(f"fold_of_group leaves no row to fold {np.flatnonzero(~masks.any(1)).tolist()}")
+        raise ValueError(f"fold_of_group leaves no row to fold {np.flatnonzero(~masks.any(1)).tolist()} of groups")
     return jnp.asarray(masks)
 
 
+@checked(KEY, integer("num_rows"), real("fraction", above=0, below=1), integer("num"), STRATA)
 def holdout_masks(key: Array, num_rows: int, fraction: float, num: int, strata: ArrayLike | None = None) -> Array:
     """Returns `num` independent splits as masks of shape (num, rows), true for the validation rows.
 
@@ -53,18 +63,18 @@ def holdout_masks(key: Array, num_rows: int, fraction: float, num: int, strata: 
 
     **Raises** `ValueError` where `fraction` is not between 0 and 1, or holds out no row or all.
     """
-    codes = _codes(strata, positive(num_rows, "num_rows"))
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+    refuse_too_large((40 + 16 * num) * num_rows, "num_rows" if num_rows > num else "num")
+    codes = _codes(strata, num_rows)
     sizes = np.bincount(codes)
     starts, quota = np.cumsum(sizes) - sizes, np.round(fraction * sizes)
     if not 0 < quota.sum() < num_rows:
-        raise ValueError(f"fraction {fraction} holds out {int(quota.sum())} of {num_rows} rows")
+        raise ValueError(f"fraction {fraction} holds out {int(quota.sum())} of {num_rows} rows (num_rows)")
     held = jnp.asarray(np.arange(num_rows) - np.repeat(starts, sizes) < np.repeat(quota, sizes))
     draw = lambda key: jnp.zeros(num_rows, bool).at[_shuffled(key, codes)].set(held)
-    return jax.vmap(draw)(replica_keys(key, positive(num, "num")))
+    return jax.vmap(draw)(replica_keys(key, num))
 
 
+@checked(mask("masks"), array("pseudodata"))
 def cross(masks: ArrayLike, pseudodata: ArrayLike) -> tuple[Array, Array]:
     """Returns the masks and the data of K·R replicas, every fold with every pseudodata, both of shape (K·R, rows).
 
@@ -72,14 +82,17 @@ def cross(masks: ArrayLike, pseudodata: ArrayLike) -> tuple[Array, Array]:
     """
     masks, pseudodata = jnp.asarray(masks), jnp.asarray(pseudodata)
     has_shape(masks, (None, None), "masks")
-    has_shape(pseudodata, (None, masks.shape[1]), "pseudodata")
+    has_shape(pseudodata, (None, masks.shape[1]), "pseudodata", "masks")
     return jnp.repeat(masks, len(pseudodata), axis=0), jnp.tile(pseudodata, (len(masks), 1))
 
 
+@checked(array("values", finite=False, kinds=ANY), integer("num_folds"))
 def by_fold(values: Array, num_folds: int) -> Array:
     """Returns values of K·R replicas in the shape (K, R, ...), see `cross`."""
-    if len(values) % positive(num_folds, "num_folds"):
-        raise ValueError(f"values has {len(values)} replicas, which is not a multiple of num_folds = {num_folds}")
+    if values.ndim == 0 or len(values) == 0 or len(values) % num_folds:
+        raise ValueError(
+            f"values has shape {values.shape}, its leading axis is not a multiple of num_folds = {num_folds}"
+        )
     return values.reshape(num_folds, -1, *values.shape[1:])
 
 
@@ -87,7 +100,7 @@ def _codes(strata: ArrayLike | None, rows: int) -> np.ndarray:
     """Returns group numbers without gaps."""
     if strata is None:
         return np.zeros(rows, np.int64)
-    has_shape(strata, (rows,), "strata")
+    has_shape(strata, (rows,), "strata", "num_rows")
     return np.unique(np.asarray(strata), return_inverse=True)[1]
 
 

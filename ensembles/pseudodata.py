@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from .checks import has_shape, positive
+from .checks import KEY, array, checked, factor, has_shape, integer
+from .memory import refuse_too_large
 from .replicas import replica_keys
 
 
+@checked(KEY, array("data"), factor(), integer("num"))
 def monte_carlo(key: Array, data: ArrayLike, factor: ArrayLike, num: int) -> Array:
     """Returns `num` fluctuations of N measurements, of shape (num, N):
 
@@ -20,13 +22,15 @@ def monte_carlo(key: Array, data: ArrayLike, factor: ArrayLike, num: int) -> Arr
 
     **Source**: Giele, Keller, Kosower (2001); Del Debbio et al. (2005).
     """
-    data, factor = jnp.asarray(data), jnp.asarray(factor)
+    data, lower = jnp.asarray(data), jnp.asarray(factor)
     has_shape(data, (None,), "data")
-    has_shape(factor, (len(data), len(data)), "factor")
+    has_shape(lower, (len(data), len(data)), "factor", "data")
+    refuse_too_large(2 * 8 * data.size * num, "num")
     draw = lambda key: jax.random.normal(key, data.shape, data.dtype)
-    return data + jax.vmap(draw)(replica_keys(key, positive(num, "num"))) @ factor.T
+    return data + jax.vmap(draw)(replica_keys(key, num)) @ lower.T
 
 
+@checked(KEY, integer("num_rows"), integer("num"))
 def bootstrap_weights(key: Array, num_rows: int, num: int) -> Array:
     """Returns the counts of every row in each of `num` samples with replacement, of shape (num, num_rows).
 
@@ -34,10 +38,11 @@ def bootstrap_weights(key: Array, num_rows: int, num: int) -> Array:
 
     **Source**: Efron (1979).
     """
-    rows = positive(num_rows, "num_rows")
+    rows = num_rows
+    refuse_too_large(2 * 4 * rows * num, "num_rows" if rows > num else "num")
 
     def draw(key: Array) -> Array:
         chosen = jax.random.randint(key, (rows,), 0, rows)
         return jnp.zeros(rows, jnp.int32).at[chosen].add(1)
 
-    return jax.vmap(draw)(replica_keys(key, positive(num, "num")))
+    return jax.vmap(draw)(replica_keys(key, num))

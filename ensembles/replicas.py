@@ -14,16 +14,33 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import num_replicas, positive
+from .checks import KEY, Rule, call, checked, function, integer, num_replicas
+from .memory import refuse_too_large
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Any]  # (model, hparams, data, key) -> scalar, or (scalar, state)
 
 
+def axes(name: str) -> Rule:
+    """Returns a rule for axes as in `jax.vmap`: integers, `None`, or a tree of them."""
+
+    def convert(value: Any) -> Any:
+        if not all(
+            (isinstance(leaf, int) and not isinstance(leaf, bool)) or callable(leaf) for leaf in jax.tree.leaves(value)
+        ):
+            raise TypeError
+        return value
+
+    return Rule(name, "0, None, or a tree of them like the top of what it belongs to", convert)
+
+
+@checked(KEY, integer("num"))
 def replica_keys(key: Array, num: int) -> Array:
     """Returns one key per replica; that of replica r is `fold_in(key, r)`, whatever their number."""
+    refuse_too_large(2 * 4 * jax.random.key_data(key).size * num, "num")
     return jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(num, dtype=jnp.uint32))
 
 
+@checked(function("make", "key -> model"), KEY, integer("num"))
 def init_replicas(make: Callable[[Array], PyTree], key: Array, num: int) -> PyTree:
     """Returns `num` models stacked: replica r is `make(fold_in(key, r))`.
 
@@ -31,19 +48,32 @@ def init_replicas(make: Callable[[Array], PyTree], key: Array, num: int) -> PyTr
 
     **Raises** `ValueError` where `num` is not a positive integer.
     """
-    return eqx.filter_vmap(make)(replica_keys(key, positive(num, "num")))
+    leaves = jax.tree.leaves(call("make", eqx.filter_eval_shape, "a key", make, key))
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
+    refuse_too_large(2 * num * sum(sizes), "num")
+    return eqx.filter_vmap(make)(replica_keys(key, num))
 
 
 def replica(replicas: PyTree, r: int) -> PyTree:
-    """Returns replica r alone."""
+    """Returns replica r alone.
+
+    **Raises** `ValueError` for an index that is not there.
+    """
+    num = num_replicas(replicas)
+    if not isinstance(r, jax.core.Tracer):
+        r = integer("r", least=-num, most=num - 1)(r)
     return jax.tree.map(lambda leaf: leaf[r] if eqx.is_array(leaf) else leaf, replicas)
 
 
+@checked(function("function", "of a replica and what all share"))
 def map_replicas(function: Callable[..., PyTree], replicas: PyTree, *shared: PyTree) -> PyTree:
     """Returns `function(replica, *shared)` for every replica at once, the results stacked."""
-    return eqx.filter_vmap(function, in_axes=(eqx.if_array(0), *[None] * len(shared)))(replicas, *shared)
+    num_replicas(replicas)
+    mapped = eqx.filter_vmap(function, in_axes=(eqx.if_array(0), *[None] * len(shared)))
+    return call("function", mapped, "replicas", replicas, *shared)
 
 
+@checked(function("loss", "(model, hparams, data, key) -> scalar"), axes("data_axes"), axes("hparams_axes"))
 def replicate_loss(loss: Loss, data_axes: PyTree = None, hparams_axes: PyTree = None) -> Loss:
     """Returns the loss of an ensemble, from the loss of one model:
 
@@ -84,7 +114,7 @@ def replicate_optimiser(
             raise TypeError("settings need optimiser to be a function setting -> optimiser, it is an optimiser")
         alone = lambda _: optimiser
     else:
-        if settings is None:
+        if settings is None or not callable(optimiser):
             raise TypeError(f"optimiser must be an optax optimiser unless settings are given, got {optimiser!r}")
         alone = optimiser
 

@@ -1,13 +1,23 @@
 """The choice of hyperparameters among many trials, and their distribution over the replicas of an ensemble."""
 
-from typing import Literal, NamedTuple
+import dataclasses
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import has_shape, num_replicas, positive
+from .checks import INTEGERS, KEY, Rule, array, checked, has_shape, integer, num_replicas, real
+from .memory import refuse_too_large
+
+
+def _as_sigma(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    if value not in ("trials", "replicas"):
+        raise ValueError
+    return value
 
 
 class Selection(NamedTuple):
@@ -23,6 +33,14 @@ class Selection(NamedTuple):
     sigma: float
 
 
+@checked(
+    array("losses", finite=False, host=True),
+    array("ranking", finite=False, host=True),
+    integer("num"),
+    Rule("sigma", '"trials" or "replicas"', _as_sigma),
+    array("replica_losses", finite=False, host=True, optional=True),
+    real("threshold", infinite=True),
+)
 def one_sigma(
     losses: ArrayLike,
     ranking: ArrayLike,
@@ -52,31 +70,34 @@ def one_sigma(
     """
     losses, ranking = np.asarray(losses, float), np.asarray(ranking, float)
     has_shape(losses, (None,), "losses")
-    has_shape(ranking, losses.shape, "ranking")
+    has_shape(ranking, losses.shape, "ranking", "losses")
     passed = np.isfinite(losses) & np.isfinite(ranking) & (losses <= threshold)
     if not passed.any():
-        raise ValueError(f"losses: none of {len(losses)} trials is finite and at most threshold = {threshold}")
+        raise ValueError(
+            f"losses: none of {len(losses)} trials is finite, as its ranking, and at most threshold = {threshold}"
+        )
     best = int(np.argmin(np.where(passed, losses, np.inf)))
     if sigma == "trials":
         width = float(np.std(losses[passed]))
-    elif sigma == "replicas":
+    else:
         if replica_losses is None:
             raise ValueError('sigma="replicas" needs replica_losses')
-        has_shape(replica_losses, (len(losses), None), "replica_losses")
+        has_shape(replica_losses, (len(losses), None), "replica_losses", "losses")
         width = float(np.std(np.asarray(replica_losses, float)[best]))
-    else:
-        raise ValueError(f'sigma must be "trials" or "replicas", got {sigma!r}')
     in_band = passed & (losses <= losses[best] + width)
     order = np.flatnonzero(in_band)[np.argsort(ranking[in_band], kind="stable")]
-    return Selection(order[: positive(num, "num")], in_band, float(losses[best]), width)
+    return Selection(order[:num], in_band, float(losses[best]), width)
 
 
+@checked(integer("num_replicas"), integer("num_sets"), dataclasses.replace(KEY, optional=True))
 def spread_replicas(num_replicas: int, num_sets: int, key: Array | None = None) -> Array:
     """Returns the index of the set of every replica: r mod `num_sets`, or with `key` drawn uniformly."""
-    replicas, sets = positive(num_replicas, "num_replicas"), positive(num_sets, "num_sets")
+    refuse_too_large(3 * 8 * num_replicas, "num_replicas")
+    replicas, sets = num_replicas, num_sets
     return jnp.arange(replicas) % sets if key is None else jax.random.randint(key, (replicas,), 0, sets)
 
 
+@checked(array("sets", kinds=INTEGERS))
 def take_sets(hparams: PyTree, sets: ArrayLike) -> PyTree:
     """Returns the hyperparameters of every replica, from those of the sets stacked.
 
@@ -88,6 +109,7 @@ def take_sets(hparams: PyTree, sets: ArrayLike) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[jnp.asarray(sets)], hparams)
 
 
+@checked(array("values", finite=False, host=True), real("num_std", above=0, infinite=True))
 def outliers(values: ArrayLike, num_std: float = 4.0) -> np.ndarray:
     """Returns a mask of the replicas to remove: those that are not finite or above mean + `num_std` · std.
 

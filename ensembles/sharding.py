@@ -24,24 +24,32 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from .checks import num_replicas, positive
+from .checks import LARGEST, checked, instance, integer, num_replicas, several
+from .memory import refuse_too_large
 
 AXIS = "replicas"
+MESH = instance("mesh", Mesh, "a mesh, as replica_mesh returns it")
 
 
+@checked(several("devices", jax.Device, "a list of jax devices", optional=True))
 def replica_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of all devices of all processes, or of those given, along one axis."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+@checked(integer("multiple"))
 def pad_replicas(replicas: PyTree, multiple: int) -> PyTree:
     """Returns the replicas and copies of the last one, up to a multiple of `multiple`."""
-    num, multiple = num_replicas(replicas), positive(multiple, "multiple")
+    num = num_replicas(replicas)
+    refuse_too_large(
+        sum(leaf.nbytes for leaf in jax.tree.leaves(replicas) if _is_array(leaf)) / num * multiple, "multiple"
+    )
     rows = np.minimum(np.arange(-(-num // multiple) * multiple), num - 1)
     return jax.tree.map(lambda leaf: leaf[rows] if _is_array(leaf) else leaf, replicas)
 
 
+@checked(integer("num", least=-LARGEST))
 def unpad(replicas: PyTree, num: int) -> PyTree:
     """Returns the first `num` replicas, without padding."""
     if not 1 <= num <= num_replicas(replicas):
@@ -49,6 +57,7 @@ def unpad(replicas: PyTree, num: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[:num] if _is_array(leaf) else leaf, replicas)
 
 
+@checked(MESH)
 def shard_replicas(replicas: PyTree, mesh: Mesh) -> PyTree:
     """Spreads every array of `replicas` over the mesh along its leading axis, padded to a multiple of the devices.
 
@@ -57,11 +66,13 @@ def shard_replicas(replicas: PyTree, mesh: Mesh) -> PyTree:
     return _place(pad_replicas(replicas, mesh.size), NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
+@checked(MESH)
 def replicate_on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
     """Copies every array to every device: hyperparameters, and data that all replicas share."""
     return _place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+@checked(integer("num", optional=True))
 def gather(replicas: PyTree, num: int | None = None) -> PyTree:
     """Returns all replicas, or the first `num`, as NumPy arrays in every process."""
     arrays = jax.tree.map(_to_host, replicas)
@@ -75,6 +86,8 @@ def _is_array(leaf: Any) -> bool:
 def _to_host(leaf: Any) -> Any:
     if not _is_array(leaf):
         return leaf
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf  # NumPy has no keys
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
@@ -84,6 +97,8 @@ def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
     def put(leaf: Any) -> Any:
         if not _is_array(leaf):
             return leaf
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
+            raise TypeError(f"tree holds an array of dtype {leaf.dtype}; arrays must hold numbers")
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         if sharding.is_fully_addressable:

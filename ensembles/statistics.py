@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import cho_solve
 from jax.scipy.special import ndtri
 from jaxtyping import Array, ArrayLike
 
-from .checks import concrete, fraction, has_shape, num_replicas, positive
-from .covariance import whiten
+from .checks import KEY, array, call, checked, concrete, factor, function, has_shape, integer, num_replicas
+from .kept import BEST_FRACTION, DATA, FACTOR, KEEP, MASK, PREDICTIONS, check_points, kept, moments, whitened
+from .memory import refuse_too_large
 from .replicas import replica_keys
 
 
@@ -31,13 +33,15 @@ class BiasVariance(NamedTuple):
     total: Array
 
 
+@checked(PREDICTIONS, DATA, FACTOR, MASK)
 def chi2(predictions: Array, data: ArrayLike, factor: Array, mask: ArrayLike | None = None) -> Array:
     """Returns (T - D)ᵀ C⁻¹ (T - D)/N of shape (...), for predictions of shape (..., N)."""
-    _check_points(predictions, factor, mask, data)
-    white, count = _white(predictions - jnp.asarray(data), factor, mask)
+    check_points(predictions, factor, mask, data)
+    white, count = whitened(predictions - jnp.asarray(data), factor, mask)
     return jnp.sum(white**2, axis=-1) / count
 
 
+@checked(PREDICTIONS, DATA, FACTOR, MASK, KEEP, BEST_FRACTION)
 def mean_chi2(
     predictions: Array,
     data: ArrayLike,
@@ -55,16 +59,19 @@ def mean_chi2(
     return mean_of_best(_chi2_of_kept(predictions, data, factor, mask, keep), best_fraction, keep)
 
 
+@checked(array("values", finite=False), BEST_FRACTION, KEEP)
 def mean_of_best(values: Array, best_fraction: float = 1.0, keep: ArrayLike | None = None) -> Array:
     """Returns the mean of the ⌈`best_fraction` R⌉ lowest of R values."""
-    keep, count = _kept(values, keep)
+    has_shape(values, (None,), "values")
+    keep, count = kept(values, keep, "values")
     # Rounded first: 0.55 * 100 is a little above 55.
-    number = jnp.ceil(jnp.round(fraction(best_fraction, "best_fraction") * count, 6))
+    number = jnp.ceil(jnp.round(best_fraction * count, 6))
     order = jnp.argsort(jnp.where(keep, values, jnp.inf))
     lowest = jnp.arange(len(values)) < number
     return jnp.sum(jnp.where(lowest, jnp.where(keep, values, 0)[order], 0)) / number
 
 
+@checked(PREDICTIONS, FACTOR, MASK, KEEP)
 def phi2(predictions: Array, factor: Array, mask: ArrayLike | None = None, keep: ArrayLike | None = None) -> Array:
     """Returns the spread of the replicas in units of the errors of the data; 0 for one replica:
 
@@ -74,12 +81,13 @@ def phi2(predictions: Array, factor: Array, mask: ArrayLike | None = None, keep:
 
     **Source**: NNPDF (2015), "Parton distributions for the LHC run II", equation 4.6.
     """
-    _check_points(predictions, factor, mask)
-    _, deviations, replicas = _moments(predictions, keep)
-    white, points = _white(deviations, factor, mask)
+    check_points(predictions, factor, mask)
+    _, deviations, replicas = moments(predictions, keep)
+    white, points = whitened(deviations, factor, mask)
     return jnp.sum(white**2) / (replicas * points)
 
 
+@checked(PREDICTIONS, DATA, FACTOR, MASK, KEEP)
 def ensemble_chi2(
     predictions: Array,
     data: ArrayLike,
@@ -98,6 +106,7 @@ def ensemble_chi2(
     return _with_spread(predictions, data, factor, mask, keep)[0]
 
 
+@checked(PREDICTIONS, DATA, FACTOR, MASK, KEEP, array("scale", optional=True))
 def negative_log_probability(
     predictions: Array,
     data: ArrayLike,
@@ -116,12 +125,13 @@ def negative_log_probability(
     """
     chi2_value, logdet, points = _with_spread(predictions, data, factor, mask, keep)
     if scale is not None:
-        has_shape(scale, (factor.shape[0],), "scale")
+        has_shape(scale, (factor.shape[0],), "scale", "factor")
         logs = jnp.log(jnp.abs(jnp.asarray(scale)))
         logdet = logdet - 2 * jnp.sum(logs if mask is None else jnp.where(jnp.asarray(mask), logs, 0))
     return (jnp.log(2 * jnp.pi) + logdet / points + chi2_value) / 2
 
 
+@checked(PREDICTIONS, DATA, factor("factor", optional=True), MASK, KEEP)
 def bias_variance(
     predictions: Array,
     data: ArrayLike,
@@ -138,11 +148,12 @@ def bias_variance(
     **Source**: Geman, Bienenstock, Doursat (1992).
     """
     factor = jnp.eye(predictions.shape[-1], dtype=predictions.dtype) if factor is None else factor
-    mean, _, _ = _moments(predictions, keep)
+    mean, _, _ = moments(predictions, keep)
     bias, variance = chi2(mean, data, factor, mask), phi2(predictions, factor, mask, keep)
     return BiasVariance(bias, variance, bias + variance)
 
 
+@checked(PREDICTIONS, DATA, array("levels"), array("errors", optional=True), MASK, KEEP)
 def coverage(
     predictions: Array,
     data: ArrayLike,
@@ -162,10 +173,13 @@ def coverage(
     levels = jnp.asarray(levels)
     if concrete(levels) and not bool(jnp.all((levels > 0) & (levels < 1))):
         raise ValueError(f"levels must be between 0 and 1, got {levels}")
+    has_shape(predictions, (None, None), "predictions")
     if len(predictions) < 2:
         raise ValueError("predictions holds one replica, so no spread to test; give at least 2")
-    _check_points(predictions, None, mask, data)
-    mean, deviations, replicas = _moments(predictions, keep)
+    check_points(predictions, None, mask, data)
+    if errors is not None and np.ndim(errors):
+        has_shape(errors, predictions.shape[1:], "errors", "predictions")
+    mean, deviations, replicas = moments(predictions, keep)
     variance = jnp.sum(deviations**2, axis=0) / (replicas - 1)
     variance = variance if errors is None else variance + jnp.asarray(errors) ** 2
     pulls = jnp.abs(jnp.asarray(data) - mean) / jnp.sqrt(variance)
@@ -174,6 +188,7 @@ def coverage(
     return jnp.sum(inside & points, axis=-1) / jnp.sum(points)
 
 
+@checked(PREDICTIONS, DATA, array("errors", optional=True), MASK, KEEP, integer("num_levels", most=10**4))
 def calibration_error(
     predictions: Array,
     data: ArrayLike,
@@ -186,11 +201,12 @@ def calibration_error(
 
     **Source**: Kuleshov, Fenner, Ermon (2018).
     """
-    steps = positive(num_levels, "num_levels") + 1
+    steps = num_levels + 1
     levels = jnp.arange(1, steps, dtype=predictions.dtype) / steps
     return jnp.mean(jnp.abs(coverage(predictions, data, levels, errors, mask, keep) - levels))
 
 
+@checked(KEY, function("statistic", "of predictions"), integer("num", least=2), integer("chunk"))
 def bootstrap_error(
     key: Array, statistic: Callable[[Array], Array], predictions: Array, num: int = 1000, chunk: int = 64
 ) -> Array:
@@ -207,66 +223,22 @@ def bootstrap_error(
     if replicas < 2:
         raise ValueError("predictions holds one replica, which cannot be resampled; give at least 2")
 
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(predictions) if isinstance(leaf, np.ndarray | jax.Array))
+    refuse_too_large(size * min(chunk, num), "chunk")
+
     def resampled(key: Array) -> Array:
         chosen = jax.random.randint(key, (replicas,), 0, replicas)
-        return statistic(jax.tree.map(lambda leaf: leaf[chosen], predictions))
+        return call("statistic", statistic, "predictions", jax.tree.map(lambda leaf: leaf[chosen], predictions))
 
-    values = jax.lax.map(resampled, replica_keys(key, positive(num, "num", 2)), batch_size=positive(chunk, "chunk"))
+    values = jax.lax.map(resampled, replica_keys(key, num), batch_size=min(chunk, num))
     return jnp.std(values, axis=0, ddof=1)
-
-
-def _check_points(
-    predictions: ArrayLike, factor: Array | None, mask: ArrayLike | None, data: ArrayLike | None = None
-) -> None:
-    points = jnp.shape(predictions)[-1:]
-    if not points or points == (0,):
-        raise ValueError(f"predictions must have a last axis of points, got shape {jnp.shape(predictions)}")
-    if factor is not None:
-        has_shape(factor, (*points, *points), "factor")
-    if mask is not None:
-        has_shape(mask, points, "mask")
-        if concrete(mask) and not bool(jnp.any(jnp.asarray(mask))):
-            raise ValueError("mask leaves no point")
-        if factor is not None and concrete(mask) and concrete(factor):
-            left_out = ~jnp.asarray(mask, bool)
-            if not bool(jnp.all((factor == jnp.eye(points[0])) | ~(left_out[:, None] | left_out[None, :]))):
-                raise ValueError("factor is not that of mask_covariance(covariance, mask): it couples masked points")
-    if data is not None:
-        has_shape(data, points, "data")
-
-
-def _white(residuals: Array, factor: Array, mask: ArrayLike | None) -> tuple[Array, Array]:
-    """Returns L⁻¹ r, and the number of points."""
-    if mask is None:
-        return whiten(factor, residuals), jnp.asarray(residuals.shape[-1], residuals.dtype)
-    mask = jnp.asarray(mask, bool)
-    return whiten(factor, jnp.where(mask, residuals, 0)), jnp.sum(mask, dtype=residuals.dtype)
-
-
-def _kept(values: Array, keep: ArrayLike | None) -> tuple[Array, Array]:
-    """Returns the mask of the replicas that count, and their number."""
-    if keep is None:
-        return jnp.ones(len(values), bool), jnp.asarray(len(values), values.dtype)
-    has_shape(keep, (len(values),), "keep")
-    if concrete(keep) and not bool(jnp.any(jnp.asarray(keep))):
-        raise ValueError("keep leaves no replica")
-    return jnp.asarray(keep, bool), jnp.sum(jnp.asarray(keep, bool), dtype=values.dtype)
-
-
-def _moments(predictions: Array, keep: ArrayLike | None) -> tuple[Array, Array, Array]:
-    """Returns the mean, the deviations from it (0 for replicas that do not count), and the number of replicas."""
-    has_shape(predictions, (None, None), "predictions")
-    keep, count = _kept(predictions, keep)
-    clean = jnp.where(keep[:, None], predictions, 0)
-    mean = jnp.sum(clean, axis=0) / count
-    return mean, jnp.where(keep[:, None], clean - mean, 0), count
 
 
 def _chi2_of_kept(
     predictions: Array, data: ArrayLike, factor: Array, mask: ArrayLike | None, keep: ArrayLike | None
 ) -> Array:
     has_shape(predictions, (None, None), "predictions")
-    keep, _ = _kept(predictions, keep)
+    keep, _ = kept(predictions, keep)
     return chi2(jnp.where(keep[:, None], predictions, 0), data, factor, mask)
 
 
@@ -279,10 +251,10 @@ def _with_spread(
 
         vᵀ (I + A Aᵀ)⁻¹ v = |v - A y|² + |y|²,    y = (I + Aᵀ A)⁻¹ Aᵀ v,    det(I + A Aᵀ) = det(I + Aᵀ A)
     """
-    _check_points(predictions, factor, mask, data)
-    mean, deviations, replicas = _moments(predictions, keep)
-    v, points = _white(mean - jnp.asarray(data), factor, mask)
-    white, _ = _white(deviations, factor, mask)
+    check_points(predictions, factor, mask, data)
+    mean, deviations, replicas = moments(predictions, keep)
+    v, points = whitened(mean - jnp.asarray(data), factor, mask)
+    white, _ = whitened(deviations, factor, mask)
     A = white.T / jnp.sqrt(jnp.maximum(replicas - 1, 1))
     small = jnp.linalg.cholesky(jnp.eye(A.shape[1], dtype=A.dtype) + A.T @ A)
     y = cho_solve((small, True), A.T @ v)

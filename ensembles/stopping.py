@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import concrete, num_replicas, positive
+from .checks import array, call, checked, concrete, function, instance, integer, num_replicas, shown
 from .replicas import is_finite
 
 
@@ -35,6 +35,15 @@ class StoppingState(NamedTuple):
     sound: Array
 
 
+STATE = instance("state", StoppingState, "the state of early_stopping")
+
+
+@checked(
+    instance("optimiser", optax.GradientTransformation, "an optax optimiser"),
+    function("valid_losses", "from the stacked parameters to one loss per replica"),
+    array("patience"),
+    integer("max_updates", optional=True),
+)
 def early_stopping(
     optimiser: optax.GradientTransformation,
     valid_losses: Callable[[PyTree], Array],
@@ -64,12 +73,10 @@ def early_stopping(
     """
     if concrete(patience) and not np.all(np.asarray(patience) >= 1):
         raise ValueError(f"patience must be at least 1 update, got {patience}")
-    if max_updates is not None:
-        positive(max_updates, "max_updates")
 
     def init(params: PyTree) -> StoppingState:
         num = num_replicas(params, "params")
-        loss = jax.eval_shape(valid_losses, params)
+        loss = call("valid_losses", jax.eval_shape, "params", valid_losses, params)
         if loss.shape != (num,):
             raise ValueError(f"valid_losses must return one loss per replica, ({num},), it returned {loss.shape}")
         zeros, none = jnp.zeros(num, jnp.int32), jnp.zeros(num, bool)
@@ -115,9 +122,19 @@ def _judged(valid_losses: Callable[[PyTree], Array], params: PyTree, best_loss: 
     return jnp.where(sound, losses, jnp.finfo(losses.dtype).max), losses < best_loss, sound
 
 
+@checked(STATE, function("valid_losses", "from the stacked parameters to one loss per replica"))
 def best_replicas(state: StoppingState, params: PyTree, valid_losses: Callable[[PyTree], Array]) -> PyTree:
-    """Returns the best weights of every replica after training, `params` included, which no update has measured."""
-    return where_replicas(valid_losses(params) < state.best_loss, params, state.best)
+    """Returns the best weights of every replica after training, `params` included, which no update has measured.
+
+    **Raises** `ValueError` where `params` are not like those of `state`, or `valid_losses` gives no loss per replica.
+    """
+    shapes = lambda tree: [(path, np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    if shapes(params) != shapes(state.best):
+        raise ValueError(f"params must be arrays like those of the state, got {shown(params)}")
+    losses = call("valid_losses", valid_losses, "params", params)
+    if jnp.shape(losses) != state.best_loss.shape:
+        raise ValueError(f"valid_losses must return one loss per replica, {state.best_loss.shape}, got {shown(losses)}")
+    return where_replicas(losses < state.best_loss, params, state.best)
 
 
 def where_replicas(condition: Array, a: PyTree, b: PyTree) -> PyTree:

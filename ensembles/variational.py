@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from .checks import KEY, array, call, checked, function, instance, integer, real, shown
+
 
 @runtime_checkable
 class PartlyActive(Protocol):
@@ -32,6 +34,7 @@ class MeanField(eqx.Module):
     mean: PyTree
     log_std: PyTree
 
+    @checked(real("log_std"))
     def __init__(self, model: PyTree, log_std: float = -3.0):
         weights = eqx.filter(model, eqx.is_inexact_array)
         if not jax.tree.leaves(weights):
@@ -52,6 +55,7 @@ class MeanField(eqx.Module):
         choose = lambda part: part.active_weights if declares(part) else flags(part)
         return jax.tree.map(choose, self.mean, is_leaf=declares)
 
+    @checked(KEY)
     def sample(self, key: Array) -> PyTree:
         """Draws a model with weights mean + exp(log_std) · ε, ε ~ N(0, 1), differentiable in both."""
         weights, rest = eqx.partition(self.mean, eqx.is_inexact_array)
@@ -62,6 +66,12 @@ class MeanField(eqx.Module):
         return eqx.combine(drawn, rest)
 
 
+LOG_LIKELIHOOD = function("log_likelihood", "from a model to an array")
+POSTERIOR = instance("posterior", MeanField, "a MeanField")
+SAMPLES = integer("num_samples", most=10**6)
+
+
+@checked(POSTERIOR)
 def gaussian_kl(posterior: MeanField, log_variance: PyTree) -> Array:
     """Returns KL(q || p) to the prior p(w_i) = N(0, exp(h_i)), in nats, in closed form:
 
@@ -77,11 +87,12 @@ def gaussian_kl(posterior: MeanField, log_variance: PyTree) -> Array:
         sizes = mean**2 + jnp.exp(2 * log_std)
         return jnp.sum(_where(active, sizes * jnp.exp(-h) - 1 + h - 2 * log_std)) / 2
 
-    prior = jax.tree.broadcast(log_variance, posterior.weights)
+    prior = _prior(log_variance, posterior.weights)
     terms = jax.tree.map(term, posterior.weights, posterior.log_std, prior, posterior.active)
     return jax.tree.reduce(jnp.add, terms)
 
 
+@checked(POSTERIOR, LOG_LIKELIHOOD, KEY, integer("num_examples"), SAMPLES)
 def negative_elbo(
     posterior: MeanField,
     log_variance: PyTree,
@@ -103,11 +114,13 @@ def negative_elbo(
 
     At the optimum over q the derivative in h is the partial derivative (envelope theorem).
     """
-    draw = lambda key: jnp.mean(log_likelihood(posterior.sample(key)))
+    mean = lambda model: jnp.mean(log_likelihood(model))
+    draw = lambda key: call("log_likelihood", mean, "a model of posterior", posterior.sample(key))
     expected = draw(key) if num_samples == 1 else jnp.mean(jax.vmap(draw)(jax.random.split(key, num_samples)))
     return -expected + gaussian_kl(posterior, log_variance) / num_examples
 
 
+@checked(POSTERIOR)
 def evidence_log_variance(posterior: MeanField) -> PyTree:
     """Returns the prior log-variances that maximise the ELBO at fixed posterior, h_i = log(m_i² + s_i²).
 
@@ -120,6 +133,7 @@ def evidence_log_variance(posterior: MeanField) -> PyTree:
     )
 
 
+@checked(POSTERIOR, function("log_probs", "from a model to an array"), KEY, SAMPLES)
 def predictive_log_probs(
     posterior: MeanField, log_probs: Callable[[PyTree], Array], key: Array, num_samples: int
 ) -> Array:
@@ -127,8 +141,30 @@ def predictive_log_probs(
 
     `log_probs` is a function from a model to log-probabilities of any shape.
     """
-    drawn = jax.vmap(lambda key: log_probs(posterior.sample(key)))(jax.random.split(key, num_samples))
+    evaluate = lambda model: jnp.asarray(log_probs(model))
+    draw = lambda key: call("log_probs", evaluate, "a model of posterior", posterior.sample(key))
+    drawn = jax.vmap(draw)(jax.random.split(key, num_samples))
     return jax.nn.logsumexp(drawn, axis=0) - jnp.log(num_samples)
+
+
+def _prior(log_variance: PyTree, weights: PyTree) -> PyTree:
+    """Returns the log-variance of every weight. **Raises** `TypeError` or `ValueError` naming what does not fit."""
+    if log_variance is None:
+        raise TypeError(
+            "log_variance must be a number, or a tree of arrays like the weights or a prefix of it, got None"
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(log_variance):
+        array(f"log_variance{jax.tree_util.keystr(path)}", finite=False)(leaf)
+    try:
+        prior = jax.tree.broadcast(log_variance, weights)
+        fits = jax.tree.map(
+            lambda h, weight: jnp.broadcast_shapes(jnp.shape(h), weight.shape) == weight.shape, prior, weights
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"log_variance must be a tree like the weights or a prefix of it: {error}") from None
+    if not all(jax.tree.leaves(fits)):
+        raise ValueError(f"log_variance does not broadcast to the weights, got {shown(log_variance)}")
+    return prior
 
 
 def _where(active: Array | bool, terms: Array) -> Array:

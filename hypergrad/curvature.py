@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .data.sampler import as_sampler
+from .ground.checks import field, function
 from .ground.derivatives import linearize
 from .ground.tree import PartitionedModel
 from .linear.base import MatVec
@@ -17,6 +18,7 @@ from .problem import BilevelProblem, Loss, inner_objective
 Curvature = Callable[
     [BilevelProblem, PyTree, PartitionedModel, Array], MatVec
 ]  # (problem, hparams, partitioned, key) -> v -> H v
+CURVATURE = function("curvature", "(problem, hparams, partitioned, key) -> v -> H v")
 
 
 def hessian(problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array) -> MatVec:
@@ -42,9 +44,11 @@ class GaussNewton(eqx.Module):
     derivative is the true one. **Source**: Schraudolph (2002), section 3.
     """
 
-    outputs: Callable[[PyTree, PyTree, PyTree, Array], PyTree]
-    loss: Loss
-    penalty: Loss | None = None
+    outputs: Callable[[PyTree, PyTree, PyTree, Array], PyTree] = field(
+        function("outputs", "(model, hparams, data, key) -> arrays")
+    )
+    loss: Loss = field(function("loss", "(outputs, hparams, data, key) -> scalar"))
+    penalty: Loss | None = field(function("penalty", "(model, hparams, data, key) -> scalar", optional=True), None)
 
     def __call__(self, model: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
         """Returns the inner loss, L."""

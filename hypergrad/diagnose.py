@@ -13,12 +13,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .estimators.base import AbstractEstimator
+from .estimators.common.names import ESTIMATORS, named_estimators
 from .estimators.drmad import DrMAD
 from .estimators.reverse import Reverse
 from .findings import RIGHT, Diagnosis, Finding
+from .ground.checks import checked, instance, integer, random_key, real
 from .ground.dependence import enters
 from .inner import AbstractInnerSolver
-from .problem import BilevelProblem, as_hparams
+from .problem import PROBLEM, BilevelProblem, as_hparams
 from .spread import spread
 from .stats import Stats, Status
 
@@ -26,6 +28,7 @@ Start = tuple[BilevelProblem, PyTree, PyTree, Array]  # problem, params, hparams
 DISTURBANCE = 1e-4  # change of the first weights that the exact hypergradient should stand, see `Finding.stability`
 
 
+@checked(PROBLEM, ESTIMATORS, random_key(), integer("num_steps", least=1, optional=True))
 def diagnose(
     problem: BilevelProblem,
     estimators: Mapping[str, AbstractEstimator] | Sequence[AbstractEstimator] | AbstractEstimator,
@@ -50,15 +53,11 @@ def diagnose(
 
     **Raises** what the estimators' `init` raises, and `ValueError` where the exact hypergradient is zero or not finite.
     """
-    if isinstance(estimators, AbstractEstimator):
-        estimators = [estimators]
-    named: Mapping[str, Any] = estimators if isinstance(estimators, Mapping) else {_name(e): e for e in estimators}
-    if not named:
-        raise ValueError("estimators is empty")
     hparams = as_hparams(hparams)
     start = (problem, params, hparams, key)
     references: list[_Reference] = []
     findings = []
+    named: Mapping[str, Any] = named_estimators(estimators)  # each with an inner solver
     for name, estimator in named.items():
         if num_steps is not None:
             estimator = dataclasses.replace(estimator, inner=estimator.inner.with_num_steps(num_steps))
@@ -71,6 +70,12 @@ def diagnose(
     return Diagnosis(tuple(findings))
 
 
+@checked(
+    PROBLEM,
+    instance("estimator", DrMAD, "a DrMAD estimator"),
+    random_key(),
+    real("cosine", above=0, most=1),
+)
 def fewest_knots(
     problem: BilevelProblem, estimator: DrMAD, params: PyTree, hparams: PyTree, *, key: Array, cosine: float = RIGHT
 ) -> tuple[int, Diagnosis]:
@@ -87,14 +92,6 @@ def fewest_knots(
         if tried[-1].cosine >= cosine:
             break
     return knots, Diagnosis(tuple(tried))
-
-
-def _name(estimator: AbstractEstimator) -> str:
-    """Returns the class with the fields that differ from their defaults, without the inner solver."""
-    fields = [f for f in dataclasses.fields(estimator) if f.name != "inner"]
-    changed = [f for f in fields if getattr(estimator, f.name) is not f.default]
-    texts = [f"{f.name}={eqx.tree_pformat(getattr(estimator, f.name), width=200)}" for f in changed]
-    return f"{type(estimator).__name__}({', '.join(texts)})"
 
 
 def _flat(tree: PyTree) -> np.ndarray:

@@ -7,14 +7,30 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, PyTree
 
 from .data.sampler import as_sampler
+from .ground.checks import checked, function, instance
 from .ground.dependence import enters
-from .ground.tree import PartitionedModel, describe, form, join, named_leaves, split, strong, strong_arrays
+from .ground.hparams import as_floating as as_floating
+from .ground.hparams import as_hparams as as_hparams
+from .ground.hparams import num_not_finite as num_not_finite
+from .ground.tree import (
+    PartitionedModel,
+    describe,
+    form,
+    join,
+    named_leaves,
+    refuse_foreign,
+    split,
+    strong_arrays,
+)
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
 Objective = Callable[[PyTree, PyTree], Array]  # (arrays, hparams) -> scalar
+
+
+LOSS = "(model, hparams, data, key) -> scalar"
 
 
 class Holdout(eqx.Module):
@@ -55,13 +71,14 @@ class BilevelProblem(eqx.Module):
     holdout: Holdout | None  # of a run that has one
     trainable: PyTree
 
+    @checked(function("inner_loss", LOSS), function("outer_loss", LOSS))
     def __init__(self, inner_loss: Loss, outer_loss: Loss, train: PyTree, valid: PyTree, *, trainable: PyTree = True):
-        for name, loss in (("inner_loss", inner_loss), ("outer_loss", outer_loss)):
-            if not callable(loss):
-                raise TypeError(f"{name} must be a function (model, hparams, data, key) -> scalar, got {loss!r}")
         self.inner_loss, self.outer_loss, self.holdout = inner_loss, outer_loss, None
         self.train, self.valid = check_data(train, "train"), check_data(valid, "valid")
         self.trainable = trainable
+
+
+PROBLEM = instance("problem", BilevelProblem, "a BilevelProblem")
 
 
 def inner_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
@@ -164,39 +181,6 @@ def _refuse_object(path: str, leaf: object) -> None:
     )
 
 
-def num_not_finite(leaf: ArrayLike) -> int:
-    """Returns the number of entries that are NaN or infinite.
-
-    They are counted on the host, so that nothing is compiled, also not inside somebody's `jit`. An array spread over
-    several processes is searched where it lies in this one.
-    """
-    parts: list[ArrayLike] = [leaf]
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        parts = [shard.data for shard in leaf.addressable_shards]
-    return sum(int(np.sum(~np.isfinite(np.asarray(part)))) for part in parts)
-
-
-def as_hparams(hparams: PyTree) -> PyTree:
-    """Returns hyperparameters as floating JAX arrays.
-
-    **Raises** `ValueError` where there are none, or one is empty or not finite, `TypeError` where a leaf is not a
-    floating number; each names the path.
-    """
-    leaves = named_leaves(hparams, "hparams")
-    if not leaves:
-        raise ValueError("hparams has no leaves: there is nothing to learn")
-    for path, leaf in leaves:
-        number = isinstance(leaf, float | np.ndarray | np.generic | jax.Array)
-        if not number or not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            kind = leaf.dtype if isinstance(leaf, np.ndarray | jax.Array) else type(leaf).__name__
-            raise TypeError(f"{path} is of type {kind}; a hyperparameter learned by gradient must be a floating number")
-        if np.size(leaf) == 0:
-            raise ValueError(f"{path} is empty (shape {np.shape(leaf)})")
-        if not isinstance(leaf, jax.core.Tracer) and num_not_finite(leaf):
-            raise ValueError(f"{path} holds values that are NaN or infinite")
-    return strong(jax.tree.map(jnp.asarray, hparams))
-
-
 def refuse_unused(function: Callable[[PyTree], PyTree], hparams: PyTree) -> None:
     """Raises `ValueError` naming the hyperparameters on which no output of `function` depends; nothing is computed."""
     paths = [path for path, _ in named_leaves(hparams, "hparams")]
@@ -221,6 +205,8 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
 
     **Raises** `TypeError` or `ValueError` naming the argument at fault, with all shapes.
     """
+    for name, tree in (("params", params), ("hparams", hparams)):
+        refuse_foreign(tree, name)
     whole = strong_arrays(params)
     floating = named_leaves(eqx.filter(whole, eqx.is_inexact_array), "params")
     if not floating:
@@ -245,14 +231,16 @@ def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> boo
         ("inner_loss", problem.inner_loss, problem.train),
         ("outer_loss", problem.outer_loss, problem.valid),
     ):
+        shapes = (
+            f"  params:  {describe(eqx.filter(model, eqx.is_inexact_array))}\n"
+            f"  hparams: {describe(hparams)}\n  data:    {describe(data)}"
+        )
         try:
             read = lambda data, key, loss=loss: _arrays_of_state(loss(model, hparams, data, key))
             value = eqx.filter_eval_shape(as_sampler(data).mean, read, jax.random.key(0))
         except Exception as error:
             raise ValueError(
-                f"{name}(model, hparams, data, key) failed on these arguments: {error}\n"
-                f"  params:  {describe(eqx.filter(model, eqx.is_inexact_array))}\n"
-                f"  hparams: {describe(hparams)}\n  data:    {describe(data)}"
+                f"{name}(model, hparams, data, key) failed on these arguments: {error}\n{shapes}"
             ) from error
         if name == "inner_loss" and isinstance(value, tuple) and len(value) == 2:
             has_state, (value, state) = True, value
@@ -260,7 +248,7 @@ def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> boo
         shape = getattr(value, "shape", None)
         if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             or_state = " or (scalar, state of the layers)" if name == "inner_loss" else ""
-            raise TypeError(f"{name} must return a floating scalar{or_state}, it returned {describe(value)}")
+            raise TypeError(f"{name} must return a floating scalar{or_state}, it returned {describe(value)}\n{shapes}")
     return has_state
 
 

@@ -16,13 +16,13 @@ from .course import Course, Plan
 from .failures import Failures
 from .ground.autosave import Autosave
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
-from .ground.identity import Identity, devices, difference, digest, program_digest, versions, without_addresses
+from .ground.identity import Identity, devices, digest, program_digest, refuse_different, versions, without_addresses
 from .ground.memory import refuse_too_large
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History
-from .problem import BilevelProblem
-from .search.base import AbstractSearch, Record, SearchState
+from .problem import PROBLEM, BilevelProblem
+from .search.base import STATE, AbstractSearch, Record, SearchState
 from .search.holdout import with_holdout
 
 Keep = Callable[[Record], PyTree]
@@ -36,8 +36,8 @@ def everything(record: Record) -> Record:
 
 @checked(
     instance("search", AbstractSearch, "a search such as GradientSearch(estimator, optimiser)"),
-    instance("problem", BilevelProblem, "a BilevelProblem"),
-    instance("state", SearchState, "the state that search.init or an earlier run returned"),
+    PROBLEM,
+    STATE,
     random_key("key"),
     integer("chunk", least=1),
     function("callback", "(state, history) -> true to stop", optional=True),
@@ -177,9 +177,7 @@ def _check_step(
         after, record = eqx.filter_eval_shape(search.step, problem, state, key)
     except Exception as error:
         raise ValueError(f"state does not fit search and problem, for which a step fails: {error}") from error
-    there, here = describe(state), describe(after)
-    if there != here:
-        raise ValueError(f"state is not one of this search on this problem: {difference('state', there, here)}")
+    refuse_different("state", after, state, "one of this search on this problem")
     try:
         kept = jax.tree.leaves(eqx.filter_eval_shape(keep, record))
     except Exception as error:

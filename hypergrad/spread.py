@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .estimators.base import AbstractEstimator
+from .estimators.base import ESTIMATOR, AbstractEstimator
+from .ground.checks import checked, integer, random_key
 from .ground.show import paragraph, show
-from .problem import BilevelProblem, as_hparams
+from .problem import PROBLEM, BilevelProblem, as_hparams
 
 
 class Spread(eqx.Module):
@@ -41,6 +42,7 @@ class Spread(eqx.Module):
         )
 
 
+@checked(PROBLEM, ESTIMATOR, random_key(), integer("num_keys", least=2))
 def spread(
     problem: BilevelProblem,
     estimator: AbstractEstimator,
@@ -58,8 +60,6 @@ def spread(
 
     **Raises** what the estimator's `init` raises, and `ValueError` for fewer than two keys.
     """
-    if num_keys < 2:
-        raise ValueError(f"num_keys must be at least 2, got {num_keys}")
     values, hypergradients = _estimates(
         problem, estimator, params, as_hparams(hparams), jax.random.split(key, num_keys)
     )

@@ -5,19 +5,25 @@ from collections.abc import Callable
 import optax
 from jaxtyping import Array
 
+from .ground.checks import checked, real
+
 Schedule = Callable[[Array], Array]  # hyper-step k = 0, 1, ... -> tolerance
+INITIAL = real("initial", above=0)
 
 
+@checked(INITIAL, real("rate", above=0, below=1))
 def exponential(initial: float = 1e-3, rate: float = 0.9) -> Schedule:
     """Returns k -> ε_k = initial · rate^k."""
     return optax.exponential_decay(initial, 1, rate)
 
 
+@checked(INITIAL)
 def quadratic(initial: float = 0.1) -> Schedule:
     """Returns k -> ε_k = initial / (k + 1)²."""
     return lambda k: initial / (k + 1.0) ** 2
 
 
+@checked(INITIAL)
 def cubic(initial: float = 0.1) -> Schedule:
     """Returns k -> ε_k = initial / (k + 1)³."""
     return lambda k: initial / (k + 1.0) ** 3

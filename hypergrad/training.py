@@ -9,11 +9,12 @@ import jax
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .data.sampler import as_sampler
+from .ground.checks import checked, explained, random_key
 from .ground.derivatives import linearize
 from .ground.keys import EndKeys, end_keys, step_key
 from .ground.tree import PartitionedModel, join, split
-from .inner import AbstractInnerSolver, InnerState, SolveStats
-from .problem import BilevelProblem, check_model, outer_value, outer_value_and_grads
+from .inner import INNER, AbstractInnerSolver, InnerState, SolveStats
+from .problem import PROBLEM, BilevelProblem, check_model, outer_value, outer_value_and_grads
 from .stats import Counts, Estimate, Stats
 
 Evaluated = tuple[Estimate, InnerState]  # with the state at the end of training
@@ -26,10 +27,10 @@ class Training(eqx.Module):
     `fold_in(key, T)`, the linear system of an implicit estimator with `fold_in(key, T + 1)`, T = `inner.num_steps`.
     """
 
-    inner: AbstractInnerSolver
-    problem: BilevelProblem
+    inner: AbstractInnerSolver = eqx.field(converter=INNER)
+    problem: BilevelProblem = eqx.field(converter=PROBLEM)
     hparams: PyTree
-    key: Array
+    key: Array = eqx.field(converter=random_key())
 
     @property
     def keys(self) -> EndKeys:
@@ -126,6 +127,12 @@ def _naming(inner: AbstractInnerSolver) -> Iterator[None]:
         ) from error
 
 
+def _explain(inner: AbstractInnerSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array) -> None:
+    check_model(problem, params, hparams)
+
+
+@checked(INNER, PROBLEM, random_key())
+@explained(_explain)
 @eqx.filter_jit
 def evaluate(
     inner: AbstractInnerSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array

@@ -5,15 +5,12 @@ from collections.abc import Callable
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
-from .estimators.base import AbstractEstimator
-from .ground.checks import checked, instance, random_key
-from .problem import BilevelProblem, as_hparams
+from .estimators.base import ESTIMATOR, AbstractEstimator
+from .ground.checks import checked, explained, random_key
+from .problem import PROBLEM, BilevelProblem, as_hparams, check_model
 
 
-@checked(
-    instance("problem", BilevelProblem, "a BilevelProblem"),
-    instance("estimator", AbstractEstimator, "an estimator such as Reverse(inner)"),
-)
+@checked(PROBLEM, ESTIMATOR)
 def value_and_hypergrad(
     problem: BilevelProblem, estimator: AbstractEstimator
 ) -> Callable[[PyTree, PyTree, Array], tuple[Array, PyTree]]:
@@ -25,7 +22,11 @@ def value_and_hypergrad(
     **Raises** what the estimator's `init` raises.
     """
 
+    def explain(hparams: PyTree, params: PyTree, key: Array) -> None:
+        check_model(problem, params, as_hparams(hparams))
+
     @checked(random_key("key"))
+    @explained(explain)
     def function(hparams: PyTree, params: PyTree, key: Array) -> tuple[Array, PyTree]:
         return _cold_estimate(problem, estimator, as_hparams(hparams), params, key)
 

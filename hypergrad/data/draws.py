@@ -25,7 +25,7 @@ def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
     return take(data, jax.random.randint(key, (size,), 0, rows))
 
 
-@checked(random_key("key"), integer("size", least=1))
+@checked(random_key("key"), integer("t", least=0, traced=True), integer("size", least=1))
 def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
     """Returns rows `t * size ... (t + 1) * size - 1` of an endless stream in which every row comes once per epoch.
 
@@ -52,6 +52,8 @@ def num_rows(data: PyTree, name: str = "data") -> int:
     for path, leaf in leaves:
         if not isinstance(leaf, np.ndarray | jax.Array):
             raise TypeError(f"{path} must be an array, got {shown(leaf)}")
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
+            raise TypeError(f"{path} has dtype {leaf.dtype}; arrays must hold numbers")
     rows = {path: jnp.shape(leaf)[:1] for path, leaf in leaves}
     if len(set(rows.values())) != 1 or () in rows.values():
         raise ValueError(f"all arrays of {name} must have the same leading axis, got {rows}")

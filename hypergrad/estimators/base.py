@@ -2,16 +2,23 @@
 
 import abc
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
-from ..inner import AbstractInnerSolver, as_inner_solver
-from ..problem import BilevelProblem
+from ..ground.checks import boolean, checked, explained, field, instance, random_key
+from ..ground.identity import refuse_different
+from ..inner import INNER, AbstractInnerSolver
+from ..problem import PROBLEM, BilevelProblem, as_floating
 from ..stats import Estimate
 from .common.accuracy import ErrorCheck, TrajectoryState, first_state
 from .common.refusals import refuse_tol
+
+Step = TypeVar("Step", bound=Callable[..., Any])
+CHECK = instance("check", ErrorCheck, "an ErrorCheck", optional=True)
 
 
 class AbstractEstimator(eqx.Module):
@@ -31,6 +38,31 @@ class AbstractEstimator(eqx.Module):
         """Trains at `hparams` and estimates the hypergradient there; returns it with the next state."""
 
 
+ESTIMATOR = instance("estimator", AbstractEstimator, "an estimator such as Reverse(inner)")
+
+
+def checked_step(state: type) -> Callable[[Step], Step]:
+    """Checks the arguments of an estimator's `step`, whose states are of the class `state`."""
+    rules = checked(PROBLEM, instance("state", state, "the state that init or an earlier step returned"), random_key())
+
+    def decorate(step: Step) -> Step:
+        traced = explained(_explain)(step)
+
+        @rules
+        @functools.wraps(step)
+        def call(self: Any, problem: BilevelProblem, hparams: PyTree, state: Any, key: Array) -> Any:
+            return traced(self, problem, as_floating(hparams), state, key)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _explain(estimator: AbstractEstimator, problem: BilevelProblem, hparams: PyTree, state: Any, key: Array) -> None:
+    expected = eqx.filter_eval_shape(estimator.init, problem, state.params, hparams)
+    refuse_different("state", expected, state, f"one of this {type(estimator).__name__} on problem at these hparams")
+
+
 class AbstractTrajectoryEstimator(AbstractEstimator):
     """An estimator that carries the state of training, and how accurate it was found to be.
 
@@ -38,10 +70,10 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
     often the error of the hypergradient is measured, `None` for never; where `is_exact` there is nothing to measure.
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
+    inner: AbstractInnerSolver = field(INNER)
     _: dataclasses.KW_ONLY
-    warm_start: bool = False
-    check: ErrorCheck | None = ErrorCheck()
+    warm_start: bool = field(boolean("warm_start"), False)
+    check: ErrorCheck | None = field(CHECK, ErrorCheck())
 
     def __check_init__(self) -> None:
         refuse_tol(self.inner)
@@ -51,6 +83,7 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
     def is_exact(self) -> bool:
         """True if the hypergradient is the derivative of the value, to rounding, whatever the problem."""
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> TrajectoryState:
         """Returns the state to start from. Raises where the arguments do not fit."""
         state = self.inner.init_to_learn(problem, params, hparams)

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
+from ..ground.checks import boolean, field, floating_type, integer, real
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Status, flag
 from ..training import Training
-from .base import AbstractTrajectoryEstimator
+from .base import AbstractTrajectoryEstimator, checked_step
 from .common.accuracy import Stepped, TrajectoryState, checked
 from .common.adjoint import Adjoint, start_adjoint, stats_of, step_back, through_start
 from .common.trajectory import (
-    check_storage,
     discrete,
     interpolate,
     interpolate_cubic,
@@ -67,24 +67,21 @@ class DrMAD(AbstractTrajectoryEstimator):
     """
 
     _: dataclasses.KW_ONLY
-    knots: int = 1
-    max_growth: float = 1e3
-    cubic: bool = False
-    storage: DTypeLike | None = None
+    knots: int = field(integer("knots", least=1), 1)
+    max_growth: float = field(real("max_growth", above=0), 1e3)
+    cubic: bool = field(boolean("cubic"), False)
+    storage: DTypeLike | None = field(floating_type("storage"), None)
 
     def __check_init__(self) -> None:
-        steps = self.inner.num_steps
-        if not (isinstance(self.knots, int) and 1 <= self.knots <= steps):
-            raise ValueError(f"knots must be between 1 and the number of inner steps {steps}, got {self.knots!r}")
-        if isinstance(self.max_growth, int | float) and not self.max_growth > 0:
-            raise ValueError(f"max_growth must be positive, got {self.max_growth}")
-        check_storage(self.storage)
+        if self.knots > self.inner.num_steps:
+            raise ValueError(f"knots must be at most the {self.inner.num_steps} inner steps, got {self.knots}")
 
     @property
     def is_exact(self) -> bool:
         """True if the path is that of training: segments of one step, or of two where it is cubic."""
         return self.storage is None and -(-self.inner.num_steps // self.knots) <= (2 if self.cubic else 1)
 
+    @checked_step(TrajectoryState)
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, keeping the knots, then goes back along the path between them."""

@@ -9,13 +9,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ..ground.checks import boolean, checked, field
 from ..ground.derivatives import linearize
 from ..ground.tree import join, pairing, split
-from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
-from ..problem import BilevelProblem, as_hparams
+from ..inner import INNER, AbstractInnerSolver, InnerState
+from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
-from .base import AbstractEstimator
+from .base import AbstractEstimator, checked_step
 from .common.refusals import refuse_tol
 from .common.tangents import first_tangent, judged_tangent
 
@@ -53,13 +54,14 @@ class Forward(AbstractEstimator):
     **Source**: Franceschi, Donini, Frasconi, Pontil (2017), sections 3.2 and 3.3 (RTHO).
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
+    inner: AbstractInnerSolver = field(INNER)
     _: dataclasses.KW_ONLY
-    warm_start: bool = False
+    warm_start: bool = field(boolean("warm_start"), False)
 
     def __check_init__(self) -> None:
         refuse_tol(self.inner)
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> ForwardState:
         """Returns the inner state to start from, and its derivatives. Raises where the arguments do not fit."""
         state = self.inner.init_to_learn(problem, params, hparams)
@@ -69,6 +71,7 @@ class Forward(AbstractEstimator):
         training = Training(self.inner, problem, as_hparams(hparams), jax.random.key(0))
         return ForwardState(state, _first_tangents(training, state))
 
+    @checked_step(ForwardState)
     @eqx.filter_jit
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: ForwardState, key: Array

@@ -7,11 +7,12 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
+from ..ground.checks import boolean, field, real
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
-from .base import AbstractTrajectoryEstimator
+from .base import AbstractTrajectoryEstimator, checked_step
 from .common.accuracy import Stepped, TrajectoryState, checked
 from .common.adjoint import cotangent_of, through_start, through_state
 
@@ -42,18 +43,15 @@ class Greedy(AbstractTrajectoryEstimator):
     """
 
     _: dataclasses.KW_ONLY
-    decay: float = 0.0
-    warm_start: bool = True
-
-    def __check_init__(self) -> None:
-        if isinstance(self.decay, int | float) and not 0 <= self.decay <= 1:
-            raise ValueError(f"decay must be between 0 and 1, got {self.decay}")
+    decay: float = field(real("decay", least=0, most=1), 0.0)
+    warm_start: bool = field(boolean("warm_start"), True)
 
     @property
     def is_exact(self) -> bool:
         """True if there is one step alone."""
         return self.inner.num_steps == 1
 
+    @checked_step(TrajectoryState)
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, adding up one-step hypergradients."""

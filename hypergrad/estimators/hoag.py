@@ -8,19 +8,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..curvature import Curvature, hessian
-from ..ground.checks import field, integer
+from ..curvature import CURVATURE, Curvature, hessian
+from ..ground.checks import checked, field, function, integer
 from ..ground.tree import norm
-from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
-from ..linear.base import AbstractLinearSolver
+from ..inner import INNER, AbstractInnerSolver, InnerState
+from ..linear.base import LINEAR_SOLVER, AbstractLinearSolver
 from ..linear.cg import CG
-from ..problem import BilevelProblem
+from ..problem import PROBLEM, BilevelProblem
 from ..stats import Estimate
 from ..tolerances import Schedule, exponential
 from ..training import Training
-from .base import AbstractEstimator
-from .common.error_bound import Measurement, StrongConvexity, as_strong_convexity, with_error_bound
-from .common.implicit import LinearSystem, Preconditioner
+from .base import AbstractEstimator, checked_step
+from .common.error_bound import STRONG_CONVEXITY, Measurement, StrongConvexity, with_error_bound
+from .common.implicit import PRECONDITIONER, LinearSystem, Preconditioner
 from .common.proximal import distance_to_solution, hypergradient_at_solution
 from .common.refusals import refuse_unbounded, refuse_unseen
 
@@ -63,15 +63,16 @@ class HOAG(AbstractEstimator):
     scale.
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
-    linear_solver: AbstractLinearSolver = CG()
+    inner: AbstractInnerSolver = field(INNER)
+    linear_solver: AbstractLinearSolver = field(LINEAR_SOLVER, CG())
     _: dataclasses.KW_ONLY
-    schedule: Schedule = exponential()
-    curvature: Curvature = hessian
-    preconditioner: Preconditioner | None = None
+    schedule: Schedule = field(function("schedule", "from the hyper-step to a tolerance"), exponential())
+    curvature: Curvature = field(CURVATURE, hessian)
+    preconditioner: Preconditioner | None = field(PRECONDITIONER, None)
     power_steps: int = field(integer("power_steps", least=0), 0)
-    strong_convexity: StrongConvexity = eqx.field(converter=as_strong_convexity, default=None)
+    strong_convexity: StrongConvexity = field(STRONG_CONVEXITY, None)
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> HOAGState:
         """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
         state = self.inner.init_to_learn(problem, params, hparams)
@@ -81,6 +82,7 @@ class HOAG(AbstractEstimator):
         scale = 0 * norm(state.partitioned.arrays)
         return HOAGState(state, optax.tree.zeros_like(state.partitioned.arrays), jnp.zeros((), jnp.int32), scale)
 
+    @checked_step(HOAGState)
     @eqx.filter_jit
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: HOAGState, key: Array

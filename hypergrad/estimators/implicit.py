@@ -5,17 +5,17 @@ import dataclasses
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
-from ..curvature import Curvature, hessian
-from ..ground.checks import field, integer
-from ..inner import AbstractInnerSolver, InnerState, as_inner_solver
-from ..linear.base import AbstractLinearSolver
+from ..curvature import CURVATURE, Curvature, hessian
+from ..ground.checks import boolean, checked, field, integer, real
+from ..inner import INNER, AbstractInnerSolver, InnerState
+from ..linear.base import LINEAR_SOLVER, AbstractLinearSolver
 from ..linear.cg import CG
-from ..problem import BilevelProblem
+from ..problem import PROBLEM, BilevelProblem
 from ..stats import Estimate
 from ..training import Evaluated, Training
-from .base import AbstractEstimator
-from .common.error_bound import Measurement, StrongConvexity, as_strong_convexity, with_error_bound
-from .common.implicit import LinearSystem, Preconditioner
+from .base import AbstractEstimator, checked_step
+from .common.error_bound import STRONG_CONVEXITY, Measurement, StrongConvexity, with_error_bound
+from .common.implicit import PRECONDITIONER, LinearSystem, Preconditioner
 from .common.proximal import hypergradient_at_solution
 from .common.refusals import refuse_unbounded, refuse_unseen
 
@@ -65,16 +65,17 @@ class Implicit(AbstractEstimator):
     for proximal steps.
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
-    linear_solver: AbstractLinearSolver = CG()
+    inner: AbstractInnerSolver = field(INNER)
+    linear_solver: AbstractLinearSolver = field(LINEAR_SOLVER, CG())
     _: dataclasses.KW_ONLY
-    tol: float = 0.0
-    warm_start: bool = False
-    curvature: Curvature = hessian
-    preconditioner: Preconditioner | None = None
+    tol: float = field(real("tol", least=0), 0.0)
+    warm_start: bool = field(boolean("warm_start"), False)
+    curvature: Curvature = field(CURVATURE, hessian)
+    preconditioner: Preconditioner | None = field(PRECONDITIONER, None)
     power_steps: int = field(integer("power_steps", least=0), 0)
-    strong_convexity: StrongConvexity = eqx.field(converter=as_strong_convexity, default=None)
+    strong_convexity: StrongConvexity = field(STRONG_CONVEXITY, None)
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
         """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
         state = self.inner.init_to_learn(problem, params, hparams)
@@ -83,6 +84,7 @@ class Implicit(AbstractEstimator):
             refuse_unbounded(self.inner, state)
         return state
 
+    @checked_step(InnerState)
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> Evaluated:
         """Trains, then solves the linear system."""

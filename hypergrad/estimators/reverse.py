@@ -10,14 +10,23 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
+from ..ground.checks import Rule, field, floating_type, integer
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate
 from ..training import Training
-from .base import AbstractTrajectoryEstimator
+from .base import AbstractTrajectoryEstimator, checked_step
 from .common.accuracy import Stepped, TrajectoryState, checked
 from .common.adjoint import Adjoint, start_adjoint, stats_of, sweep, through_start, through_state
-from .common.trajectory import check_storage, record
+from .common.trajectory import record
+
+COUNT = integer("checkpoints", least=1)
+CHECKPOINTS = Rule(
+    "checkpoints",
+    '"sqrt" or a positive integer',
+    lambda value: value if isinstance(value, str) and value == "sqrt" else COUNT.convert(value),
+    optional=True,
+)
 
 
 class Reverse(AbstractTrajectoryEstimator):
@@ -48,23 +57,20 @@ class Reverse(AbstractTrajectoryEstimator):
     """
 
     _: dataclasses.KW_ONLY
-    checkpoints: int | str | None = None
-    horizon: int | None = None
-    storage: DTypeLike | None = None
+    checkpoints: int | str | None = field(CHECKPOINTS, None)
+    horizon: int | None = field(integer("horizon", least=1, optional=True), None)
+    storage: DTypeLike | None = field(floating_type("storage"), None)
 
     def __check_init__(self) -> None:
-        steps = self.inner.num_steps
-        if self.horizon is not None and not (isinstance(self.horizon, int) and 1 <= self.horizon <= steps):
-            raise ValueError(f"horizon must be between 1 and the number of inner steps {steps}, got {self.horizon!r}")
-        if self.checkpoints not in (None, "sqrt") and not (isinstance(self.checkpoints, int) and self.checkpoints >= 1):
-            raise ValueError(f'checkpoints must be None, "sqrt" or a positive integer, got {self.checkpoints!r}')
-        check_storage(self.storage)
+        if self.horizon is not None and self.horizon > self.inner.num_steps:
+            raise ValueError(f"horizon must be at most the {self.inner.num_steps} inner steps, got {self.horizon}")
 
     @property
     def is_exact(self) -> bool:
         """True if every step is differentiated, at states that are not rounded."""
         return self.storage is None and self.horizon in (None, self.inner.num_steps)
 
+    @checked_step(TrajectoryState)
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, then sweeps back."""
@@ -148,6 +154,7 @@ class OneStep(AbstractTrajectoryEstimator):
         """True if there is one step alone."""
         return self.inner.num_steps == 1
 
+    @checked_step(TrajectoryState)
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, then pulls the outer gradient back through the last step."""

@@ -13,6 +13,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, PyTree
 
+from .tree import describe
+
 Identity = dict[str, str]  # a part that differs is named where a checkpoint is refused
 
 
@@ -41,11 +43,19 @@ def without_addresses(text: str) -> str:
     return re.sub(r"( at )?0x[0-9a-f]+", "", text)
 
 
-def difference(name: str, there: str, here: str) -> str:
+def difference(name: str, there: str, here: str, labels: tuple[str, str] = ("there", "here")) -> str:
     """Returns the two texts from shortly before their first different character."""
     same = next((i for i, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), 0)
     start = max(same - 60, 0)
-    return f"  {name} there: {there[start : start + 200]}\n  {name} here:  {here[start : start + 200]}"
+    lines = zip(labels, (there, here), strict=True)
+    return "\n".join(f"  {name} {label}: {text[start : start + 200]}" for label, text in lines)
+
+
+def refuse_different(name: str, expected: PyTree, found: PyTree, expectation: str) -> None:
+    """Raises `ValueError` naming an argument whose structure, shapes or types are not those that are expected."""
+    wanted, given = describe(expected), describe(found)
+    if wanted != given:
+        raise ValueError(f"{name} is not {expectation}:\n{difference(name, wanted, given, ('wanted', 'given'))}")
 
 
 def is_key(leaf: Any) -> bool:

@@ -229,3 +229,12 @@ def named_leaves(tree: PyTree, name: str, is_leaf: Callable[[Any], bool] | None 
     """Returns `(path, leaf)` pairs, each path as a user would write it: `hparams['l2'][0]`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
     return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
+def refuse_foreign(tree: PyTree, name: str) -> None:
+    """Raises `TypeError` naming the path of an array without numbers, or an object that JAX cannot take apart."""
+    for path, leaf in named_leaves(tree, name):
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
+            raise TypeError(f"{path} has dtype {leaf.dtype}; arrays must hold numbers")
+        if not isinstance(leaf, np.ndarray | jax.Array) and type(leaf).__hash__ is None:
+            raise TypeError(f"{path} is a {type(leaf).__name__}, which is no pytree and no constant")

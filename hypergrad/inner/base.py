@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..data.sampler import as_sampler
+from ..ground.checks import checked, instance
 from ..ground.keys import step_key
 from ..ground.tree import PartitionedModel, describe, form, strong
 from ..problem import (
+    PROBLEM,
     BilevelProblem,
     as_hparams,
     at_step,
@@ -69,6 +71,7 @@ class AbstractInnerSolver(eqx.Module):
         """The gradient norm at which `solve` stops, where the options name one."""
         return self.options.get("tol")
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
         """Returns the state before the first update.
 
@@ -78,6 +81,7 @@ class AbstractInnerSolver(eqx.Module):
         partitioned, hparams = check(problem, params, hparams)
         return self.start(problem, partitioned, hparams)
 
+    @checked(PROBLEM)
     def init_to_learn(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
         """Returns the state before the first update, of a training whose hyperparameters are to be learned.
 
@@ -290,8 +294,4 @@ class AbstractInnerSolver(eqx.Module):
         return ("error", "value") if self._resamples else ("error",)
 
 
-def as_inner_solver(inner: AbstractInnerSolver) -> AbstractInnerSolver:
-    """Returns the same solver. **Raises** `TypeError` for anything else."""
-    if not isinstance(inner, AbstractInnerSolver):
-        raise TypeError(f"inner must be an inner solver such as OptaxSolver(optax.adam(0.01), 100), got {inner!r}")
-    return inner
+INNER = instance("inner", AbstractInnerSolver, "an inner solver such as OptaxSolver(optax.adam(0.01), 100)")

@@ -12,7 +12,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import jaxopt
 
-from ..ground.checks import real
+from ..ground.checks import Rule, integer, real
 from .base import AbstractInnerSolver
 from .optimiser_state import Transformation
 from .proximal import PROXIMAL
@@ -60,7 +60,9 @@ class JaxoptSolver(AbstractInnerSolver):
         options.setdefault("maxiter", known["maxiter"].default)
         # jaxopt branches on its numbers, which NumPy's would become traced arrays for
         options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
-        _check_num_steps(options["maxiter"], "maxiter")
+        options["maxiter"] = _num_steps("maxiter")(options["maxiter"])
+        if "tol" in options:
+            options["tol"] = real("tol", least=0)(options["tol"])
         self.solver_class = solver_class
         self.options = options
         self.average = AVERAGE(average)
@@ -98,9 +100,8 @@ class OptaxSolver(AbstractInnerSolver):
             raise TypeError(
                 f"optimiser must be an optax optimiser or a function hparams -> optimiser, got {optimiser!r}"
             )
-        _check_num_steps(num_steps, "num_steps")
         self.solver_class = jaxopt.OptaxSolver
-        self.options = {"opt": optimiser, "maxiter": num_steps}
+        self.options = {"opt": optimiser, "maxiter": _num_steps("num_steps")(num_steps)}
         self.average = AVERAGE(average)
 
     def with_num_steps(self, num_steps: int) -> "OptaxSolver":
@@ -127,6 +128,5 @@ def _check_class(solver_class: Any) -> None:
         )
 
 
-def _check_num_steps(num_steps: int, name: str) -> None:
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"the number of steps ({name}) must be a positive integer, got {num_steps!r}")
+def _num_steps(name: str) -> Rule:
+    return integer(f"the number of steps ({name})", least=1)

@@ -2,19 +2,23 @@
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from ..ground.checks import field, integer, real
-from ..ground.tree import norm
+from ..ground.checks import checked, explained, field, function, instance, integer, real, shown
+from ..ground.identity import refuse_different
+from ..ground.tree import named_leaves, norm
 
 MatVec = Callable[[PyTree], PyTree]
+Solve = TypeVar("Solve", bound=Callable[..., Any])
 
 
 class LinearSolution(eqx.Module):
@@ -50,6 +54,35 @@ class AbstractLinearSolver(eqx.Module):
         """
 
 
+def checked_solve(solve: Solve) -> Solve:
+    """Checks the arguments of a linear solver's `solve`."""
+    traced = explained(_explain)(solve)
+
+    @checked(function("matvec", "v -> H v"), real("tol", least=0))
+    @functools.wraps(solve)
+    def call(
+        self: Any, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0
+    ) -> LinearSolution:
+        for path, leaf in named_leaves(b, "b"):
+            if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                raise TypeError(f"{path} must be an array of floating numbers, got {shown(leaf)}")
+        return traced(self, matvec, b, init, tol)
+
+    return call  # type: ignore[return-value]
+
+
+def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, tol: Array | float) -> None:
+    if not jax.tree.leaves(b):
+        raise ValueError("b has no arrays: there is nothing to solve")
+    try:
+        product = jax.eval_shape(matvec, b)
+    except Exception as error:
+        raise ValueError(f"matvec fails on b: {type(error).__name__}: {error}") from error
+    refuse_different("matvec(b)", b, product, "like b")
+    if init is not None:
+        refuse_different("init", b, init, "like b")
+
+
 def solve(
     solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float
 ) -> LinearSolution:
@@ -71,6 +104,7 @@ def solve(
     return eqx.tree_at(lambda s: s.value, solution, join(solution.value))
 
 
+LINEAR_SOLVER = instance("linear_solver", AbstractLinearSolver, "a linear solver such as CG()")
 DAMPING = real("damping", least=0)
 
 

@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.tree import vdot
-from .base import AbstractIterativeSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
+from .base import AbstractIterativeSolver, LinearSolution, MatVec, checked_solve, damped, first_iterate, last_iterate
 
 
 class CG(AbstractIterativeSolver):
@@ -21,6 +21,7 @@ class CG(AbstractIterativeSolver):
     **Source**: Hestenes and Stiefel (1952); truncated at negative curvature as in Steihaug (1983).
     """
 
+    @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
@@ -61,6 +62,7 @@ class NormalCG(AbstractIterativeSolver):
     **Source**: Hestenes and Stiefel (1952), section 10.
     """
 
+    @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; the tolerance bounds ‖A (b - A v)‖ / ‖A b‖."""
         product = damped(matvec, self.damping)

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field
-from .base import DAMPING, AbstractLinearSolver, LinearSolution, MatVec, damped, last_iterate
+from .base import DAMPING, AbstractLinearSolver, LinearSolution, MatVec, checked_solve, damped, last_iterate
 
 
 class Dense(AbstractLinearSolver):
@@ -25,6 +25,7 @@ class Dense(AbstractLinearSolver):
     _: dataclasses.KW_ONLY
     damping: float = field(DAMPING, 0.0)
 
+    @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; neither `init` nor `tol` is needed."""
         right, unravel = ravel_pytree(b)

@@ -9,7 +9,7 @@ from jax.scipy.sparse.linalg import gmres
 from jaxtyping import Array, PyTree
 
 from ..ground.tree import norm, vdot
-from .base import AbstractIterativeSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
+from .base import AbstractIterativeSolver, LinearSolution, MatVec, checked_solve, damped, first_iterate, last_iterate
 
 
 class MINRES(AbstractIterativeSolver):
@@ -23,6 +23,7 @@ class MINRES(AbstractIterativeSolver):
     **Source**: Paige and Saunders (1975), section 6.
     """
 
+    @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
@@ -75,6 +76,7 @@ class GMRES(AbstractIterativeSolver):
 
     symmetric: ClassVar[bool] = False
 
+    @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)

@@ -10,7 +10,16 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, integer, real
 from ..ground.tree import norm, vdot
-from .base import DAMPING, AbstractLinearSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
+from .base import (
+    DAMPING,
+    AbstractLinearSolver,
+    LinearSolution,
+    MatVec,
+    checked_solve,
+    damped,
+    first_iterate,
+    last_iterate,
+)
 
 
 class Neumann(AbstractLinearSolver):
@@ -35,6 +44,7 @@ class Neumann(AbstractLinearSolver):
     power_steps: int = field(integer("power_steps", least=1), 5)
     tol: float = field(real("tol", least=0), 0.0)
 
+    @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)

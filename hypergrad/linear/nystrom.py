@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, integer, real
-from .base import AbstractLinearSolver, LinearSolution, MatVec, damped, last_iterate
+from .base import AbstractLinearSolver, LinearSolution, MatVec, checked_solve, damped, last_iterate
 
 
 class Nystrom(AbstractLinearSolver):
@@ -28,6 +28,7 @@ class Nystrom(AbstractLinearSolver):
     damping: float = field(real("damping", above=0), 0.01)  # H is approximated by a singular matrix
     seed: int = field(integer("seed", least=0), 0)
 
+    @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; neither `init` nor `tol` is needed."""
         right, unravel = ravel_pytree(b)

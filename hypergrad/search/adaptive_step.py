@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ..ground.checks import checked, real
 from ..ground.tree import all_finite, norm
 
 
@@ -19,6 +20,7 @@ class AdaptiveStepState(NamedTuple):
     outer_gap: Array
 
 
+@checked(real("shrink", above=0, below=1), real("grow", above=1))
 def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTransformationExtraArgs:
     """Makes gradient descent with step 1/L, L raised after a failure and lowered after a success.
 

@@ -2,20 +2,26 @@
 
 import abc
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..data.sampler import as_sampler
+from ..ground.checks import checked, explained, function, instance, random_key
+from ..ground.identity import refuse_different
 from ..ground.show import paragraph, show, show_size
 from ..ground.total import Total
 from ..ground.tree import distinct, norm
-from ..problem import BilevelProblem
+from ..problem import PROBLEM, BilevelProblem
 from ..stats import Counts, Estimate, Stats, show_status
 from .holdout import judged
 from .selection import Best, better, draws_needed, nothing_yet
+
+Step = TypeVar("Step", bound=Callable[..., Any])
+PROJECTION = function("projection", "hparams -> hparams")
 
 
 class Anchor(eqx.Module):
@@ -95,6 +101,19 @@ class AbstractSearch(eqx.Module):
     @abc.abstractmethod
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Returns the state after one step, and the record of the step."""
+
+
+STATE = instance("state", SearchState, "the state that search.init or an earlier run returned")
+
+
+def checked_step(step: Step) -> Step:
+    """Checks the arguments of a search's `step`."""
+    return checked(PROBLEM, STATE, random_key())(explained(_explain)(step))
+
+
+def _explain(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array) -> None:
+    expected = eqx.filter_eval_shape(search.init, problem, state.model, state.hparams)
+    refuse_different("state", expected, state, f"one of this {type(search).__name__} on this problem")
 
 
 def first_state(

@@ -7,10 +7,11 @@ import equinox as eqx
 import optax
 from jaxtyping import Array, PyTree
 
-from ..estimators.base import AbstractEstimator
-from ..problem import BilevelProblem, as_hparams
+from ..estimators.base import ESTIMATOR, AbstractEstimator
+from ..ground.checks import checked, field, optimiser
+from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Status, flag
-from .base import AbstractSearch, Record, SearchState, conclude, first_state
+from .base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state
 from .retreat import Signal, move
 
 
@@ -38,17 +39,19 @@ class GradientSearch(AbstractSearch):
     Where the outer loss uses its key, `best` is chosen and reported by repeated evaluations; see `Best`.
     """
 
-    estimator: AbstractEstimator
-    optimiser: optax.GradientTransformation
+    estimator: AbstractEstimator = field(ESTIMATOR)
+    optimiser: optax.GradientTransformation = field(optimiser("optimiser"))
     _: dataclasses.KW_ONLY
-    projection: Callable[[PyTree], PyTree] = identity
+    projection: Callable[[PyTree], PyTree] = field(PROJECTION, identity)
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first step. Raises what the estimator's `init` raises."""
         hparams = as_hparams(hparams)
         inner_state = self.estimator.init(problem, params, hparams)
         return first_state(problem, hparams, inner_state, self.optimiser.init(hparams), retreats=True)
 
+    @checked_step
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Estimates the hypergradient, records it, and moves."""

@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
+from ..ground.checks import checked, field, function
 from ..ground.tree import describe, strong
-from ..inner import AbstractInnerSolver, as_inner_solver
-from ..problem import BilevelProblem, as_hparams
+from ..inner import INNER, AbstractInnerSolver
+from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..training import Training
-from .base import AbstractSearch, Record, SearchState, conclude, first_state
+from .base import AbstractSearch, Record, SearchState, checked_step, conclude, first_state
 
 
 class RandomSearch(AbstractSearch):
@@ -25,9 +26,10 @@ class RandomSearch(AbstractSearch):
     **Source**: Bergstra and Bengio (2012).
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
-    prior: Callable[[Array], PyTree]
+    inner: AbstractInnerSolver = field(INNER)
+    prior: Callable[[Array], PyTree] = field(function("prior", "key -> hparams"))
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first draw; `hparams` gives structure and shapes.
 
@@ -39,6 +41,7 @@ class RandomSearch(AbstractSearch):
             raise ValueError(f"prior draws {describe(drawn)}, but hparams is {describe(hparams)}")
         return first_state(problem, hparams, self.inner.init_to_learn(problem, params, hparams), None)
 
+    @checked_step
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Draws, trains, compares."""

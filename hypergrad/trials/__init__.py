@@ -13,6 +13,10 @@ from .importance import AbstractImportance as AbstractImportance
 from .importance import HypergradientImportance as HypergradientImportance
 from .importance import PedAnova as PedAnova
 from .importance import RidgeImportance as RidgeImportance
+from .leaves import Categorical as Categorical
+from .leaves import Float as Float
+from .leaves import Int as Int
+from .leaves import When as When
 from .masked import MaskedCNN as MaskedCNN
 from .masked import MaskedMLP as MaskedMLP
 from .masked import count_params as count_params
@@ -28,11 +32,7 @@ from .samplers import Grid as Grid
 from .samplers import Random as Random
 from .samplers import Sobol as Sobol
 from .searcher import AbstractSearcher as AbstractSearcher
-from .space import Categorical as Categorical
-from .space import Float as Float
-from .space import Int as Int
 from .space import Space as Space
-from .space import When as When
 from .strategies import DivideAndConquer as DivideAndConquer
 from .strategies import SubnetworkAdaptive as SubnetworkAdaptive
 from .trial import FinishedTrial as FinishedTrial

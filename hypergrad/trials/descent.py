@@ -11,8 +11,9 @@ import numpy as np
 import optax
 
 from ..ground.checks import instance, integer, real
+from .leaves import Float
 from .searcher import AbstractSearcher, Proposal
-from .space import Float, Params, Space
+from .space import Params, Space
 from .trial import FinishedTrial, Result, SearcherState, Trial
 
 

@@ -12,13 +12,16 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..budget import Budget
-from ..estimators.base import AbstractEstimator
+from ..estimators.base import ESTIMATOR, AbstractEstimator
+from ..ground.checks import checked, integer, optimiser, random_key, several
 from ..ground.total import Total
-from ..problem import BilevelProblem
+from ..problem import PROBLEM, BilevelProblem
 from ..run import run
 from ..search.base import Record, SearchState
 from ..search.gradient import GradientSearch
-from .space import Float, Space
+from .leaves import Float
+from .searcher import SPACE
+from .space import PARAMS, Space
 from .trial import Result
 
 
@@ -77,6 +80,7 @@ class GradientTuner(eqx.Module):
     leaves: tuple[tuple[str, Float], ...] = eqx.field(static=True)
     search: GradientSearch
 
+    @checked(SPACE, several("names", str, "names of Float leaves"), ESTIMATOR, optimiser("optimiser"))
     def __init__(
         self,
         space: Space,
@@ -95,16 +99,20 @@ class GradientTuner(eqx.Module):
         self.leaves = tuple(leaves)
         self.search = GradientSearch(estimator, optax.chain(record_norms(), optimiser), projection=Box(self.leaves))
 
+    @checked(PARAMS)
     def hparams(self, params: Mapping[str, Any]) -> dict[str, Array]:
         """Returns the values that move, as the losses get them."""
+        if lacking := [name for name, _ in self.leaves if name not in params]:
+            raise ValueError(f"params lacks {lacking[0]!r}")
         values = {name: np.log(params[name]) if leaf.log else params[name] for name, leaf in self.leaves}
         return {name: jnp.asarray(np.asarray(value, float)) for name, value in values.items()}
 
+    @checked(PROBLEM, PARAMS, random_key())
     def run(
         self, problem: BilevelProblem, model: PyTree, params: Mapping[str, Any], *, key: Array, budget: Budget | int
     ) -> Result:
         """Trains and tunes by `hypergrad.run`. Only an interrupt ends it early, no NaN."""
-        state = self.search.init(problem, model, self.hparams(params))
+        state = self._init(problem, model, self.hparams(params))
         try:
             with warnings.catch_warnings():  # the result says so
                 warnings.filterwarnings("ignore", ".* has no finite result", RuntimeWarning)
@@ -117,17 +125,24 @@ class GradientTuner(eqx.Module):
         tuned = {name: min(max(found["tuned"][name], leaf.low), leaf.high) for name, leaf in self.leaves}
         return Result(**found | {"tuned": tuned})
 
+    @checked(PROBLEM, random_key(), integer("steps", least=1))
     def scan(
         self, problem: BilevelProblem, model: PyTree, hparams: Mapping[str, Array], key: Array, steps: int
     ) -> tuple[dict[str, Any], PyTree]:
         """Does the same for `steps` hyper-steps as one pure function: the entries of a result, and the best model."""
-        state = self.search.init(problem, model, dict(hparams))
+        state = self._init(problem, model, dict(hparams))
 
         def body(state: SearchState, index: Array) -> tuple[SearchState, None]:
             return self.search.step(problem, state, jax.random.fold_in(key, index))[0], None
 
         state, _ = jax.lax.scan(body, state, jnp.arange(steps))
         return self._found(state), state.best.params
+
+    def _init(self, problem: BilevelProblem, model: PyTree, hparams: dict[str, Array]) -> SearchState:
+        try:
+            return self.search.init(problem, model, hparams)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"model (called params below) does not fit problem: {error}") from error
 
     def _found(self, state: SearchState) -> dict[str, Any]:
         norms: NormsState = state.opt_state[0]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import equinox as eqx
 import numpy as np
 
-from ..ground.checks import integer, real
-from .space import Categorical
-from .trial import FinishedTrial, SearcherState
+from ..ground.checks import checked, integer, real
+from .leaves import Categorical
+from .trial import STATE, FinishedTrial, SearcherState
 
 _ABSENT = object()
 
@@ -54,6 +54,7 @@ class PedAnova(AbstractImportance):
     quantile: float = eqx.field(default=0.2, converter=real("quantile", above=0, below=1))
     permutations: int = eqx.field(default=20, converter=integer("permutations", least=0))
 
+    @checked(STATE)
     def __call__(self, state: SearcherState) -> dict[str, float]:
         """Returns the weight of every block."""
         return by_block(state, {name: self._weight(state, name) for name in state.space.leaves})
@@ -92,6 +93,7 @@ class RidgeImportance(AbstractImportance):
 
     ridge: float = eqx.field(default=0.1, converter=real("ridge", above=0))
 
+    @checked(STATE)
     def __call__(self, state: SearcherState) -> dict[str, float]:
         """Returns the weight of every block."""
         ranked, leaves = state.ranked, state.space.leaves
@@ -123,6 +125,7 @@ class HypergradientImportance(AbstractImportance):
     continuous hyperparameters of a block would change, not its discrete ones.
     """
 
+    @checked(STATE)
     def __call__(self, state: SearcherState) -> dict[str, float]:
         """Returns the weight of every block: zero for all until a trial has told norms."""
         blocks = state.space.blocks

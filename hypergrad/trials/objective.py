@@ -67,8 +67,12 @@ class Vmapped(AbstractObjective):
     group's trials fail. The seconds of a group are shared evenly.
     """
 
-    train: Callable[[Any, PyTree, PyTree, Array], dict[str, Any]]
-    prepare: Callable[[Trial], tuple[Hashable, PyTree]]
+    train: Callable[[Any, PyTree, PyTree, Array], dict[str, Any]] = eqx.field(
+        converter=function("train", "(shape, arrays, data, key) -> {'value': loss, ...}")
+    )
+    prepare: Callable[[Trial], tuple[Hashable, PyTree]] = eqx.field(
+        converter=function("prepare", "trial -> (shape, arrays)")
+    )
     data: PyTree = None
     size: int = eqx.field(default=8, converter=integer("size", least=1))
 

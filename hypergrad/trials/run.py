@@ -11,27 +11,31 @@ import jax
 from jaxtyping import Array
 
 from ..budget import Budget
-from ..ground.checks import boolean, checked, choice, function, instance, integer, random_key, real
+from ..ground.checks import boolean, checked, choice, function, instance, integer, random_key, real, several
 from ..ground.identity import without_addresses
 from .journal import Journal, ask_event, replay, tell_event
 from .objective import AbstractObjective, PerTrial
 from .optuna import Pruner
-from .searcher import AbstractSearcher
+from .searcher import SEARCHER, SPACE, AbstractSearcher
 from .space import Space
 from .trial import FinishedTrial, Result, SearcherState, Trial
 
 OnFailure = Literal["record", "raise"]
 
 
+KNOWN = several("known", FinishedTrial, "a list of FinishedTrial")
+
+
 @checked(
-    instance("searcher", AbstractSearcher, "a searcher"),
-    instance("space", Space, "a Space"),
+    SEARCHER,
+    SPACE,
     function("objective", "from a trial and its key to a loss or a Result, or an AbstractObjective"),
     random_key(),
     integer("num_trials", least=1, optional=True),
     instance("budget", Budget, "a hypergrad.Budget", optional=True),
     integer("batch", least=1),
     real("fidelity", above=0, most=1),
+    KNOWN,
     instance("pruner", Pruner, "a Pruner", optional=True),
     choice("on_failure", "record", "raise"),
     boolean("progress"),

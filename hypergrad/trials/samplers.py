@@ -7,9 +7,10 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ..ground.checks import integer
+from ..ground.checks import Rule, checked, instance, integer, several
+from .leaves import Categorical, Int
 from .searcher import AbstractSearcher, Proposal
-from .space import Categorical, Int, Params, Space
+from .space import Params, Space
 from .trial import Result, SearcherState, Trial
 
 
@@ -86,6 +87,12 @@ class Grid(AbstractSearcher):
         return list(range(leaf.low, leaf.high + 1)) if is_small else list(dict.fromkeys(map(leaf.decode, positions)))
 
 
+def _origins(value: Any) -> tuple[int | None, ...]:
+    if isinstance(value, str | bytes):
+        raise TypeError
+    return tuple(integer("origins", least=0, optional=True)(one) for one in value)
+
+
 class FixedList(AbstractSearcher):
     """A list of values to try in order, and a searcher for afterwards.
 
@@ -98,6 +105,11 @@ class FixedList(AbstractSearcher):
     origins: tuple[int | None, ...]
     then: AbstractSearcher | None
 
+    @checked(
+        several("listed", Mapping, "a list of dictionaries from names to values"),
+        Rule("origins", "a list of numbers of trials and None", _origins, optional=True),
+        instance("then", AbstractSearcher, "a searcher", optional=True),
+    )
     def __init__(
         self,
         listed: Sequence[Params],

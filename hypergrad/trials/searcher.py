@@ -8,15 +8,18 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..ground.checks import checked, instance, random_key
 from .space import Params, Space
-from .trial import Result, SearcherState, Trial
+from .trial import RESULT, STATE, TRIAL, Result, SearcherState, Trial
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Proposal = tuple[Params, dict[str, Any]]  # values of the active leaves, and how they came about
+
+
+SPACE = instance("space", Space, "a Space")
 
 
 class AbstractSearcher(eqx.Module):
@@ -42,12 +45,12 @@ class AbstractSearcher(eqx.Module):
     def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
         """Passes a result on to where others see it, such as a study on disk. Most searchers do nothing."""
 
+    @checked(SPACE, random_key())
     def init(self, space: Space, key: Array) -> SearcherState:
         """Returns the state before the first ask. **Raises** `TypeError` for a space or a key that is none."""
-        if not isinstance(space, Space):
-            raise TypeError(f"space must be a Space, got {space!r}")
         return SearcherState(space, seed_words(key))
 
+    @checked(STATE, instance("fixed", Mapping, "a dictionary from names of leaves to values"))
     def ask(self, state: SearcherState, *, fixed: Mapping[str, Any] = NOTHING) -> tuple[SearcherState, Trial]:
         """Returns the next trial. Leaves in `fixed` keep their values; those of them that are not active are left out.
 
@@ -59,6 +62,7 @@ class AbstractSearcher(eqx.Module):
         trial = Trial(state.asked, state.space.checked(params), meta=meta)
         return state.after_ask(trial), trial
 
+    @checked(STATE, TRIAL, RESULT)
     def tell(self, state: SearcherState, trial: Trial, result: Result) -> SearcherState:
         """Returns the state that knows the result. `trial` may be foreign: `Trial(None, params)`.
 
@@ -73,10 +77,8 @@ class AbstractSearcher(eqx.Module):
 
 
 def seed_words(key: Array) -> tuple[int, ...]:
-    """Returns the words of a random key. **Raises** `TypeError` for anything else."""
-    if not isinstance(key, jax.Array):
-        raise TypeError(f"key must be a jax random key, got {key!r}")
-    words = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    if words.ndim != 1:
-        raise TypeError(f"key must be one random key, got an array of shape {key.shape}")
-    return tuple(int(word) for word in np.asarray(words))
+    """Returns the words of a random key."""
+    return tuple(int(word) for word in np.asarray(jax.random.key_data(key)))
+
+
+SEARCHER = instance("searcher", AbstractSearcher, "a searcher")

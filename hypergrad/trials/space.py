@@ -1,6 +1,5 @@
 """Search spaces: named leaves in blocks, some of them conditional."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -8,149 +7,29 @@ from typing import Any
 
 import numpy as np
 
+from ..ground import checks
+from ..ground.checks import Rule, check_fields, instance, text
+from .leaves import Categorical, Float, Int, When
+
 Params = dict[str, Any]  # name -> value, of the active leaves only
-
-
-@dataclass(frozen=True)
-class When:
-    """A condition under which a leaf is active: its parent is active and has a certain value.
-
-    Give one of `at_least` (for numbers) and `one_of` (a tuple of values).
-    """
-
-    parent: str
-    at_least: float | None = None
-    one_of: tuple[Any, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.at_least is None) == (self.one_of is None):
-            raise ValueError(f"When({self.parent!r}) needs one of at_least and one_of")
-        if self.one_of is not None:
-            object.__setattr__(self, "one_of", tuple(self.one_of))
-
-    def holds(self, params: Mapping[str, Any]) -> bool:
-        """Returns True if these values meet it."""
-        if self.parent not in params:
-            return False
-        value = params[self.parent]
-        return value in self.one_of if self.one_of is not None else value >= self.at_least
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leaf:
-    """The block (subnetwork) that a leaf belongs to, `None` for shared ones, and its condition."""
-
-    block: str | None = None
-    when: When | None = None
-
-
-def _bounds(leaf: Any) -> None:
-    kind = type(leaf).__name__
-    for end in (leaf.low, leaf.high):
-        if isinstance(end, bool) or not isinstance(end, int | float | np.number) or not math.isfinite(end):
-            raise ValueError(f"{kind} needs finite bounds, got {leaf.low!r} and {leaf.high!r}")
-    if leaf.low > leaf.high:
-        raise ValueError(f"{kind} has low {leaf.low} above high {leaf.high}")
-    if leaf.log and leaf.low <= 0:
-        raise ValueError(f"{kind} with log=True needs a positive low, got {leaf.low}")
-
-
-@dataclass(frozen=True)
-class Float(Leaf):
-    """A number in [low, high], uniform or, with `log`, uniform in its logarithm."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        _bounds(self)
-
-    def checked(self, value: Any) -> float:
-        """Returns the value as a Python number. **Raises** `ValueError` where it does not fit."""
-        if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
-            raise ValueError(f"must be a number, got {value!r}")
-        if not self.low <= value <= self.high:
-            raise ValueError(f"must lie in [{self.low}, {self.high}], got {value}")
-        return float(value)
-
-    def encode(self, value: float) -> float:
-        """Returns the position of a value in [0, 1]."""
-        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
-        return (value - low) / (high - low) if high > low else 0.5
-
-    def decode(self, position: float) -> float:
-        """Returns the value at a position in [0, 1]."""
-        low, high = (math.log(x) if self.log else x for x in (self.low, self.high))
-        value = low + (high - low) * position
-        return float(min(max(math.exp(value) if self.log else value, self.low), self.high))
-
-
-@dataclass(frozen=True)
-class Int(Leaf):
-    """An integer from low to high, both included; with `log`, small ones are more likely."""
-
-    low: int
-    high: int
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        _bounds(self)
-        for end in (self.low, self.high):
-            if not isinstance(end, int | np.integer):
-                raise ValueError(f"Int needs integer bounds, got {self.low!r} and {self.high!r}")
-
-    def checked(self, value: Any) -> int:
-        """Returns the value as a Python number. **Raises** `ValueError` where it does not fit."""
-        if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-            raise ValueError(f"must be an integer, got {value!r}")
-        if not self.low <= value <= self.high:
-            raise ValueError(f"must lie in [{self.low}, {self.high}], got {value}")
-        return int(value)
-
-    def _cells(self) -> Float:
-        return Float(self.low - 0.5, self.high + 0.5, self.log)
-
-    def encode(self, value: int) -> float:
-        """Returns the position of a value in [0, 1]."""
-        return self._cells().encode(value)
-
-    def decode(self, position: float) -> int:
-        """Returns the value at a position in [0, 1]."""
-        return int(min(max(math.floor(self._cells().decode(position) + 0.5), self.low), self.high))
-
-
-@dataclass(frozen=True)
-class Categorical(Leaf):
-    """One of several values: strings, numbers, booleans or `None`, which JSON can hold."""
-
-    choices: tuple[Any, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "choices", tuple(self.choices))
-        if not self.choices or len(set(self.choices)) < len(self.choices):
-            raise ValueError(f"Categorical needs choices that differ, got {self.choices}")
-        if wrong := [c for c in self.choices if not (c is None or isinstance(c, bool | int | float | str))]:
-            raise ValueError(f"Categorical takes strings, numbers, booleans and None, got {wrong[0]!r}")
-
-    def checked(self, value: Any) -> Any:
-        """Returns the choice that equals the value. **Raises** `ValueError` where none does."""
-        for choice in self.choices:
-            if choice == value and isinstance(choice, bool) == isinstance(value, bool | np.bool_):
-                return choice
-        raise ValueError(f"must be one of {self.choices}, got {value!r}")
-
-    def encode(self, value: Any) -> float:
-        """Returns the position of a value in [0, 1]."""
-        return (self.choices.index(value) + 0.5) / len(self.choices)
-
-    def decode(self, position: float) -> Any:
-        """Returns the value at a position in [0, 1]."""
-        return self.choices[min(int(position * len(self.choices)), len(self.choices) - 1)]
-
-
 AnyLeaf = Float | Int | Categorical
 KINDS = {kind.__name__: kind for kind in (Float, Int, Categorical)}  # as files name them
+
+
+LEAVES = instance("leaves", Mapping, "a dictionary from names to Float, Int or Categorical")
+
+
+def _point(value: Any) -> np.ndarray:
+    found = np.asarray(value if isinstance(value, np.ndarray) else list(value))
+    if found.dtype.kind not in "iuf" or found.ndim != 1:
+        raise TypeError
+    if not np.all((found >= 0) & (found <= 1)):
+        raise ValueError
+    return found
+
+
+POINT = Rule("point", "one number from 0 to 1 for each leaf", _point)
+PARAMS = instance("params", Mapping, "a dictionary from names of leaves to values")
 
 
 @dataclass(frozen=True)
@@ -167,8 +46,9 @@ class Space:
     leaves: Mapping[str, AnyLeaf]
 
     def __post_init__(self) -> None:
+        check_fields(self, LEAVES)
         if not self.leaves:
-            raise ValueError("the space has no leaves")
+            raise ValueError("leaves is empty: the space has no leaves")
         earlier: dict[str, AnyLeaf] = {}
         for name, leaf in self.leaves.items():
             if not isinstance(name, str) or not isinstance(leaf, Float | Int | Categorical):
@@ -187,6 +67,7 @@ class Space:
                 found[leaf.block] = (*found.get(leaf.block, ()), name)
         return found
 
+    @checks.checked(PARAMS)
     def active(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """Returns the leaves that are active at these values. **Raises** `ValueError` for one without a value."""
         known: Params = {}
@@ -197,6 +78,7 @@ class Space:
                 known[name] = params[name]
         return tuple(known)
 
+    @checks.checked(PARAMS)
     def checked(self, params: Mapping[str, Any]) -> Params:
         """Returns the same values, in order and as Python's own types.
 
@@ -220,6 +102,9 @@ class Space:
                 raise ValueError(f"{name} {error}") from None
         return checked
 
+    @checks.checked(
+        text("block", optional=True), instance("at", Mapping, "a dictionary from names of leaves to values")
+    )
     def restrict(self, block: str | None, at: Mapping[str, Any]) -> Params:
         """Returns the values to hold fixed so that `block` (`None`: the shared leaves) moves alone from `at`.
 
@@ -227,17 +112,25 @@ class Space:
         """
         if block is not None and block not in self.blocks:
             raise ValueError(f"block {block!r} is not in the space, which has {', '.join(self.blocks) or 'none'}")
-        return {name: value for name, value in self.checked(at).items() if self.leaves[name].block != block}
+        try:
+            given = self.checked(at)
+        except ValueError as error:
+            raise ValueError(f"at must have a value for every leaf: {error}") from None
+        return {name: value for name, value in given.items() if self.leaves[name].block != block}
 
+    @checks.checked(PARAMS)
     def encode(self, params: Mapping[str, Any]) -> np.ndarray:
         """Returns a point of the unit cube, one coordinate per leaf; 1/2 where a leaf is not active."""
         return np.array([leaf.encode(params[name]) if name in params else 0.5 for name, leaf in self.leaves.items()])
 
+    @checks.checked(POINT, instance("fixed", Mapping, "a dictionary from names of leaves to values"))
     def decode(self, point: Iterable[float], fixed: Mapping[str, Any] = MappingProxyType({})) -> Params:
         """Returns the values at a point of the unit cube, those in `fixed` taking precedence.
 
         Fixed leaves that turn out not to be active are left out.
         """
+        if len(point) != len(self.leaves):  # type: ignore[arg-type]
+            raise ValueError(f"point must have {len(self.leaves)} numbers, one for each leaf, got {point}")
         params: Params = {}
         for (name, leaf), position in zip(self.leaves.items(), point, strict=True):
             if leaf.when is None or leaf.when.holds(params):

@@ -42,7 +42,9 @@ class DivideAndConquer(AbstractSearcher):
     top: int = eqx.field(default=5, converter=integer("top", least=2))
     probability: float = eqx.field(default=0.5, converter=PROBABILITY)
     warmup: int = eqx.field(default=20, converter=WARMUP)
-    block_score: Callable[[str, FinishedTrial], float] | None = None
+    block_score: Callable[[str, FinishedTrial], float] | None = eqx.field(
+        default=None, converter=function("block_score", "(block, finished trial) -> score", optional=True)
+    )
     start: Literal["scratch", "donor"] = eqx.field(default="scratch", converter=choice("start", "scratch", "donor"))
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:

@@ -9,11 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .space import Params, Space
+from ..ground.checks import boolean, check_fields, function, instance, integer, real, text
+from .space import PARAMS, Params, Space
 
 
 def _ignored(step: int, value: float) -> bool:
     return False
+
+
+NUMBER = integer("number", least=0, optional=True)
+FIDELITY = real("fidelity", above=0, most=1)
+META = instance("meta", dict, "a dictionary")
+REPORT = function("report", "(step, value) -> true to stop")
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,9 @@ class Trial:
     meta: dict[str, Any] = field(default_factory=dict)
     report: Callable[[int, float], bool] = field(default=_ignored, repr=False, compare=False)  # not saved
 
+    def __post_init__(self) -> None:
+        check_fields(self, NUMBER, PARAMS, FIDELITY, META, REPORT)
+
     @property
     def origin(self) -> int | None:
         """The number of the trial that this one repeats, its own if there is none."""
@@ -48,6 +58,18 @@ class Trial:
     def to_json(self) -> dict[str, Any]:
         """Returns a dictionary that JSON can hold."""
         return {name: value for name, value in vars(self).items() if name != "report"}
+
+
+RESULT_FIELDS = (
+    *(real(name, least=0) for name in ("iterations", "gradients", "seconds", "compile_seconds")),
+    *(instance(n, dict, "a dictionary") for n in ("hypergradient", "tuned", "block_norms", "block_scores", "metrics")),
+    real("size", least=0, optional=True),
+    integer("compilations", least=0),
+    instance("reported", list, "a list of pairs of step and value"),
+    boolean("pruned"),
+    text("error", optional=True),
+    instance("exception", Exception, "an exception", optional=True),
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +113,10 @@ class Result:
     def __post_init__(self) -> None:
         for name, value in vars(self).copy().items():
             if name != "exception":
-                object.__setattr__(self, name, plain(value))
+                try:
+                    object.__setattr__(self, name, plain(value))
+                except TypeError as error:
+                    raise TypeError(f"{name} of a Result must be plain numbers or arrays of them: {error}") from None
         for name in ("value", "iterations", "gradients", "seconds", "size"):
             number = getattr(self, name)
             if isinstance(number, list) and len(number) == 1:
@@ -101,6 +126,7 @@ class Result:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise TypeError(f"{name} of a Result must be a number, got {number!r}")
             object.__setattr__(self, name, float(number) if name in ("value", "size") else number)
+        check_fields(self, *RESULT_FIELDS)
 
     @property
     def failed(self) -> bool:
@@ -157,6 +183,13 @@ class FinishedTrial:
 
     trial: Trial
     result: Result
+
+    def __post_init__(self) -> None:
+        check_fields(self, TRIAL, RESULT)
+
+
+TRIAL = instance("trial", Trial, "a Trial")
+RESULT = instance("result", Result, "a Result")
 
 
 class Spent(NamedTuple):
@@ -247,3 +280,6 @@ class SearcherState:
         history = (FinishedTrial(Trial(**one["trial"]), Result.from_json(one["result"])) for one in found["history"])
         pending = tuple(Trial(**trial) for trial in found["pending"])
         return cls(Space.from_json(found["space"]), tuple(found["seed"]), found["asked"], pending, tuple(history))
+
+
+STATE = instance("state", SearcherState, "the state that init, ask or tell returned")

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..data.draws import num_rows
+from ..ground.checks import Rule, checked, integer, path, random_key, real, several
 from .objective import AbstractObjective
 from .run import OnFailure, search_trials
 from .samplers import FixedList
@@ -41,6 +43,22 @@ class TwoStepResult:
         return sum(told.result.seconds for state in self.states for told in state.history)
 
 
+def _each(rule: Rule) -> Callable[[Any], tuple[Any, ...]]:
+    def convert(values: Any) -> tuple[Any, ...]:
+        if isinstance(values, str | bytes | dict | set):
+            raise TypeError
+        return tuple(map(rule.convert, values))
+
+    return convert
+
+
+FRACTION = real("fraction", above=0, most=1)
+FRACTIONS = Rule("fractions", "numbers above 0 and at most 1", _each(FRACTION))
+KEEP = Rule("keep", "positive integers", _each(integer("keep", least=1)))
+JOURNAL = path("journal", optional=True)
+TRIALS = several("trials", FinishedTrial, "a list of FinishedTrial")
+
+
 class SearchOptions(TypedDict, total=False):
     """Options of `search_trials` that apply to every step."""
 
@@ -50,6 +68,7 @@ class SearchOptions(TypedDict, total=False):
     callback: Callable[[SearcherState], Any] | None
 
 
+@checked(integer("num_trials", least=1), real("fraction", above=0, below=1), integer("top", least=1), JOURNAL)
 def two_step(
     searcher: AbstractSearcher,
     space: Space,
@@ -69,10 +88,13 @@ def two_step(
     **Source**: after Yu et al. (2023), "Two-step hyperparameter optimization" (arXiv:2302.03845). There the validation
     set shrinks with the training set; here it is the same in both steps.
     """
+    if top > num_trials:
+        raise ValueError(f"top must be at most num_trials = {num_trials}, got {top}")
     steps: dict[str, Any] = {"fractions": (fraction, 1.0), "keep": (top,), "journal": journal}
     return n_step(searcher, space, objective, key=key, num_trials=num_trials, **steps, **options)
 
 
+@checked(integer("num_trials", least=1), FRACTIONS, KEEP, JOURNAL)
 def n_step(
     searcher: AbstractSearcher,
     space: Space,
@@ -125,6 +147,7 @@ def n_step(
     return TwoStepResult(tuple(states))
 
 
+@checked(FRACTION, random_key())
 def nested_subset(data: PyTree, fraction: float, key: Array) -> PyTree:
     """Returns the first `fraction` of the rows of `data`, at least one, in an order shuffled by `key`.
 
@@ -132,13 +155,12 @@ def nested_subset(data: PyTree, fraction: float, key: Array) -> PyTree:
 
     **Raises** `ValueError` for a fraction outside (0, 1].
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
-    rows = jax.tree.leaves(data)[0].shape[0]
+    rows = num_rows(data)
     chosen = jax.random.permutation(key, rows)[: max(1, round(fraction * rows))]
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], data)
 
 
+@checked(TRIALS)
 def pareto_front(trials: Iterable[FinishedTrial]) -> list[FinishedTrial]:
     """Returns the trials that none betters in both value and size, smallest first, those without a size left out."""
     front: list[FinishedTrial] = []
@@ -149,6 +171,7 @@ def pareto_front(trials: Iterable[FinishedTrial]) -> list[FinishedTrial]:
     return front
 
 
+@checked(TRIALS, real("tolerance", least=0))
 def smallest_within_tolerance(trials: Iterable[FinishedTrial], tolerance: float) -> FinishedTrial | None:
     """Returns the smallest model whose value is within `tolerance` (0.05: five percent) of the best."""
     front = pareto_front(trials)
@@ -165,11 +188,11 @@ def _distinct(ranked: Sequence[FinishedTrial]) -> list[FinishedTrial]:
 
 
 def _check(num_trials: int, fractions: Sequence[float], keep: Sequence[int]) -> None:
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise ValueError(f"fractions must lie in (0, 1], got {fractions}")
+    if not fractions:
+        raise ValueError("fractions is empty: give at least one")
     if not all(a < b for a, b in pairwise(fractions)):
         raise ValueError(f"fractions must rise, got {fractions}")
     if len(keep) != len(fractions) - 1:
         raise ValueError(f"keep must have one number fewer than the {len(fractions)} fractions, got {keep}")
-    if not all(isinstance(a, int) and isinstance(b, int) and a >= b >= 1 for a, b in pairwise([num_trials, *keep])):
+    if not all(a >= b for a, b in pairwise([num_trials, *keep])):
         raise ValueError(f"keep must be positive integers that fall from num_trials = {num_trials}, got {keep}")

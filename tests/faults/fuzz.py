@@ -15,7 +15,6 @@ to the number of calls asked for. An outcome is
 
 import argparse
 import collections
-import itertools
 import json
 import os
 import random
@@ -35,6 +34,7 @@ from tests.helpers import ROOT
 LONGEST = 10.0
 MEMORY = 8 * 2**30  # so that what asks for too much does not take it from others
 GROUPS = 8  # processes, one after another: a crash costs no more than its group
+PACKAGES = ("library", "trials", "ensemble")  # modules with a table each
 
 
 def plan(calls, number, seed):
@@ -56,22 +56,30 @@ def plan(calls, number, seed):
     return found
 
 
+def late(*_):
+    raise TimeoutError
+
+
 def outcome(function, arguments, changes):
     """What a call with some arguments changed leads to, and its message."""
     verdicts = [arguments[name].judge(value) for name, value in changes.items()]
     call = {name: kind.right() for name, kind in arguments.items()} | changes
+    before = signal.signal(signal.SIGALRM, late)
     try:
         signal.setitimer(signal.ITIMER_REAL, LONGEST)
         try:
             jax.block_until_ready(function(**call))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
     except TimeoutError:
         return "slow", ""
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         named = any(re.search(rf"\b{re.escape(name)}\b", str(error)) for name in changes)
         known = isinstance(error, TypeError | ValueError | OSError | MemoryError)
+        if all(callable(value) and arguments[name].own for name, value in changes.items()):
+            return "taken", text
         right = all(verdict is True for verdict in verdicts)
         return ("named" if named and known and not right else "unnamed"), text
     return ("silent" if any(verdict is False for verdict in verdicts) else "taken"), ""
@@ -79,21 +87,16 @@ def outcome(function, arguments, changes):
 
 def child(calls, tasks):
     """Makes calls, and prints the number of each before it and its outcome after it."""
-    from .kinds import values
+    from .kinds import value
 
-    def late(*_):
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, late)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
     for line in tasks:
         number, (name, changed) = json.loads(line)
         print(json.dumps([number]), flush=True)
-        tried = values()
         function, arguments = calls[name]
         begun = time.monotonic()
-        result, text = outcome(function, arguments, {argument: tried[label] for argument, label in changed.items()})
+        result, text = outcome(function, arguments, {argument: value(label) for argument, label in changed.items()})
         if time.monotonic() - begun > LONGEST:
             result = "slow"
         print(json.dumps([number, result, text[:300]]), flush=True)
@@ -126,15 +129,15 @@ def run_group(tasks, package):
 
 
 def fuzz(package, number, seed=0, only=()):
-    """`(task, outcome, message)` of every call."""
+    """Yields `(task, outcome, message)` of every call, group by group."""
     calls = {name: call for name, call in tables(package).items() if not only or name in only}
     tasks = list(enumerate(plan(calls, number, seed)))
     names = sorted({name for _, (name, _) in tasks})
     size = -(-len(names) // GROUPS)
-    found = {}
-    for group in itertools.batched(names, size) if sys.version_info >= (3, 12) else batched(names, size):
-        found |= run_group([task for task in tasks if task[1][0] in group], package)
-    return [(task, *found[i]) for i, task in tasks]
+    for group in batched(names, size):
+        part = [task for task in tasks if task[1][0] in group]
+        found = run_group(part, package)
+        yield from ((task, *found[i]) for i, task in part)
 
 
 def batched(items, size):
@@ -149,7 +152,7 @@ def tables(package):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--package", default="library")
+    parser.add_argument("--package", default="library", choices=PACKAGES)
     parser.add_argument("--calls", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=())
@@ -159,17 +162,17 @@ def main():
     if arguments.child:
         child(tables(arguments.package), sys.stdin)
         return
-    found = fuzz(arguments.package, arguments.calls, arguments.seed, arguments.only)
-    counts = collections.Counter(result for _, result, _ in found)
-    print(f"{len(found)} calls of {len({task[0] for task, _, _ in found})} callables: {dict(counts)}")
-    bad = collections.defaultdict(list)
-    for task, result, text in found:
+    counts, names, bad = collections.Counter(), set(), collections.Counter()
+    for (name, changes), result, text in fuzz(arguments.package, arguments.calls, arguments.seed, arguments.only):
+        counts[result] += 1
+        names.add(name)
         if result not in ("named", "taken"):
-            bad[task[0], result].append((task[1], text))
-    for (name, result), examples in bad.items():
-        print(f"{name}: {len(examples)} {result}, such as {examples[0]}")
-        for example in examples[1:] if arguments.show else ():
-            print("   ", *example)
+            bad[name, result] += 1
+            if arguments.show or bad[name, result] == 1:
+                print(name, changes, result, text, flush=True)
+    print(f"{sum(counts.values())} calls of {len(names)} callables: {dict(counts)}")
+    for (name, result), number in bad.items():
+        print(f"{name}: {number} {result}")
     raise SystemExit(bool(bad))
 
 

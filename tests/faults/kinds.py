@@ -3,6 +3,7 @@
 import dataclasses
 import decimal
 import fractions
+import functools
 import math
 import numbers
 import re
@@ -19,8 +20,14 @@ Verdict = bool | None  # True: must be taken; False: must be refused; None: eith
 LARGE = 10**6
 
 
+def value(label: str) -> Any:
+    """A value that is tried, by its description; iterators are made anew."""
+    return iter([1, 2]) if "_iterator" in label else values()[label]
+
+
+@functools.cache
 def values() -> dict[str, Any]:
-    """All values that are tried, by a description; made anew for every call."""
+    """All values that are tried, by a description."""
     found = [
         None,
         True,
@@ -61,6 +68,7 @@ class Kind:
 
     right: Callable[[], Any]
     judge: Callable[[Any], Verdict]
+    own: bool = False  # a function whose errors are its own
 
 
 def number(value: Any) -> Any:
@@ -113,9 +121,9 @@ def Word(right: str, *others: Any) -> Kind:  # noqa: N802
     return Kind(lambda: right, lambda value: isinstance(value, str) and value in (right, *others))
 
 
-def Function(right: Callable, optional: bool = False) -> Kind:  # noqa: N802
+def Function(right: Callable, optional: bool = False, own: bool = False) -> Kind:  # noqa: N802
     """A function that nobody calls before it is used can be any."""
-    return Kind(lambda: right, lambda value: None if callable(value) or (value is None and optional) else False)
+    return Kind(lambda: right, lambda value: None if callable(value) or (value is None and optional) else False, own)
 
 
 def Key() -> Kind:  # noqa: N802
@@ -161,3 +169,38 @@ def Rows(right: Callable[[], Any], optional: bool = False) -> Kind:  # noqa: N80
         return None
 
     return Kind(right, judge)
+
+
+def numeric(value):
+    """The array of real numbers that a value is, or None."""
+    if isinstance(value, str | bytes | dict | set | bool | np.bool_) or value is None:
+        return None
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        return None
+    return array if array.dtype.kind in "fiu" else None
+
+
+def Text(right, optional=False):  # noqa: N802
+    return Kind(lambda: right, lambda value: (isinstance(value, str) and value != "") or (value is None and optional))
+
+
+def Mapping(right):  # noqa: N802
+    """A dictionary: its names and values may be wrong, nothing else can be right."""
+    return Kind(lambda: right, lambda value: None if isinstance(value, dict) else False)
+
+
+def Listed(right):  # noqa: N802
+    """A sequence of which an empty one may do."""
+    return Kind(right, lambda value: None if not np.size(value) and isinstance(value, list | tuple | dict) else False)
+
+
+def Ints(right, most):  # noqa: N802
+    def judge(value):
+        array = numeric(value)
+        if array is None or not np.array_equal(array, np.round(array)) or array.shape not in ((), (2,)):
+            return False
+        return bool(np.all((array >= 1) & (array <= most)))
+
+    return Kind(lambda: right, judge)

@@ -13,6 +13,7 @@ from .kinds import Bool, Function, Int, Key, Kind, Only, Path, Real, Some
 
 INNER = hg.OptaxSolver(optax.sgd(0.1), 3)
 OUTER = optax.sgd(0.1)
+STATES: dict[str, hg.SearchState] = {}
 SEARCH = hg.GradientSearch(hg.Reverse(INNER), OUTER)
 
 
@@ -36,7 +37,7 @@ ONLINE = EVOLUTION | {
     "final": Bool(),
 }
 LINEAR = {"max_steps": Int(3, least=1), "damping": Real(0.1, least=0), "tol": Real(0.0, least=0)}
-LINEAR_SOLVER = Only(lambda: hg.CG(3))
+LINEAR_SOLVER = Kind(lambda: hg.CG(3), lambda value: None if isinstance(value, hg.CG) else False)
 OPTIMISER = Only(lambda: OUTER)
 PROJECTION = Function(lambda hparams: hparams)
 
@@ -50,9 +51,10 @@ def loss(w, hparams, data, key):
     return jnp.mean((data["x"] @ w - data["y"]) ** 2)
 
 
-@functools.cache
 def state_of(search):
-    return search.init(case().problem, case().params, case().hparams)
+    if (name := type(search).__name__) not in STATES:
+        STATES[name] = search.init(case().problem, case().params, case().hparams)
+    return STATES[name]
 
 
 def estimator_calls(estimator):
@@ -156,7 +158,13 @@ CLASSES = {
         },
     ),
     "OneStep": (hg.OneStep, WARM),
-    "MomentumSGD": (hg.MomentumSGD, {"learning_rate": or_function(Real(0.5)), "momentum": or_function(Real(0.5))}),
+    "MomentumSGD": (
+        hg.MomentumSGD,
+        {
+            "learning_rate": or_function(Real(0.5, above=0)),
+            "momentum": or_function(Real(0.5, least=0, below=1)),
+        },
+    ),
     "CG": (hg.CG, LINEAR),
     "NormalCG": (hg.NormalCG, LINEAR),
     "MINRES": (hg.MINRES, LINEAR),

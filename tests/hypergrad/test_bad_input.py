@@ -207,7 +207,7 @@ def test_half_precision_arrays_are_numbers():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: hg.Reverse(INNER, horizon=2.0), "horizon"),
+        (lambda: hg.Reverse(INNER, horizon=2.5), "horizon"),
         (lambda: hg.Reverse(INNER, horizon="all"), "horizon"),
         (lambda: hg.Neumann(5, step_size=-1.0), "step_size"),
         (lambda: hg.Neumann(5, power_steps=-1), "power_steps"),

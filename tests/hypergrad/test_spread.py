@@ -35,5 +35,5 @@ def test_without_noise_there_is_no_spread():
     found = hg.spread(case.problem, hg.Reverse(INNER), case.params, case.hparams, key=laws.KEY)
     np.testing.assert_allclose(found.hypergradient_std["log_l2"], 0, atol=1e-15)
     assert jnp.isinf(found.signal_to_noise["unused"])
-    with pytest.raises(ValueError, match="num_keys must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="num_keys must be an integer of at least 2, got 1"):
         hg.spread(case.problem, hg.Reverse(INNER), case.params, case.hparams, key=laws.KEY, num_keys=1)

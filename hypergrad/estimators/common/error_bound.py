@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ...ground.checks import number_or_function, real
 from ...ground.tree import norm, vdot
 from ...inner import InnerState
 from ...linear.base import AbstractLinearSolver
@@ -20,17 +21,7 @@ from .implicit import StationaryPoint
 StrongConvexity = float | Callable[[PyTree], Array] | None
 
 
-def as_strong_convexity(given: StrongConvexity) -> StrongConvexity:
-    """Returns the same. **Raises** `TypeError` or `ValueError` for what is no positive number and no function."""
-    if given is None or callable(given) or isinstance(given, jax.Array):
-        return given
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise TypeError(
-            f"strong_convexity must be a positive number, a function hparams -> number or None, got {given!r}"
-        )
-    if not given > 0:
-        raise ValueError(f"strong_convexity must be positive, got {given}")
-    return given
+STRONG_CONVEXITY = number_or_function(real("strong_convexity", above=0, optional=True), "hparams -> number")
 
 
 class Measurement(eqx.Module):

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ...curvature import Curvature, hessian
 from ...data.sampler import as_sampler
+from ...ground.checks import function
 from ...ground.derivatives import jvp
 from ...ground.tree import norm
 from ...inner import InnerState, SolveStats
@@ -22,6 +23,7 @@ from ...stats import Counts, Stats, Status, flag
 from ...training import Training
 
 Preconditioner = Callable[[PyTree], PyTree]  # hparams -> positive diagonal, like params or a prefix of them
+PRECONDITIONER = function("preconditioner", "hparams -> diagonal", optional=True)
 
 
 class LinearSystem(eqx.Module):

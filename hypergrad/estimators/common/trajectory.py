@@ -30,12 +30,6 @@ def restored(state: InnerState, like: InnerState) -> InnerState:
     return map_moving(lambda wanted, leaf: leaf.astype(wanted.dtype), like, state)
 
 
-def check_storage(storage: DTypeLike | None) -> None:
-    """Raises `TypeError` for a type that cannot hold a path."""
-    if storage is not None and not jnp.issubdtype(storage, jnp.floating):
-        raise TypeError(f"storage must be a floating type such as jnp.float16, got {storage!r}")
-
-
 def record(
     training: Training, state: InnerState, steps: Array, storage: DTypeLike | None = None
 ) -> tuple[InnerState, InnerState]:

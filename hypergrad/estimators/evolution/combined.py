@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ...ground.checks import checked
 from ...ground.keys import perturbation_key
 from ...inner import AbstractInnerSolver
-from ...problem import BilevelProblem
+from ...problem import PROBLEM, BilevelProblem
 from ...stats import Counts, Estimate, Stats
-from ..base import AbstractEstimator, AbstractTrajectoryEstimator
+from ..base import AbstractEstimator, AbstractTrajectoryEstimator, checked_step
 from .es import ES
 from .perturbations import Signal, draw, halves, mapped, pair_estimates, signal_of, signed
 
@@ -58,11 +59,13 @@ class Combined(AbstractEstimator):
         """The inner solver of both."""
         return self.reverse.inner
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Any:
         """Returns the state of `reverse`. Raises what the parts raise."""
         self.es.init(problem, params, hparams)
         return self.reverse.init(problem, params, hparams)
 
+    @checked_step(eqx.Module)
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, hparams: PyTree, state: Any, key: Array) -> tuple[Estimate, Any]:
         """Trains and sweeps back once at `hparams` and twice for every pair."""

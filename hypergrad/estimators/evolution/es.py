@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ...ground.checks import boolean, field
+from ...ground.checks import boolean, checked, field
 from ...ground.keys import perturbation_key
-from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
-from ...problem import BilevelProblem, as_hparams
+from ...inner import INNER, AbstractInnerSolver, InnerState
+from ...problem import PROBLEM, BilevelProblem, as_hparams
 from ...stats import Counts, Estimate, Stats
 from ...training import Evaluated, Training
-from ..base import AbstractEstimator
+from ..base import AbstractEstimator, checked_step
 from .perturbations import (
     BATCH,
     PAIRS,
@@ -58,13 +58,14 @@ class ES(AbstractEstimator):
     **Source**: Nesterov and Spokoiny (2017); Salimans et al. (2017); antithetic pairs as in Metz et al. (2019).
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
+    inner: AbstractInnerSolver = eqx.field(converter=INNER)
     num_pairs: int = field(PAIRS, 16)
     _: dataclasses.KW_ONLY
     sigma: Sigma = eqx.field(converter=as_sigma, default=0.1)
     batch_size: int | None = field(BATCH, None)
     warm_start: bool = field(boolean("warm_start"), False)
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
         """Returns the inner state to start from. Raises where the arguments do not fit."""
         spread_sigma(self.sigma, as_hparams(hparams))
@@ -75,6 +76,7 @@ class ES(AbstractEstimator):
             self.inner.refuse_adrift(hparams, state)
         return state
 
+    @checked_step(InnerState)
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> Evaluated:
         """Trains once at `hparams` and twice for every pair."""

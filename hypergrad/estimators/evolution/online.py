@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ...ground.checks import boolean, field, integer
+from ...ground.checks import boolean, checked, field, integer
 from ...ground.keys import perturbation_key
-from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
-from ...problem import BilevelProblem, as_hparams, outer_value
+from ...inner import INNER, AbstractInnerSolver, InnerState
+from ...problem import PROBLEM, BilevelProblem, as_hparams, outer_value
 from ...stats import Counts, Estimate, Stats
 from ...training import Training
-from ..base import AbstractEstimator
+from ..base import AbstractEstimator, checked_step
 from .perturbations import (
     PAIRS,
     Sigma,
@@ -62,7 +62,7 @@ class OnlineState(eqx.Module):
 class AbstractOnline(AbstractEstimator):
     """Pairs of runs that train on from truncation to truncation, perturbed and scored as a subclass does it."""
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
+    inner: AbstractInnerSolver = eqx.field(converter=INNER)
     truncation: int = field(TRUNCATION)
     num_pairs: int = field(PAIRS, 16)
     _: dataclasses.KW_ONLY
@@ -81,6 +81,7 @@ class AbstractOnline(AbstractEstimator):
         `begins` is true for the first truncation of a training.
         """
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> OnlineState:
         """Returns the state before the first truncation. Raises where the arguments do not fit."""
         hparams = as_hparams(hparams)
@@ -96,6 +97,7 @@ class AbstractOnline(AbstractEstimator):
         particles = Particles(states, nothing, nothing, jnp.zeros(2 * number, outer.dtype))
         return OnlineState(inner, inner, particles, jnp.zeros((), jnp.int32))
 
+    @checked_step(OnlineState)
     @eqx.filter_jit
     def step(
         self, problem: BilevelProblem, hparams: PyTree, state: OnlineState, key: Array

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ...ground.checks import boolean, field, real
 from ...inner import InnerState
 from ...problem import BilevelProblem
 from ...stats import Counts, Estimate, Status, flag
 from ...training import Training
-from ..base import AbstractTrajectoryEstimator
+from ..base import AbstractTrajectoryEstimator, checked_step
 from ..common.accuracy import Stepped, TrajectoryState, checked
 from ..common.adjoint import start_adjoint, stats_of
 from ..common.refusals import refuse_complex
@@ -56,9 +57,9 @@ class Reversible(AbstractTrajectoryEstimator):
     """
 
     _: dataclasses.KW_ONLY
-    exact: bool = False
-    tol: float = 1e-2
-    min_momentum: float | None = None
+    exact: bool = field(boolean("exact"), False)
+    tol: float = field(real("tol", above=0, below=1), 1e-2)
+    min_momentum: float | None = field(real("min_momentum", above=0, below=1, optional=True), None)
 
     def __check_init__(self) -> None:
         optimiser = self.inner.options.get("opt")
@@ -76,8 +77,6 @@ class Reversible(AbstractTrajectoryEstimator):
             raise ValueError("min_momentum must be given where momentum is a function of the hyperparameters")
         if not 0 < self._momentum < 1:
             raise ValueError(f"momentum must be above 0 to be run backwards, got {self._momentum}")
-        if not 0 < self.tol < 1:
-            raise ValueError(f"tol must be between 0 and 1, got {self.tol}")
         self._refuse_short_integers()
 
     def _refuse_short_integers(self) -> None:
@@ -93,6 +92,7 @@ class Reversible(AbstractTrajectoryEstimator):
         """True if states are recovered to the last bit."""
         return self.exact
 
+    @checked_step(TrajectoryState)
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, then runs backwards."""

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from ...ground.checks import field, number_or_function, real
+
 Rate = float | Callable[[PyTree, Array], PyTree]  # a number, or (hparams, step) -> a number or one per part of params
 
 
@@ -45,14 +47,8 @@ class MomentumSGD(eqx.Module):
     part. **Raises** `ValueError` for a learning rate that is not positive or a momentum outside [0, 1).
     """
 
-    learning_rate: Rate
-    momentum: Rate = 0.9
-
-    def __check_init__(self) -> None:
-        if not callable(self.learning_rate) and not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if not callable(self.momentum) and not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+    learning_rate: Rate = field(number_or_function(real("learning_rate", above=0), "(hparams, t) -> rate"))
+    momentum: Rate = field(number_or_function(real("momentum", least=0, below=1), "(hparams, t) -> rate"), 0.9)
 
     def rates(self, hparams: PyTree, t: Array, like: PyTree) -> tuple[PyTree, PyTree]:
         """Returns the learning rate and momentum of step t, one number per leaf of `like` and of its type."""

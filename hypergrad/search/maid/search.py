@@ -11,11 +11,11 @@ from jaxtyping import Array, PyTree
 
 from ...data.sampler import as_sampler
 from ...estimators.common.error_bound import (
+    STRONG_CONVEXITY,
     ErrorBound,
     Measurement,
     Probes,
     StrongConvexity,
-    as_strong_convexity,
     error_bound,
 )
 from ...estimators.common.implicit import (
@@ -24,14 +24,15 @@ from ...estimators.common.implicit import (
     inner_gradient_norm,
 )
 from ...estimators.common.refusals import refuse_complex, refuse_proximal, refuse_unseen
+from ...ground.checks import checked, field, integer, real
 from ...ground.tree import norm
-from ...inner import AbstractInnerSolver, InnerState, as_inner_solver
-from ...linear.base import AbstractLinearSolver
+from ...inner import INNER, AbstractInnerSolver, InnerState
+from ...linear.base import LINEAR_SOLVER, AbstractLinearSolver
 from ...linear.cg import CG
-from ...problem import BilevelProblem, as_hparams, outer_value
+from ...problem import PROBLEM, BilevelProblem, as_hparams, outer_value
 from ...stats import Counts, Estimate, Status, flag
 from ...training import Training
-from ..base import AbstractSearch, Record, SearchState, conclude, first_state
+from ..base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state
 from ..gradient import identity
 from ..selection import averaged
 
@@ -115,31 +116,25 @@ class MAID(AbstractSearch):
     A posteriori bounds of hypergradients: Ehrhardt and Roberts (2023).
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=as_inner_solver)
-    linear_solver: AbstractLinearSolver = CG()
+    inner: AbstractInnerSolver = field(INNER)
+    linear_solver: AbstractLinearSolver = field(LINEAR_SOLVER, CG())
     _: dataclasses.KW_ONLY
-    strong_convexity: StrongConvexity = eqx.field(converter=as_strong_convexity, default=None)
-    rtol: float = 0.1
-    step_size: float | None = None
-    shrink: float = 0.5
-    grow: float = 1.25
-    accuracy: float = 0.5
-    decrease: float = 0.1
-    power_steps: int = 1
-    projection: Callable[[PyTree], PyTree] = identity
+    strong_convexity: StrongConvexity = field(STRONG_CONVEXITY, None)
+    rtol: float = field(real("rtol", above=0, below=1), 0.1)
+    step_size: float | None = field(real("step_size", above=0, optional=True), None)
+    shrink: float = field(real("shrink", above=0, below=1), 0.5)
+    grow: float = field(real("grow", least=1), 1.25)
+    accuracy: float = field(real("accuracy", above=0, below=1), 0.5)
+    decrease: float = field(real("decrease", above=0, below=1), 0.1)
+    power_steps: int = field(integer("power_steps", least=1), 1)
+    projection: Callable[[PyTree], PyTree] = field(PROJECTION, identity)
 
     def __check_init__(self) -> None:
-        between = {"shrink": 1, "accuracy": 1, "decrease": 1 - self.accuracy, "rtol": 1}
-        for name, bound in between.items():
-            if isinstance(number := getattr(self, name), int | float) and not 0 < number < bound:
-                raise ValueError(f"{name} must be between 0 and {bound:g}, got {number}")
-        if isinstance(self.grow, int | float) and not self.grow >= 1:
-            raise ValueError(f"grow must be at least 1, got {self.grow}")
-        if not isinstance(self.power_steps, int) or self.power_steps < 1:
-            raise ValueError(f"power_steps must be a positive integer, got {self.power_steps!r}")
-        if isinstance(self.step_size, int | float) and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        bound = 1 - self.accuracy
+        if not isinstance(bound - self.decrease, jax.core.Tracer) and not self.decrease < bound:
+            raise ValueError(f"decrease must be below 1 - accuracy = {bound:g}, got {self.decrease:g}")
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first evaluation. Raises `ValueError` for hyperparameters it cannot see."""
         hparams = as_hparams(hparams)
@@ -162,6 +157,7 @@ class MAID(AbstractSearch):
         memo = MAIDState(inner, optax.tree.zeros_like(weights), Probes(weights), nowhere, control, scale)
         return first_state(problem, hparams, memo, None)
 
+    @checked_step
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Evaluates the candidate, accepts or refuses it, adapts."""

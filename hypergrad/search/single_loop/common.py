@@ -22,7 +22,7 @@ from ...problem import (
     refuse_unused,
 )
 from ...stats import Counts, Estimate, Stats, Status, flag
-from ..base import AbstractSearch, Record, SearchState, conclude, first_state
+from ..base import Record, SearchState, conclude, first_state
 from ..retreat import Signal, move
 
 
@@ -63,13 +63,6 @@ class LoopState(eqx.Module):
     def params(self) -> PyTree:
         """The model, whole."""
         return self.partitioned.model
-
-
-def check_optimisers(search: AbstractSearch, *names: str) -> None:
-    """Raises `TypeError` naming the field that is no optax optimiser."""
-    for name in names:
-        if not isinstance(optimiser := getattr(search, name), optax.GradientTransformation):
-            raise TypeError(f"{name} must be an optax optimiser such as optax.sgd(0.1), got {optimiser!r}")
 
 
 def start(

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ...problem import BilevelProblem, outer_value, outer_value_and_grads
+from ...ground.checks import checked, field, number_or_function, optimiser, real
+from ...problem import PROBLEM, BilevelProblem, outer_value, outer_value_and_grads
 from ...stats import Counts
-from ..base import AbstractSearch, Record, SearchState
+from ..base import PROJECTION, AbstractSearch, Record, SearchState, checked_step
 from ..gradient import identity
-from .common import Found, Rules, Variables, advance, check_optimisers, inner_gradients, start, with_batch
+from .common import Found, Rules, Variables, advance, inner_gradients, start, with_batch
+
+MULTIPLIER = number_or_function(real("multiplier", above=0), "k -> number")
 
 
 class F2SA(AbstractSearch):
@@ -43,28 +46,22 @@ class F2SA(AbstractSearch):
     **Source**: Kwon, Kwon, Wright, Nowak (2023); there y descends on F + σL, with steps smaller by σ.
     """
 
-    inner_optimiser: optax.GradientTransformation
-    outer_optimiser: optax.GradientTransformation
-    multiplier: float | Callable[[Array], Array]
+    inner_optimiser: optax.GradientTransformation = field(optimiser("inner_optimiser"))
+    outer_optimiser: optax.GradientTransformation = field(optimiser("outer_optimiser"))
+    multiplier: float | Callable[[Array], Array] = field(MULTIPLIER)
     _: dataclasses.KW_ONLY
-    projection: Callable[[PyTree], PyTree] = identity
-
-    def __check_init__(self) -> None:
-        check_optimisers(self, "inner_optimiser", "outer_optimiser")
-        if isinstance(self.multiplier, int | float):
-            if not self.multiplier > 0:
-                raise ValueError(f"multiplier must be positive, got {self.multiplier}")
-        elif not eqx.is_array(self.multiplier) and not callable(self.multiplier):
-            raise TypeError(f"multiplier must be a number or a schedule k -> number, got {self.multiplier!r}")
+    projection: Callable[[PyTree], PyTree] = field(PROJECTION, identity)
 
     @property
     def _rules(self) -> Rules:
         return Rules(Variables(self.inner_optimiser, self.inner_optimiser, self.outer_optimiser), self.projection)
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first step."""
         return start(problem, params, hparams, self._rules.optimisers, lambda weights: weights)
 
+    @checked_step
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Moves everything once."""

@@ -10,12 +10,13 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ...data.sampler import refuse_sampler
+from ...ground.checks import checked, field, integer, optimiser
 from ...ground.tree import named_leaves
-from ...problem import BilevelProblem, outer_value_and_grads
+from ...problem import PROBLEM, BilevelProblem, outer_value_and_grads
 from ...stats import Counts, Status
-from ..base import AbstractSearch, Record, SearchState
+from ..base import PROJECTION, AbstractSearch, Record, SearchState, checked_step
 from ..gradient import identity
-from .common import Found, Rules, Variables, advance, check_optimisers, completed, inner_products, start
+from .common import Found, Rules, Variables, advance, completed, inner_products, start
 
 
 class Memory(eqx.Module):
@@ -55,24 +56,19 @@ class SABA(AbstractSearch):
     **Source**: Dagréou, Ablin, Vaiter, Moreau (2022); Defazio, Bach, Lacoste-Julien (2014) for SAGA.
     """
 
-    inner_optimiser: optax.GradientTransformation
-    linear_optimiser: optax.GradientTransformation
-    outer_optimiser: optax.GradientTransformation
-    num_batches: int
+    inner_optimiser: optax.GradientTransformation = field(optimiser("inner_optimiser"))
+    linear_optimiser: optax.GradientTransformation = field(optimiser("linear_optimiser"))
+    outer_optimiser: optax.GradientTransformation = field(optimiser("outer_optimiser"))
+    num_batches: int = field(integer("num_batches", least=1))
     _: dataclasses.KW_ONLY
-    num_valid_batches: int = 1
-    projection: Callable[[PyTree], PyTree] = identity
-
-    def __check_init__(self) -> None:
-        check_optimisers(self, "inner_optimiser", "linear_optimiser", "outer_optimiser")
-        for name in ("num_batches", "num_valid_batches"):
-            if not isinstance(number := getattr(self, name), int) or number < 1:
-                raise ValueError(f"{name} must be a positive integer, got {number!r}")
+    num_valid_batches: int = field(integer("num_valid_batches", least=1), 1)
+    projection: Callable[[PyTree], PyTree] = field(PROJECTION, identity)
 
     @property
     def _rules(self) -> Rules:
         return Rules(Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser), self.projection)
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first step. Raises `ValueError` where the data cannot be cut into batches."""
         for name, data in (("train", problem.train), ("valid", problem.valid)):
@@ -85,6 +81,7 @@ class SABA(AbstractSearch):
         memory = _forget((w, w, h), self.num_batches), _forget((w, h), self.num_valid_batches)
         return eqx.tree_at(lambda s: s.inner_state.memory, state, memory, is_leaf=lambda leaf: leaf is None)
 
+    @checked_step
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Moves everything once, on one batch of each data set."""

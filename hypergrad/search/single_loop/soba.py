@@ -8,11 +8,12 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from ...problem import BilevelProblem, outer_value_and_grads
+from ...ground.checks import checked, field, optimiser
+from ...problem import PROBLEM, BilevelProblem, outer_value_and_grads
 from ...stats import Counts
-from ..base import AbstractSearch, Record, SearchState
+from ..base import PROJECTION, AbstractSearch, Record, SearchState, checked_step
 from ..gradient import identity
-from .common import Found, Rules, Variables, advance, check_optimisers, inner_products, start, with_batch
+from .common import Found, Rules, Variables, advance, inner_products, start, with_batch
 
 
 class SOBA(AbstractSearch):
@@ -43,23 +44,22 @@ class SOBA(AbstractSearch):
     **Source**: Dagréou, Ablin, Vaiter, Moreau (2022); there v has the opposite sign and one step size with w.
     """
 
-    inner_optimiser: optax.GradientTransformation
-    linear_optimiser: optax.GradientTransformation
-    outer_optimiser: optax.GradientTransformation
+    inner_optimiser: optax.GradientTransformation = field(optimiser("inner_optimiser"))
+    linear_optimiser: optax.GradientTransformation = field(optimiser("linear_optimiser"))
+    outer_optimiser: optax.GradientTransformation = field(optimiser("outer_optimiser"))
     _: dataclasses.KW_ONLY
-    projection: Callable[[PyTree], PyTree] = identity
-
-    def __check_init__(self) -> None:
-        check_optimisers(self, "inner_optimiser", "linear_optimiser", "outer_optimiser")
+    projection: Callable[[PyTree], PyTree] = field(PROJECTION, identity)
 
     @property
     def _rules(self) -> Rules:
         return Rules(Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser), self.projection)
 
+    @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first step."""
         return start(problem, params, hparams, self._rules.optimisers, optax.tree.zeros_like)
 
+    @checked_step
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, Record]:
         """Moves everything once."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from ...ground.checks import Rule, checked, integer
 from . import units
 from .dense import linear
 
@@ -38,6 +39,7 @@ class MaskedCNN(eqx.Module):
     shape: tuple[int, int, int] = eqx.field(static=True)
     activation: Callable[[Array], Array] = eqx.field(static=True)
 
+    @checked(*units.SIZES, *units.START)
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -51,13 +53,8 @@ class MaskedCNN(eqx.Module):
         activation: Callable[[Array], Array] = jax.nn.relu,
         gain: float = 1.0,
     ):
-        units.check_sizes(max_width=max_width, max_depth=max_depth)
-        rows, columns, channels = self.shape = _image(shape)
-        self.widths, self.depth = units.as_arrays(widths, depth, max_depth)
-        self.activation = activation
-        pixels, masks = (rows // 2) * (columns // 2), units.masks(self.widths, self.depth, max_width)
-        width = self.widths[self.depth - 1]
-        fans = NEIGHBOURS * units.fans(channels, self.widths)
+        rows, columns, channels = self.shape = SHAPE(shape)
+        pixels = (rows // 2) * (columns // 2)
         shapes = [
             (NEIGHBOURS * channels, max_width),
             (max_depth - 1, NEIGHBOURS * max_width, max_width),
@@ -65,6 +62,13 @@ class MaskedCNN(eqx.Module):
             (out_size, pixels, max_width),
             (out_size,),
         ]
+        sizes = {"shape": rows * columns * channels, "out_size": out_size}
+        units.refuse_too_large(shapes, max_width=max_width, max_depth=max_depth, **sizes)
+        self.widths, self.depth = units.as_arrays(widths, depth, max_width, max_depth)
+        self.activation = activation
+        masks = units.masks(self.widths, self.depth, max_width)
+        width = self.widths[self.depth - 1]
+        fans = NEIGHBOURS * units.fans(channels, self.widths)
         draw = lambda k, shape: jax.random.uniform(k, shape, minval=-1.0, maxval=1.0)
         first, hidden, biases, last, last_bias = map(draw, jax.random.split(key, len(shapes)), shapes)
         before = jnp.tile(masks[:-1], NEIGHBOURS)
@@ -120,10 +124,17 @@ class MaskedCNN(eqx.Module):
         return eqx.nn.Sequential([*layers, flat, linear(last, self.last_bias)])
 
 
-def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(shape) not in (2, 3) or any(side % 2 or side < 2 for side in shape[:2]):
-        raise ValueError(f"shape must be (rows, columns) or (rows, columns, channels), both sides even, got {shape}")
-    return shape if len(shape) == 3 else (*shape, 1)  # type: ignore[return-value]
+def _image(shape: Any) -> tuple[int, int, int]:
+    """Returns rows, columns and channels."""
+    if isinstance(shape, str | bytes | dict | set):
+        raise TypeError
+    found = tuple(map(integer("shape", least=1).convert, shape))
+    if len(found) not in (2, 3) or any(side % 2 for side in found[:2]):
+        raise ValueError
+    return found if len(found) == 3 else (*found, 1)
+
+
+SHAPE = Rule("shape", "(rows, columns) or (rows, columns, channels), both sides even", _image)
 
 
 def patches(image: Array) -> Array:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from ...ground.checks import checked, integer
+from ...ground.checks.kinds import LARGEST
 from . import units
 
 
@@ -37,6 +39,7 @@ class MaskedMLP(eqx.Module):
     depth: Array
     activation: Callable[[Array], Array] = eqx.field(static=True)
 
+    @checked(integer("in_size", least=1), *units.SIZES, *units.START)
     def __init__(
         self,
         in_size: int,
@@ -50,14 +53,18 @@ class MaskedMLP(eqx.Module):
         activation: Callable[[Array], Array] = jax.nn.relu,
         gain: float = 1.0,
     ):
-        units.check_sizes(in_size=in_size, out_size=out_size, max_width=max_width, max_depth=max_depth)
-        self.widths, self.depth = units.as_arrays(widths, depth, max_depth)
+        shapes: list[tuple[int, ...]] = [
+            (max_width, in_size),
+            (max_depth - 1, max_width, max_width),
+            (max_depth, max_width),
+        ]
+        shapes += [(out_size, max_width), (out_size,)]
+        units.refuse_too_large(shapes, in_size=in_size, out_size=out_size, max_width=max_width, max_depth=max_depth)
+        self.widths, self.depth = units.as_arrays(widths, depth, max_width, max_depth)
         self.activation = activation
         masks = units.masks(self.widths, self.depth, max_width)
         fans = units.fans(in_size, self.widths)
         bounds = gain / jnp.sqrt(fans)
-        shapes = [(max_width, in_size), (max_depth - 1, max_width, max_width), (max_depth, max_width)]
-        shapes += [(out_size, max_width), (out_size,)]
         ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
         drawn = jnp.split(jax.random.uniform(key, (ends[-1],), minval=-1.0, maxval=1.0), ends[:-1])
         first, hidden, biases, last, last_bias = (jnp.reshape(d, s) for d, s in zip(drawn, shapes, strict=True))
@@ -105,12 +112,14 @@ class MaskedMLP(eqx.Module):
         return eqx.nn.Sequential([*layers, linear(self.last[:, : sizes[-1]], self.last_bias)])
 
 
+@checked(integer("in_size", least=1), integer("out_size", least=1))
 def count_params(in_size: int, out_size: int, widths: ArrayLike, depth: ArrayLike) -> Array:
     """Counts the weights and biases of a perceptron whose first `depth` hidden layers have `widths` units."""
-    widths = jnp.asarray(widths)
+    widths = units.integers("widths", widths, LARGEST)
+    depth = units.integers("depth", depth, widths.size, ((),))
     fans = units.fans(in_size, widths)
     active = jnp.arange(widths.shape[0]) < depth
-    return jnp.sum(active * (fans + 1) * widths) + (widths[jnp.asarray(depth) - 1] + 1) * out_size
+    return jnp.sum(active * (fans + 1) * widths) + (widths[depth - 1] + 1) * out_size
 
 
 def linear(weight: Array, bias: Array) -> eqx.nn.Linear:

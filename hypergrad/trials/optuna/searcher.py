@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ...ground.checks import function, real
+from ...ground.checks import boolean, function, real, text
 from ..searcher import AbstractSearcher, Proposal
 from ..trial import FinishedTrial, Result, SearcherState, Trial
 from . import translation
@@ -52,10 +52,10 @@ class Optuna(AbstractSearcher):
 
     sampler: Callable[[int], Any] = eqx.field(converter=function("sampler", "from a seed to an Optuna sampler"))
     storage: str | os.PathLike[str] | Any | None = None
-    study: str = "hypergrad"
-    reseed: bool = False
+    study: str = eqx.field(default="hypergrad", converter=text("study"))
+    reseed: bool = eqx.field(default=False, converter=boolean("reseed"))
     heartbeat: float = eqx.field(default=60.0, converter=real("heartbeat", above=0))
-    warn: bool = False
+    warn: bool = eqx.field(default=False, converter=boolean("warn"))
     kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from ..space import Categorical, Int, Params, Space
+from ..leaves import Categorical, Int
+from ..space import Params, Space
 from ..trial import Result
 
 

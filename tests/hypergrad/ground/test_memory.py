@@ -1,5 +1,7 @@
 """What cannot fit is refused with the number, before it is allocated."""
 
+import math
+
 import pytest
 
 from hypergrad.ground import memory
@@ -14,7 +16,7 @@ def test_more_than_there_is(monkeypatch):
 
 
 def test_where_nobody_knows_nothing_is_refused(monkeypatch):
-    monkeypatch.setattr(memory, "device_memory", lambda: None)
+    monkeypatch.setattr(memory, "device_memory", lambda: math.inf)
     memory.refuse_too_large(10**30, "size", "a batch")
 
 

@@ -37,11 +37,11 @@ class TwoResults(hg.trials.AbstractObjective):
 
 
 BAD = [
-    (ValueError, "finite bounds", lambda: hg.trials.Float(0.0, np.inf)),
+    (ValueError, "high must be a finite number", lambda: hg.trials.Float(0.0, np.inf)),
     (ValueError, "low 2 above high 1", lambda: hg.trials.Int(2, 1)),
-    (ValueError, "integer bounds", lambda: hg.trials.Int(0.5, 2)),
+    (TypeError, "low must be an integer", lambda: hg.trials.Int(0.5, 2)),
     (ValueError, "positive low", lambda: hg.trials.Float(0.0, 1.0, log=True)),
-    (ValueError, "choices that differ", lambda: hg.trials.Categorical(("a", "a"))),
+    (ValueError, "choices must be .* that differ", lambda: hg.trials.Categorical(("a", "a"))),
     (ValueError, "one of at_least and one_of", lambda: hg.trials.When("a")),
     (ValueError, "no leaves", lambda: hg.trials.Space({})),
     (TypeError, "leaf 'a' must be", lambda: hg.trials.Space({"a": 3})),
@@ -94,11 +94,21 @@ BAD = [
         lambda: hg.trials.search_trials(TPE, SPACE, TwoResults(), key=KEY, num_trials=1),
     ),
     (ValueError, "size must be", lambda: hg.trials.Vmapped(print, print, size=0)),
-    (ValueError, "fraction must lie", lambda: hg.trials.nested_subset(np.arange(200.0), 0.0, KEY)),
-    (ValueError, "keep must be", lambda: hg.trials.two_step(TPE, SPACE, print, key=KEY, num_trials=3, top=4)),
+    (ValueError, "fraction must be", lambda: hg.trials.nested_subset(np.arange(200.0), 0.0, KEY)),
+    (ValueError, "top must be", lambda: hg.trials.two_step(TPE, SPACE, print, key=KEY, num_trials=3, top=4)),
     (
         ValueError,
         "fractions must rise",
+        lambda: hg.trials.n_step(TPE, SPACE, print, key=KEY, num_trials=9, fractions=(1.0, 1.0), keep=(2,)),
+    ),
+    (
+        ValueError,
+        "keep must be",
+        lambda: hg.trials.n_step(TPE, SPACE, print, key=KEY, num_trials=3, fractions=(0.5, 1.0), keep=(4,)),
+    ),
+    (
+        ValueError,
+        "fraction must be",
         lambda: hg.trials.two_step(TPE, SPACE, print, key=KEY, num_trials=9, fraction=1.0),
     ),
 ]

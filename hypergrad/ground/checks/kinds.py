@@ -1,89 +1,18 @@
-"""Arguments checked by a table: one rule a row, one error that names the argument and says what would be right.
+"""Kinds of arguments: numbers, words, objects, functions, paths, random keys."""
 
-@checked(random_key("key"), integer("size", least=1))
-def minibatch(key, data, size): ...
-
-class CG(AbstractLinearSolver):
-    max_steps: int = field(integer("max_steps", least=1), 20)
-"""
-
-import dataclasses
-import functools
-import inspect
 import math
 import numbers
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from .rule import Rule
+
 LARGEST = 2**31 - 1  # counters are int32
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A check of one argument, which is called with a value and returns it in the form that the library uses.
-
-    **Raises** `TypeError` or `ValueError`: "`name` must be `expected`, got ...".
-    """
-
-    name: str
-    expected: str
-    convert: Callable[[Any], Any]  # raises TypeError or ValueError, without a message
-    optional: bool = False
-
-    def __call__(self, value: Any) -> Any:
-        """Returns the value as it is used."""
-        if value is None and self.optional:
-            return None
-        try:
-            return self.convert(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            wanted = self.expected + (" or None" if self.optional else "")
-            raise kind(f"{self.name} must be {wanted}, got {shown(value)}") from None
-
-
-def checked(*rules: Rule) -> Callable[[Function], Function]:
-    """Applies rules to the arguments of their names at every call. Defaults are not checked."""
-
-    def decorate(function: Function) -> Function:
-        signature, table = inspect.signature(function), {rule.name: rule for rule in rules}
-        if unknown := sorted(set(table) - set(signature.parameters)):
-            raise TypeError(f"{function.__qualname__} has no argument {', '.join(unknown)}")
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            for name in table.keys() & bound.arguments.keys():
-                bound.arguments[name] = table[name](bound.arguments[name])
-            return function(*bound.args, **bound.kwargs)
-
-        return call  # type: ignore[return-value]
-
-    return decorate
-
-
-def field(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
-    """Returns a field of a class whose value is checked by a rule."""
-    return eqx.field(converter=rule, **({} if default is dataclasses.MISSING else {"default": default}))
-
-
-def shown(value: Any) -> str:
-    """Shows a value on one line of at most 80 characters, arrays by type and shape."""
-    if isinstance(value, np.ndarray | jax.Array):
-        entries = "" if isinstance(value, jax.core.Tracer) or value.ndim else f" {value}"
-        return f"an array {value.dtype}{list(value.shape)}{entries}"
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # somebody's class
-        text = f"an object of type {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _scalar(value: Any) -> Any:
@@ -101,12 +30,19 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-def integer(name: str, least: int | None = None, most: int = LARGEST, optional: bool = False) -> Rule:
-    """Makes a rule for a count known before compiling: an integer of any library, or a float without a fraction."""
+def integer(
+    name: str, least: int | None = None, most: int = LARGEST, optional: bool = False, traced: bool = False
+) -> Rule:
+    """Returns a rule for an integer. Takes integers of NumPy and JAX, and floats without a fraction.
+
+    It is known before compiling, unless it may be `traced`.
+    """
 
     def convert(value: Any) -> Any:
         value = _scalar(value)
         if isinstance(value, jax.core.Tracer):
+            if traced and jnp.issubdtype(value.dtype, jnp.integer):
+                return value
             raise TypeError
         if not math.isfinite(value) or int(value) != value:
             raise TypeError if isinstance(value, float) and math.isfinite(value) else ValueError
@@ -139,7 +75,7 @@ def real(
             raise ValueError
         return value if isinstance(value, jax.Array) else float(number)
 
-    limits = {"at least": least, "at most": most, "above": above, "below": below}
+    limits = {"at least": least, "above": above, "at most": most, "below": below}
     given = [f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)]
     return Rule(name, " ".join(["a finite number", " and ".join(given)]).strip(), convert, optional)
 
@@ -188,6 +124,60 @@ def function(name: str, signature: str, optional: bool = False) -> Rule:
         return value
 
     return Rule(name, f"a function {signature}", convert, optional)
+
+
+def number_or_function(number: Rule, signature: str) -> Rule:
+    """Returns a rule for what `number` takes, or a function."""
+
+    def convert(value: Any) -> Any:
+        return value if callable(value) and not isinstance(value, type) else number.convert(value)
+
+    return Rule(number.name, f"{number.expected} or a function {signature}", convert, number.optional)
+
+
+def optimiser(name: str) -> Rule:
+    """Returns a rule for an optax optimiser."""
+    return instance(name, optax.GradientTransformation, "an optax optimiser such as optax.adam(0.1)")
+
+
+def floating_type(name: str) -> Rule:
+    """Returns a rule for a type of floating numbers, or `None`."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, np.ndarray | jax.Array | numbers.Number | tuple | list | dict):
+            raise TypeError
+        if not jnp.issubdtype(jnp.dtype(value), jnp.floating):
+            raise TypeError
+        return value
+
+    return Rule(name, "a floating type such as jnp.float16", convert, optional=True)
+
+
+def text(name: str, optional: bool = False) -> Rule:
+    """Returns a rule for text that is not empty."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, str):
+            raise TypeError
+        if not value:
+            raise ValueError
+        return value
+
+    return Rule(name, "text", convert, optional)
+
+
+def several(name: str, kind: type, expected: str) -> Rule:
+    """Returns a rule for a sequence of objects of one class, as a tuple."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, str | bytes | dict | np.ndarray | jax.Array | numbers.Number):
+            raise TypeError
+        found = tuple(value)
+        if not all(isinstance(one, kind) for one in found):
+            raise TypeError
+        return found
+
+    return Rule(name, expected, convert)
 
 
 def path(name: str, optional: bool = False) -> Rule:
