@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from .budget import Budget
 from .data.sampler import as_sampler
+from .data.stream import Stream
 from .ground.total import Total
 from .history import History, join
 from .problem import BilevelProblem
@@ -30,6 +32,7 @@ class Plan(eqx.Module):
     keep: Callable[[Record], PyTree]
     chunk: int
     count: str | None  # the count that the budget bounds
+    streams: bool = False  # True if the training data are a `Stretch`
     patience: Array | None = None  # steps without a better one on the holdout before the run stops
 
     def has_patience(self, state: SearchState) -> Any:
@@ -44,9 +47,10 @@ class Course:
     plan: Plan
     state: SearchState
     chunks: list[Columns] = dataclasses.field(default_factory=list)
+    stream: Stream | None = None
 
     def walk(self, budget: Budget, started: float) -> Iterator[tuple[SearchState, np.ndarray, np.ndarray]]:
-        """Moves chunk by chunk until the budget is spent; yields of each the state before and all statuses.
+        """Moves chunk by chunk until budget or stream is at its end; yields of each the state before and all statuses.
 
         The last array says which values are finite.
         """
@@ -54,15 +58,47 @@ class Course:
         limit = Total.of(budget.limit(self.num_rows))
         while not self.is_over(budget, started):
             before, begun = self.state, time.monotonic()
-            state, *steps = _advance(self.plan, before, limit, before.num_steps + jnp.int32(self.plan.chunk))
+            plan, room = self._fed(before)
+            if not room:
+                return
+            state, *steps = _advance(plan, before, limit, before.num_steps + jnp.int32(room))
             number = int(state.num_steps - before.num_steps)
             records, spent, status, finite = jax.tree.map(lambda room: np.asarray(room)[:number], steps)  # noqa: B023
             durations = np.full(number, (time.monotonic() - begun) / max(number, 1))
             iterations, gradients, rows = map(np.asarray, spent)
-            columns = records, iterations, gradients, rows / self.num_rows, durations
+            epochs = rows / (self.num_rows if self.stream is None else np.nan)
+            columns = records, iterations, gradients, epochs, durations
+            if self.stream is not None:
+                self.stream.used(number)
             self.state = state  # no interrupt comes between this and the next: state and records belong together
             self.chunks.append(columns)
             yield before, status, finite
+
+    def _fed(self, state: SearchState) -> tuple[Plan, int]:
+        """Returns the plan with the training data of the next steps, and the number of steps that they last."""
+        if self.stream is None:
+            return self.plan, self.plan.chunk
+        stretch, room = self.stream.next(state.num_steps)
+        if not room:
+            read, spent = self.stream.position.batches, int(state.spent.iterations)
+            text = f"the stream ended after {read} batches, before the budget was spent (iterations: {spent})"
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
+        return eqx.tree_at(lambda plan: plan.problem.train, self.plan, stretch), room
+
+    def notes(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds beside the state."""
+        return {} if self.stream is None else {"stream": self.stream.position.to_json()}
+
+    def resume(self, state: SearchState, notes: dict[str, Any]) -> None:
+        """Goes on from a checkpoint, with its state and its notes."""
+        self.state = state
+        if self.stream is not None and "stream" in notes:
+            self.stream.restore(notes["stream"])
+
+    def close(self) -> None:
+        """Ends what goes on beside the run."""
+        if self.stream is not None:
+            self.stream.close()
 
     @property
     def num_rows(self) -> int:
@@ -112,7 +148,10 @@ def _advance(plan: Plan, state: SearchState, limit: Total, until: Array) -> Any:
 
 
 def _step(plan: Plan, state: SearchState) -> Any:
-    state, record = plan.search.step(plan.problem, state, jax.random.fold_in(plan.key, state.num_steps))
+    problem = plan.problem
+    if plan.streams:
+        problem = eqx.tree_at(lambda p: p.train, problem, problem.train.at(state.num_steps))
+    state, record = plan.search.step(problem, state, jax.random.fold_in(plan.key, state.num_steps))
     # Not the value itself: XLA could compute it twice, rounded otherwise in a longer room than in a shorter one.
     finite = jnp.isfinite(record.value)
     spent = state.spent.iterations, state.spent.gradients, state.spent.rows

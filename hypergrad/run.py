@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .budget import Budget, as_budget
 from .course import Course, Plan
+from .data.stream import Stream
 from .failures import Failures
 from .ground.autosave import Autosave
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
@@ -66,6 +67,7 @@ def run(
     throw: bool = False,
     holdout: PyTree | Callable[[PyTree], Array] | None = None,
     patience: int | None = None,
+    stream: Iterable[PyTree] | None = None,
 ) -> tuple[SearchState, History]:
     """Repeats `search.step` until the budget is spent.
 
@@ -96,6 +98,14 @@ def run(
       holdout has chosen, `best.value` is no estimate of the loss on fresh data.
     - `patience`: stop after so many steps without a better one on `holdout`; `None` leaves it to `budget`. Neither
       chunks nor stopping and resuming change where that is.
+    - `stream`: an iterable of batches, each like `problem.train`, which then only says of what form they are: a
+      generator, a data loader, an iterator over a file. Every training step reads the next one, and every step of the
+      search as many as its inner solver has steps. A thread fetches the next `chunk` steps while these are computed,
+      and puts them on the device. An iterable that is not an iterator begins anew when it ends; an iterator ends the
+      run, with a `RuntimeWarning`. A checkpoint holds the position. It is restored by `get_state` and `set_state`, or
+      `state_dict` and `load_state_dict`, of the iterator or the iterable, and then exact. Without them a resumed run
+      reads past as many batches, and warns if the last of them is not the one that it was. What was fetched in vain
+      when a run ends is given back to an iterator with a state, and lost with another.
 
     **Returns** `(state, history)`: the last state, and the `History` of the steps of this call, or of all steps since
     the checkpointed run began.
@@ -119,16 +129,16 @@ def run(
     result in its attributes `state` and `history`.
     """
     budget = as_budget(budget)
-    problem, state = _with_holdout(problem, state, holdout, patience)
-    _check_step(search, problem, state, key, keep, chunk)
-    state = eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
-    plan = Plan(search, problem, key, keep, chunk, budget.count, None if patience is None else jnp.int32(patience))
-    course, started, saver = Course(plan, state), time.monotonic(), None
+    example, state = _with_holdout(problem, state, holdout, patience)
+    problem, feed = _with_stream(search, example, state, stream, chunk, budget)
+    state = _checked_state(search, problem, state, key, keep, chunk)
+    plan = Plan(search, problem, key, keep, chunk, budget.count, stream is not None, _as_array(patience))
+    course, started, saver = Course(plan, state, stream=feed), time.monotonic(), None
     if checkpoint is not None:
         identity = _identity(search, problem, state, key, keep)
-        saver = Autosave(checkpoint, identity, course.chunks, course.nothing, every, every_steps)
-        course.state = saver.load(state)
-    failures, left = Failures(search, problem, key), not course.is_over(budget, started)
+        saver = Autosave(checkpoint, identity, course.chunks, course.nothing, every, every_steps, course.notes)
+        course.resume(saver.load(state), saver.loaded)
+    failures, left = Failures(search, example, key), not course.is_over(budget, started)
     try:
         with (
             _bar(progress, budget) as bar,
@@ -147,9 +157,8 @@ def run(
         signals.hand_on()
     except KeyboardInterrupt as error:
         raise _interrupt(course.state, course.history) from error
-    history = course.history
-    failures.check(course.state, history, throw)
-    return course.state, history
+    failures.check(course.state, course.history, throw)
+    return course.state, course.history
 
 
 def _with_holdout(
@@ -169,10 +178,38 @@ def _with_holdout(
     return problem, state if state.stale is not None else state.chosen_anew
 
 
-def _check_step(
+def _as_array(patience: int | None) -> Array | None:
+    """Returns the number as an array, so that one compilation serves every patience."""
+    return None if patience is None else jnp.int32(patience)
+
+
+def _with_stream(
+    search: AbstractSearch, problem: BilevelProblem, state: SearchState, stream: Any, chunk: int, budget: Budget
+) -> tuple[BilevelProblem, Stream | None]:
+    """Returns the problem whose training data are a stretch of the stream, and the stream.
+
+    **Raises** `TypeError` or `ValueError` naming the argument with which they cannot be.
+    """
+    if stream is None:
+        return problem, None
+    if budget.unit == "epochs":
+        raise ValueError("budget must be in iterations, gradients or seconds: a stream does not tell its rows")
+    feed = Stream(stream, problem.train, search.num_inner_steps, chunk)
+    problem = eqx.tree_at(lambda p: p.train, problem, feed.probe())
+    try:
+        eqx.filter_eval_shape(search.init, problem, state.best.params, state.hparams)
+    except Exception as error:
+        raise ValueError(f"search cannot train on a stream: {error}") from error
+    return problem, feed
+
+
+def _checked_state(
     search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, keep: Keep, chunk: int
-) -> None:
-    """Raises, naming the argument, unless a step takes `state`, returns one like it, and `chunk` records have room."""
+) -> SearchState:
+    """Returns the state with its work in totals.
+
+    **Raises**, naming the argument, unless a step takes `state`, returns one like it, and `chunk` records have room.
+    """
     try:
         after, record = eqx.filter_eval_shape(search.step, problem, state, key)
     except Exception as error:
@@ -184,19 +221,18 @@ def _check_step(
         raise ValueError(f"keep fails on the record of a step: {error}") from error
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
     refuse_too_large(size * chunk, "chunk", f"the records of {chunk} steps")
+    return eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
 
 
 @contextlib.contextmanager
 def _saving(saver: Autosave | None, course: Course, left: bool) -> Iterator[None]:
     """Saves before the first step, if one is left to do, and after the last, also where it raised."""
-    if saver is None or not left:
+    with contextlib.ExitStack() as stack:
+        stack.callback(course.close)
+        if saver is not None and left:
+            saver.begin(course.state, int(course.state.num_steps))
+            stack.callback(lambda: saver.end(course.state))
         yield
-        return
-    saver.begin(course.state, int(course.state.num_steps))
-    try:
-        yield
-    finally:
-        saver.end(course.state)
 
 
 def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:

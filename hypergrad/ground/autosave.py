@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ class Autosave:
     - `chunks`: the records of the run, to which it appends as it goes on.
     - `empty`: the records of no steps.
     - `seconds`, `steps`: how often to save, by whichever comes first; `None` leaves it to the other.
+    - `notes`: called at every save; its result, which JSON can hold, is saved too, and `loaded` after `load`.
     """
 
     def __init__(
@@ -36,10 +38,11 @@ class Autosave:
         empty: PyTree,
         seconds: float | None = None,
         steps: int | None = None,
+        notes: Callable[[], dict[str, Any]] = dict,
     ):
         self.path = check_path(path, "checkpoint")
         self.identity, self.seconds, self.steps = identity, seconds, steps
-        self.chunks = chunks
+        self.chunks, self.notes, self.loaded = chunks, notes, dict[str, Any]()
         row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), empty)
         self.log = RecordLog(f"{self.path}.records", row)
         self._num_appended = 0  # chunks that are in the log
@@ -55,6 +58,7 @@ class Autosave:
         if not os.path.lexists(self.path):
             return state
         state, self.identity, header = load_checkpoint(self.path, state, self.identity)
+        self.loaded = header.get("notes", {})
         self.chunks[:] = [self.log.read(header)]
         self._num_appended = 1
         return state
@@ -66,7 +70,7 @@ class Autosave:
         """
         self.log.open()
         try:
-            self._write(jax.tree.leaves(state), len(self.chunks))
+            self._write(jax.tree.leaves(state), len(self.chunks), self.notes())
         except BaseException:
             self.log.close()
             raise
@@ -92,7 +96,8 @@ class Autosave:
 
     def _start(self, state: PyTree) -> None:
         self._join()
-        self._thread = threading.Thread(target=self._try, args=(jax.tree.leaves(state), len(self.chunks)), daemon=True)
+        args = jax.tree.leaves(state), len(self.chunks), self.notes()
+        self._thread = threading.Thread(target=self._try, args=args, daemon=True)
         self._thread.start()
 
     def _join(self) -> None:
@@ -103,16 +108,16 @@ class Autosave:
             if self._error is not None:
                 warnings.warn(f"{self.path} could not be saved: {self._error}", RuntimeWarning, stacklevel=4)
 
-    def _try(self, leaves: list[Any], num_chunks: int) -> None:
+    def _try(self, leaves: list[Any], num_chunks: int, notes: dict[str, Any]) -> None:
         try:
-            self._write(leaves, num_chunks)
+            self._write(leaves, num_chunks, notes)
             self._error = None
         except Exception as error:  # whatever it is, the run is worth more than its file
             self._error = error
 
-    def _write(self, leaves: list[Any], num_chunks: int) -> None:
+    def _write(self, leaves: list[Any], num_chunks: int, notes: dict[str, Any]) -> None:
         for chunk in self.chunks[self._num_appended : num_chunks]:
             self.log.append(chunk)
             self._num_appended += 1
         self.log.sync()
-        save_checkpoint(self.path, leaves, self.identity, self.log.header)
+        save_checkpoint(self.path, leaves, self.identity, self.log.header | {"notes": notes})

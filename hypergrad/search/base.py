@@ -94,6 +94,11 @@ class Record(eqx.Module):
 class AbstractSearch(eqx.Module):
     """A rule that moves hyperparameters; `run` repeats `step` under a budget."""
 
+    @property
+    @abc.abstractmethod
+    def num_inner_steps(self) -> int:
+        """Returns the most training steps in one step of the search, each of which reads a batch of a stream."""
+
     @abc.abstractmethod
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first step. Raises where the arguments do not fit."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import optax
@@ -9,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from ..estimators.base import ESTIMATOR, AbstractEstimator
 from ..ground.checks import checked, field, optimiser
+from ..inner import INNER
 from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Status, flag
 from .base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state
@@ -43,6 +45,12 @@ class GradientSearch(AbstractSearch):
     optimiser: optax.GradientTransformation = field(optimiser("optimiser"))
     _: dataclasses.KW_ONLY
     projection: Callable[[PyTree], PyTree] = field(PROJECTION, identity)
+
+    @property
+    def num_inner_steps(self) -> int:
+        """Returns the training steps of one estimate. **Raises** `TypeError` where the estimator has no `inner`."""
+        inner: Any = getattr(self.estimator, "inner", None)
+        return INNER(inner).num_steps
 
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:

@@ -29,6 +29,11 @@ class RandomSearch(AbstractSearch):
     inner: AbstractInnerSolver = field(INNER)
     prior: Callable[[Array], PyTree] = field(function("prior", "key -> hparams"))
 
+    @property
+    def num_inner_steps(self) -> int:
+        """Returns the training steps of one draw."""
+        return self.inner.num_steps
+
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first draw; `hparams` gives structure and shapes.

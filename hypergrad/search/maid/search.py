@@ -134,6 +134,11 @@ class MAID(AbstractSearch):
         if not isinstance(bound - self.decrease, jax.core.Tracer) and not self.decrease < bound:
             raise ValueError(f"decrease must be below 1 - accuracy = {bound:g}, got {self.decrease:g}")
 
+    @property
+    def num_inner_steps(self) -> int:
+        """Returns the most training steps of one evaluation."""
+        return self.inner.num_steps
+
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first evaluation. Raises `ValueError` for hyperparameters it cannot see."""

@@ -56,6 +56,11 @@ class F2SA(AbstractSearch):
     def _rules(self) -> Rules:
         return Rules(Variables(self.inner_optimiser, self.inner_optimiser, self.outer_optimiser), self.projection)
 
+    @property
+    def num_inner_steps(self) -> int:
+        """Returns 1."""
+        return 1
+
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first step."""

@@ -54,6 +54,11 @@ class SOBA(AbstractSearch):
     def _rules(self) -> Rules:
         return Rules(Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser), self.projection)
 
+    @property
+    def num_inner_steps(self) -> int:
+        """Returns 1."""
+        return 1
+
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first step."""
