@@ -63,7 +63,7 @@ class Finding:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the status is OK and the hypergradient is not right all the same."""
+        """True if the status is OK although the hypergradient is not right."""
         return self.verdict != "right" and self.status == Status.OK
 
     @property
