@@ -112,9 +112,8 @@ def distil(config: Config, data: Splits, search: hg.GradientSearch, seed: int, a
     images = config.noise * jax.random.normal(image_key, (CLASSES, data.train.x.shape[1]))
     problem = hg.BilevelProblem(inner_loss, outer_loss, train=jnp.arange(CLASSES), valid=tuple(data.train))
     steps, history = Steps(config.hyper_steps, config.inner_steps, config.hyper_steps), []
-    for state, line in follow(search, problem, search.init(problem, model, images), image_key, steps):  # noqa: B007
+    for state, line in follow(search, problem, search.init(problem, model, images), image_key, steps, advance):  # noqa: B007
         history.append(line)
-        advance(1 / config.hyper_steps)
     return {"images": state.hparams, "history": history, "gradients": int(state.spent.gradients)}
 
 

@@ -105,9 +105,8 @@ def main(config: Config) -> dict[str, Any]:
         hparams = jax.tree.map(lambda w: jnp.full_like(w, config.start), eqx.filter(model, eqx.is_inexact_array))
         problem = hg.BilevelProblem(inner_loss, outer_loss, train=tuple(data.train), valid=tuple(data.valid))
         start, history = search[method].init(problem, model, hparams), []
-        for state, line in follow(search[method], problem, start, run_key, steps):
+        for state, line in follow(search[method], problem, start, run_key, steps, advance):
             history.append(line | {part: 100 * accuracy(state.model, getattr(data, part)) for part in PARTS})
-            advance(1 / MEASUREMENTS)
         first = {f"{part}_first": history[0][part] for part in PARTS}
         spent = {"gradients": int(state.spent.gradients), "num_hparams": optax.tree.size(hparams)}
         return {"runs": [history[-1] | first | spent], "history": history}

@@ -103,7 +103,7 @@ def learn(
     for _ in range(steps):
         state, record = search.step(problem, state, key)
         found.append(record)
-        advance(1 / (steps + 1))
+        advance(len(found) / (steps + 1))
     return state, found
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from .config import Common
 from .report import as_json, write_json
 
 Labels = dict[str, Any]
-Advance = Callable[[float], Any]  # takes the share of a cell that was done since the last call
+Advance = Callable[[float], None]  # takes the share of a cell that is done
 WHERE = ("out", "cache", "quick")  # options that do not change a result
+
+
+def ignore(share: float) -> None:
+    """Shows no progress."""
 
 
 def grid(**axes: Iterable[Any]) -> list[Labels]:
@@ -89,8 +94,8 @@ def run_cells(
     **Arguments**
 
     - `cells`: labels of the cells, see `grid`.
-    - `run`: a function `(advance, **labels) -> result`. It calls `advance` with the share of the cell done since. The
-      result is a dictionary that JSON can hold, arrays included; each row of a list of rows gets the labels.
+    - `run`: a function `(advance, **labels) -> result`. It calls `advance` with the share of the cell that is done.
+      The result is a dictionary that JSON can hold, arrays included; each row of a list of rows gets the labels.
     """
     store = Cells(config)
     finished = sum(labels in store for labels in cells)
@@ -102,11 +107,15 @@ def run_cells(
             if labels in store:
                 continue
             bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in labels.items()))
-            end = round(bar.n) + 1
-            result = run(lambda share, end=end: bar.update(min(share, end - bar.n)), **labels)
-            store.write(labels, _labelled(labels, result))
-            bar.update(end - bar.n)
+            advance = partial(_advance, bar, round(bar.n))
+            store.write(labels, _labelled(labels, run(advance, **labels)))
+            advance(1.0)
     return [store.read(labels) for labels in cells]
+
+
+def _advance(bar: tqdm, begin: int, share: float) -> None:
+    """Moves the bar on to a share of the cell that began at a number of finished ones."""
+    bar.update(max(0.0, begin + min(share, 1.0) - bar.n))
 
 
 def _labelled(labels: Labels, result: dict[str, Any]) -> dict[str, Any]:

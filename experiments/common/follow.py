@@ -8,6 +8,8 @@ from jaxtyping import Array
 
 import hypergrad as hg
 
+from .cells import Advance
+
 
 class Steps(NamedTuple):
     """Hyper-steps of a search, training steps per hyper-step, and about how many measurements on the way."""
@@ -18,7 +20,12 @@ class Steps(NamedTuple):
 
 
 def follow(
-    search: hg.GradientSearch, problem: hg.BilevelProblem, state: hg.SearchState, key: Array, steps: Steps
+    search: hg.GradientSearch,
+    problem: hg.BilevelProblem,
+    state: hg.SearchState,
+    key: Array,
+    steps: Steps,
+    advance: Advance,
 ) -> Iterator[tuple[hg.SearchState, dict[str, Any]]]:
     """Yields the state after every few hyper-steps, with a line of the history.
 
@@ -31,3 +38,4 @@ def follow(
         state, history = hg.run(search, problem, state, key=key, budget=budget, chunk=chunk, keep=value)
         line = {"hyper_steps": int(state.num_steps), "outer_loss": float(history[-1])}
         yield state, line | {"seconds": round(time.monotonic() - started, 2)}
+        advance(int(state.num_steps) / steps.hyper)

@@ -78,7 +78,7 @@ def one_penalty(
         }
         runs.append({"method": name, "log_penalty": chosen, "steps": len(path)} | costs | losses)
         history += [{"method": name} | line for line in path]
-        advance(1 / len(config.methods))
+        advance(len(runs) / len(config.methods))
     return {"runs": runs, "history": history}
 
 

@@ -114,9 +114,8 @@ def main(config: Config) -> dict[str, Any]:
         problem = hg.BilevelProblem(*losses, train=sample.train, valid=sample.valid)
         hparams = jnp.full(len(sample.wrong), CERTAIN if method == "none" else 0.0)
         start, history = search[method].init(problem, ConvNet(config.channels, init_key), hparams), []
-        for state, line in follow(search[method], problem, start, run_key, steps):
+        for state, line in follow(search[method], problem, start, run_key, steps, advance):
             history.append(line | {"valid_accuracy": 100 * accuracy(state.model, sample.valid)})
-            advance(1 / MEASUREMENTS)
         weights = np.asarray(jax.nn.sigmoid(state.hparams))
         row = {
             "test_accuracy": 100 * accuracy(state.model, sample.test),

@@ -13,6 +13,7 @@ import optuna
 
 import hypergrad as hg
 
+from ..common.cells import Advance
 from .hyperparameters import Choices, Params, Ranges, flat
 from .statistics import Judge, fold_statistics
 from .training import Fit
@@ -48,17 +49,11 @@ class Trainer:
     estimator: Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]
     unseen: tuple[str, ...]
 
-    def search(
-        self, searcher: hg.trials.AbstractSearcher, budget: int, journal: Path, advance: Callable[[float], Any]
-    ) -> list[Row]:
+    def search(self, searcher: hg.trials.AbstractSearcher, budget: int, journal: Path, advance: Advance) -> list[Row]:
         """Returns all trials that fit into `budget` gradients (of every replica), as rows."""
-        shown = 0.0
 
         def after(state: hg.trials.SearcherState) -> bool:
-            nonlocal shown
-            share = min(state.spent.gradients / budget, 1.0)
-            advance(share - shown)
-            shown = share
+            advance(state.spent.gradients / budget)
             return state.spent.gradients + state.history[-1].result.gradients > budget
 
         state = hg.trials.search_trials(

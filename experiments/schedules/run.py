@@ -94,7 +94,7 @@ def learn(
         noise_key, train_key = jax.random.split(jax.random.fold_in(key, k))
         state, record = search.step(with_noise(problem, noise_key), state, train_key)
         values.append(float(record.value))
-        advance(1 / (2 * steps + 1))
+        advance(len(values) / steps)
     return values, state
 
 
@@ -162,11 +162,12 @@ def main(config: Config) -> dict[str, Any]:
         problem, steps = hg.BilevelProblem(*losses, sides, sides), config.hyper_steps
         scales = initialisations(noise)["start"]
         start = model.constant(noise, config.num_steps, START["log_rate"], START["logit_momentum"], scales)
-        values, learned = learn(trainer.search, problem, start, learn_key, steps, advance)
+        values, learned = learn(trainer.search, problem, start, learn_key, steps, lambda share: advance(share / 2))
         gradients = int(learned.spent.gradients)
         constants, cost = best_constants(trainer, problem, grid_key, gradients)
         best = min(constants.values(), key=lambda one: one.loss)
-        more_values, improved = learn(trainer.search, problem, best.hparams, learn_key, steps, advance)
+        second = lambda share: advance((1 + share) / 2)
+        more_values, improved = learn(trainer.search, problem, best.hparams, learn_key, steps, second)
         found: tuple[tuple[Any, int, dict[str, Any]], ...] = (
             (start, 0, {}),
             (constants["start"].hparams, cost // 2, constants["start"].words),

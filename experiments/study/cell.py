@@ -11,9 +11,9 @@ from jaxtyping import Array, PyTree
 
 import hypergrad as hg
 
-from ..common.cells import Advance
+from ..common.cells import Advance, ignore
 from ..common.data import Rows, Splits
-from .contest import COUNTS, Method, Task, compete, ignore, measure
+from .contest import COUNTS, Method, Task, compete, measure
 from .criteria import Criterion
 from .settings import Setting
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 import hypergrad as hg
 
-from ..common.cells import Advance
+from ..common.cells import Advance, ignore
 from ..common.data import Splits
 from .criteria import Criterion
 
@@ -56,10 +56,6 @@ def budget_of(unit: str, amount: float) -> hg.Budget:
     return hg.Budget(**amounts)
 
 
-def ignore(share: float) -> None:
-    """Shows no progress."""
-
-
 @dataclass
 class Tracker:
     """The course of one run: what it spent, the criterion at its candidates, and the best of them."""
@@ -71,7 +67,6 @@ class Tracker:
     value: float = float("inf")
     status: hg.Status = hg.Status.OK
     spent: hg.Counts = field(default_factory=hg.Counts)
-    share: float = 0.0  # of the budget
     started: float = field(default_factory=time.monotonic)
 
     def record(self, candidate: tuple[PyTree, PyTree], spent: hg.Counts, status: Any) -> None:
@@ -83,9 +78,7 @@ class Tracker:
             self.value, self.best = value, candidate
         counts = {name: int(getattr(spent, name)) for name in COUNTS}
         self.history.append(counts | {"seconds": self.seconds, "criterion": value, "best": self.value})
-        share = min(1.0, self.used(spent) / self.task.budget.amount)
-        self.advance(share - self.share)
-        self.share = share
+        self.advance(self.used(spent) / self.task.budget.amount)
 
     @property
     def seconds(self) -> float:

@@ -9,8 +9,7 @@ import numpy as np
 
 import hypergrad as hg
 
-from ..common.cells import Advance, Labels
-from ..common.trials import by_trial
+from ..common.cells import Advance, Labels, ignore
 from .branches import Training, branch_space, gradients_inside, make_training, objective
 from .functions import WEIGHTS, block_function, block_space
 from .tasks import Dataset, aerosol, digit_sets, halves
@@ -53,7 +52,7 @@ class Search:
     batch: int
     seed: int
 
-    def run(self, journal: Path, advance: Advance = lambda share: None) -> dict[str, Any]:
+    def run(self, journal: Path, advance: Advance = ignore) -> dict[str, Any]:
         """Returns what the report needs of the search."""
         state = hg.trials.search_trials(
             self.searcher,
@@ -63,7 +62,7 @@ class Search:
             num_trials=self.trials,
             batch=self.batch,
             journal=journal,
-            callback=by_trial(advance, self.trials),
+            callback=lambda state: advance(len(state.history) / self.trials),
         )
         sizes = {"trials": self.trials, "steps": self.training.steps, "inputs": list(self.data.spec.inputs)}
         return sizes | summary(state)

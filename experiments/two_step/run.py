@@ -14,7 +14,6 @@ from ..common.cells import Advance, Labels, grid, rows, run_cells
 from ..common.config import Common, NonNegative, Out, Positive, Some
 from ..common.data import Splits
 from ..common.report import mean_and_spread, save, write_csv
-from ..common.trials import by_trial
 from .judge import growth, judge, per_shape, row
 from .model import Network, Schedule, objective
 from .plots import draw
@@ -116,11 +115,14 @@ def run_cell(config: Config, advance: Advance, **labels: Any) -> dict[str, Any]:
     journal.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"key": jax.random.key(seed), "batch": size, "journal": journal}
     if "seed" in labels and fraction < 1:
-        options |= {"callback": by_trial(advance, config.num_trials + config.top), "num_trials": config.num_trials}
+        second = lambda told: bool(told) and told[0].trial.fidelity == 1
+        done = lambda told: (len(told) + config.num_trials * second(told)) / (config.num_trials + config.top)
+        options |= {"callback": lambda state: advance(done(state.history)), "num_trials": config.num_trials}
         states = hg.trials.two_step(*what, fraction=fraction, top=config.top, **options).states
     else:
         number = config.num_trials if "seed" in labels else labels.get("shapes", config.top * (1 + (fraction < 1)))
-        options |= {"callback": by_trial(advance, number), "num_trials": number, "journal": f"{journal}.jsonl"}
+        options |= {"callback": lambda state: advance(len(state.history) / number), "num_trials": number}
+        options |= {"journal": f"{journal}.jsonl"}
         states = (hg.trials.search_trials(*what, fidelity=fraction, **options),)
     history = [row(config, one) for one in states[0].history] if "seed" in labels else []
     return {"states": [state.to_json() for state in states], "history": history}
