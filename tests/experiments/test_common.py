@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from tqdm.auto import tqdm
 
+from experiments.common import cells
 from experiments.common.cells import Cells, grid, rows, run_cells
 from experiments.common.command import command
 from experiments.common.config import Common, Fraction, Positive, PositiveFloat, Some
@@ -78,6 +80,24 @@ def test_finished_cells_are_not_run_again(tmp_path, capsys):
     assert rows(found, "runs") == [{"method": m, "seed": s, "value": 2.0 * s} for m in "ab" for s in (0, 1)]
     assert np.array_equal(np.float32(found[1]["array"]), np.full((2, 3), np.float32(0.1)))
     assert run_cells(config, cells_of(config), run) == found
+
+
+def test_progress_never_leaves_its_cell(tmp_path, monkeypatch):
+    shown = []
+
+    class Recorded(tqdm):
+        def update(self, n=1):
+            super().update(n)
+            shown.append(self.n)
+
+    def run(advance, method, seed):
+        for share in (0.5, 0.25, 2.0):  # forth, back, beyond
+            advance(share)
+        return {"runs": []}
+
+    monkeypatch.setattr(cells, "tqdm", Recorded)
+    run_cells(Config(out=tmp_path), grid(method=["a", "b"], seed=[0]), run)
+    assert shown == [0.5, 0.5, 1, 1, 1.5, 1.5, 2, 2]
 
 
 def test_the_folder_of_another_run_is_refused(tmp_path):
