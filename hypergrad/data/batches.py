@@ -67,32 +67,32 @@ class Batches(AbstractSampler):
 
     @property
     def num_rows(self) -> int:
-        """Returns the number of rows, n."""
+        """The number of rows, n."""
         return num_rows(self.data)
 
     @property
     def rows_per_step(self) -> int:
-        """Returns the number of rows that the gradient of a training step reads."""
+        """The number of rows that the gradient of a training step reads."""
         return self.size if self.changes else self.num_rows
 
     @property
     def changes(self) -> bool:
-        """Says if the steps of a training read different rows."""
+        """True if the steps of a training read different rows."""
         return self.order != "all"
 
     @property
     def whole(self) -> "Batches":
-        """Returns the same data, of which everything but training steps reads all rows."""
+        """The same data, of which everything but training steps reads all rows."""
         return self if self._mean_size >= self.num_rows else dataclasses.replace(self, num_batches=None)
 
     @property
     def batches_per_mean(self) -> int:
-        """Returns the number of gradients of a training step that one of `mean` is worth, rounded up."""
+        """The number of gradients of a training step that one of `mean` is worth, rounded up."""
         return math.ceil(min(self._mean_size, self.num_rows) / self.rows_per_step)
 
     @property
     def _mean_size(self) -> int:
-        """Returns the rows of a mean; all of them, or more, where it is over all."""
+        """The rows of a mean; all of them, or more, where it is over all."""
         return self.num_rows if self.num_batches is None or not self.changes else self.num_batches * self.size
 
     def first_feed(self) -> Array | None:

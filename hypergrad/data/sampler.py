@@ -24,27 +24,27 @@ class AbstractSampler(eqx.Module):
     @property
     @abc.abstractmethod
     def num_rows(self) -> int:
-        """Returns the number of rows that make an epoch."""
+        """The number of rows that make an epoch."""
 
     @property
     @abc.abstractmethod
     def rows_per_step(self) -> int:
-        """Returns the number of rows that the gradient of a training step reads."""
+        """The number of rows that the gradient of a training step reads."""
 
     @property
     @abc.abstractmethod
     def batches_per_mean(self) -> int:
-        """Returns the number of gradients of a training step that one of `mean` is worth, rounded up."""
+        """The number of gradients of a training step that one of `mean` is worth, rounded up."""
 
     @property
     @abc.abstractmethod
     def changes(self) -> bool:
-        """Says if the steps of a training read different rows."""
+        """True if the steps of a training read different rows."""
 
     @property
     @abc.abstractmethod
     def whole(self) -> "AbstractSampler":
-        """Returns the sampler of the same data whose `mean` is over all rows."""
+        """The sampler of the same data whose `mean` is over all rows."""
 
     @abc.abstractmethod
     def first_feed(self) -> Array | None:
@@ -70,28 +70,28 @@ class Whole(AbstractSampler):
 
     @property
     def num_rows(self) -> int:
-        """Returns the length of the leading axis that all arrays share, 1 where they do not."""
+        """The length of the leading axis that all arrays share, 1 where they do not."""
         sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(eqx.filter(self.data, eqx.is_array)) if leaf.ndim}
         return sizes.pop()[0] if len(sizes) == 1 else 1
 
     @property
     def rows_per_step(self) -> int:
-        """Returns all rows."""
+        """The number of all rows."""
         return self.num_rows
 
     @property
     def batches_per_mean(self) -> int:
-        """Returns 1."""
+        """One: a training step reads all rows too."""
         return 1
 
     @property
     def changes(self) -> bool:
-        """Returns false."""
+        """False: every step reads all rows."""
         return False
 
     @property
     def whole(self) -> "Whole":
-        """Returns itself."""
+        """This sampler itself."""
         return self
 
     def first_feed(self) -> None:

@@ -31,6 +31,13 @@ def test_no_docstring_is_headless():
     assert [(path, text.splitlines()[0]) for path, _, text in every if HEADLESS.match(text)] == []
 
 
+def test_properties_are_nouns():
+    properties = [one for one in docstrings(ast.FunctionDef) if is_property(one[1])]
+    assert [
+        (path, text.splitlines()[0]) for path, _, text in properties if text.startswith(("Returns ", "Says "))
+    ] == []
+
+
 def test_functions_begin_with_a_verb():
     functions = [one for one in docstrings(ast.FunctionDef) if one[0] not in LAWS and not is_property(one[1])]
     assert [(path, text.splitlines()[0]) for path, _, text in functions if not VERB.match(text)] == []

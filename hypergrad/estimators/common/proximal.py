@@ -52,7 +52,7 @@ class ProximalPoint(eqx.Module):
 
     @property
     def gap(self) -> PyTree:
-        """Returns prox(w - γ∇f) - w, zero at the fixed point."""
+        """The gap prox(w - γ∇f) - w, zero at the fixed point."""
         return optax.tree.sub(self.prox(self.before), self.end.judged.arrays)
 
     def solve(
