@@ -81,5 +81,5 @@ def main(config: Config) -> dict[str, Any]:
         advance(1.0)
         return {"runs": [row], "history": task.history, "hparams": task.summary(hparams)}
 
-    cells = grid(set=config.sets, seed=config.seed_range(), start=config.starts, method=config.methods)
+    cells = grid(seed=config.seed_range(), set=config.sets, start=config.starts, method=config.methods)
     return report(config, run_cells(config, cells, run, "runs"))

@@ -1,0 +1,96 @@
+"""Tabular data: the sets as they are read, what a run writes, and the words about it."""
+
+import dataclasses
+import gzip
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.tabular.data import available, read
+from experiments.tabular.model import on_test
+from experiments.tabular.report import in_words
+from experiments.tabular.run import QUICK, Config, main
+
+
+@pytest.fixture(autouse=True)
+def as_users_run_it():
+    """Single precision and optax's own type promotion."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with one regression of 60 rows, whose target is the second of three columns, and one split."""
+    rows = np.random.default_rng(0).normal(3.0, 2.0, (60, 3))
+    place = tmp_path / "uci" / "made-up"
+    place.mkdir(parents=True)
+    with gzip.open(place / "data.txt.gz", "wt") as file:
+        np.savetxt(file, rows)
+    (place / "index_features.txt").write_text("0\n2\n")
+    (place / "index_target.txt").write_text("1\n")
+    np.savez(place / "splits.npz", train_0=np.arange(50), test_0=np.arange(50, 60))
+    return tmp_path, rows
+
+
+def test_a_folder_is_read_and_scaled_on_its_training_rows(folder):
+    root, rows = folder
+    assert available(root)[0] == "made-up" and "diabetes" in available(None)
+    table = read("made-up", root, 0, 0.2)
+    train, valid, test = table.splits
+    assert (len(train.y), len(valid.y), len(test.y), table.classes) == (40, 10, 10, 0)
+    np.testing.assert_allclose(train.x.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(train.x.std(0), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.diff(test.y), np.diff(rows[50:, 1]) / table.unit, rtol=1e-4, atol=1e-5)
+    with pytest.raises(FileNotFoundError, match="no split 1"):
+        read("made-up", root, 1, 0.2)
+    with pytest.raises(FileNotFoundError, match="no data set unknown .* made-up"):
+        read("unknown", root, 0, 0.2)
+
+
+@pytest.mark.parametrize("name", ["diabetes", "wine"])
+def test_a_constant_has_the_error_of_a_constant(name):
+    table = read(name, None, 0, 0.2)
+    y = table.splits.test.y
+    found = on_test(lambda x: jax.nn.one_hot(1, 3) * 0 if table.classes else 0 * x[0], table)
+    if table.classes:
+        assert found["test_error"] == pytest.approx(np.mean(y != 0))
+        assert found["test_nll"] == pytest.approx(np.log(3), rel=1e-5)
+    else:
+        assert found["test_error"] == pytest.approx(table.unit * np.sqrt(np.mean(y**2)), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_quick_run_writes_everything_and_goes_on(tmp_path):
+    config = Config(out=tmp_path, quick=True, **(QUICK | {"sets": ("diabetes",), "starts": ("rate x 30",)}))
+    summary = main(config)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (tmp_path / "test_error_against_cost.png").stat().st_size > 5000
+    assert {run["method"] for run in summary["runs"]} == set(QUICK["methods"])
+    assert all(0 < run["gradients"] <= 400 + 121 for run in summary["runs"])
+    assert main(config)["runs"] == summary["runs"]
+    assert "hypergrad" not in (tmp_path / "table.md").read_text()
+    assert "tune is ahead of plain" in (tmp_path / "report.md").read_text()
+
+
+def test_the_words_count_what_the_numbers_say():
+    """Ahead where the gain is beyond its standard error, level within it, behind else."""
+    run = lambda method, start, seed, error: {
+        "set": "s", "start": start, "method": method, "seed": seed, "test_error": error,
+    }  # fmt: skip
+    errors = {"bad": (3.0, 3.5), "good": (1.0, 1.2), "odd": (0.5, 0.6)}
+    plain = [run("plain", start, seed, value) for start, pair in errors.items() for seed, value in enumerate(pair)]
+    ours = [run("tune", start, seed, 1.0 + 0.2 * seed) for start in errors for seed in (0, 1)]
+    (sentence,) = in_words(plain + ours)
+    assert sentence == (
+        "tune is ahead of plain in 1, level with plain in 1, behind plain in 1 of 3 cases. Behind on: s (odd)."
+    )
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="methods must be among plain"):
+        Config(methods=("plain", "magic"))
+    with pytest.raises(FileNotFoundError, match="no data set nowhere"):
+        main(dataclasses.replace(Config(out=tmp_path, data_dir=None), sets=("nowhere",)))
