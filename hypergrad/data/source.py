@@ -50,7 +50,7 @@ class Source:
 
     @property
     def _stateful(self) -> tuple[Any, Callable[[], Any], Callable[[Any], Any]] | None:
-        """Returns what has a state, the iterator or the iterable, and its functions to get and set it."""
+        """The iterator or the iterable, whichever has a state, and its functions to get and set it."""
         for thing in (self._iterator, self.stream):
             for names in METHODS:
                 get, put = (getattr(thing, name, None) for name in names)

@@ -32,27 +32,27 @@ class Stretch(AbstractSampler):
 
     @property
     def num_rows(self) -> int:
-        """Returns the rows of a batch; the number of all is not known."""
+        """The rows of a batch; the number of all is not known."""
         return jax.tree.leaves(self.data)[0].shape[1]
 
     @property
     def rows_per_step(self) -> int:
-        """Returns the rows of a batch."""
+        """The rows of a batch."""
         return self.num_rows
 
     @property
     def batches_per_mean(self) -> int:
-        """Returns 1."""
+        """One: a mean is over one batch."""
         return 1
 
     @property
     def changes(self) -> bool:
-        """Returns true."""
+        """True: every step reads another batch."""
         return True
 
     @property
     def whole(self) -> "Stretch":
-        """Returns itself: nobody has all rows of a stream."""
+        """This stretch itself: nobody has all rows of a stream."""
         return self
 
     def first_feed(self) -> None:

@@ -97,7 +97,7 @@ class AbstractSearch(eqx.Module):
     @property
     @abc.abstractmethod
     def num_inner_steps(self) -> int:
-        """Returns the most training steps in one step of the search, each of which reads a batch of a stream."""
+        """The most training steps in one step of the search, each of which reads a batch of a stream."""
 
     @abc.abstractmethod
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:

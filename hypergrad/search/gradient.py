@@ -48,7 +48,7 @@ class GradientSearch(AbstractSearch):
 
     @property
     def num_inner_steps(self) -> int:
-        """Returns the training steps of one estimate. **Raises** `TypeError` where the estimator has no `inner`."""
+        """The training steps of one estimate. **Raises** `TypeError` where the estimator has no `inner`."""
         inner: Any = getattr(self.estimator, "inner", None)
         return INNER(inner).num_steps
 

@@ -31,7 +31,7 @@ class RandomSearch(AbstractSearch):
 
     @property
     def num_inner_steps(self) -> int:
-        """Returns the training steps of one draw."""
+        """The training steps of one draw."""
         return self.inner.num_steps
 
     @checked(PROBLEM)

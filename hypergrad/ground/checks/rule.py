@@ -94,7 +94,7 @@ def check_fields(instance: Any, *rules: Rule) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value on one line of at most 80 characters, arrays by type and shape."""
+    """Shows a value on one line of at most 80 characters, arrays by type and shape."""
     if isinstance(value, np.ndarray | jax.Array):
         entries = "" if isinstance(value, jax.core.Tracer) or value.ndim else f" {value}"
         return f"an array {value.dtype}{list(value.shape)}{entries}"

@@ -136,7 +136,7 @@ class MAID(AbstractSearch):
 
     @property
     def num_inner_steps(self) -> int:
-        """Returns the most training steps of one evaluation."""
+        """The most training steps of one evaluation."""
         return self.inner.num_steps
 
     @checked(PROBLEM)

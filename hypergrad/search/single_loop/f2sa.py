@@ -58,7 +58,7 @@ class F2SA(AbstractSearch):
 
     @property
     def num_inner_steps(self) -> int:
-        """Returns 1."""
+        """One: a step of the search is a training step."""
         return 1
 
     @checked(PROBLEM)

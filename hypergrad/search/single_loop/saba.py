@@ -70,7 +70,7 @@ class SABA(AbstractSearch):
 
     @property
     def num_inner_steps(self) -> int:
-        """Returns 1."""
+        """One: a step of the search is a training step."""
         return 1
 
     @checked(PROBLEM)
