@@ -13,6 +13,7 @@ import pooch
 import tyro
 
 from .config import Options
+from .interrupts import interrupts
 
 C = TypeVar("C", bound=Options)
 
@@ -26,7 +27,7 @@ def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[
     - `name`: the module below `experiments` that is run.
     - `presets`: changes of the defaults by the name of the flag that asks for them, such as `quick`.
 
-    Interrupted, the process ends with status 130.
+    Interrupted, the process ends with one line and status 130, or 143 by SIGTERM; see `interrupts`.
     """
     chosen = [preset for preset in presets if f"--{preset}" in sys.argv[1:]]
     if len(chosen) == 1:
@@ -34,11 +35,10 @@ def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[
         default = dataclasses.replace(default, **changes)
     config = tyro.cli(type(default), default=default, prog=f"python -m experiments.{name}")
     keep_programs(config.cache)
+    line = f"stopped; what is finished is in {config.out}, the same command goes on from there"
     try:
-        main(config)
-    except KeyboardInterrupt:
-        print(f"\nstopped; what is finished is in {config.out}, the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
+        with interrupts.installed(line):
+            main(config)
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
 
