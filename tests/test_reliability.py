@@ -15,6 +15,10 @@ def marked_rows():
                 yield from ((ast.literal_eval(number), path) for number in node.args)
 
 
+def test_every_row_has_a_test():
+    assert sorted(ROWS - {number for number, _ in marked_rows()}) == []
+
+
 def test_markers_name_rows_of_the_list():
     for number, path in marked_rows():
         assert number in ROWS, f"{path} marks row {number}, which tests/reliability.md does not have"

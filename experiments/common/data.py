@@ -1,10 +1,13 @@
 """Data sets as NumPy arrays."""
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from .downloads import download, refuse_other
 
 INPUTS = {"digits": 64, "mnist": 784}  # pixels of an image
 MNIST = {
@@ -93,25 +96,20 @@ def _read_idx(files: list[Path]) -> tuple[Rows, Rows]:
 
 
 def _mnist_file(name: str, data_dir: Path | None) -> Path:
-    import pooch
-
     for folder in [data_dir, data_dir / "mnist"] if data_dir else []:
         if (folder / name).exists():
-            if pooch.file_hash(str(folder / name)) != MNIST[name]:
-                raise ValueError(f"{folder / name} is not MNIST's original file: its SHA-256 does not match")
+            refuse_other(folder / name, MNIST[name])
             return folder / name
-    try:
-        return Path(pooch.retrieve(MNIST_MIRROR + name, MNIST[name], name, pooch.os_cache("hypergrad-jax")))
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{name} is neither in {data_dir} nor could it be downloaded from {MNIST_MIRROR}; "
-            "put MNIST's four original IDX files (.gz) into a folder and name it with --data-dir"
-        ) from error
+    advice = "put MNIST's four original IDX files (.gz) into a folder and name it with --data-dir"
+    return download(MNIST_MIRROR + name, MNIST[name], data_dir, advice)
 
 
 def _idx(path: Path, header: int) -> np.ndarray:
-    with gzip.open(path) as file:
-        return np.frombuffer(file.read(), np.uint8, offset=header)
+    try:
+        with gzip.open(path) as file:
+            return np.frombuffer(file.read(), np.uint8, offset=header)
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def split(name: str, data_dir: Path | None, seed: int, num_train: int, num_valid: int) -> Splits:

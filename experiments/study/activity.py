@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..common.data import Rows, Splits, train_and_test
+from ..common.downloads import download, keep, members, refuse_other
 
 HERE = Path(__file__).parent / "data"
 ARFF_FILE = "WISDM_ar_v1.1_transformed.arff"
@@ -37,10 +38,7 @@ def read_features(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     **Raises** `ValueError` where the file is not the known one.
     """
-    import pooch
-
-    if pooch.file_hash(str(path)) != FEATURES_SHA256:
-        raise ValueError(f"{path} is not the known file: its SHA-256 does not match")
+    refuse_other(path, FEATURES_SHA256)
     with gzip.open(path, "rt") as file:
         head, _, body = file.read().partition("@data")
     names = [line.split()[1].strip('"') for line in head.splitlines() if line.startswith("@attribute")]
@@ -132,24 +130,15 @@ def raw_file(data_dir: Path | None) -> Path:
 
     **Raises** `ValueError` where they are not, `FileNotFoundError` where the download fails.
     """
-    import pooch
-
     for folder in [data_dir / "wisdm", data_dir] if data_dir else []:
         if (folder / RAW_FILE).is_file():
             return folder / RAW_FILE
-    cache = pooch.os_cache("hypergrad-jax")
-    try:
-        found = pooch.retrieve(ARCHIVE, None, ARCHIVE.rpartition("/")[2], cache, processor=pooch.Untar())
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{RAW_FILE} is neither in {data_dir} nor could it be downloaded from {ARCHIVE}; "
-            "unpack it from there into a folder and name it with --data-dir"
-        ) from error
-    files = {path.name: path for path in map(Path, found)}
-    known = gzip.decompress((HERE / FEATURES_FILE).read_bytes())
-    if not {RAW_FILE, ARFF_FILE} <= set(files) or files[ARFF_FILE].read_bytes().split() != known.split():
-        raise ValueError(f"{cache} holds from {ARCHIVE} what is not the archive of version 1.1; delete it there")
-    return files[RAW_FILE]
+    advice = f"unpack {RAW_FILE} from there into a folder and name it with --data-dir"
+    archive = download(ARCHIVE, None, data_dir, advice)
+    files = members(archive, (RAW_FILE, ARFF_FILE))
+    if files[ARFF_FILE].split() != gzip.decompress((HERE / FEATURES_FILE).read_bytes()).split():
+        raise ValueError(f"{archive} is not the archive of version 1.1 from {ARCHIVE}; delete it")
+    return keep(archive.with_name(RAW_FILE), files[RAW_FILE])
 
 
 def series(data_dir: Path | None) -> tuple[Callable[..., Any], int]:

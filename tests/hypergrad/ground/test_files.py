@@ -1,12 +1,17 @@
 """Files are replaced as a whole, or stay as they were."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from hypergrad.ground.files import check_path, replacing
+
+from tests.helpers import ROOT
 
 
 def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
@@ -18,6 +23,33 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
         assert file.read_bytes() == b"old"
         raise RuntimeError
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+    with replacing(file) as new:
+        new.write(b"new")
+    assert file.read_bytes() == b"new" and list(tmp_path.iterdir()) == [file]
+
+
+WRITES = """
+import sys, time
+from hypergrad.ground.files import replacing
+with replacing(sys.argv[1]) as new:
+    new.write(b"half of the new one")
+    new.flush()
+    print("half", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.row(30)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_killed_in_the_midst_of_a_write_leaves_the_old_file(tmp_path, number):
+    file = tmp_path / "a"
+    file.write_bytes(b"old")
+    process = subprocess.Popen([sys.executable, "-c", WRITES, file], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    with process:
+        assert process.stdout.readline() == "half\n"
+        process.send_signal(number)
+    assert process.returncode == -number and file.read_bytes() == b"old"
+    assert (tmp_path / "a.tmp").read_bytes() == b"half of the new one"
     with replacing(file) as new:
         new.write(b"new")
     assert file.read_bytes() == b"new" and list(tmp_path.iterdir()) == [file]

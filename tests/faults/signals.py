@@ -1,0 +1,112 @@
+"""Sends a signal to every experiment command at random moments, and looks at what it leaves.
+
+    python -m tests.faults.signals --rounds 2
+    python -m tests.faults.signals --signal SIGTERM --only hoag schedules
+
+Each round starts the command with `--quick` in a new folder and sends the signal at a random moment of the first
+seconds, imports and compilations included; then the same command goes on from there until it is interrupted once more.
+The status must be 130 or 143 (0 where it had finished), standard error must end with the line that says how to go on,
+without a traceback, and every file that was written must be whole: JSON that can be read, no half-written file.
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.helpers import ROOT
+
+LONGEST = 12.0  # seconds after the start until the signal
+GRACE = 30.0  # seconds to end
+SHARED = {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_ENABLE_COMPILATION_CACHE": "false"}  # so that compilations take time
+
+
+def commands():
+    """Names of the modules that `python -m experiments.NAME` runs."""
+    folder = ROOT / "experiments"
+    packages = [path.parent for path in folder.rglob("__main__.py")]
+    modules = [path for path in folder.glob("*.py") if "__main__" in path.read_text()]
+    found = sorted([*packages, *(path.with_suffix("") for path in modules)])
+    return [".".join(path.relative_to(folder).parts) for path in found]
+
+
+def interrupt(name, number, seconds, out, again=0.0):
+    """`(exit code, standard error)` of a command that gets the signal after so many seconds, and once more."""
+    command = [sys.executable, "-m", f"experiments.{name}", "--quick", "--out", str(out)]
+    env = os.environ | SHARED | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
+    time.sleep(seconds)
+    process.send_signal(number)
+    if again:
+        time.sleep(again)
+        process.send_signal(number)
+    try:
+        _, said = process.communicate(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, said = process.communicate()
+        return None, said
+    return process.returncode, said
+
+
+def faults(code, said, number, out):
+    """What is wrong with the end of a command."""
+    found = []
+    if code not in (0, 128 + number):
+        found.append(f"exit code {code}")
+    lines = said.strip().splitlines()
+    if code != 0 and not (lines and lines[-1].startswith("stopped")):
+        found.append(f"the last line is {lines[-1:]!r}")
+    if "Traceback" in said:
+        found.append("a traceback")
+    for path in out.rglob("*") if out.exists() else ():
+        if path.suffix == ".tmp":
+            found.append(f"{path.name} is left behind")
+        if path.suffix == ".json":
+            try:
+                json.loads(path.read_text())
+            except ValueError:
+                found.append(f"{path.name} is not whole")
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--signal", default="SIGINT", choices=["SIGINT", "SIGTERM"])
+    parser.add_argument("--only", nargs="*", default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    number, generator = signal.Signals[arguments.signal], random.Random(arguments.seed)
+    codes, wrong = collections.Counter(), []
+    for name in arguments.only or commands():
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out"
+            for _ in range(arguments.rounds):
+                seconds = generator.uniform(0.5, LONGEST)
+                code, said = interrupt(name, number, seconds, out)
+                codes[code] += 1
+                wrong += [(name, round(seconds, 2), fault, said[-300:]) for fault in faults(code, said, number, out)]
+    print(f"{sum(codes.values())} times {arguments.signal}, exit codes {dict(codes)}, {len(wrong)} faults")
+    for fault in wrong:
+        print("  ", *fault)
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
