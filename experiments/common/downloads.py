@@ -42,6 +42,8 @@ def download(address: str, sha256: str | None, tried: Path | None, advice: str) 
     try:
         return Path(pooch.retrieve(address, sha256, path.name, path.parent))
     except OSError as error:
+        if (response := getattr(error, "response", None)) is not None:
+            response.close()
         raise FileNotFoundError(f"{path.name} could not be downloaded from {address}, and {here}; {advice}") from error
     except ValueError as error:  # another hash
         raise ValueError(
@@ -63,8 +65,9 @@ def members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
             wrong = [name for name, parts in found.items() if len(parts) != 1 or not parts[0].isreg()]
             if wrong:
                 raise ValueError(f"{archive} does not hold {wrong[0]} once as an ordinary file; delete it")
-            content = {name: tar.extractfile(part).read() for name, (part,) in found.items()}
-            while tar.fileobj is not None and tar.fileobj.read(2**20):
+            content = {name: tar.extractfile(part).read() for name, (part,) in found.items()}  # type: ignore[union-attr]
+            stream = tar.fileobj
+            while stream is not None and stream.read(2**20):
                 pass  # to the end, where the checksum of the whole is
             return content
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
