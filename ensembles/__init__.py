@@ -23,6 +23,8 @@ from .criteria import mean_loss as mean_loss
 from .criteria import outer_loss as outer_loss
 from .criteria import spread_loss as spread_loss
 from .criteria import worst_loss as worst_loss
+from .cross_validation import CrossValidation as CrossValidation
+from .cross_validation import cross_validation as cross_validation
 from .folds import by_fold as by_fold
 from .folds import cross as cross
 from .folds import group_masks as group_masks
