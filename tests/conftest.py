@@ -6,6 +6,7 @@ Strict promotion of types is not on: optax's Adam raises a Python float to the p
 import gc
 import mmap
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,6 +26,8 @@ import jax
 import jaxlib
 import pytest
 
+from tests.reliability import Outcomes
+
 jax.config.update("jax_enable_x64", True)
 gc.set_threshold(50_000)  # tracing makes many objects and little garbage
 
@@ -41,6 +44,8 @@ hypothesis.settings.load_profile("laws")
 
 def pytest_configure(config):
     """Compiles quick tests quickly and slow ones as users do: two thirds of the time went into optimisation."""
+    if (path := config.getoption("reliability")) and "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(Outcomes(path, shlex.join(config.invocation_params.args)))
     if config.getoption("markexpr") == "not slow":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # inherited by workers and by the programs that tests start
         jax.config.update("jax_disable_most_optimizations", True)
@@ -83,13 +88,17 @@ def pytest_unconfigure():
 def pytest_addoption(parser):
     """`--row 29` keeps the tests of that row of the reliability list; with `-m ""` the slow ones too."""
     parser.addoption("--row", type=int, action="append", help="only tests of this row of tests/reliability.md")
+    parser.addoption("--reliability", metavar="FILE", help="only tests of any row; write the table of their outcomes")
 
 
 def pytest_collection_modifyitems(config, items):
     """Deselects what belongs to none of the rows asked for."""
-    wanted = set(config.getoption("row") or ())
-    if wanted:
-        others = [item for item in items if not wanted & {n for mark in item.iter_markers("row") for n in mark.args}]
+    for item in items:
+        item.user_properties += [("row", number) for mark in item.iter_markers("row") for number in mark.args]
+    wanted, every = set(config.getoption("row") or ()), config.getoption("reliability")
+    if wanted or every:
+        rows_of = lambda item: {number for _, number in item.user_properties}
+        others = [item for item in items if not (rows_of(item) if every else wanted & rows_of(item))]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
 
