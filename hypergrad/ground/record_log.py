@@ -19,11 +19,7 @@ from jaxtyping import PyTree
 from .checkpoint import CheckpointError, kind, num_bytes, open_regular, refusing
 from .files import Path
 from .identity import to_bytes
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: two runs on one file are not noticed there
-    fcntl = None  # type: ignore[assignment]
+from .lock import locked
 
 MAGIC = b"hypergrad-jax records 1\n"
 BLOCK = 2**22  # bytes read at a time
@@ -38,6 +34,7 @@ class RecordLog:
         self.width = sum(num_bytes(leaf) for leaf in self.leaves)
         self.steps, self.total = 0, hashlib.sha256()
         self._file: Any = None
+        self._held = contextlib.ExitStack()  # the open file and its lock
 
     @property
     def header(self) -> dict[str, Any]:
@@ -79,19 +76,18 @@ class RecordLog:
     def open(self) -> None:
         """Opens the file for appending and keeps other processes out until `close`.
 
-        **Raises** `CheckpointError` where another run has it open, or it is no file of records.
+        **Raises** `CheckpointError` naming the process that has it open, or where it is no file of records.
         """
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(self.path, "a+b", buffering=0))
-            if not _locked(file):
-                raise CheckpointError(f"{self.path} is in use: another run saves to it")
+            stack.enter_context(locked(file, self.path))
             file.seek(0)
             if file.read(len(MAGIC)) not in (MAGIC, b""):
                 raise CheckpointError(f"{self.path} is not a file of records: move it away, or choose another name")
             file.truncate(len(MAGIC) + self.steps * self.width if self.steps else 0)
             if not self.steps:
                 file.write(MAGIC)
-            stack.pop_all()
+            self._held = stack.pop_all()
         self._file = file
 
     def append(self, records: PyTree) -> None:
@@ -113,17 +109,5 @@ class RecordLog:
 
     def close(self) -> None:
         """Lets other processes in."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _locked(file: Any) -> bool:
-    """Keeps other processes out of a file until it is closed, and tells whether nobody else does."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        self._held.close()
+        self._file = None

@@ -1,5 +1,6 @@
 """Saving during a run: nothing is saved twice, nothing is lost, a failure is a warning."""
 
+import os
 import threading
 import weakref
 
@@ -148,9 +149,10 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tmp_pa
 def test_two_runs_on_one_file(tmp_path):
     one = saver(tmp_path)
     go(one, 0, 2)
-    with pytest.raises(hg.CheckpointError, match="in use"):
+    with pytest.raises(hg.CheckpointError, match=rf"run.ckpt.records is in use by process {os.getpid()} on "):
         saver(tmp_path).begin(jnp.int32(0), 0)
     one.end(jnp.int32(2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.ckpt", "run.ckpt.records"]
     assert loaded(tmp_path) == (2, [1, 2])
 
 
