@@ -20,8 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, PyTree
+
+from .structures import Diagonal as Diagonal
+from .structures import Factor, Structure, jacobian
+from .structures import Full as Full
+from .structures import Lanczos as Lanczos
 
 Outputs = Callable[[PyTree], Array]  # a model -> what it says about some rows, of shape (rows,) or (rows, outputs)
 
@@ -73,38 +77,6 @@ class Categorical(eqx.Module):
         return jnp.sqrt(p)[..., None] * jnp.eye(p.shape[1], dtype=p.dtype) - p[..., None] * jnp.sqrt(p)[:, None]
 
 
-class Full(eqx.Module):
-    """The whole matrix G + P. *Cost* and *memory*: min(d, n k)³ and n k d for n rows of k outputs."""
-
-    def log_det(self, rows: Array) -> Array:
-        """Returns log det (I + BᵀB) for B of shape (n k, d), on the smaller side."""
-        factor = jnp.linalg.cholesky(_gram(rows))
-        return 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-
-    def covariance(self, rows: Array, at: Array) -> Array:
-        """Returns V (I + BᵀB)⁻¹ Vᵀ for every V of shape (k, d)."""
-        factor = jnp.linalg.cholesky(_gram(rows)), True
-        if rows.shape[0] < rows.shape[1]:
-            across = at @ rows.T
-            return at @ _transposed(at) - across @ jax.vmap(lambda a: cho_solve(factor, a))(_transposed(across))
-        return at @ jax.vmap(lambda v: cho_solve(factor, v))(_transposed(at))
-
-
-class Diagonal(eqx.Module):
-    """The diagonal of G + P, from which the evidence is bounded from below. *Cost* and *memory*: n k d."""
-
-    def log_det(self, rows: Array) -> Array:
-        """Returns log det (I + diag(BᵀB))."""
-        return jnp.sum(jnp.log1p(jnp.sum(rows**2, 0)))
-
-    def covariance(self, rows: Array, at: Array) -> Array:
-        """Returns V (I + diag(BᵀB))⁻¹ Vᵀ for every V of shape (k, d)."""
-        return (at / (1 + jnp.sum(rows**2, 0))) @ _transposed(at)
-
-
-Structure = Full | Diagonal
-
-
 def negative_log_joint(outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood) -> Array:
     """Returns -log p(D|w) - log p(w|λ), the loss to train the weights with.
 
@@ -125,7 +97,7 @@ def whole(model: PyTree) -> PyTree:
 class Laplace(eqx.Module):
     """Laplace's approximation at the weights of a model.
 
-    - `structure`: `Full()`, or `Diagonal()` where the matrix is too large.
+    - `structure`: `Full()`, or `Lanczos()` or `Diagonal()` where the matrix is too large.
     - `where`: the part of the model whose weights have a prior, e.g. `lambda model: model.layers[-1]` for the last
       layer. The others count as fixed, and `log_variance` is a prefix of this part.
 
@@ -143,13 +115,13 @@ class Laplace(eqx.Module):
         """Returns -log p(D|λ).
 
         Its derivative in λ at fixed weights is the online rule of Immer et al. (2021); through training it is an
-        ordinary outer loss. *Cost*: min(d, n k) derivatives of all outputs, and the linear algebra of `structure`.
+        ordinary outer loss. *Cost*: see `structure`.
         """
         weights, h = _weights(self.where(model), log_variance)
         of, values = self._outputs_of(outputs, model)
-        rows = _rows(of, weights, h, likelihood.root(values))
+        factor = Factor(of, weights, h, likelihood.root(values))
         fit = likelihood.negative_log(values) + jnp.sum(weights**2 * jnp.exp(-h)) / 2
-        return fit + self.structure.log_det(rows) / 2
+        return fit + self.structure.log_det(factor) / 2
 
     def predict(
         self, new_outputs: Outputs, outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood
@@ -163,9 +135,9 @@ class Laplace(eqx.Module):
         """
         weights, h = _weights(self.where(model), log_variance)
         of, values = self._outputs_of(outputs, model)
-        rows = _rows(of, weights, h, likelihood.root(values))
+        factor = Factor(of, weights, h, likelihood.root(values))
         new, mean = self._outputs_of(new_outputs, model)
-        return mean, self.structure.covariance(rows, _jacobian(new, weights, mean.size) * jnp.exp(h / 2))
+        return mean, self.structure.covariance(factor, jacobian(new, weights, mean.size) * jnp.exp(h / 2))
 
     def _outputs_of(self, outputs: Outputs, model: PyTree) -> tuple[Outputs, Array]:
         """Returns the outputs as a function of the vector of weights, and their values."""
@@ -206,24 +178,3 @@ def _matrix(outputs: Array) -> Array:
     if np.ndim(outputs) not in (1, 2):
         raise ValueError(f"outputs must have shape (rows,) or (rows, outputs), got {np.shape(outputs)}")
     return outputs[:, None] if np.ndim(outputs) == 1 else outputs
-
-
-def _jacobian(of: Outputs, weights: Array, num_outputs: int) -> Array:
-    """Returns the derivative of the outputs, of shape (rows, k, d), in the mode with fewer passes."""
-    return (jax.jacrev if num_outputs < weights.size else jax.jacfwd)(of)(weights)
-
-
-def _rows(of: Outputs, weights: Array, h: Array, root: Array) -> Array:
-    """Returns B of shape (rows k, d) with BᵀB = P^-½ G P^-½."""
-    jacobian = _jacobian(of, weights, root.shape[0] * root.shape[1])
-    return (_transposed(root) @ jacobian * jnp.exp(h / 2)).reshape(-1, weights.size)
-
-
-def _gram(rows: Array) -> Array:
-    """Returns I + BᵀB or I + BBᵀ, whichever is smaller."""
-    small = rows.T if rows.shape[0] < rows.shape[1] else rows
-    return jnp.eye(small.shape[1], dtype=rows.dtype) + small.T @ small
-
-
-def _transposed(stack: Array) -> Array:
-    return jnp.swapaxes(stack, -1, -2)

@@ -42,11 +42,12 @@ TASKS: dict[TaskName, Task] = {
 class Config(Common):
     """Find the penalties of sparse models on held-out rows: hypergradients against grid and random search.
 
-    Models are trained by accelerated proximal gradient descent. HOAG differentiates through its fixed point, starts a
-    decade below the penalty that makes all weights zero, and moves by the adaptive step. The grid holds equally spaced
-    log-penalties over two decades, each trained on from the last. Random search may spend as many gradients as the
-    grid, HOAG a fifth of them. What counts is the validation loss of the exact solution at the best penalty so far.
-    scikit-learn's LassoCV solves the same grid on the same split by coordinate descent, for comparison in seconds.
+    Models are trained by accelerated proximal gradient descent. HOAG differentiates through its fixed point and moves
+    by the adaptive step, from three starts, 1/3, 1 and 5/3 decades below the penalty that makes all weights zero,
+    because the validation loss has several minima. The grid holds equally spaced log-penalties over two decades, each
+    trained on from the last. Random search may spend as many gradients as the grid, HOAG a fifth of them. What counts
+    is the validation loss of the exact solution at the best penalty so far. scikit-learn's LassoCV solves the same grid
+    on the same split by coordinate descent, for comparison in seconds.
 
     Then every feature gets a penalty of its own, from the best single one on.
 
@@ -98,8 +99,7 @@ def search_all(config: Config, task: Task, problem: model.Problem, data: Sparse,
     paths = {"grid": search.tried(problem, iter(points), None)}
     budget = paths["grid"][-1]["gradients"]
     paths["random"] = search.tried(problem, search.draws(largest, number, seed), budget)
-    start = np.full(np.shape(points[0]), np.log(largest) - search.START * np.log(10))
-    paths["hypergradient"] = search.descended(problem, largest, start, round(config.share * budget))
+    paths["hypergradient"] = search.descended(problem, largest, points[0], round(config.share * budget))
     for method, path in paths.items():
         judge(problem, data, path, anew=method == "hypergradient")
     return {method: paths[method] for method in search.METHODS}

@@ -17,7 +17,7 @@ from .model import Problem
 MethodName = Literal["hypergradient", "grid", "random"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 DECADES = 2  # below the largest penalty
-START = 1  # decade below it at which descent starts
+STARTS = (1 / 3, 1, 5 / 3)  # decades below it at which descents start
 
 
 def box(largest: float) -> tuple[float, float]:
@@ -60,10 +60,16 @@ def _endless(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarr
     yield from rest
 
 
-def descended(problem: Problem, largest: float, start: np.ndarray, gradients: int) -> list[Row]:
-    """Returns the path of HOAG with its adaptive step from `start`."""
+def descended(problem: Problem, largest: float, like: np.ndarray, gradients: int) -> list[Row]:
+    """Returns the paths of HOAG with its adaptive step from all starts, one after another, with equal budgets."""
     estimator = hg.HOAG(problem.inner, hg.CG(100, tol=0.0))
-    return _followed(problem, estimator, hg.adaptive_step(), largest, (start, gradients))
+    path: list[Row] = []
+    for decades in STARTS:
+        start = np.full_like(like, np.log(largest) - decades * np.log(10))
+        now = _followed(problem, estimator, hg.adaptive_step(), largest, (start, gradients // len(STARTS)))
+        spent = {unit: path[-1][unit] if path else 0 for unit in ("gradients", "seconds")}
+        path += [line | {unit: line[unit] + spent[unit] for unit in spent} for line in now]
+    return path
 
 
 def per_feature(problem: Problem, largest: float, start: np.ndarray, gradients: int) -> list[Row]:

@@ -1,5 +1,7 @@
 """The Laplace evidence against closed forms of linear models, value and hypergradients."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -127,6 +129,38 @@ def test_the_diagonal_bounds_the_evidence_and_is_exact_for_orthogonal_inputs():
     assert of(data["x"], evidence.Diagonal()) > of(data["x"], evidence.Full()) + 1e-3
     basis, _ = np.linalg.qr(data["x"])
     np.testing.assert_allclose(of(basis, evidence.Diagonal()), of(basis, evidence.Full()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_lanczos_quadrature_comes_near_the_whole_with_its_derivatives(shape):
+    """With as many steps as weights the quadrature is exact, and only the probes are random."""
+    data, weights = linear_model(shape), SHAPES[shape][1]
+    h = jnp.linspace(-1.0, 0.5, weights)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def lanczos(h, scale):
+        outputs = lambda w: jnp.tanh(data["x"] @ (scale * w))
+        likelihood = evidence.Gaussian(data["y"], -1.0)
+        structure = evidence.Lanczos(num_probes=2000, num_steps=weights)
+        return evidence.Laplace(structure).negative_log_evidence(outputs, jnp.ones(weights) / 4, h, likelihood)
+
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def full(h, scale):
+        outputs = lambda w: jnp.tanh(data["x"] @ (scale * w))
+        return LAPLACE.negative_log_evidence(outputs, jnp.ones(weights) / 4, h, evidence.Gaussian(data["y"], -1.0))
+
+    found, expected = lanczos(h, jnp.asarray(1.0)), full(h, jnp.asarray(1.0))
+    np.testing.assert_allclose(found[0], expected[0], rtol=2e-2)
+    assert relative_error(found[1], expected[1]) < 5e-2
+
+
+def test_lanczos_and_the_whole_predict_the_same():
+    data, h = linear_model("more rows"), jnp.asarray(0.3)
+    new = np.random.default_rng(9).normal(size=(3, 5))
+    arguments = (lambda w: new @ w, lambda w: data["x"] @ w, jnp.ones(5), h, evidence.Gaussian(data["y"], -1.2))
+    one, other = (evidence.Laplace(kind).predict(*arguments) for kind in (evidence.Lanczos(), evidence.Full()))
+    np.testing.assert_allclose(one[1], other[1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -30,9 +30,7 @@ def system(outer_loss):
 
 
 MAKE = {
-    "es": lambda inner: hg.ES(inner, 2, sigma=SMALL),
-    "es in batches": lambda inner: hg.ES(inner, 2, sigma=SMALL, batch_size=2),
-    "pes": lambda inner: hg.PES(inner, inner.num_steps, 2, sigma=SMALL),
+    "es": lambda inner: hg.ES(inner, 2, sigma=SMALL, batch_size=2),
     "nres": lambda inner: hg.NRES(inner, inner.num_steps, 2, sigma=SMALL),
     "combined": lambda inner: hg.Combined(hg.Reverse(inner), hg.ES(inner, 4, sigma=SMALL)),
 }
@@ -41,7 +39,7 @@ MAKE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_all_laws(name):
-    check_estimator(MAKE[name], claim=Claim.UNBIASED, examples=2, shrink=0)
+    check_estimator(MAKE[name], claim=Claim.UNBIASED, examples=1, shrink=0)
 
 
 def test_the_mean_is_exact_on_smooth_problems_and_the_work_is_counted():

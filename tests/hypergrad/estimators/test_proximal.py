@@ -123,6 +123,14 @@ def test_every_linear_solver(name, problem):
     assert found.stats.residual < 1e-10
 
 
+def test_batched_is_one_by_one():
+    function = hg.value_and_hypergrad(PROBLEM, hg.Implicit(proximal(lasso)))
+    penalties = jnp.array([0.1, 0.3, 0.7])
+    together = jax.vmap(lambda h: function(h, jnp.zeros(P), laws.KEY)[1])(penalties)
+    apart = jnp.stack([function(h, jnp.zeros(P), laws.KEY)[1] for h in penalties])
+    np.testing.assert_allclose(together, apart, rtol=1e-9)
+
+
 def test_non_negative_least_squares():
     """A penalty per weight in the loss, and a projection: the Hessian restricted to the positive entries."""
     loss = lambda w, h, data, key: inner_loss(w, h, data, key) + jnp.sum(jnp.exp(h) * w**2) / 2
