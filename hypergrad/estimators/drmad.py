@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
 from ..ground.checks import boolean, field, floating_type, integer, real
+from ..ground.tree import cast_like, in_single
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Status, flag
@@ -100,7 +101,7 @@ class DrMAD(AbstractTrajectoryEstimator):
             outer_gradients=1,
         )
         stats = stats_of(adjoint, counts, flag(~tame, Status.ADJOINT_GROWTH))
-        hypergradient = optax.tree.add(adjoint.hypergradient, through)
+        hypergradient = cast_like(optax.tree.add(adjoint.hypergradient, in_single(through)), hparams)
         return checked(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
 
     def _train(self, training: Training, start: InnerState) -> tuple[InnerState, Path]:

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
 from ..ground.checks import Rule, field, floating_type, integer
+from ..ground.tree import cast_like, in_single
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate
@@ -86,7 +87,7 @@ class Reverse(AbstractTrajectoryEstimator):
             through = through_start(training, start, self.warm_start, adjoint.cotangent)
         else:
             through = through_state(training, middle, adjoint.cotangent)
-        hypergradient = optax.tree.add(adjoint.hypergradient, through)
+        hypergradient = cast_like(optax.tree.add(adjoint.hypergradient, in_single(through)), hparams)
         counts = Counts(
             iterations=total,
             inner_gradients=self.inner.num_gradients(start, end, total) + recomputed,

@@ -184,8 +184,14 @@ def all_finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.bool_(True)
 
 
+def in_single(tree: PyTree) -> PyTree:
+    """Returns the arrays with those in half precision, whose sums and small steps would be lost, in float32."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+
+
 def vdot(a: PyTree, b: PyTree) -> Array:
-    """Returns the inner product over all leaves."""
+    """Returns the inner product over all leaves, of half precision in float32."""
+    a, b = in_single((a, b))
     # All axes but the last first, apart from the last: the CPU backend vectorises that, and not a sum over everything.
     columns = lambda x, y: jnp.sum(jnp.conj(x) * y, axis=range(x.ndim - 1))
     total = lambda x, y: jnp.sum(jax.lax.optimization_barrier(columns(x, y)))
@@ -193,7 +199,11 @@ def vdot(a: PyTree, b: PyTree) -> Array:
 
 
 def pairing(cotangent: PyTree, tangent: PyTree) -> Array:
-    """Returns Re Σ g z over all leaves, a derivative along a direction; JAX's convention for complex numbers."""
+    """Returns Re Σ g z over all leaves, a derivative along a direction, of half precision in float32.
+
+    For complex numbers this is JAX's convention.
+    """
+    cotangent, tangent = in_single((cotangent, tangent))
     total = lambda g, z: jnp.real(jnp.sum(g * z))
     return optax.tree.sum(jax.tree.map(total, cotangent, tangent))
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..ground.show import paragraph, show, show_size
-from ..ground.tree import PartitionedModel, cast_like, strong
+from ..ground.tree import PartitionedModel, cast_like, in_single, strong
 
 
 class InnerState(eqx.Module):
@@ -48,8 +48,7 @@ class SolveStats(eqx.Module):
 
 def first_average(average: float | None, arrays: PyTree) -> PyTree:
     """Returns w̄_0 = w_0, in float32 where w is in half precision, which loses small steps; `None` without a share."""
-    single = lambda leaf: jnp.array(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
-    return None if average is None else jax.tree.map(single, arrays)
+    return None if average is None else jax.tree.map(jnp.array, in_single(arrays))
 
 
 def next_average(average: float | None, means: PyTree, arrays: PyTree) -> PyTree:

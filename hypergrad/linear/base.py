@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import checked, explained, field, function, instance, integer, real, shown
 from ..ground.identity import refuse_different
-from ..ground.tree import named_leaves, norm
+from ..ground.tree import cast_like, in_single, named_leaves, norm
 
 MatVec = Callable[[PyTree], PyTree]
 Solve = TypeVar("Solve", bound=Callable[..., Any])
@@ -86,13 +86,16 @@ def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTr
 def solve(
     solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float
 ) -> LinearSolution:
-    """Returns the solution of H v = b, complex parts of v as pairs of real numbers.
+    """Returns the solution of H v = b, complex parts of v as pairs of real numbers, half precision as float32.
 
-    b and H v are derivatives: in JAX's convention Re Σ b z is the change along z, so that the imaginary part of b has
-    the other sign. The real system is symmetric, which the complex one, not even linear, is not.
+    Only the products H v are in half precision where b is. b and H v are derivatives: in JAX's convention Re Σ b z is
+    the change along z, so that the imaginary part of b has the other sign. The real system is symmetric, which the
+    complex one, not even linear, is not.
     """
     if not any(map(jnp.iscomplexobj, jax.tree.leaves(b))):
-        return solver.solve(matvec, b, init, rtol)
+        wide = lambda v: in_single(matvec(cast_like(v, b)))
+        solution = solver.solve(wide, in_single(b), None if init is None else in_single(init), rtol)
+        return eqx.tree_at(lambda s: s.value, solution, cast_like(solution.value, b))
     split = lambda tree, sign: jax.tree.map(
         lambda leaf: (leaf.real, sign * leaf.imag) if jnp.iscomplexobj(leaf) else leaf, tree
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from ...ground.tree import PartitionedModel, differentiable, join, norm, split
+from ...ground.tree import PartitionedModel, differentiable, in_single, join, norm, split
 from ...inner import InnerState
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training
@@ -24,7 +24,7 @@ class Adjoint(eqx.Module):
     """The adjoint at one step: c_t = ∂F/∂(w_t, s_t), the hypergradient so far, and the sizes of c; see `size`."""
 
     cotangent: PyTree
-    hypergradient: PyTree
+    hypergradient: PyTree  # at least in float32
     first: Array  # ‖c_T‖ at the end of training
     largest: Array  # largest ‖c_t‖ since
 
@@ -53,7 +53,7 @@ def start_adjoint(training: Training, end: InnerState) -> tuple[Array, Adjoint]:
     """Returns the outer loss at the end of training, and the adjoint there, c_T = ∂F/∂(w_T, s_T)."""
     value, by_model, by_hparams = training.outer_value_and_grads(end)
     cotangent = cotangent_of(end, by_model)
-    return value, Adjoint(cotangent, by_hparams, size(cotangent), size(cotangent))
+    return value, Adjoint(cotangent, in_single(by_hparams), size(cotangent), size(cotangent))
 
 
 def step_back(training: Training, state: InnerState, t: Array, adjoint: Adjoint) -> Adjoint:
@@ -61,7 +61,7 @@ def step_back(training: Training, state: InnerState, t: Array, adjoint: Adjoint)
     _, pullback = training.step_vjp(state, t)
     cotangent, by_hparams = pullback(adjoint.cotangent)
     largest = jnp.maximum(adjoint.largest, size(cotangent))
-    return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), adjoint.first, largest)
+    return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, in_single(by_hparams)), adjoint.first, largest)
 
 
 def sweep(training: Training, states: InnerState, steps: Array, adjoint: Adjoint, like: InnerState) -> Adjoint:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import boolean, field, real
+from ...ground.tree import cast_like
 from ...inner import InnerState
 from ...problem import BilevelProblem
 from ...stats import Counts, Estimate, Status, flag
@@ -128,7 +129,8 @@ class Reversible(AbstractTrajectoryEstimator):
         )
         status = flag(~(error <= (0 if self.exact else 10 * self.tol)), Status.IRREVERSIBLE)
         stats = stats_of(adjoint, counts, status, reversal_error=error)
-        return checked(self, training, state, end, Estimate(adjoint.hypergradient, value, end.judged, stats))
+        hypergradient = cast_like(adjoint.hypergradient, hparams)
+        return checked(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
 
     def _spacing(self, start: InnerState) -> int:
         if self.exact:

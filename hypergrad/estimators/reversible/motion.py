@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ...ground.keys import step_key
-from ...ground.tree import norm
+from ...ground.tree import in_single, norm
 from ...inner import InnerState
 from ...problem import at_step, inner_objective
 from ...training import Training
@@ -73,7 +73,7 @@ class Motion(eqx.Module):
         cotangent = eqx.tree_at(
             _moving, after, (after.partitioned.with_arrays(by_weights), memory._replace(velocity=by_velocity))
         )
-        total = optax.tree.add(adjoint.hypergradient, more)
+        total = optax.tree.add(adjoint.hypergradient, in_single(more))
         return Adjoint(cotangent, total, adjoint.first, jnp.maximum(adjoint.largest, size(cotangent)))
 
 

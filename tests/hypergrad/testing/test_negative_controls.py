@@ -53,7 +53,7 @@ def test_a_wrong_sign_of_the_mixed_term_is_caught(plant):
 
         return wrong
 
-    plant(hypergrad.estimators.implicit, "implicit_hypergradient", mutation)
+    plant(hypergrad.estimators.implicit, "hypergradient_at_solution", mutation)
     caught(laws.closed_form, lambda inner: hg.Implicit(inner, hg.CG(10, tol=1e-14)), Claim.STATIONARY)
 
 
