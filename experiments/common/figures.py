@@ -45,6 +45,18 @@ def curves(ax: Any, history: Sequence[Row], x: str, y: str, by: str) -> None:
     ax.grid(alpha=0.3)
 
 
+def suboptimality_panels(
+    path: Path, panels: Sequence[Sequence[Row]], by: str, cost: str, label: str, colours: Mapping[str, str]
+) -> None:
+    """Draws the value `above` the minimum against a cost, one panel for each group of runs, named by `by`."""
+    with figure(path, 1, len(panels), (4.4 * len(panels) + 1.5, 4.2), squeeze=False) as axes:
+        for ax, lines in zip(axes[0], panels, strict=True):
+            step_curves(ax, lines, cost, "above", colours)
+            ax.set(yscale="log", title=lines[0][by], xlabel=label)
+        axes[0, 0].set(ylabel="validation loss above its minimum")
+        axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 def step_curves(ax: Any, history: Sequence[Row], x: str, y: str, colours: Mapping[str, str]) -> None:
     """Draws a `band` of y against x over the seeds for every method, each run a step function.
 

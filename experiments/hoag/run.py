@@ -10,7 +10,7 @@ import numpy as np
 from ..common import binary
 from ..common.cells import Advance, grid, rows, run_cells
 from ..common.config import Out, Positive, Some, WithData
-from ..common.figures import COLOURS, figure, step_curves
+from ..common.figures import COLOURS, figure, suboptimality_panels
 from ..common.report import Row, grouped, mean_and_spread, save, text_table
 from . import model, per_feature
 from .search import METHODS, MethodName, Searches, Start, cost_to, judged
@@ -155,13 +155,7 @@ def draw(out: Path, history: list[Row], features: list[Row]) -> None:
     colours: dict[str, str] = dict(zip(METHODS, COLOURS, strict=False))
     panels = grouped([line | {"above": max(line["suboptimality"], FLOOR)} for line in history], ("data",))
     for unit, label in UNITS.items() if panels else ():
-        size = (4.4 * len(panels) + 1.5, 4.2)
-        with figure(out / f"suboptimality_{unit}.png", 1, len(panels), size, squeeze=False) as axes:
-            for ax, lines in zip(axes[0], panels, strict=True):
-                step_curves(ax, lines, unit, "above", colours)
-                ax.set(yscale="log", title=lines[0]["data"], xlabel=label)
-            axes[0, 0].set(ylabel="validation loss above its minimum")
-            axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        suboptimality_panels(out / f"suboptimality_{unit}.png", panels, "data", unit, label, colours)
     with figure(out / "per_feature.png") as ax:
         for path, colour in zip(grouped(features, ("seed",)), COLOURS, strict=False):
             work, losses = [line["gradients"] for line in path], [line["loss"] for line in path]

@@ -1,1 +1,1 @@
-"""Which estimator reaches the hypergradient at what cost, on one small problem for every regime of training."""
+"""Accuracy and cost of every estimator on one small problem for each regime of training."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..common.cells import Advance, grid, rows, run_cells
 from ..common.config import Common, Fraction, Out, Positive, Some
-from ..common.figures import COLOURS, figure, step_curves
+from ..common.figures import COLOURS, suboptimality_panels
 from ..common.report import Row, grouped, mean_and_spread, save
 from . import model, search
 from .data import Name, Sparse, load
@@ -184,10 +184,4 @@ def draw(out: Path, history: list[Row]) -> None:
     colours: dict[str, str] = dict(zip(search.METHODS, COLOURS, strict=False))
     panels = grouped(history, ("task",))
     for unit, label in UNITS.items():
-        size = (3.6 * len(panels) + 1.5, 3.8)
-        with figure(out / f"suboptimality_{unit}.png", 1, len(panels), size, squeeze=False) as axes:
-            for ax, lines in zip(axes[0], panels, strict=True):
-                step_curves(ax, lines, unit, "above", colours)
-                ax.set(yscale="log", title=lines[0]["task"], xlabel=label)
-            axes[0, 0].set(ylabel="validation loss above its minimum")
-            axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        suboptimality_panels(out / f"suboptimality_{unit}.png", panels, "task", unit, label, colours)

@@ -63,7 +63,32 @@ class AbstractSampler(eqx.Module):
         """Returns the mean of a function of data over rows that depend on `key` alone."""
 
 
-class Whole(AbstractSampler):
+class AbstractPlainSampler(AbstractSampler):
+    """Data that are read without a feed, as many rows for a mean as for a training step."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """The number of rows, all of which a step reads."""
+        return self.num_rows
+
+    @property
+    def batches_per_mean(self) -> int:
+        """One: a mean is over as many rows as a training step."""
+        return 1
+
+    @property
+    def whole(self) -> "AbstractPlainSampler":
+        """This sampler itself: it holds no more rows."""
+        return self
+
+    def first_feed(self) -> None:
+        """Returns `None`."""
+
+    def begin(self, feed: Array | None, key: Array, count: Array) -> None:
+        """Returns `None`."""
+
+
+class Whole(AbstractPlainSampler):
     """Data that are read whole."""
 
     data: PyTree
@@ -75,30 +100,9 @@ class Whole(AbstractSampler):
         return sizes.pop()[0] if len(sizes) == 1 else 1
 
     @property
-    def rows_per_step(self) -> int:
-        """The number of all rows."""
-        return self.num_rows
-
-    @property
-    def batches_per_mean(self) -> int:
-        """One: a training step reads all rows too."""
-        return 1
-
-    @property
     def changes(self) -> bool:
         """False: every step reads all rows."""
         return False
-
-    @property
-    def whole(self) -> "Whole":
-        """This sampler itself."""
-        return self
-
-    def first_feed(self) -> None:
-        """Returns `None`."""
-
-    def begin(self, feed: Array | None, key: Array, count: Array) -> None:
-        """Returns `None`."""
 
     def batch(self, feed: Array | None, count: Array, key: Array) -> PyTree:
         """Returns the data."""

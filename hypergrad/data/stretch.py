@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .sampler import AbstractSampler, Reading
+from .sampler import AbstractPlainSampler, Reading
 
 
-class Stretch(AbstractSampler):
+class Stretch(AbstractPlainSampler):
     """The batches of a stream for some steps of a search, `num_steps` for each.
 
     Training step t of search step k reads batch (k - first) · `num_steps` + t, where t is counted by the solver.
@@ -36,30 +36,9 @@ class Stretch(AbstractSampler):
         return jax.tree.leaves(self.data)[0].shape[1]
 
     @property
-    def rows_per_step(self) -> int:
-        """The rows of a batch."""
-        return self.num_rows
-
-    @property
-    def batches_per_mean(self) -> int:
-        """One: a mean is over one batch."""
-        return 1
-
-    @property
     def changes(self) -> bool:
         """True: every step reads another batch."""
         return True
-
-    @property
-    def whole(self) -> "Stretch":
-        """This stretch itself: nobody has all rows of a stream."""
-        return self
-
-    def first_feed(self) -> None:
-        """Returns `None`."""
-
-    def begin(self, feed: Array | None, key: Array, count: Array) -> None:
-        """Returns `None`."""
 
     def batch(self, feed: Array | None, count: Array, key: Array) -> PyTree:
         """Returns the batch of the training step that follows `count` updates."""

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from ...data.sampler import as_sampler
 from ...estimators.common.refusals import refuse_complex
+from ...ground.checks import field, optimiser
 from ...ground.tree import PartitionedModel, all_finite, norm
 from ...problem import (
     BilevelProblem,
@@ -22,7 +23,8 @@ from ...problem import (
     refuse_unused,
 )
 from ...stats import Counts, Estimate, Stats, Status, flag
-from ..base import Record, SearchState, conclude, first_state
+from ..base import PROJECTION, AbstractSearch, Record, SearchState, conclude, first_state
+from ..gradient import identity
 from ..retreat import Signal, move
 
 
@@ -63,6 +65,29 @@ class LoopState(eqx.Module):
     def params(self) -> PyTree:
         """The model, whole."""
         return self.partitioned.model
+
+
+class AbstractSingleLoop(AbstractSearch):
+    """A search whose step is a training step."""
+
+    @property
+    def num_inner_steps(self) -> int:
+        """One: a step of the search is a training step."""
+        return 1
+
+
+class AbstractLinearLoop(AbstractSingleLoop):
+    """A single loop over weights, the solution of a linear system, and hyperparameters."""
+
+    inner_optimiser: optax.GradientTransformation = field(optimiser("inner_optimiser"))
+    linear_optimiser: optax.GradientTransformation = field(optimiser("linear_optimiser"))
+    outer_optimiser: optax.GradientTransformation = field(optimiser("outer_optimiser"))
+    _: dataclasses.KW_ONLY
+    projection: Callable[[PyTree], PyTree] = field(PROJECTION, identity)
+
+    @property
+    def _rules(self) -> Rules:
+        return Rules(Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser), self.projection)
 
 
 def start(

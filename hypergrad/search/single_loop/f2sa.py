@@ -12,14 +12,14 @@ from jaxtyping import Array, PyTree
 from ...ground.checks import checked, field, number_or_function, optimiser, real
 from ...problem import PROBLEM, BilevelProblem, outer_value, outer_value_and_grads
 from ...stats import Counts
-from ..base import PROJECTION, AbstractSearch, Record, SearchState, checked_step
+from ..base import PROJECTION, Record, SearchState, checked_step
 from ..gradient import identity
-from .common import Found, Rules, Variables, advance, inner_gradients, start, with_batch
+from .common import AbstractSingleLoop, Found, Rules, Variables, advance, inner_gradients, start, with_batch
 
 MULTIPLIER = number_or_function(real("multiplier", above=0), "k -> number")
 
 
-class F2SA(AbstractSearch):
+class F2SA(AbstractSingleLoop):
     """Two copies of the model, one of them pulled towards a small outer loss; their difference is the hypergradient.
 
         w <- w - ρ ∇_w L(w),    y <- y - ρ (∇_w L(y) + ∇_w F(y)/σ),    λ <- λ - γ (∂_λ F(y) + σ (∂_λ L(y) - ∂_λ L(w)))
@@ -55,11 +55,6 @@ class F2SA(AbstractSearch):
     @property
     def _rules(self) -> Rules:
         return Rules(Variables(self.inner_optimiser, self.inner_optimiser, self.outer_optimiser), self.projection)
-
-    @property
-    def num_inner_steps(self) -> int:
-        """One: a step of the search is a training step."""
-        return 1
 
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:

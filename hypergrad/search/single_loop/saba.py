@@ -1,7 +1,6 @@
 """SABA: SOBA with remembered gradients in place of falling steps."""
 
 import dataclasses
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -10,13 +9,12 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ...data.sampler import refuse_sampler
-from ...ground.checks import checked, field, integer, optimiser
+from ...ground.checks import checked, field, integer
 from ...ground.tree import named_leaves
 from ...problem import PROBLEM, BilevelProblem, outer_value_and_grads
 from ...stats import Counts, Status
-from ..base import PROJECTION, AbstractSearch, Record, SearchState, checked_step
-from ..gradient import identity
-from .common import Found, Rules, Variables, advance, completed, inner_products, start
+from ..base import Record, SearchState, checked_step
+from .common import AbstractLinearLoop, Found, Variables, advance, completed, inner_products, start
 
 
 class Memory(eqx.Module):
@@ -26,7 +24,7 @@ class Memory(eqx.Module):
     mean: PyTree
 
 
-class SABA(AbstractSearch):
+class SABA(AbstractLinearLoop):
     """`SOBA` on fixed minibatches with the memory of SAGA: constant steps converge.
 
     With i a batch of the training data and j one of the validation data, drawn uniformly at every step, each of the
@@ -56,22 +54,9 @@ class SABA(AbstractSearch):
     **Source**: Dagréou, Ablin, Vaiter, Moreau (2022); Defazio, Bach, Lacoste-Julien (2014) for SAGA.
     """
 
-    inner_optimiser: optax.GradientTransformation = field(optimiser("inner_optimiser"))
-    linear_optimiser: optax.GradientTransformation = field(optimiser("linear_optimiser"))
-    outer_optimiser: optax.GradientTransformation = field(optimiser("outer_optimiser"))
     num_batches: int = field(integer("num_batches", least=1))
     _: dataclasses.KW_ONLY
     num_valid_batches: int = field(integer("num_valid_batches", least=1), 1)
-    projection: Callable[[PyTree], PyTree] = field(PROJECTION, identity)
-
-    @property
-    def _rules(self) -> Rules:
-        return Rules(Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser), self.projection)
-
-    @property
-    def num_inner_steps(self) -> int:
-        """One: a step of the search is a training step."""
-        return 1
 
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:

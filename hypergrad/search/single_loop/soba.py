@@ -1,22 +1,18 @@
 """SOBA: the inner problem, the linear system and the hyperparameters, one stochastic step each at a time."""
 
-import dataclasses
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from ...ground.checks import checked, field, optimiser
+from ...ground.checks import checked
 from ...problem import PROBLEM, BilevelProblem, outer_value_and_grads
 from ...stats import Counts
-from ..base import PROJECTION, AbstractSearch, Record, SearchState, checked_step
-from ..gradient import identity
-from .common import Found, Rules, Variables, advance, inner_products, start, with_batch
+from ..base import Record, SearchState, checked_step
+from .common import AbstractLinearLoop, Found, Variables, advance, inner_products, start, with_batch
 
 
-class SOBA(AbstractSearch):
+class SOBA(AbstractLinearLoop):
     """A single loop over weights, linear system and hyperparameters, each moved by one stochastic step.
 
         w <- w - ρ ∇_w L,    v <- v - ρ' (H v - ∇_w F),    λ <- λ - γ (∂_λ F - (∂²L/∂w∂λ)ᵀ v)
@@ -43,21 +39,6 @@ class SOBA(AbstractSearch):
 
     **Source**: Dagréou, Ablin, Vaiter, Moreau (2022); there v has the opposite sign and one step size with w.
     """
-
-    inner_optimiser: optax.GradientTransformation = field(optimiser("inner_optimiser"))
-    linear_optimiser: optax.GradientTransformation = field(optimiser("linear_optimiser"))
-    outer_optimiser: optax.GradientTransformation = field(optimiser("outer_optimiser"))
-    _: dataclasses.KW_ONLY
-    projection: Callable[[PyTree], PyTree] = field(PROJECTION, identity)
-
-    @property
-    def _rules(self) -> Rules:
-        return Rules(Variables(self.inner_optimiser, self.linear_optimiser, self.outer_optimiser), self.projection)
-
-    @property
-    def num_inner_steps(self) -> int:
-        """One: a step of the search is a training step."""
-        return 1
 
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
