@@ -2,7 +2,6 @@
 
 import queue
 import threading
-import time
 from typing import Any
 
 import jax
@@ -22,8 +21,6 @@ class Stream:
     """Stretches of `chunk` · `num_steps` batches, fetched by a thread.
 
     At most three are in memory at a time: one that is computed with, one that waits, one on its way.
-
-    `waited` sums up the seconds that `next` has waited.
     """
 
     def __init__(self, stream: Any, train: PyTree, num_steps: int, chunk: int):
@@ -32,7 +29,6 @@ class Stream:
         self.source = Source(stream, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), train))
         self.train, self.num_steps, self.chunk = train, num_steps, chunk
         self.position = self.source.mark()  # of what has been computed with
-        self.waited = 0.0
         self._marks: list[Position] = []
         self._queue: queue.Queue[Fetched | BaseException] = queue.Queue(1)
         self._stop = threading.Event()
@@ -56,9 +52,7 @@ class Stream:
         if self._thread is None:
             self._thread = threading.Thread(target=self._fetch, daemon=True)
             self._thread.start()
-        begun = time.monotonic()
         found = self._queue.get()
-        self.waited += time.monotonic() - begun
         if isinstance(found, BaseException):
             raise found
         data, self._marks = found

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import optax
@@ -48,9 +47,12 @@ class GradientSearch(AbstractSearch):
 
     @property
     def num_inner_steps(self) -> int:
-        """The training steps of one estimate. **Raises** `TypeError` where the estimator has no `inner`."""
-        inner: Any = getattr(self.estimator, "inner", None)
-        return INNER(inner).num_steps
+        """The training steps of one estimate: those of its `inner`, or of a truncation.
+
+        **Raises** `TypeError` where the estimator has no `inner`.
+        """
+        steps = INNER(getattr(self.estimator, "inner", None)).num_steps
+        return getattr(self.estimator, "truncation", steps)
 
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:

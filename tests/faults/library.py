@@ -9,7 +9,7 @@ import optax
 import hypergrad as hg
 from hypergrad.testing.problems import ridge
 
-from .kinds import Bool, Function, Int, Key, Kind, Only, Path, Real, Some
+from .kinds import Bool, Function, Int, Key, Kind, Only, Path, Real, Some, Word
 
 INNER = hg.OptaxSolver(optax.sgd(0.1), 3)
 OUTER = optax.sgd(0.1)
@@ -108,6 +108,15 @@ CLASSES = {
             "outer_loss": Function(loss),
             "train": Some(lambda: case().problem.train),
             "valid": Some(lambda: case().problem.valid),
+        },
+    ),
+    "Batches": (
+        hg.Batches,
+        {
+            "data": Some(lambda: jnp.ones((4, 2))),
+            "size": Int(2, 1, 4),
+            "order": Word("epochs", "replacement", "all"),
+            "num_batches": Int(1, least=1, optional=True),
         },
     ),
     "OptaxSolver": (hg.OptaxSolver, {"optimiser": Function(optax.sgd), "num_steps": Int(3, least=1)}),
