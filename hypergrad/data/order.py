@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 WORDS = 4
@@ -10,7 +11,10 @@ LONG, SHORT = 4, 16  # rounds; on few rows four leave some orders more likely th
 
 def new_order(key: Array) -> Array:
     """Returns the words, uint32, from which the order of every epoch is made."""
-    return jax.random.bits(key, (WORDS,), jnp.uint32)
+    words = _mix(jnp.arange(1, WORDS + 1, dtype=jnp.uint32))
+    for word in jnp.ravel(jax.random.key_data(key)).astype(jnp.uint32):
+        words = _mix(words ^ word) + words
+    return words
 
 
 def epoch_rows(order: Array, t: Array, size: int, rows: int) -> Array:
@@ -74,15 +78,16 @@ def _mix(x: Array) -> Array:
 def divmod_of_product(t: Array, size: int, rows: int) -> tuple[Array, Array]:
     """Returns `divmod(t * size, rows)` for t below 2³¹ and `size` <= `rows`, where the product may leave 32 bits.
 
-    Bit by bit of t, the highest first: neither the quotient nor twice the remainder leaves 32 bits.
+    Quotient and remainder are sums of those of the four bytes of t, from a table: neither the quotient nor the sum of
+    two remainders leaves 32 bits.
     """
-    quotient = remainder = jnp.zeros_like(t)
-    for bit in reversed(range(31)):
-        quotient, remainder = _carry(2 * quotient, 2 * remainder, rows)
-        quotient, remainder = _carry(quotient, remainder + (t >> bit & 1) * jnp.uint32(size), rows)
+    bytes_of_t = np.arange(256, dtype=np.int64) << np.arange(0, 32, 8)[:, None]
+    table = np.stack(np.divmod(np.minimum(bytes_of_t, 2**31 - 1) * size, rows)).astype(np.uint32)
+    places = jnp.arange(4, dtype=jnp.uint32)
+    quotients, remainders = jnp.asarray(table)[:, places, t >> (8 * places) & 0xFF]
+    quotient, remainder = quotients[0], remainders[0]
+    for more, rest in zip(quotients[1:], remainders[1:], strict=True):
+        remainder += rest
+        over = remainder >= rows
+        quotient, remainder = quotient + more + over, jnp.where(over, remainder - jnp.uint32(rows), remainder)
     return quotient, remainder
-
-
-def _carry(quotient: Array, remainder: Array, rows: int) -> tuple[Array, Array]:
-    over = remainder >= rows
-    return quotient + over, jnp.where(over, remainder - jnp.uint32(rows), remainder)
