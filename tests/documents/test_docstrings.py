@@ -1,6 +1,7 @@
 """Docstrings have a head: a noun phrase for a class or a property, a verb in the third person for a function."""
 
 import ast
+import functools
 import re
 
 from tests.helpers import ROOT
@@ -13,13 +14,20 @@ VERB = re.compile(r"(?!Bytes|Columns|Flags|Seconds|Trials|Values|Versions|Weight
 LAWS = {f"hypergrad/testing/{name}.py" for name in ("laws", "solver_laws", "units")}
 
 
-def docstrings(*kinds):
-    """Yields file, node and docstring of everything in the packages that has one."""
-    for top in ("hypergrad", "ensembles", "experiments"):
-        for path in sorted((ROOT / top).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, kinds) and (text := ast.get_docstring(node)):
-                    yield path.relative_to(ROOT).as_posix(), node, text
+@functools.cache
+def nodes():
+    """File, node and docstring of everything in the packages that has one."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    paths = [path for top in ("hypergrad", "ensembles", "experiments") for path in sorted((ROOT / top).rglob("*.py"))]
+    every = (
+        (path.relative_to(ROOT).as_posix(), node) for path in paths for node in ast.walk(ast.parse(path.read_text()))
+    )
+    found = ((path, node, ast.get_docstring(node)) for path, node in every if isinstance(node, kinds))
+    return [one for one in found if one[2]]
+
+
+def functions():
+    return [one for one in nodes() if isinstance(one[1], ast.FunctionDef)]
 
 
 def is_property(node):
@@ -27,17 +35,16 @@ def is_property(node):
 
 
 def test_no_docstring_is_headless():
-    every = docstrings(ast.Module, ast.ClassDef, ast.FunctionDef)
-    assert [(path, text.splitlines()[0]) for path, _, text in every if HEADLESS.match(text)] == []
+    assert [(path, text.splitlines()[0]) for path, _, text in nodes() if HEADLESS.match(text)] == []
 
 
 def test_properties_are_nouns():
-    properties = [one for one in docstrings(ast.FunctionDef) if is_property(one[1])]
+    properties = [one for one in functions() if is_property(one[1])]
     assert [
         (path, text.splitlines()[0]) for path, _, text in properties if text.startswith(("Returns ", "Says "))
     ] == []
 
 
 def test_functions_begin_with_a_verb():
-    functions = [one for one in docstrings(ast.FunctionDef) if one[0] not in LAWS and not is_property(one[1])]
-    assert [(path, text.splitlines()[0]) for path, _, text in functions if not VERB.match(text)] == []
+    verbal = [one for one in functions() if one[0] not in LAWS and not is_property(one[1])]
+    assert [(path, text.splitlines()[0]) for path, _, text in verbal if not VERB.match(text)] == []
