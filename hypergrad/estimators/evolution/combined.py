@@ -27,7 +27,8 @@ class Combined(AbstractEstimator):
 
     Both are unbiased for the loss smoothed over σ. The weights are taken per hyperparameter from the variances that
     were measured over the N pairs. Where training is stable reverse mode has far less variance. Where its derivatives
-    explode, or are not finite, the estimate is that of `ES`.
+    explode, or are not finite, the estimate is that of `ES`, and also where all of them are zero, as those of a
+    discrete outer loss.
 
     **Arguments**: `reverse`, an estimator such as `Reverse(inner)`; `es`, with the same inner solver, says N, σ and how
     many runs are in memory at once. `warm_start` is that of `reverse`.
@@ -36,7 +37,8 @@ class Combined(AbstractEstimator):
 
     *Cost*: 2N + 1 estimates of `reverse`. *Memory*: `es.batch_size` times that of `reverse`. *Bias*: weights and
     estimates are made of the same pairs, which leaves a bias of order 1/N. *When not to use it*: where one of the parts
-    is known to be better: it alone is cheaper.
+    is known to be better: it alone is cheaper. Where a smooth outer loss has jumps besides, which reverse mode does not
+    see: `ES` does.
 
     **Source**: Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein (2019), equation 6.
     """
@@ -88,10 +90,15 @@ class Combined(AbstractEstimator):
 
 
 def combined(one: Signal, other: Signal) -> tuple[Signal, Array]:
-    """Returns the mean weighted by inverse variances, per hyperparameter, and the mean weight of `one`."""
+    """Returns the mean weighted by inverse variances, per hyperparameter, and the mean weight of `one`.
+
+    The weight is 0 where `one` is not finite, or zero in all hyperparameters.
+    """
+
+    informed = jnp.any(ravel_pytree(one.mean)[0] != 0)
 
     def weight(mean: Array, a: Array, b: Array) -> Array:
-        known, total = jnp.isfinite(mean) & jnp.isfinite(a), a + b
+        known, total = jnp.isfinite(mean) & jnp.isfinite(a) & informed, a + b
         share = jnp.where(total > 0, b / jnp.where(total > 0, total, 1), 1)
         return jnp.where(known, jnp.where(jnp.isfinite(b), share, 1), 0)
 

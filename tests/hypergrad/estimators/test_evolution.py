@@ -76,6 +76,17 @@ def test_a_discrete_outer_loss_has_the_gradient_of_its_smoothed_form():
     assert abs(mean - density) <= 5 * error < 0.05 * density
 
 
+def test_the_combination_does_not_believe_derivatives_that_are_all_zero():
+    problem = system(lambda w, h, data, key: jnp.where(w > 0, 1.0, 0.0))
+    inner, w, h = hg.OptaxSolver(dynamics(lambda w, h: h), 1), jnp.zeros(()), jnp.asarray(0.2)
+    es = hg.ES(inner, 64, sigma=0.5)
+    found = [
+        hg.value_and_hypergrad(problem, estimator)(h, w, laws.KEY)[1]
+        for estimator in (es, hg.Combined(hg.Reverse(inner), es))
+    ]
+    np.testing.assert_allclose(*found)
+
+
 def test_a_solver_that_reverse_mode_refuses_is_no_obstacle():
     """A step with a loop of unknown length: it halves the distance from λ until that is below 1e-6."""
     near = lambda w, h: jax.lax.while_loop(lambda v: jnp.abs(v - h) > 1e-6, lambda v: (v + h) / 2, w)
