@@ -173,7 +173,7 @@ def _refuse_object(path: str, leaf: object) -> None:
     if isinstance(leaf, Iterator):
         raise TypeError(
             f"{path} is an iterator ({kind}): training would read it once and go on with that one item; give the "
-            "arrays themselves, and draw batches in the loss with hypergrad.minibatch or epoch_batch"
+            "arrays themselves, in hypergrad.Batches if steps are to read parts, or the iterator to run(stream=...)"
         )
     raise TypeError(
         f"{path} is a {kind}; data must be arrays, or a pytree of them: convert it first, e.g. with .to_numpy() or "

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..data.sampler import as_sampler
 from ..ground.tree import describe
 from ..problem import BilevelProblem, Holdout, check_data
 from ..stats import Counts, Estimate
@@ -36,13 +37,18 @@ def with_holdout(problem: BilevelProblem, holdout: Any, model: PyTree, hparams: 
         if not jax.tree.leaves(eqx.filter(judge.data, eqx.is_array)):
             raise ValueError("holdout holds no arrays; give data like valid, or a function model -> loss")
     try:
-        value = eqx.filter_eval_shape(judge.loss, model, hparams, judge.data, jax.random.key(0))
+        value = eqx.filter_eval_shape(_value, judge, model, hparams, jax.random.key(0))
     except Exception as error:
         shapes = f"  params:  {describe(model)}\n  holdout: {describe(judge.data)}"
         raise ValueError(f"holdout does not fit: its loss fails on the model: {error}\n{shapes}") from error
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"holdout must give a floating scalar, it gave {describe(value)}")
     return eqx.tree_at(lambda p: p.holdout, problem, judge, is_leaf=lambda leaf: leaf is None)
+
+
+def _value(judge: Holdout, model: PyTree, hparams: PyTree, key: Array) -> Array:
+    """Returns the loss on all rows of the holdout."""
+    return as_sampler(judge.data).whole.mean(lambda data, key: judge.loss(model, hparams, data, key), key)
 
 
 def judged(problem: BilevelProblem, hparams: PyTree, estimate: Estimate, key: Array) -> tuple[BilevelProblem, Estimate]:
@@ -55,7 +61,8 @@ def judged(problem: BilevelProblem, hparams: PyTree, estimate: Estimate, key: Ar
         return problem, estimate
     loss, data = problem.holdout.loss, problem.holdout.data
     judge = eqx.tree_at(lambda p: (p.outer_loss, p.valid), problem, (loss, data))
-    value = loss(estimate.partitioned.model, hparams, data, jax.random.fold_in(key, AFTER_TRAINING - 1))
+    key = jax.random.fold_in(key, AFTER_TRAINING - 1)
+    value = _value(problem.holdout, estimate.partitioned.model, hparams, key)
     value = jnp.where(jnp.isfinite(estimate.value), value.astype(estimate.value.dtype), jnp.inf)
     stats = estimate.stats.also(Counts(evaluations=1))
     stats = eqx.tree_at(lambda s: s.diagnostics, stats, stats.diagnostics | {"holdout": value})

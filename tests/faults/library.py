@@ -190,6 +190,7 @@ CLASSES = {
     ),
     "Budget": (hg.Budget, {"iterations": Int(3, least=1)}),
     "Budget.gradients": (hg.Budget, {"gradients": Int(3, least=1)}),
+    "Budget.epochs": (hg.Budget, {"epochs": Real(3.0, above=0)}),
     "Budget.seconds": (hg.Budget, {"seconds": Real(3.0, above=0)}),
     "GradientSearch": (
         hg.GradientSearch,

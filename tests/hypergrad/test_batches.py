@@ -191,6 +191,17 @@ RESUMED = {
 }
 
 
+def test_a_holdout_is_read_whole():
+    problem, params, hparams = sampled(lambda rows: hg.Batches(rows, SIZE))
+    holdout = hg.Batches(rows_of(ridge(1, num_rows=9).problem.valid), 3)
+    search = hg.GradientSearch(hg.Greedy(SGD.with_num_steps(1)), OUTER)
+    state = search.init(problem, params, hparams)
+    state, history = hg.run(search, problem, state, key=laws.KEY, budget=3, holdout=holdout)
+    whole = outer_loss(state.best.params, state.best.hparams, holdout.data, laws.KEY)
+    assert_close(state.best.value, whole)
+    assert_close(history.stats.diagnostics["holdout"].min(), whole)
+
+
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", [pytest.param("greedy", marks=pytest.mark.slow), "soba"])
 def test_chunks_and_stops_change_nothing(name, tmp_path):
