@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from ..data.sampler import as_sampler
 from ..ground.checks import checked, explained, function, instance, random_key
 from ..ground.identity import refuse_different
+from ..ground.placement import beside
 from ..ground.show import paragraph, show, show_size
 from ..ground.total import Total
 from ..ground.tree import distinct, norm
@@ -141,7 +142,8 @@ def first_state(
     best = nothing_yet(problem, model, hparams, max(draws_needed(problem, model, hparams), least_draws))
     anchor = Anchor(hparams, jnp.ones((), norm(hparams).dtype)) if retreats else None
     zero = jnp.zeros((), jnp.int32)
-    return distinct(SearchState(hparams, best, inner_state, opt_state, zero, Counts().totals, anchor))
+    state = SearchState(hparams, best, inner_state, opt_state, zero, Counts().totals, anchor)
+    return distinct(beside(state, model, (problem.train, problem.valid)))
 
 
 def conclude(

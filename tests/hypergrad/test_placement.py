@@ -1,13 +1,18 @@
 """Neither devices nor strictness of types change an answer."""
 
+import re
+from collections import Counter
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import ensembles as ens
 import hypergrad as hg
-from hypergrad.testing import assert_close, laws
+from hypergrad.testing import Case, assert_close, laws
 from hypergrad.testing.problems import ridge
 
 INNER = hg.OptaxSolver(optax.sgd(0.1, 0.9), 4)
@@ -66,3 +71,52 @@ def test_an_implicit_hypergradient_is_blind_to_the_scale_of_the_inner_loss(facto
     inner = hg.OptaxSolver(optax.sgd(0.3 / factor), 2000)
     case = ridge().replace(train={"scale": jnp.asarray(factor)})
     laws.closed_form(hg.Implicit(inner, hg.CG(10, tol=1e-14)), case)
+
+
+MESH = jax.make_mesh((4,), ("parts",), axis_types=(AxisType.Auto,))
+PARTS = NamedSharding(MESH, PartitionSpec("parts"))
+
+
+def spread_rows():
+    case = ridge(num_rows=8)
+    return case.replace(train={name: jax.device_put(case.problem.train[name], PARTS) for name in ("x", "y")})
+
+
+def spread_replicas():
+    case = ridge()
+    losses = (ens.replicate_loss(loss) for loss in (case.problem.inner_loss, case.problem.outer_loss))
+    problem = hg.BilevelProblem(*losses, case.problem.train, case.problem.valid)
+    replicas = case.params * jnp.arange(1.0, 9.0)[:, None]
+    return Case(problem, jax.device_put(replicas, PARTS), case.hparams)
+
+
+SPREAD = {"rows": spread_rows, "replicas": spread_replicas}
+WARM = {
+    "reverse": hg.Reverse(INNER, warm_start=True),
+    "drmad": hg.DrMAD(INNER, check=None, warm_start=True),
+    "greedy": hg.Greedy(INNER, check=None),
+}
+
+
+@pytest.mark.parametrize("spread", SPREAD.values(), ids=SPREAD)
+@pytest.mark.parametrize("estimator", WARM.values(), ids=WARM)
+def test_nothing_is_gathered_and_one_sum_serves_a_step(estimator, spread):
+    """One all-reduce at the end of training, and one per loop over its steps, for all that is summed there."""
+    case = spread()
+    state = estimator.init(case.problem, case.params, case.hparams)
+    arrays, rest = eqx.partition((case.problem, case.hparams, state, laws.KEY), eqx.is_array)
+    step = lambda arrays: eqx.filter(estimator.step(*eqx.combine(arrays, rest)), eqx.is_array)
+    program = jax.jit(step).lower(arrays).compile().as_text()
+    found = Counter(re.findall(r" (all-\w+|collective-permute|reduce-scatter)\(", program))
+    assert set(found) == {"all-reduce"} and found["all-reduce"] <= 2
+
+
+@pytest.mark.parametrize("spread", SPREAD.values(), ids=SPREAD)
+def test_a_search_places_its_state_once(spread):
+    """Else the second step would be compiled anew."""
+    case = spread()
+    search = hg.GradientSearch(WARM["reverse"], optax.adam(0.1))
+    before = search.init(case.problem, case.params, case.hparams)
+    after, _ = search.step(case.problem, before, laws.KEY)
+    for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert one.committed == other.committed and one.sharding.is_equivalent_to(other.sharding, one.ndim)
