@@ -70,12 +70,12 @@ def one_task(config: Config, name: TaskName, seed: int, advance: Advance) -> dic
     paths = search_all(config, task, problem, data, seed)
     advance(0.6)
     best = min(line["exact"] for path in paths.values() for line in path)
-    reached = min(line["exact"] for line in paths["grid"]) * (1 + NEAR)
+    reached = solved(problem, data, best_of(paths["grid"])["h"])[1] * (1 + NEAR)
     runs = [summary_of(problem, data, method, path, reached) for method, path in paths.items()]
     if name.startswith("lasso"):
         runs.append(by_scikit_learn(problem, data, search.lattice(data.largest_penalty, 1, config.points)))
     if task.num_penalties == 1:
-        chosen = min(paths["hypergradient"], key=lambda line: line["exact"])["h"]
+        chosen = best_of(paths["hypergradient"])["h"]
         start = np.full(problem.zeros.shape, chosen)
         path = search.per_feature(problem, data.largest_penalty, start, config.feature_gradients)
         least = min(path, key=lambda line: line["loss"])
@@ -108,7 +108,7 @@ def search_all(config: Config, task: Task, problem: model.Problem, data: Sparse,
 def judge(problem: model.Problem, data: Sparse, path: list[Row], anew: bool = True) -> None:
     """Adds the validation loss of the exact solution, and the least so far, to every point of a path.
 
-    Grid and random search train accurately enough for their own losses; others are trained `anew`.
+    Grid and random search train nearly as accurately, and keep their own losses; others are trained `anew`.
     """
     state, least = problem.start(path[0]["h"]), np.inf
     for line in path:
@@ -120,16 +120,27 @@ def judge(problem: model.Problem, data: Sparse, path: list[Row], anew: bool = Tr
         line["least"] = least = min(least, line["exact"])
 
 
+def best_of(path: list[Row]) -> Row:
+    """Returns the point of a path with the least validation loss."""
+    return min(path, key=lambda line: line["exact"])
+
+
+def solved(problem: model.Problem, data: Sparse, h: np.ndarray) -> tuple[Any, float]:
+    """Returns the state of the exact solution and its validation loss."""
+    state = problem.train(h, problem.start(h), model.EXACT).state
+    return state, problem.loss(state, h, data.splits.valid)
+
+
 def summary_of(problem: model.Problem, data: Sparse, method: str, path: list[Row], reached: float) -> Row:
     """Returns the best point of a path, its losses, and the cost of coming as low as the best of the grid."""
-    chosen = min(path, key=lambda line: line["exact"])
+    chosen = best_of(path)["h"]
     there = next((line for line in path if line["exact"] <= reached), None)
-    state = problem.train(chosen["h"], problem.start(chosen["h"]), model.EXACT).state
+    state, valid_loss = solved(problem, data, chosen)
     return {
         "method": method,
-        "log_penalty": np.mean(chosen["h"]),
-        "valid_loss": chosen["exact"],
-        "test_loss": problem.loss(state, chosen["h"], data.splits.test),
+        "log_penalty": np.mean(chosen),
+        "valid_loss": valid_loss,
+        "test_loss": problem.loss(state, chosen, data.splits.test),
         "nonzero": int(np.sum(np.asarray(state.params) != 0)),
         "gradients": path[-1]["gradients"],
         "gradients_to_grid": there and there["gradients"],
