@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from .data.sampler import as_sampler
 from .ground.checks import checked, function, instance
 from .ground.dependence import enters
+from .ground.derivatives import reverse_only
 from .ground.hparams import as_floating as as_floating
 from .ground.hparams import as_hparams as as_hparams
 from .ground.hparams import num_not_finite as num_not_finite
@@ -181,13 +182,36 @@ def _refuse_object(path: str, leaf: object) -> None:
     )
 
 
-def refuse_unused(function: Callable[[PyTree], PyTree], hparams: PyTree) -> None:
-    """Raises `ValueError` naming the hyperparameters on which no output of `function` depends; nothing is computed."""
+def refuse_unused(function: Callable[[PyTree], PyTree], hparams: PyTree, differentiable: bool = True) -> None:
+    """Raises `ValueError` naming the hyperparameters on which no output of `function` depends; nothing is computed.
+
+    Where they are to be learned by derivatives (`differentiable`) their changes have to reach an output.
+    """
     paths = [path for path, _ in named_leaves(hparams, "hparams")]
     if unused := [path for path, used in zip(paths, enters(function, hparams), strict=True) if not used]:
         raise ValueError(
             f"{', '.join(unused)} enters neither training nor the outer loss: its hypergradient would be 0 for ever; "
             "use it or leave it out"
+        )
+    if differentiable:
+        _refuse_flat(lambda hparams: eqx.filter(function(hparams), eqx.is_inexact_array), hparams)
+
+
+def _refuse_flat(function: Callable[[PyTree], PyTree], hparams: PyTree) -> None:
+    """Raises `ValueError` naming the hyperparameters on whose *change* no output of `function` depends.
+
+    They enter through comparisons, rounding, integers or `stop_gradient` alone. Nothing is computed. A function that
+    JAX cannot differentiate in forward mode, because of a `custom_vjp`, is not judged.
+    """
+    if reverse_only(function, hparams):
+        return
+    push = lambda pair: jax.linearize(function, pair[0])[1](pair[1])
+    paths = [path for path, _ in named_leaves(hparams, "hparams")]
+    moves = enters(push, (hparams, hparams))[len(paths) :]
+    if flat := [path for path, moved in zip(paths, moves, strict=True) if not moved]:
+        raise ValueError(
+            f"{', '.join(flat)} acts through comparisons, rounding, integers or stop_gradient alone: its hypergradient "
+            "would be 0 for ever; make its effect smooth, or use ES, which needs no derivative"
         )
 
 

@@ -25,6 +25,7 @@ REFUSED = {
     "backtracking line search": optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(5)),
     "lookahead": optax.lookahead(optax.sgd(0.1), 2, 0.5),
 }
+OWN = {"hypergrad.MomentumSGD": hg.MomentumSGD(0.1, 0.9)}
 ESTIMATORS: dict[str, Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]] = {
     "Reverse": hg.Reverse,
     "Reverse, warm": lambda inner: hg.Reverse(inner, warm_start=True),
@@ -62,14 +63,14 @@ class Config:
 
 def optimisers() -> dict[str, Any]:
     """Returns all that are tried, by name."""
-    return SMOOTH | LEARNED | REFUSED
+    return OWN | SMOOTH | LEARNED | REFUSED
 
 
 def cell(name: str, estimator: str) -> str:
     """Returns the result of one estimator with one optimiser, as a word or a number."""
-    case = problems.tuned() if name in LEARNED else problems.ridge()
     try:
         with jax.enable_x64(True):
+            case = problems.tuned() if name in LEARNED else problems.ridge()
             made = ESTIMATORS[estimator](hg.OptaxSolver(optimisers()[name], STEPS))
             state = made.init(case.problem, case.params, case.hparams)
             estimate, _ = made.step(case.problem, case.hparams, state, laws.KEY)

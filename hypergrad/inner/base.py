@@ -82,11 +82,13 @@ class AbstractInnerSolver(eqx.Module):
         return self.start(problem, partitioned, hparams)
 
     @checked(PROBLEM)
-    def init_to_learn(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
+    def init_to_learn(
+        self, problem: BilevelProblem, params: PyTree, hparams: PyTree, *, differentiable: bool = True
+    ) -> InnerState:
         """Returns the state before the first update, of a training whose hyperparameters are to be learned.
 
         **Raises** what `init` raises, and `ValueError` naming a hyperparameter that can change neither training nor the
-        outer loss.
+        outer loss, or, where it is to be learned by derivatives (`differentiable`), whose derivative is zero.
         """
         state, key = self.init(problem, params, hparams), jax.random.key(0)
 
@@ -95,7 +97,7 @@ class AbstractInnerSolver(eqx.Module):
             outer = outer_objective(problem, state.judged, key)(state.judged.arrays, hparams)
             return eqx.filter((trained, outer), eqx.is_array)
 
-        refuse_unused(reached, as_hparams(hparams))
+        refuse_unused(reached, as_hparams(hparams), differentiable)
         return state
 
     @eqx.filter_jit

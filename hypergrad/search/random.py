@@ -44,7 +44,9 @@ class RandomSearch(AbstractSearch):
         drawn = eqx.filter_eval_shape(lambda key: strong(self.prior(key)), jax.random.key(0))
         if describe(drawn) != describe(hparams):
             raise ValueError(f"prior draws {describe(drawn)}, but hparams is {describe(hparams)}")
-        return first_state(problem, hparams, self.inner.init_to_learn(problem, params, hparams), None)
+        return first_state(
+            problem, hparams, self.inner.init_to_learn(problem, params, hparams, differentiable=False), None
+        )
 
     @checked_step
     @eqx.filter_jit

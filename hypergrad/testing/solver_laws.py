@@ -51,6 +51,14 @@ def unused_is_refused(estimator: hg.AbstractEstimator, case: Case) -> None:
     _is_refused(lambda: estimator.init(case.problem, case.params, stray), "hparams['stray']")
 
 
+def flat_is_refused(estimator: hg.AbstractEstimator, case: Case) -> None:
+    """A hyperparameter that enters through a comparison alone, whose derivative is zero, is refused by its path."""
+    loss = lambda w, h, d, key: case.problem.inner_loss(w, h, d, key) * jnp.where(h["stray"] > 0, 1.0, 2.0)
+    problem = hg.BilevelProblem(loss, case.problem.outer_loss, case.problem.train, case.problem.valid)
+    stray = case.hparams | {"stray": jnp.ones(())}
+    _is_refused(lambda: estimator.init(problem, case.params, stray), "hparams['stray']")
+
+
 def unseen_is_refused(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
     """An entry of an array that acts through the optimiser alone is refused by its path and index."""
     flat = jnp.concatenate([jnp.ravel(case.hparams["log_l2"]), jnp.zeros(1)])

@@ -47,8 +47,9 @@ class ES(AbstractEstimator):
     - `warm_start`: train on from where the last step ended, the run at λ itself.
 
     `value` and `params` are those of one more run, at λ itself. `diagnostics["noise"]` is the standard error of the
-    hypergradient over its norm, and a noise above 1 is flagged as INACCURATE. A run that is not finite makes the
-    hypergradient NaN, flagged as NONFINITE: choose a smaller σ.
+    hypergradient over the norm of what it estimates. A noise above 0.48 (a cosine below 0.9), or that of one pair,
+    which is not known, is flagged as INACCURATE. A run that is not finite makes the hypergradient NaN, flagged as
+    NONFINITE: choose a smaller σ.
 
     *Cost*: 2N + 1 training runs. *Memory*: `batch_size` times that of training, whatever the number of steps. *Bias*:
     none for the smoothed loss; of order σ² for the loss itself, and none where that is quadratic. The variance grows
@@ -69,7 +70,7 @@ class ES(AbstractEstimator):
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
         """Returns the inner state to start from. Raises where the arguments do not fit."""
         spread_sigma(self.sigma, as_hparams(hparams))
-        state = self.inner.init_to_learn(problem, params, hparams)
+        state = self.inner.init_to_learn(problem, params, hparams, differentiable=False)
         name, number = ("num_pairs", self.num_pairs) if self.batch_size is None else ("batch_size", self.batch_size)
         refuse_too_many(state.partitioned, number, name)
         if self.warm_start:

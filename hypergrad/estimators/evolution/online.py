@@ -86,7 +86,7 @@ class AbstractOnline(AbstractEstimator):
         """Returns the state before the first truncation. Raises where the arguments do not fit."""
         hparams = as_hparams(hparams)
         spread_sigma(self.sigma, hparams)
-        inner = self.inner.init_to_learn(problem, params, hparams)
+        inner = self.inner.init_to_learn(problem, params, hparams, differentiable=False)
         self.inner.refuse_adrift(hparams, inner)
         refuse_too_many(inner.partitioned, self.num_pairs, "num_pairs")
         stack = lambda number: lambda leaf: jnp.broadcast_to(leaf, (number, *leaf.shape))

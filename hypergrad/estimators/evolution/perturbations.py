@@ -96,6 +96,9 @@ def pair_estimates(values: Array, scores: PyTree, sigma: Sigma, hparams: PyTree)
     return jax.tree.map(estimate, scores, widths)
 
 
+NOISY = 0.48  # noise from which the expected cosine 1/√(1 + noise²) with the exact direction is below 0.9
+
+
 class Signal(eqx.Module):
     """The mean of the estimates of all pairs, and the variance of that mean per hyperparameter."""
 
@@ -104,15 +107,21 @@ class Signal(eqx.Module):
 
     @property
     def noise(self) -> Array:
-        """The standard error of the mean over its size."""
-        errors = jax.tree.map(jnp.sqrt, self.variance)
-        size, error = (jnp.linalg.norm(ravel_pytree(tree)[0]) for tree in (self.mean, errors))
-        return error / jnp.where(size > 0, size, 1)
+        """The standard error s of the mean m over the size of what it estimates, s/√(‖m‖² - s²); NaN if not known.
+
+        ‖m‖² itself is s² too large on average: noise alone would look like a signal of its own size.
+        """
+        mean, variance = (ravel_pytree(tree)[0] for tree in (self.mean, self.variance))
+        scale = jnp.max(jnp.abs(mean))
+        scale = jnp.where(scale > 0, scale, 1)
+        size, error = jnp.sum((mean / scale) ** 2), jnp.sum(variance / scale**2)
+        left = jnp.maximum(size - error, 0)
+        return jnp.where(error > 0, jnp.sqrt(error / left), jnp.sqrt(error))
 
     @property
     def status(self) -> Array:
-        """INACCURATE where the noise is larger than the signal."""
-        return flag(self.noise > 1, Status.INACCURATE)
+        """INACCURATE where the noise is not known to be small."""
+        return flag(~(self.noise <= NOISY), Status.INACCURATE)
 
 
 def signal_of(estimates: PyTree) -> Signal:

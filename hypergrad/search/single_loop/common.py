@@ -113,7 +113,8 @@ def _refuse(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyT
     refuse_complex(partitioned.arrays, "the linear system is moved as if it were real")
     inner, outer = (make(problem, partitioned, jax.random.key(0)) for make in (inner_objective, outer_objective))
     arrays = partitioned.arrays
-    refuse_unused(lambda hparams: (jax.grad(inner)(arrays, hparams), outer(arrays, hparams)), hparams)
+    reached = lambda hparams: (jax.grad(inner)(arrays, hparams), outer(arrays, hparams))
+    refuse_unused(reached, hparams)
 
 
 def advance(

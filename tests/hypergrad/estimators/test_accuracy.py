@@ -118,6 +118,43 @@ def test_bounds_are_refused_where_they_do_not_hold():
             hg.Implicit(MOMENTUM, strong_convexity=strong_convexity)
 
 
+@pytest.mark.parametrize(("num_hparams", "num_pairs", "fine"), [(200, 16, False), (2, 64, True), (2, 1, False)])
+def test_random_directions_are_trusted_only_where_they_add_up(num_hparams, num_pairs, fine):
+    """With 200 hyperparameters 16 pairs reach a cosine of 0.3, and noise alone has the size of its own error."""
+    slopes = np.random.default_rng(0).normal(size=num_hparams)
+    inner_loss = lambda w, h, data, key: jnp.sum((w - h) ** 2) / 2
+    problem = hg.BilevelProblem(inner_loss, lambda w, h, data, key: w @ data, np.ones(1), slopes)
+    estimator, h = hg.ES(hg.OptaxSolver(optax.sgd(1.0), 1), num_pairs), jnp.zeros(num_hparams)
+    state = estimator.init(problem, h, h)
+    for k in range(5):
+        estimate, _ = estimator.step(problem, h, state, jax.random.key(k))
+        g = np.asarray(estimate.hypergradient)
+        cosine = g @ slopes / np.linalg.norm(g) / np.linalg.norm(slopes)
+        status = hg.Status(int(estimate.stats.status))
+        assert (cosine > 0.9) == fine or num_pairs == 1
+        assert (status == hg.Status.OK) == fine
+
+
+IMPLICIT = {
+    "CG": lambda inner: hg.Implicit(inner, hg.CG(20)),
+    "damped": lambda inner: hg.Implicit(inner, hg.CG(20, damping=0.1)),
+    "Neumann": lambda inner: hg.Implicit(inner, hg.Neumann(20)),
+    "MINRES": lambda inner: hg.Implicit(inner, hg.MINRES(20)),
+    "HOAG": lambda inner: hg.HOAG(inner, hg.CG(20)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMPLICIT)
+def test_no_implicit_status_is_ok_on_a_network_that_is_not_trained_to_the_end(name):
+    """P2; the cosines with the exact hypergradient are 0.35 to 0.97."""
+    with jax.enable_x64(False):
+        case = PROBLEMS["P2"](0)
+        inner = hg.OptaxSolver(optax.sgd(case.learning_rate, 0.9), case.num_steps)
+        estimate, _ = laws.first_step(IMPLICIT[name](inner), case)
+    assert hg.Status(int(estimate.stats.status)) & hg.Status.INNER_UNCONVERGED
+
+
 WRONG = {
     "line": pytest.param(hg.DrMAD, 100, marks=pytest.mark.slow),
     "greedy": pytest.param(lambda inner: hg.Greedy(inner, decay=1.0, warm_start=False), 25),
