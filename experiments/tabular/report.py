@@ -79,15 +79,19 @@ def draw(path: Path, history: Sequence[Row]) -> None:
     if not panels:
         return
     least = {key: min(line["test_error"] for line in history if _run(line) == key) for key in map(_run, history)}
-    with figure(path, 1, len(panels), (1 + 3.2 * len(panels), 3.8), squeeze=False, sharey=True) as axes:
-        for axis, panel in zip(axes[0], panels, strict=True):
+    across, down = min(len(panels), 3), -(-len(panels) // 3)
+    with figure(path, down, across, (1 + 3 * across, 0.6 + 2.6 * down), squeeze=False, sharey=True) as axes:
+        for axis, panel in zip(axes.flat, panels, strict=False):
             for (method, label), colour in zip(SHOWN.items(), COLOURS, strict=False):
                 runs = grouped([line for line in panel if line["method"] == method], ("set", "seed"))
                 if runs:
                     _band(axis, runs, least, label, colour)
             axis.set(title=panel[0]["start"], xlabel="gradient equivalents", yscale="log")
             axis.grid(alpha=0.3, which="both")
-        axes[0, 0].set_ylabel("test error / lowest of all methods")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("test error / lowest of all")
+        for axis in axes.flat[len(panels) :]:
+            axis.axis("off")
         axes[0, 0].legend(fontsize=8)
 
 
