@@ -108,10 +108,10 @@ def victim(file):
     search, problem, state = begin()
     print("begins", flush=True)
     state, history = hg.run(
-        search, problem, state, key=jax.random.key(0), budget=60 * STEPS, stream=Rows(), checkpoint=file, every=0,
+        search, problem, state, key=jax.random.key(0), budget=40 * STEPS, stream=Rows(), checkpoint=file, every=0,
         chunk=2,
     )  # fmt: skip
-    assert int(state.num_steps) == len(history) == 60
+    assert int(state.num_steps) == len(history) == 40
     print(digest((jax.tree.leaves(state), jax.tree.leaves(history))), flush=True)
 
 
