@@ -22,6 +22,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from .checks import function, instance
 from .structures import Diagonal as Diagonal
 from .structures import Factor, Structure, jacobian
 from .structures import Full as Full
@@ -94,6 +95,10 @@ def whole(model: PyTree) -> PyTree:
     return model
 
 
+STRUCTURE = instance("structure", Structure, "Full(), Lanczos() or Diagonal()")
+WHERE = function("where", "from a model to the part of it that has a prior")
+
+
 class Laplace(eqx.Module):
     """Laplace's approximation at the weights of a model.
 
@@ -105,9 +110,9 @@ class Laplace(eqx.Module):
     `ValueError` where `where` selects no floating array or `log_variance` does not fit.
     """
 
-    structure: Structure = Full()
+    structure: Structure = eqx.field(converter=STRUCTURE, default=Full())
     _: dataclasses.KW_ONLY
-    where: Callable[[PyTree], PyTree] = whole
+    where: Callable[[PyTree], PyTree] = eqx.field(converter=WHERE, default=whole)
 
     def negative_log_evidence(
         self, outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood

@@ -4,20 +4,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .checks import has_shape
+from .checks import KEY, array, checked, has_shape, real
+
+NOISE_VARIANCE = real("noise_variance", above=0)
 
 
+@checked(KEY, array("targets"), real("step", above=0))
 def probed_targets(key: Array, targets: Array, step: float) -> Array:
     """Returns the targets, and the targets moved by `step` in random directions ±1, of shape (2, rows).
 
     Train one model on each, for example with `replicate_loss`. The derivative of the predictions is taken from their
     difference: `step` must be small beside the noise, and large beside the error of training.
     """
-    if not step > 0:
-        raise ValueError(f"step must be positive, got {step!r}")
+    has_shape(targets, (None,), "targets")
     return jnp.stack([targets, targets + step * jax.random.rademacher(key, targets.shape, targets.dtype)])
 
 
+@checked(array("predictions", finite=False), array("targets"), NOISE_VARIANCE)
 def sure(predictions: Array, targets: Array, noise_variance: Array | float) -> Array:
     """Returns an unbiased estimate of the mean squared error E ‖f(y) - E y‖²/n of predictions on the training rows.
 
@@ -30,7 +33,7 @@ def sure(predictions: Array, targets: Array, noise_variance: Array | float) -> A
     **Source**: Stein (1981); Ramani, Blu, Unser (2008), equation 12, for the finite difference.
     """
     has_shape(targets, (2, None), "targets")
-    has_shape(predictions, jnp.shape(targets), "predictions")
+    has_shape(predictions, jnp.shape(targets), "predictions", "targets")
     moved = targets[1] - targets[0]
     degrees_of_freedom = jnp.vdot(moved, predictions[1] - predictions[0]) / jnp.mean(moved**2)
     misfit = jnp.mean((predictions[0] - targets[0]) ** 2)

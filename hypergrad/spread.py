@@ -1,14 +1,17 @@
 """The noise of a hypergradient, measured over keys."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .estimators.base import ESTIMATOR, AbstractEstimator
-from .ground.checks import checked, integer, random_key
+from .ground.checks import checked, explained, integer, random_key
+from .ground.memory import refuse_too_large
 from .ground.show import paragraph, show
-from .problem import PROBLEM, BilevelProblem, as_hparams
+from .problem import PROBLEM, BilevelProblem, as_hparams, check_model
 
 
 class Spread(eqx.Module):
@@ -42,7 +45,12 @@ class Spread(eqx.Module):
         )
 
 
+def _explain(problem: BilevelProblem, estimator: Any, params: PyTree, hparams: PyTree, **_: Any) -> None:
+    check_model(problem, params, as_hparams(hparams))
+
+
 @checked(PROBLEM, ESTIMATOR, random_key(), integer("num_keys", least=2))
+@explained(_explain)
 def spread(
     problem: BilevelProblem,
     estimator: AbstractEstimator,
@@ -60,6 +68,8 @@ def spread(
 
     **Raises** what the estimator's `init` raises, and `ValueError` for fewer than two keys.
     """
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter((params, hparams), eqx.is_inexact_array)))
+    refuse_too_large(4 * size * num_keys, "num_keys", f"training with {num_keys} keys side by side")
     values, hypergradients = _estimates(
         problem, estimator, params, as_hparams(hparams), jax.random.split(key, num_keys)
     )

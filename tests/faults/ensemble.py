@@ -16,6 +16,33 @@ POSTERIOR = Only(lambda: ens.MeanField(jnp.ones(3)))
 VALID = Function(lambda params: jnp.sum(params**2, 1))
 STATE = Only(lambda: ens.early_stopping(ens.replicate_optimiser(optax.sgd(0.1)), VALID.right(), 2).init(rows()[0]))
 FUNCTIONS = {
+    "probed_targets": (
+        ens.probed_targets,
+        {
+            "key": Key(),
+            "targets": Kind(lambda: rows()[1], lambda v: None if np.ndim(v) == 1 else False),
+            "step": Real(0.1, above=0),
+        },
+    ),
+    "sure": (
+        ens.sure,
+        {
+            "predictions": Numbers(lambda: rows()[0][:2], finite=False),
+            "targets": Numbers(lambda: rows()[0][1:3]),
+            "noise_variance": Real(0.1, above=0),
+        },
+    ),
+    "cross_validation": (
+        ens.cross_validation,
+        {
+            "inner_loss": Function(len),
+            "outer_loss": Function(len),
+            "data": Some(lambda: rows()[0]),
+            "num_folds": Int(2, 2, R),
+            "key": Key(),
+        },
+    ),
+    "Laplace": (ens.evidence.Laplace, {"structure": Only(ens.evidence.Full), "where": Function(len)}),
     "kfold_masks": (
         ens.kfold_masks,
         {

@@ -167,6 +167,17 @@ CLASSES = {
         },
     ),
     "OneStep": (hg.OneStep, WARM),
+    "Reversible": (
+        hg.Reversible,
+        {
+            "inner": Only(lambda: hg.OptaxSolver(hg.MomentumSGD(0.1, 0.9), 3)),
+            "exact": Bool(),
+            "tol": Real(0.1, above=0, below=1),
+            "min_momentum": Real(0.5, above=0, below=1, optional=True),
+        },
+    ),
+    "ErrorCheck": (hg.ErrorCheck, {"directions": Int(2, least=1), "every": Int(2, least=1)}),
+    "shrink_to_mean": (hg.projections.shrink_to_mean, {"share": Real(0.5, least=0, most=1)}),
     "MomentumSGD": (
         hg.MomentumSGD,
         {
@@ -249,6 +260,10 @@ FUNCTIONS = {
         CASE | {"estimator": Only(lambda: hg.Greedy(INNER)), "key": Key()},
     ),
     "evaluate": (hg.evaluate, CASE | {"inner": inner(), "key": Key()}),
+    "spread": (
+        hg.spread,
+        CASE | {"estimator": Only(lambda: hg.Greedy(INNER)), "key": Key(), "num_keys": Int(2, least=2, most=9)},
+    ),
     "diagnose": (
         hg.diagnose,
         CASE

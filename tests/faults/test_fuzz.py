@@ -9,7 +9,7 @@ from tests.faults import fuzz, kinds
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of iterators as leaves and the like
 NUMBER = 600
-SLOW = {"run", "diagnose", "fewest_knots"}  # their other arguments cost seconds to make
+SLOW = {"run", "diagnose", "fewest_knots", "spread"}  # their other arguments cost seconds to make
 
 
 @pytest.mark.row(22, 23, 28)
