@@ -4,8 +4,8 @@ A `BilevelProblem` is two losses and two data sets; an inner solver (`OptaxSolve
 turns hyperparameters into a value and a hypergradient (`Reverse`, `Reversible`, `Forward`, `DrMAD`, `Greedy`,
 `Implicit`, `HOAG`, and of a smoothed outer loss `ES`, `PES`, `NRES`, `Combined`); a search moves them
 (`GradientSearch`, `RandomSearch`, `MAID`, the single loops `SOBA`, `SABA`, `F2SA`); `run` repeats a search under a
-budget; `diagnose` says which estimator can be trusted. `hypergrad.trials` searches what has no gradient, and
-`hypergrad.testing` holds estimators to their laws.
+budget; `diagnose` says which estimator can be trusted; `tune` learns hyperparameters during one training run, in one
+call. `hypergrad.trials` searches what has no gradient, and `hypergrad.testing` holds estimators to their laws.
 """
 
 from . import curvature as curvature
