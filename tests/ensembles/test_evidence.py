@@ -131,6 +131,7 @@ def test_the_diagonal_bounds_the_evidence_and_is_exact_for_orthogonal_inputs():
     np.testing.assert_allclose(of(basis, evidence.Diagonal()), of(basis, evidence.Full()), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_lanczos_quadrature_comes_near_the_whole_with_its_derivatives(shape):
     """With as many steps as weights the quadrature is exact, and only the probes are random."""

@@ -230,7 +230,10 @@ def reverse_average(steps, key, num_pairs=32):
     return jnp.mean(jax.vmap(jax.grad(last))(3.9 + jnp.concatenate([eps, -eps])))
 
 
-@pytest.mark.parametrize("steps", [1, 4, 8, 16, 64])
+HORIZONS = [4, 16, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 8, 64))]
+
+
+@pytest.mark.parametrize("steps", HORIZONS)
 def test_the_combination_is_never_much_worse_than_the_better_part(steps):
     inner, exact, r = hg.OptaxSolver(MAP, steps), smoothed_derivative(steps), jnp.asarray(3.9)
     es, keys = hg.ES(inner, 32, sigma=WIDTH), jax.random.split(laws.KEY, 2000)

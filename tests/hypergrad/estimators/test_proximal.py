@@ -114,8 +114,9 @@ def test_closed_forms(name, make):
     assert hg.Status(int(found.stats.status)) == hg.Status.OK
 
 
-@pytest.mark.parametrize("name", LINEAR)
-@pytest.mark.parametrize("problem", ["elastic net", "box"])
+@pytest.mark.parametrize(
+    ("name", "problem"), [*((name, "elastic net") for name in LINEAR), ("gmres", "box"), ("minres", "box")]
+)
 def test_every_linear_solver(name, problem):
     inner, hparams, exact = PROBLEMS[problem]
     found = estimate_of(hg.Implicit(inner, LINEAR[name]), hparams)
