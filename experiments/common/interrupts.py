@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN = 0.05  # seconds until an interrupt that was ignored is raised once more
 PATIENCE = 1.0  # seconds that the main thread has to come back to Python
 
 
@@ -26,6 +27,7 @@ class Interrupts:
         self.line = "stopped"
         self.number = signal.SIGINT
         self._seen, self._lock = threading.Event(), threading.Lock()
+        self._repeats = 0  # signals that are on their way for the second time
         self._remove: Callable[[], None] | None = None
 
     @contextlib.contextmanager
@@ -49,19 +51,26 @@ class Interrupts:
         here.setblocking(False)
         wakeup = signal.set_wakeup_fd(here.fileno(), warn_on_full_buffer=False)
         handlers = {number: signal.signal(number, self._raise) for number in SIGNALS}
-        others = sys.excepthook
+        others, ignored = sys.excepthook, sys.unraisablehook
 
         def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
             self.end() if issubclass(kind, KeyboardInterrupt) else others(kind, error, trace)
+
+        def try_again(found: "sys.UnraisableHookArgs") -> None:
+            """Raises the interrupt once more where Python could not, such as within a callback of the collector."""
+            if not issubclass(found.exc_type, KeyboardInterrupt):
+                return ignored(found)
+            self._repeats += 1
+            threading.Timer(AGAIN, signal.pthread_kill, (threading.main_thread().ident, self.number)).start()
 
         def remove() -> None:
             signal.set_wakeup_fd(wakeup)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            sys.excepthook = others
+            sys.excepthook, sys.unraisablehook = others, ignored
             here.close()
 
-        sys.excepthook, self._remove = hook, remove
+        sys.excepthook, sys.unraisablehook, self._remove = hook, try_again, remove
         threading.Thread(target=self._watch, args=(there,), daemon=True).start()
 
     def remove(self) -> None:
@@ -78,14 +87,15 @@ class Interrupts:
             os._exit(128 + self.number)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        self.number = signal.Signals(number)
+        if not self._seen.is_set():
+            self.number = signal.Signals(number)
         self._seen.set()
         raise KeyboardInterrupt
 
     def _watch(self, there: socket.socket) -> None:
         """Ends the process where the main thread does not come back, or is asked twice."""
         with there, contextlib.suppress(EOFError):
-            self.number = self._next(there)
+            first = self._next(there)
             there.settimeout(PATIENCE)
             try:
                 self._next(there)
@@ -93,13 +103,15 @@ class Interrupts:
                 if self._seen.is_set():
                     there.settimeout(None)
                     self._next(there)
+            self.number = self.number if self._seen.is_set() else first
             self.end()
 
     def _next(self, there: socket.socket) -> signal.Signals:
         """Returns the next of the signals. **Raises** `EOFError` once nobody listens to them any more."""
         while found := there.recv(1):
-            if found[0] in SIGNALS:
+            if found[0] in SIGNALS and self._repeats == 0:
                 return signal.Signals(found[0])
+            self._repeats = max(0, self._repeats - 1)
         raise EOFError
 
 

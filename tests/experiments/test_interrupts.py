@@ -20,6 +20,14 @@ with interrupts.installed("stopped; go on"):
 """
 WAITS = "time.sleep(60)"
 NEVER_IN_PYTHON = "hashlib.pbkdf2_hmac('sha256', b'as XLA', b'while it compiles', 2**31 - 1)"
+IGNORED = """
+    class Closes:
+        def __del__(self):
+            time.sleep(60)
+    closes = Closes()
+    del closes
+    time.sleep(60)
+"""
 SAVES = """
     try:
         time.sleep(60)
@@ -47,7 +55,7 @@ def start(body):
 
 @pytest.mark.row(40)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("body", [WAITS, NEVER_IN_PYTHON, SAVES])
+@pytest.mark.parametrize("body", [WAITS, NEVER_IN_PYTHON, IGNORED, SAVES])
 def test_one_line_and_the_status_of_the_signal(body, number):
     with start(body) as process:
         process.send_signal(number)
