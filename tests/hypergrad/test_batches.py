@@ -27,6 +27,12 @@ EXACT = {
 }
 
 
+def some_slow(cases, *slow):
+    """Parameters by name, of which those named are slow."""
+    mark = lambda name: pytest.mark.slow if name in slow else ()
+    return [pytest.param(*values, id=name, marks=mark(name)) for name, values in cases.items()]
+
+
 def rows_of(case):
     """The arrays of a case, and its scalars in every row."""
     return {name: jnp.broadcast_to(leaf, (len(case["y"]), *leaf.shape[1:])) for name, leaf in case.items()}
@@ -56,7 +62,7 @@ LAWS = {name: (estimator, "epochs") for name, estimator in EXACT.items()} | {
 }
 
 
-@pytest.mark.parametrize(("estimator", "order"), LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize(("estimator", "order"), some_slow(LAWS, "checkpoints", "exactly reversible"))
 def test_hypergradients_are_those_of_the_sampled_training(estimator, order):
     problem, params, hparams = sampled(lambda rows: hg.Batches(rows, SIZE, order=order))
     value, found = hg.value_and_hypergrad(problem, estimator)(hparams, params, laws.KEY)
@@ -91,7 +97,7 @@ WARM = {
 }
 
 
-@pytest.mark.parametrize(("search", "steps"), WARM.values(), ids=WARM)
+@pytest.mark.parametrize(("search", "steps"), some_slow(WARM, "implicit", "f2sa"))
 def test_an_epoch_goes_on_from_one_step_of_a_search_to_the_next(search, steps):
     """With 10 rows and batches of 4 every row has been read k times after 5 k / 2 updates."""
     problem, params, hparams = counting()
@@ -115,7 +121,7 @@ def test_a_cold_start_begins_an_epoch_in_another_order():
     assert np.all(np.sum(firsts, 1) == SIZE) and chi2 < 27.9  # 99.9 % of chi-squared with 9 degrees of freedom
 
 
-@pytest.mark.parametrize("size", [3, 5, 10])
+@pytest.mark.parametrize("size", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_all_rows_in_chunks_are_the_full_data(size):
     """Values, gradients and curvature, with a ragged last chunk and without."""
     all_rows = lambda rows: hg.Batches(rows, min(size, len(rows["y"])), order="all")
