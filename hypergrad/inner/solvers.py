@@ -20,7 +20,15 @@ from .proximal import PROXIMAL
 Optimiser: TypeAlias = Transformation | Callable[[PyTree], Transformation]
 
 AVERAGE = real("average", least=0, below=1, optional=True)
-FIXED = ("has_aux", "value_and_grad", "jit", "unroll", "implicit_diff", "implicit_diff_solve")  # set here, not by users
+FIXED = (  # set here, not by users, or read by the solver's own loop alone
+    "has_aux",
+    "value_and_grad",
+    "jit",
+    "unroll",
+    "implicit_diff",
+    "implicit_diff_solve",
+    "stop_if_linesearch_fails",
+)
 
 
 class JaxoptSolver(AbstractInnerSolver):

@@ -108,8 +108,7 @@ def checked(
 def measure(directions: int, training: Training, state: InnerState, warm_start: bool, found: PyTree) -> Accuracy:
     """Returns the accuracy of the hypergradient `found` of a training from `state`; see `ErrorCheck`."""
     flat, unravel = ravel_pytree(found)
-    size = jnp.linalg.norm(flat)
-    along_found = flat / jnp.where(size > 0, size, 1)
+    along_found = _unit(flat)
     groups = min(directions, flat.size) if flat.size > 1 else 0
     signs = jax.random.rademacher(step_key(training.key, training.inner.num_steps + 2), flat.shape, flat.dtype)
     group = jnp.arange(flat.size) % max(groups, 1)
@@ -119,8 +118,23 @@ def measure(directions: int, training: Training, state: InnerState, warm_start: 
         return slope(training, state, warm_start, unravel(direction)), direction @ along_found
 
     found_slopes, shares = jax.lax.map(slopes, jnp.arange(groups + 1))
+    scale = _largest(jnp.concatenate([flat, found_slopes]))  # so that no square leaves the range of numbers
+    size, found_slopes = jnp.linalg.norm(flat / scale), found_slopes / scale
     along = found_slopes[0]
     across = jnp.sum((found_slopes[1:] - along * shares[1:]) ** 2)
     true_size = jnp.sqrt(along**2 + across)
     divisor = jnp.where(true_size > 0, true_size, 1)
     return Accuracy(jnp.sqrt((size - along) ** 2 + across) / divisor, along / divisor)
+
+
+def _largest(vector: Array) -> Array:
+    """Returns the largest absolute entry, 1 where all are zero."""
+    largest = jnp.max(jnp.abs(vector))
+    return jnp.where(largest == 0, 1, largest)
+
+
+def _unit(vector: Array) -> Array:
+    """Returns the vector at length 1, or zero."""
+    vector = vector / _largest(vector)
+    size = jnp.linalg.norm(vector)
+    return vector / jnp.where(size > 0, size, 1)

@@ -14,6 +14,7 @@ from experiments.common.data import digits
 from hypergrad.estimators.common import trajectory
 from hypergrad.testing import laws, problems
 from hypergrad.testing.tolerances import flat, relative_error
+from hypergrad.testing.units import in_single_precision
 
 from tests.helpers import digits_inner, digits_outer
 
@@ -67,6 +68,15 @@ def test_it_is_measured_every_so_often_and_counted():
         hparams = jax.tree.map(lambda h: h + 0.1, hparams)
     assert hvps == [4 * STEPS, 0, 4 * STEPS, 0]
     assert errors[0] == errors[1] != errors[2] == errors[3]
+
+
+@pytest.mark.parametrize("scale", [2.0**-90, 2.0**90])
+def test_the_measured_error_has_no_unit(scale):
+    """In float32 the squares of the hypergradient would be zero or infinite."""
+    case, estimator = in_single_precision(problems.ridge()), hg.Greedy(MOMENTUM, warm_start=False)
+    large = case.replace(valid={"scale": np.float32(scale)})
+    plain, scaled = (laws.first_step(estimator, one)[0].stats.diagnostics for one in (case, large))
+    assert scaled["relative_error"] == plain["relative_error"] > 0.2
 
 
 def test_bad_checks():

@@ -202,7 +202,15 @@ def test_classes_that_minimise_no_plain_loss_are_refused_by_name(solver_class):
 
 
 @pytest.mark.parametrize(
-    "option", [{"has_aux": True}, {"value_and_grad": True}, {"jit": False}, {"unroll": True}, {"implicit_diff": False}]
+    "option",
+    [
+        {"has_aux": True},
+        {"value_and_grad": True},
+        {"jit": False},
+        {"unroll": True},
+        {"implicit_diff": False},
+        {"stop_if_linesearch_fails": True},
+    ],
 )
 def test_options_without_effect_are_refused_by_name(option):
     with pytest.raises(ValueError, match=next(iter(option))):
