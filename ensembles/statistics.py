@@ -228,7 +228,10 @@ def bootstrap_error(
 
     def resampled(key: Array) -> Array:
         chosen = jax.random.randint(key, (replicas,), 0, replicas)
-        return call("statistic", statistic, "predictions", jax.tree.map(lambda leaf: leaf[chosen], predictions))
+        evaluate = lambda predictions: jnp.asarray(statistic(predictions))
+        return call(
+            "statistic", evaluate, "predictions", jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], predictions)
+        )
 
     values = jax.lax.map(resampled, replica_keys(key, num), batch_size=min(chunk, num))
     return jnp.std(values, axis=0, ddof=1)
