@@ -12,7 +12,7 @@ from .data.sampler import as_sampler
 from .ground.checks import checked, explained, random_key
 from .ground.derivatives import linearize
 from .ground.keys import EndKeys, end_keys, step_key
-from .ground.tree import PartitionedModel, join, split
+from .ground.tree import PartitionedModel, differentiable, join, split
 from .inner import INNER, AbstractInnerSolver, InnerState, SolveStats
 from .problem import PROBLEM, BilevelProblem, check_model, outer_value, outer_value_and_grads
 from .stats import Counts, Estimate, Stats
@@ -60,7 +60,8 @@ class Training(eqx.Module):
     ) -> tuple[InnerState, Callable[[InnerState], tuple[InnerState, PyTree]]]:
         """Returns the state after step t and the pullback c -> (Aᵀc, Bᵀc), A = ∂Φ/∂(w, s) and B = ∂Φ/∂λ at `state`.
 
-        A cotangent has the structure of the state with `None` at the leaves that are not inexact arrays.
+        The first cotangent is that of `outer_cotangent`. All have the structure of the state with `None` at what
+        carries no gradient.
         """
         phi, inexact = self._map(state, t)
         with _naming(self.inner):
@@ -104,12 +105,27 @@ class Training(eqx.Module):
         """
         return outer_value_and_grads(self.problem, self.hparams, end.judged, self.keys.outer)
 
+    def outer_cotangent(self, end: InnerState) -> tuple[Array, InnerState, PyTree]:
+        """Returns `(F, c_T, ∂_λ F)`, c_T = ∂F/∂(w, s) at the end of training; it is 0 but at what F judges."""
+        value, by_model, by_hparams = self.outer_value_and_grads(end)
+        return value, cotangent_of(end, by_model), by_hparams
+
     def evaluate(self, state: InnerState) -> Evaluated:
         """Trains from `state` and measures the outer loss; returns an estimate without a hypergradient, and the end."""
         end, solved = self.solve(state)
         value = outer_value(self.problem, end.params, self.hparams, self.keys.outer)
         counts = Counts(iterations=solved.iterations, inner_gradients=solved.gradients)
         return Estimate(None, value, end.judged, Stats(counts)), end
+
+
+def cotangent_of(state: InnerState, by_model: PartitionedModel) -> PyTree:
+    """Returns the cotangent on the whole inner state, from that on the model which the outer loss judges.
+
+    It is 0 at all that the judged model is not made of.
+    """
+    inexact, rest = split(state)
+    _, pullback = jax.vjp(lambda inexact: differentiable(join(inexact, rest).judged), inexact)
+    return pullback(by_model)[0]
 
 
 @contextlib.contextmanager

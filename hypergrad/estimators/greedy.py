@@ -11,10 +11,10 @@ from ..ground.checks import boolean, field, real
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
-from ..training import Training
+from ..training import Training, cotangent_of
 from .base import AbstractTrajectoryEstimator, checked_step
 from .common.accuracy import Stepped, TrajectoryState, checked
-from .common.adjoint import cotangent_of, through_start, through_state
+from .common.adjoint import through_start, through_state
 
 
 class Greedy(AbstractTrajectoryEstimator):

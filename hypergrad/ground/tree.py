@@ -186,7 +186,8 @@ def all_finite(tree: PyTree) -> Array:
 
 def in_single(tree: PyTree) -> PyTree:
     """Returns the arrays with those in half precision, whose sums and small steps would be lost, in float32."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+    half = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if half(leaf) else leaf, tree)
 
 
 def vdot(a: PyTree, b: PyTree) -> Array:

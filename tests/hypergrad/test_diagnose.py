@@ -127,7 +127,7 @@ def test_a_diagnosis_has_rows_and_a_plot(tmp_path):
 
 def test_diagnose_refuses_bad_input_by_name():
     case = ridge()
-    with pytest.raises(ValueError, match="estimators is empty"):
+    with pytest.raises(ValueError, match="estimators must be an estimator, or several"):
         hg.diagnose(case.problem, [], case.params, case.hparams, key=laws.KEY)
     still = hg.BilevelProblem(
         case.problem.inner_loss, lambda w, h, d, k: 0 * (jnp.sum(w) + h["unused"]), *[case.problem.train] * 2

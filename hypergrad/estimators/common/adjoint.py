@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from ...ground.tree import PartitionedModel, differentiable, in_single, join, norm, split
+from ...ground.tree import differentiable, in_single, norm
 from ...inner import InnerState
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training
@@ -34,16 +34,6 @@ class Adjoint(eqx.Module):
         return jnp.where(self.first > 0, self.largest / jnp.where(self.first > 0, self.first, 1), 1)
 
 
-def cotangent_of(state: InnerState, by_model: PartitionedModel) -> PyTree:
-    """Returns the cotangent on the whole inner state, from that on the model which the outer loss judges.
-
-    It is 0 at all that the judged model is not made of.
-    """
-    inexact, rest = split(state)
-    _, pullback = jax.vjp(lambda inexact: differentiable(join(inexact, rest).judged), inexact)
-    return pullback(by_model)[0]
-
-
 def size(cotangent: InnerState) -> Array:
     """Returns ‖c‖ on the model and the averaged weights; moments have other units."""
     return norm((cotangent.partitioned, cotangent.average))
@@ -51,8 +41,7 @@ def size(cotangent: InnerState) -> Array:
 
 def start_adjoint(training: Training, end: InnerState) -> tuple[Array, Adjoint]:
     """Returns the outer loss at the end of training, and the adjoint there, c_T = ∂F/∂(w_T, s_T)."""
-    value, by_model, by_hparams = training.outer_value_and_grads(end)
-    cotangent = cotangent_of(end, by_model)
+    value, cotangent, by_hparams = training.outer_cotangent(end)
     return value, Adjoint(cotangent, in_single(by_hparams), size(cotangent), size(cotangent))
 
 

@@ -84,24 +84,20 @@ class Copy(hg.AbstractEstimator):
         return self.inner.init(problem, params, hparams)
 
     def step(self, problem, hparams, state, key):
+        training = hg.Training(self.inner, problem, hparams, key)
+
         def train(state, t):
             return self.inner.step(problem, hparams, state, jax.random.fold_in(key, t)), state
 
         def back(carry, at):
             (t, point), (cotangent, total) = at, carry
-            cotangent, by_hparams = self.back(
-                pull_back, hg.Training(self.inner, problem, hparams, key), point, t, cotangent
-            )
+            cotangent, by_hparams = self.back(pull_back, training, point, t, cotangent)
             return (cotangent, optax.tree.add(total, by_hparams)), None
 
         steps = jnp.arange(self.inner.num_steps)
         end, states = jax.lax.scan(train, state, steps)
-        outer = eqx.filter_value_and_grad(lambda both: problem.outer_loss(*both, problem.valid, key))
-        value, (by_params, direct) = outer((end.params, hparams))
-        zeros = eqx.filter(optax.tree.zeros_like(end), eqx.is_inexact_array)
-        cotangent = eqx.tree_at(lambda c: c.partitioned.arrays, zeros, by_params)
-        start = (cotangent, direct)
-        (_, found), _ = jax.lax.scan(back, start, (steps, self.path(states, end)), reverse=True)
+        value, *start = training.outer_cotangent(end)
+        (_, found), _ = jax.lax.scan(back, tuple(start), (steps, self.path(states, end)), reverse=True)
         counts = hg.Counts(iterations=self.inner.num_steps, step_vjps=self.inner.num_steps, outer_gradients=1)
         return hg.Estimate(found, value, end.params, hg.Stats(counts)), state
 
