@@ -108,7 +108,8 @@ def tune(
     *Cost*: the budget. *Memory*: K/10 states of training, and the first and present state of each start.
     *Bias*: that of a short horizon at averaged weights.
     *When not to use it*: where training is short or the hyperparameters act on its first steps alone, such as the scale
-    of the first weights; use `Reverse` over the whole of training.
+    of the first weights; use `Reverse` over the whole of training. From a start at which nothing is learned a decay
+    without a bound can run away, see docs/tabular.md: give a `projection`.
 
     **Raises** `TypeError` or `ValueError` naming the argument that does not fit; `FloatingPointError` where no start
     has a finite result.

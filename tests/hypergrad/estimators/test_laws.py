@@ -70,7 +70,7 @@ def test_reverse_mode_keeps_the_laws_of_many_programs():
 
 
 @pytest.mark.row(1, 2, 7, 10, 16)
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize(("make", "claim"), VARIANTS.values(), ids=VARIANTS)
 def test_variants_keep_the_laws_of_numbers_and_form(make, claim):
     """The same code with another setting: numbers and form, not all that they follow from."""

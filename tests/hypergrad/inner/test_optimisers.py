@@ -46,13 +46,13 @@ def test_derivative_of_the_next_step_with_learned_settings(name):
     check_inner_solver(solver(LEARNED[name]), case=problems.tuned(), only=QUICK_LEARNED[name])
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", SMOOTH)
 def test_derivative_of_the_next_step_with_every_optimiser(name):
     check_inner_solver(solver(SMOOTH[name]), linear=name in LINEAR)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", LEARNED)
 def test_derivative_of_the_next_step_with_every_learned_setting(name):
     check_inner_solver(solver(LEARNED[name]), case=problems.tuned(), only=estimators_for(name))
@@ -86,7 +86,7 @@ def test_derivative_of_the_next_step_with_line_searches(name):
     check_inner_solver(jaxopt_solver(name), num_steps=2)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", JAXOPT)
 def test_derivative_of_the_next_step_with_every_jaxopt_solver(name):
     with loosened(10):  # a line search amplifies the error of differences
