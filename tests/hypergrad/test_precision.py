@@ -50,7 +50,7 @@ def problem():
 
 @pytest.mark.parametrize(
     "estimator",
-    [pytest.param(e, id=name, marks=[] if name in QUICK else [pytest.mark.slow]) for name, e in ESTIMATORS.items()],
+    [pytest.param(e, id=name, marks=[] if name in QUICK else [pytest.mark.sweep]) for name, e in ESTIMATORS.items()],
 )
 def test_bfloat16_weights_have_the_hypergradients_of_float32(problem, estimator):
     """One penalty per weight, in float32, on the digits."""

@@ -36,8 +36,9 @@ MAKE = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "es" else pytest.mark.sweep) for name in MAKE]
+)
 def test_all_laws(name):
     check_estimator(MAKE[name], claim=Claim.UNBIASED, examples=1, shrink=0)
 
