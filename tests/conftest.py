@@ -4,12 +4,12 @@ Strict promotion of types is not on: optax's Adam raises a Python float to the p
 """
 
 import gc
-import mmap
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
-from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 # Set before JAX is imported, and inherited by the workers and by the programs that tests start.
@@ -23,7 +23,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # jax 0.10.1 logs two lines 
 import equinox as eqx
 import hypothesis
 import jax
-import jaxlib
 import pytest
 
 from tests.reliability import Outcomes
@@ -49,19 +48,19 @@ def pytest_configure(config):
     if config.getoption("markexpr") == "not slow and not sweep":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # inherited by workers and by the programs that tests start
         jax.config.update("jax_disable_most_optimizations", True)
-        if xla_knows(UNFUSED):
-            os.environ["XLA_FLAGS"] += f" --{UNFUSED}=false"
+        if xla_takes(UNFUSED):
+            os.environ["XLA_FLAGS"] += UNFUSED
 
 
-UNFUSED = "xla_cpu_use_fusion_emitters"
+UNFUSED = " --xla_cpu_use_fusion_emitters=false"
 
 
-def xla_knows(flag):
-    """XLA ends the process at a flag that it does not know, so its library is searched for the name."""
-    for path in Path(jaxlib.__file__).parent.glob("libjax_common.*"):
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
-            return library.find(flag.encode()) >= 0
-    return False
+def xla_takes(flag):
+    """Tries it in a process of its own, which XLA ends at a flag that it does not know."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return False  # inherited from the first process
+    trial = [sys.executable, "-c", "import jax; jax.devices('cpu')"]
+    return subprocess.run(trial, env=os.environ | {"XLA_FLAGS": flag}, capture_output=True).returncode == 0
 
 
 @pytest.fixture
