@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .data.sampler import as_sampler
 from .ground.checks import checked, function, instance
-from .ground.dependence import enters
+from .ground.dependence import enters, traced
 from .ground.derivatives import reverse_only
 from .ground.hparams import as_floating as as_floating
 from .ground.hparams import as_hparams as as_hparams
@@ -187,6 +187,7 @@ def refuse_unused(function: Callable[[PyTree], PyTree], hparams: PyTree, differe
 
     Where they are to be learned by derivatives (`differentiable`) their changes have to reach an output.
     """
+    function = traced(function, hparams)
     paths = [path for path, _ in named_leaves(hparams, "hparams")]
     if unused := [path for path, used in zip(paths, enters(function, hparams), strict=True) if not used]:
         raise ValueError(

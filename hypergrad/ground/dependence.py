@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 from jaxtyping import PyTree
 
@@ -21,6 +21,12 @@ class Origins(NamedTuple):
 
     outputs: list[Origin]
     met: set[int]
+
+
+def traced(function: Callable[[PyTree], PyTree], argument: PyTree) -> Callable[[PyTree], list[jax.Array]]:
+    """Returns the leaves of a function's result as a function that runs none of its Python code again."""
+    leaves = jaxpr_as_fun(jax.make_jaxpr(function)(argument))
+    return lambda argument: leaves(*jax.tree.leaves(argument))
 
 
 def enters(function: Callable[[PyTree], PyTree], argument: PyTree) -> list[bool]:
