@@ -1,5 +1,6 @@
-"""The place of the checkout, short runs of searches, and losses of networks on the digits."""
+"""The checkout and the code of its documents, short runs of searches, and losses of networks on the digits."""
 
+import re
 from pathlib import Path
 
 import equinox as eqx
@@ -11,6 +12,15 @@ import hypergrad as hg
 from hypergrad.testing import Case, laws
 
 ROOT = Path(__file__).parent.parent
+
+
+def run_blocks(page: str, names: dict, language: str = "python") -> dict:
+    """Runs the code blocks of a page of the checkout as one program; returns the names, with those it defines."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.S)
+    assert blocks, page
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    return names
 
 
 def after_steps(search, case: Case, steps: int, key=laws.KEY):

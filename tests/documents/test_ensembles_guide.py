@@ -5,16 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_blocks
 
 TEXT = (ROOT / "docs" / "ensembles.md").read_text()
 
 
 @pytest.mark.slow
 def test_the_guide_runs(capsys):
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
-        exec(compile(block, "docs/ensembles.md", "exec"), names)
+    names = run_blocks("docs/ensembles.md", {})
     first, last = map(float, re.search(r"L1 (\S+) -> (\S+)", capsys.readouterr().out).groups())
     assert last < first / 2
     assert names["predictions"].shape == (80, 48)

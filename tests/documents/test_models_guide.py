@@ -1,7 +1,5 @@
 """The guide to models runs as one program, and its models are trained and differentiated as it says."""
 
-import re
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,22 +11,16 @@ import hypergrad as hg
 from hypergrad.testing import assert_close, laws
 from hypergrad.testing.problems import Case
 
-from tests.helpers import ROOT
+from tests.helpers import run_blocks
 
-TEXT = (ROOT / "docs" / "models.md").read_text()
+PAGE = "docs/models.md"
 SGD = hg.OptaxSolver(optax.sgd(0.05, 0.9), 3)
 HPARAMS = {"log_l2": jnp.array(-3.0)}
 
 
-def run(language, names):
-    for block in re.findall(rf"```{language}\n(.*?)```", TEXT, re.S):
-        exec(compile(block, "docs/models.md", "exec"), names)
-    return names
-
-
 @pytest.fixture(scope="module")
 def names():
-    return run("python", {})
+    return run_blocks(PAGE, {})
 
 
 def problem_of(names, inner_loss, outer_loss, **options):
@@ -92,7 +84,7 @@ def test_weights_are_hyperparameters(names, loss):
 def flax_names():
     pytest.importorskip("flax")
     with jax.enable_x64(False):  # flax makes float32 whatever the mode
-        return run("python flax", run("python", {}))
+        return run_blocks(PAGE, run_blocks(PAGE, {}), "python flax")
 
 
 def by_hand(problem, params, hparams):

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_blocks
 
 PAGES = ("README.md", "docs/guide.md")  # the second continues the first
 TEXTS = [(ROOT / page).read_text() for page in PAGES]
@@ -14,11 +14,9 @@ TEXT = "\n".join(TEXTS)
 
 @pytest.mark.slow
 def test_the_python_examples_run(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    assert blocks
     names: dict = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+    for page in PAGES:
+        run_blocks(page, names)
     for name in [name for name in names if name.startswith("test_")]:
         names[name]()
     first, last = map(float, re.search(r"loss (\S+) -> (\S+),", capsys.readouterr().out).groups())

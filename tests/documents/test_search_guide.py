@@ -6,7 +6,7 @@ import pytest
 
 import hypergrad as hg
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_blocks
 
 TEXT = (ROOT / "docs" / "search.md").read_text()
 
@@ -14,9 +14,7 @@ TEXT = (ROOT / "docs" / "search.md").read_text()
 @pytest.mark.slow
 def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
-        exec(compile(block, "docs/search.md", "exec"), names)
+    names = run_blocks("docs/search.md", {})
     assert not names["state"].failures and len(names["state"].history) == 4
     first = re.match(r"\{'layers': 2, .*\} (\S+) 0", capsys.readouterr().out)
     assert float(first.group(1)) < 0.01

@@ -6,16 +6,14 @@ import pytest
 
 import hypergrad as hg
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_blocks
 
 TEXT = (ROOT / "docs" / "training.md").read_text()
 
 
 @pytest.mark.slow
 def test_the_guide_runs(capsys):
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
-        exec(compile(block, "docs/training.md", "exec"), names)
+    names = run_blocks("docs/training.md", {})
     best, epochs = map(float, capsys.readouterr().out.split())
     assert best < 0.4 and 60 <= epochs < 67
     assert names["state"].spent.iterations == 480
