@@ -5,132 +5,41 @@ def bootstrap_weights(key, num_rows, num): ...
 """
 
 import dataclasses
-import functools
-import inspect
-import math
-import numbers
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from .ground import kinds
+from .ground.axes import leading_axis
+from .ground.kinds import LARGEST as LARGEST
+from .ground.kinds import boolean as boolean
+from .ground.kinds import function as function
+from .ground.kinds import instance as instance
+from .ground.kinds import integer as integer
+from .ground.kinds import several as several
+from .ground.rule import Rule as Rule
+from .ground.rule import checked as checked
+from .ground.rule import shown as shown
+
+KEY = kinds.random_key()
 NUMBERS = (jnp.integer, jnp.floating)
 INTEGERS = (jnp.integer,)
 ANY = (jnp.integer, jnp.floating, jnp.bool_)
-LARGEST = 2**31 - 1  # indices are int32
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A check of one argument: `convert` returns the value in the form that is used, or raises without a message.
-
-    **Raises** `TypeError` or `ValueError`: "`name` must be `expected`, got ...".
-    """
-
-    name: str
-    expected: str
-    convert: Callable[[Any], Any]
-    optional: bool = False
-
-    def __call__(self, value: Any) -> Any:
-        """Returns the value as it is used."""
-        if value is None and self.optional:
-            return None
-        try:
-            return self.convert(value)
-        except (TypeError, ValueError, OverflowError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            wanted = self.expected + (" or None" if self.optional else "")
-            raise kind(f"{self.name} must be {wanted}, got {shown(value)}") from None
-
-
-def checked(*rules: Rule) -> Callable[[Function], Function]:
-    """Applies rules to the arguments of their names at every call. Defaults are not checked."""
-
-    def decorate(function: Function) -> Function:
-        signature, table = inspect.signature(function), {rule.name: rule for rule in rules}
-        if unknown := sorted(set(table) - set(signature.parameters)):
-            raise TypeError(f"{function.__qualname__} has no argument {', '.join(unknown)}")
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            for name in table.keys() & bound.arguments.keys():
-                bound.arguments[name] = table[name](bound.arguments[name])
-            return function(*bound.args, **bound.kwargs)
-
-        return call  # type: ignore[return-value]
-
-    return decorate
-
-
-def shown(value: Any) -> str:
-    """Returns a value on one line of at most 80 characters, arrays by type and shape."""
-    if isinstance(value, np.ndarray | jax.Array):
-        kind = f"an array {value.dtype}{list(value.shape)}"
-        is_bad = concrete(value) and jnp.issubdtype(value.dtype, jnp.floating) and not np.all(np.isfinite(value))
-        return f"{kind} with entries that are NaN or infinite" if is_bad else kind
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def integer(name: str, least: int = 1, most: int = LARGEST, optional: bool = False) -> Rule:
-    """Returns a rule for an integer that is known before compiling."""
-
-    def convert(value: Any) -> int:
-        number = _number(value)
-        if not (math.isfinite(number) and number == int(number) and least <= number <= most):
-            raise ValueError
-        return int(number)
-
-    expected = f"an integer that is at least {least}" + (f" and at most {most}" if most != LARGEST else "")
-    return Rule(name, expected, convert, optional)
-
-
-def real(
-    name: str,
-    above: float = -math.inf,
-    most: float = math.inf,
-    below: float = math.inf,
-    infinite: bool = False,
-    optional: bool = False,
-) -> Rule:
-    """Returns a rule for a number; a tracer passes."""
+def real(name: str, **limits: Any) -> Rule:
+    """Returns a rule for a number, which becomes a `float`; a tracer passes."""
+    rule = kinds.real(name, **limits)
 
     def convert(value: Any) -> Any:
-        if isinstance(value, jax.core.Tracer) and value.shape == ():
-            return value
-        number = float(_number(value))
-        if math.isnan(number) or not (above < number <= most and number < below):
-            raise ValueError
-        if not infinite and math.isinf(number):
-            raise ValueError
-        return number
+        found = rule.convert(value)
+        return float(found) if concrete(found) else found
 
-    limits = {"above": above, "at most": most, "below": below}
-    given = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
-    return Rule(name, given or "a finite number", convert, optional)
-
-
-def _number(value: Any) -> Any:
-    """Returns a number, also out of an array without axes. Truth values and text are no numbers."""
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError
-    if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and not _is_key(value):
-        value = np.asarray(value)[()]
-    if isinstance(value, np.generic) and jnp.issubdtype(value.dtype, jnp.floating):
-        value = float(value)
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError
-    return value
-
-
-def _is_key(value: Any) -> bool:
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return dataclasses.replace(rule, convert=convert)
 
 
 def array(
@@ -187,68 +96,20 @@ def factor(name: str = "factor", optional: bool = False) -> Rule:
     return Rule(name, "the lower factor of a covariance, as cholesky returns it", convert, optional)
 
 
+def is_key(value: Any) -> bool:
+    """Returns whether a value is an array of random keys."""
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
 def _as_array(value: Any, library: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biuf" and value.dtype != jnp.bfloat16:
         raise TypeError
-    if not isinstance(value, np.ndarray | np.generic | jax.Array | list | tuple | bool | int | float) or _is_key(value):
+    if not isinstance(value, np.ndarray | np.generic | jax.Array | list | tuple | bool | int | float) or is_key(value):
         raise TypeError
     found = library.asarray(value)
     if found.dtype.kind in "OUSMm":
         raise TypeError
     return found
-
-
-def instance(name: str, kinds: Any, expected: str, optional: bool = False) -> Rule:
-    """Returns a rule for an object of some class."""
-
-    def convert(value: Any) -> Any:
-        if not isinstance(value, kinds):
-            raise TypeError
-        return value
-
-    return Rule(name, expected, convert, optional)
-
-
-def several(name: str, kind: type, expected: str, optional: bool = False) -> Rule:
-    """Returns a rule for a sequence of objects of one class, at least one."""
-
-    def convert(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, Sequence) or not all(isinstance(one, kind) for one in value):
-            raise TypeError
-        if not value:
-            raise ValueError
-        return tuple(value)
-
-    return Rule(name, expected, convert, optional)
-
-
-def function(name: str, signature: str, optional: bool = False) -> Rule:
-    """Returns a rule for a function, whose `signature` is said in words."""
-
-    def convert(value: Any) -> Any:
-        if not callable(value):
-            raise TypeError
-        return value
-
-    return Rule(name, f"a function {signature}", convert, optional)
-
-
-def boolean(name: str) -> Rule:
-    """Returns a rule for `True` or `False`."""
-    return instance(name, bool | np.bool_, "True or False")
-
-
-def _as_key(value: Any) -> jax.Array:
-    if not isinstance(value, jax.Array):
-        raise TypeError
-    if _is_key(value) and value.shape == ():
-        return value
-    if value.dtype != jnp.uint32 or value.shape != jax.random.PRNGKey(0).shape:
-        raise TypeError
-    return jax.random.wrap_key_data(value)
-
-
-KEY = Rule("key", "one random key such as jax.random.key(0)", _as_key)
 
 
 def has_shape(value: Any, shape: tuple[int | None, ...], name: str, other: str | None = None) -> None:
@@ -282,19 +143,4 @@ def num_replicas(tree: PyTree, name: str = "replicas") -> int:
     **Raises** `ValueError` naming the paths where there is none or they differ.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for path, leaf in leaves:
-        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
-            raise TypeError(f"{name}{jax.tree_util.keystr(path)} has dtype {leaf.dtype}; arrays must hold numbers")
-    lengths = {
-        name + jax.tree_util.keystr(path): np.shape(leaf)[:1]
-        for path, leaf in leaves
-        if isinstance(leaf, np.ndarray | jax.Array)
-    }
-    if not lengths:
-        raise ValueError(f"{name} holds no arrays, so no axis of replicas")
-    if len(set(lengths.values())) != 1 or () in lengths.values():
-        raise ValueError(f"all arrays of {name} must have the same leading axis of replicas, got {lengths}")
-    (number,) = next(iter(lengths.values()))
-    if number == 0:
-        raise ValueError(f"{name} holds no replica: its leading axis has length 0")
-    return number
+    return leading_axis([(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves], name, "replica")

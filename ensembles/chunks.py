@@ -1,5 +1,6 @@
 """Evaluation of many replicas in limited memory."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 from jaxtyping import PyTree
 
 from .checks import Rule, call, checked, function, integer, num_replicas, real
-from .memory import available_bytes
+from .ground.memory import available_bytes
 
 
 def _as_chunk(value: Any) -> int | str:
@@ -16,13 +17,13 @@ def _as_chunk(value: Any) -> int | str:
         if value != "auto":
             raise ValueError
         return value
-    return integer("chunk").convert(value)
+    return integer("chunk", least=1).convert(value)
 
 
 @checked(
     function("function", "of one replica"),
     Rule("chunk", 'a positive integer, "auto"', _as_chunk, optional=True),
-    real("memory", above=0, infinite=True, optional=True),
+    real("memory", above=0, most=math.inf, optional=True),
 )
 def chunked(
     function: Callable[..., Any], chunk: int | str | None = None, memory: float | None = None

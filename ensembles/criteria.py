@@ -28,7 +28,7 @@ class Fold(eqx.Module):
     factor: Array
 
 
-FOLDS = several("folds", Fold, "a tuple of Fold, as make_folds returns it")
+FOLDS = several("folds", Fold, "a tuple of Fold, as make_folds returns it", least=1)
 
 
 @checked(mask("masks", host=True), array("data", host=True), array("covariance", host=True))
@@ -135,7 +135,7 @@ def log_probability_loss(predictions: Array, folds: tuple[Fold, ...], keep: Arra
 @checked(
     function("criterion", "(predictions, folds, keep=None) -> scalar"),
     function("predict", "(model, hparams, inputs) -> predictions"),
-    integer("num", optional=True),
+    integer("num", least=1, optional=True),
     boolean("drop_failed"),
 )
 def outer_loss(

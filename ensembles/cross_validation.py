@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .checks import KEY, checked, function, integer
-from .memory import refuse_too_large
+from .ground.memory import refuse_too_large
 from .replicas import Loss, replicate_loss
 
 

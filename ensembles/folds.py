@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from .checks import ANY, INTEGERS, KEY, array, checked, has_shape, integer, mask, real
-from .memory import refuse_too_large
+from .ground.memory import refuse_too_large
 from .replicas import replica_keys
 
 STRATA = array("strata", kinds=INTEGERS, host=True, optional=True)
 
 
-@checked(KEY, integer("num_rows"), integer("num_folds", least=2), STRATA)
+@checked(KEY, integer("num_rows", least=1), integer("num_folds", least=2), STRATA)
 def kfold_masks(key: Array, num_rows: int, num_folds: int, strata: ArrayLike | None = None) -> Array:
     """Returns masks of shape (folds, rows), true where a row is held out; every row is in exactly one fold.
 
@@ -52,7 +52,7 @@ def group_masks(groups: ArrayLike, fold_of_group: ArrayLike) -> Array:
     return jnp.asarray(masks)
 
 
-@checked(KEY, integer("num_rows"), real("fraction", above=0, below=1), integer("num"), STRATA)
+@checked(KEY, integer("num_rows", least=1), real("fraction", above=0, below=1), integer("num", least=1), STRATA)
 def holdout_masks(key: Array, num_rows: int, fraction: float, num: int, strata: ArrayLike | None = None) -> Array:
     """Returns `num` independent splits as masks of shape (num, rows), true for the validation rows.
 
@@ -86,7 +86,7 @@ def cross(masks: ArrayLike, pseudodata: ArrayLike) -> tuple[Array, Array]:
     return jnp.repeat(masks, len(pseudodata), axis=0), jnp.tile(pseudodata, (len(masks), 1))
 
 
-@checked(array("values", finite=False, kinds=ANY), integer("num_folds"))
+@checked(array("values", finite=False, kinds=ANY), integer("num_folds", least=1))
 def by_fold(values: Array, num_folds: int) -> Array:
     """Returns values of K·R replicas in the shape (K, R, ...), see `cross`."""
     if values.ndim == 0 or len(values) == 0 or len(values) % num_folds:

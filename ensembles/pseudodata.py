@@ -5,11 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from .checks import KEY, array, checked, factor, has_shape, integer
-from .memory import refuse_too_large
+from .ground.memory import refuse_too_large
 from .replicas import replica_keys
 
 
-@checked(KEY, array("data"), factor(), integer("num"))
+@checked(KEY, array("data"), factor(), integer("num", least=1))
 def monte_carlo(key: Array, data: ArrayLike, factor: ArrayLike, num: int) -> Array:
     """Returns `num` fluctuations of N measurements, of shape (num, N):
 
@@ -30,7 +30,7 @@ def monte_carlo(key: Array, data: ArrayLike, factor: ArrayLike, num: int) -> Arr
     return data + jax.vmap(draw)(replica_keys(key, num)) @ lower.T
 
 
-@checked(KEY, integer("num_rows"), integer("num"))
+@checked(KEY, integer("num_rows", least=1), integer("num", least=1))
 def bootstrap_weights(key: Array, num_rows: int, num: int) -> Array:
     """Returns the counts of every row in each of `num` samples with replacement, of shape (num, num_rows).
 

@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .checks import KEY, Rule, call, checked, function, integer, num_replicas
-from .memory import refuse_too_large
+from .ground.memory import refuse_too_large
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Any]  # (model, hparams, data, key) -> scalar, or (scalar, state)
 
@@ -33,14 +33,14 @@ def axes(name: str) -> Rule:
     return Rule(name, "0, None, or a tree of them like the top of what it belongs to", convert)
 
 
-@checked(KEY, integer("num"))
+@checked(KEY, integer("num", least=1))
 def replica_keys(key: Array, num: int) -> Array:
     """Returns one key per replica; that of replica r is `fold_in(key, r)`, whatever their number."""
     refuse_too_large(2 * 4 * jax.random.key_data(key).size * num, "num")
     return jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(num, dtype=jnp.uint32))
 
 
-@checked(function("make", "key -> model"), KEY, integer("num"))
+@checked(function("make", "key -> model"), KEY, integer("num", least=1))
 def init_replicas(make: Callable[[Array], PyTree], key: Array, num: int) -> PyTree:
     """Returns `num` models stacked: replica r is `make(fold_in(key, r))`.
 

@@ -1,6 +1,7 @@
 """The choice of hyperparameters among many trials, and their distribution over the replicas of an ensemble."""
 
 import dataclasses
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .checks import INTEGERS, KEY, Rule, array, checked, has_shape, integer, num_replicas, real
-from .memory import refuse_too_large
+from .ground.memory import refuse_too_large
 
 
 def _as_sigma(value: Any) -> str:
@@ -36,10 +37,10 @@ class Selection(NamedTuple):
 @checked(
     array("losses", finite=False, host=True),
     array("ranking", finite=False, host=True),
-    integer("num"),
+    integer("num", least=1),
     Rule("sigma", '"trials" or "replicas"', _as_sigma),
     array("replica_losses", finite=False, host=True, optional=True),
-    real("threshold", infinite=True),
+    real("threshold", most=math.inf),
 )
 def one_sigma(
     losses: ArrayLike,
@@ -89,7 +90,7 @@ def one_sigma(
     return Selection(order[:num], in_band, float(losses[best]), width)
 
 
-@checked(integer("num_replicas"), integer("num_sets"), dataclasses.replace(KEY, optional=True))
+@checked(integer("num_replicas", least=1), integer("num_sets", least=1), dataclasses.replace(KEY, optional=True))
 def spread_replicas(num_replicas: int, num_sets: int, key: Array | None = None) -> Array:
     """Returns the index of the set of every replica: r mod `num_sets`, or with `key` drawn uniformly."""
     refuse_too_large(3 * 8 * num_replicas, "num_replicas")
@@ -109,7 +110,7 @@ def take_sets(hparams: PyTree, sets: ArrayLike) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[jnp.asarray(sets)], hparams)
 
 
-@checked(array("values", finite=False, host=True), real("num_std", above=0, infinite=True))
+@checked(array("values", finite=False, host=True), real("num_std", above=0, most=math.inf))
 def outliers(values: ArrayLike, num_std: float = 4.0) -> np.ndarray:
     """Returns a mask of the replicas to remove: those that are not finite or above mean + `num_std` · std.
 

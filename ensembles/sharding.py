@@ -25,20 +25,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from .checks import LARGEST, checked, instance, integer, num_replicas, several
-from .memory import refuse_too_large
+from .ground.axes import refuse_no_numbers
+from .ground.memory import refuse_too_large
 
 AXIS = "replicas"
 MESH = instance("mesh", Mesh, "a mesh, as replica_mesh returns it")
 
 
-@checked(several("devices", jax.Device, "a list of jax devices", optional=True))
+@checked(several("devices", jax.Device, "a list of jax devices", least=1, optional=True))
 def replica_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of all devices of all processes, or of those given, along one axis."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-@checked(integer("multiple"))
+@checked(integer("multiple", least=1))
 def pad_replicas(replicas: PyTree, multiple: int) -> PyTree:
     """Returns the replicas and copies of the last one, up to a multiple of `multiple`."""
     num = num_replicas(replicas)
@@ -72,7 +73,7 @@ def replicate_on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
     return _place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-@checked(integer("num", optional=True))
+@checked(integer("num", least=1, optional=True))
 def gather(replicas: PyTree, num: int | None = None) -> PyTree:
     """Returns all replicas, or the first `num`, as NumPy arrays in every process."""
     arrays = jax.tree.map(_to_host, replicas)
@@ -97,8 +98,7 @@ def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
     def put(leaf: Any) -> Any:
         if not _is_array(leaf):
             return leaf
-        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
-            raise TypeError(f"tree holds an array of dtype {leaf.dtype}; arrays must hold numbers")
+        refuse_no_numbers("an array of tree", leaf)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         if sharding.is_fully_addressable:

@@ -20,8 +20,8 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, ArrayLike
 
 from .checks import KEY, array, call, checked, concrete, factor, function, has_shape, integer, num_replicas
+from .ground.memory import refuse_too_large
 from .kept import BEST_FRACTION, DATA, FACTOR, KEEP, MASK, PREDICTIONS, check_points, kept, moments, whitened
-from .memory import refuse_too_large
 from .replicas import replica_keys
 
 
@@ -188,7 +188,7 @@ def coverage(
     return jnp.sum(inside & points, axis=-1) / jnp.sum(points)
 
 
-@checked(PREDICTIONS, DATA, array("errors", optional=True), MASK, KEEP, integer("num_levels", most=10**4))
+@checked(PREDICTIONS, DATA, array("errors", optional=True), MASK, KEEP, integer("num_levels", least=1, most=10**4))
 def calibration_error(
     predictions: Array,
     data: ArrayLike,
@@ -206,7 +206,7 @@ def calibration_error(
     return jnp.mean(jnp.abs(coverage(predictions, data, levels, errors, mask, keep) - levels))
 
 
-@checked(KEY, function("statistic", "of predictions"), integer("num", least=2), integer("chunk"))
+@checked(KEY, function("statistic", "of predictions"), integer("num", least=2), integer("chunk", least=1))
 def bootstrap_error(
     key: Array, statistic: Callable[[Array], Array], predictions: Array, num: int = 1000, chunk: int = 64
 ) -> Array:

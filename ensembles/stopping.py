@@ -42,7 +42,7 @@ STATE = instance("state", StoppingState, "the state of early_stopping")
     instance("optimiser", optax.GradientTransformation, "an optax optimiser"),
     function("valid_losses", "from the stacked parameters to one loss per replica"),
     array("patience"),
-    integer("max_updates", optional=True),
+    integer("max_updates", least=1, optional=True),
 )
 def early_stopping(
     optimiser: optax.GradientTransformation,

@@ -93,8 +93,8 @@ class Lanczos(Structure):
     **Source**: Ubaru, Chen, Saad (2017); the derivative as in Gardner et al. (2018).
     """
 
-    num_probes: int = eqx.field(converter=integer("num_probes"), default=16)
-    num_steps: int = eqx.field(converter=integer("num_steps"), default=20)
+    num_probes: int = eqx.field(converter=integer("num_probes", least=1), default=16)
+    num_steps: int = eqx.field(converter=integer("num_steps", least=1), default=20)
 
     def log_det(self, factor: Factor) -> Array:
         """Returns log det (I + BᵀB), estimated."""

@@ -68,7 +68,7 @@ class MeanField(eqx.Module):
 
 LOG_LIKELIHOOD = function("log_likelihood", "from a model to an array")
 POSTERIOR = instance("posterior", MeanField, "a MeanField")
-SAMPLES = integer("num_samples", most=10**6)
+SAMPLES = integer("num_samples", least=1, most=10**6)
 
 
 @checked(POSTERIOR)
@@ -92,7 +92,7 @@ def gaussian_kl(posterior: MeanField, log_variance: PyTree) -> Array:
     return jax.tree.reduce(jnp.add, terms)
 
 
-@checked(POSTERIOR, LOG_LIKELIHOOD, KEY, integer("num_examples"), SAMPLES)
+@checked(POSTERIOR, LOG_LIKELIHOOD, KEY, integer("num_examples", least=1), SAMPLES)
 def negative_elbo(
     posterior: MeanField,
     log_variance: PyTree,

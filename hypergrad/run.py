@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ensembles.ground.memory import refuse_too_large
+
 from .budget import Budget, as_budget
 from .course import Course, Plan
 from .data.stream import Stream
@@ -18,7 +20,6 @@ from .failures import Failures
 from .ground.autosave import Autosave
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
 from .ground.identity import Identity, devices, digest, program_digest, refuse_different, versions, without_addresses
-from .ground.memory import refuse_too_large
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ensembles.ground.memory import refuse_too_large
+
 from .estimators.base import ESTIMATOR, AbstractEstimator
 from .ground.checks import checked, explained, integer, random_key
-from .ground.memory import refuse_too_large
 from .ground.show import paragraph, show
 from .problem import PROBLEM, BilevelProblem, as_hparams, check_model
 

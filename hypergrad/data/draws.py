@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ensembles.ground.axes import leading_axis
+from ensembles.ground.memory import refuse_too_large
+
 from ..ground.checks import checked, integer, random_key, shown
-from ..ground.memory import refuse_too_large
 from ..ground.tree import named_leaves
 from .order import epoch_rows, new_order
 
@@ -52,15 +54,7 @@ def num_rows(data: PyTree, name: str = "data") -> int:
     for path, leaf in leaves:
         if not isinstance(leaf, np.ndarray | jax.Array):
             raise TypeError(f"{path} must be an array, got {shown(leaf)}")
-        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
-            raise TypeError(f"{path} has dtype {leaf.dtype}; arrays must hold numbers")
-    rows = {path: jnp.shape(leaf)[:1] for path, leaf in leaves}
-    if len(set(rows.values())) != 1 or () in rows.values():
-        raise ValueError(f"all arrays of {name} must have the same leading axis, got {rows}")
-    (found,) = next(iter(rows.values()))
-    if found == 0:
-        raise ValueError(f"{name} has no rows")
-    return found
+    return leading_axis(leaves, name, "row")
 
 
 def refuse_large_batch(data: PyTree, size: int) -> None:

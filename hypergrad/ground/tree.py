@@ -10,6 +10,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from ensembles.ground.axes import refuse_no_numbers
+
 from .portable import portable, restored
 
 
@@ -245,7 +247,6 @@ def named_leaves(tree: PyTree, name: str, is_leaf: Callable[[Any], bool] | None 
 def refuse_foreign(tree: PyTree, name: str) -> None:
     """Raises `TypeError` naming the path of an array without numbers, or an object that JAX cannot take apart."""
     for path, leaf in named_leaves(tree, name):
-        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
-            raise TypeError(f"{path} has dtype {leaf.dtype}; arrays must hold numbers")
+        refuse_no_numbers(path, leaf)
         if not isinstance(leaf, np.ndarray | jax.Array) and type(leaf).__hash__ is None:
             raise TypeError(f"{path} is a {type(leaf).__name__}, which is no pytree and no constant")

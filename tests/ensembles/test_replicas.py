@@ -183,7 +183,7 @@ def test_failed_replicas_are_found_and_do_not_touch_others():
 
 def test_lifting_refuses_bad_input_by_name():
     _, hparams, data = setting(3)
-    with pytest.raises(ValueError, match="num must be an integer"):
+    with pytest.raises(ValueError, match="num must be a positive integer"):
         ens.init_replicas(make, jax.random.key(0), 0)
     with pytest.raises(ValueError, match=r"replicas\['b'\]"):
         LIFTED({"a": jnp.ones((3, 2)), "b": jnp.ones(2)}, hparams, data, jax.random.key(0))

@@ -11,8 +11,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from ensembles.ground.memory import refuse_too_large
+
 from ...ground.checks import integer, shown
-from ...ground.memory import refuse_too_large
 from ...ground.tree import PartitionedModel, named_leaves
 from ...stats import Status, flag
 

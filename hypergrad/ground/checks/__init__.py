@@ -7,22 +7,23 @@ class CG(AbstractLinearSolver):
     max_steps: int = field(integer("max_steps", least=1), 20)
 """
 
-from .kinds import boolean as boolean
+from ensembles.ground.kinds import boolean as boolean
+from ensembles.ground.kinds import function as function
+from ensembles.ground.kinds import instance as instance
+from ensembles.ground.kinds import integer as integer
+from ensembles.ground.kinds import random_key as random_key
+from ensembles.ground.kinds import real as real
+from ensembles.ground.kinds import several as several
+from ensembles.ground.rule import Rule as Rule
+from ensembles.ground.rule import checked as checked
+from ensembles.ground.rule import shown as shown
+
 from .kinds import choice as choice
 from .kinds import floating_type as floating_type
-from .kinds import function as function
-from .kinds import instance as instance
-from .kinds import integer as integer
 from .kinds import number_or_function as number_or_function
 from .kinds import optimiser as optimiser
 from .kinds import path as path
-from .kinds import random_key as random_key
-from .kinds import real as real
-from .kinds import several as several
 from .kinds import text as text
-from .rule import Rule as Rule
-from .rule import check_fields as check_fields
-from .rule import checked as checked
-from .rule import explained as explained
-from .rule import field as field
-from .rule import shown as shown
+from .uses import check_fields as check_fields
+from .uses import explained as explained
+from .uses import field as field

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from ensembles.ground.kinds import LARGEST
+
 from ...ground.checks import checked, integer
-from ...ground.checks.kinds import LARGEST
 from . import units
 
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from ...ground import memory
+from ensembles.ground import memory
+
 from ...ground.checks import function, integer, random_key, real, shown
 
 KINDS = {"widths": "an integer or an integer per layer", "depth": "an integer"}

@@ -1,4 +1,4 @@
-"""One rule about one argument, and the ways in which rules are applied."""
+"""A rule about one argument, and its use at every call of a function."""
 
 import dataclasses
 import functools
@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -57,47 +57,14 @@ def checked(*rules: Rule) -> Callable[[Function], Function]:
     return decorate
 
 
-def explained(explain: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Calls `explain` with the arguments of a call that fails while it is traced.
-
-    What it raises by name takes the place of the call's own error.
-    """
-
-    def decorate(function: Function) -> Function:
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return function(*args, **kwargs)
-            except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
-                try:
-                    explain(*args, **kwargs)
-                except (TypeError, ValueError) as better:
-                    raise better from error
-                except Exception:  # the arguments are too wrong to be explained
-                    raise error from None
-                raise
-
-        return call  # type: ignore[return-value]
-
-    return decorate
-
-
-def field(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
-    """Returns a field of a class whose value is checked by a rule."""
-    return eqx.field(converter=rule, **({} if default is dataclasses.MISSING else {"default": default}))
-
-
-def check_fields(instance: Any, *rules: Rule) -> None:
-    """Checks fields of a frozen dataclass, in its `__post_init__`."""
-    for rule in rules:
-        object.__setattr__(instance, rule.name, rule(getattr(instance, rule.name)))
-
-
 def shown(value: Any) -> str:
-    """Shows a value on one line of at most 80 characters, arrays by type and shape."""
+    """Returns a value on one line of at most 80 characters, arrays by type and shape."""
     if isinstance(value, np.ndarray | jax.Array):
-        entries = "" if isinstance(value, jax.core.Tracer) or value.ndim else f" {value}"
-        return f"an array {value.dtype}{list(value.shape)}{entries}"
+        kind = f"an array {value.dtype}{list(value.shape)}"
+        if isinstance(value, jax.core.Tracer) or not jnp.issubdtype(value.dtype, jnp.number):
+            return kind
+        bad = " with entries that are NaN or infinite" if not np.all(np.isfinite(value)) else ""
+        return f"{kind} {value}" if value.ndim == 0 else kind + bad
     try:
         text = " ".join(repr(value).split())
     except Exception:  # somebody's class

@@ -1,0 +1,1 @@
+"""The floor under both packages: rules about arguments, and memory asked for before it is taken."""

@@ -1,0 +1,34 @@
+"""The leading axis that arrays share."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def leading_axis(leaves: Iterable[tuple[str, Any]], name: str, unit: str) -> int:
+    """Returns the length of the leading axis that all arrays among named leaves of `name` share, one `unit` each.
+
+    **Raises** `ValueError` naming the paths where there is none, they differ or it is empty, `TypeError` for arrays
+    without numbers.
+    """
+    lengths = {}
+    for path, leaf in leaves:
+        refuse_no_numbers(path, leaf)
+        if isinstance(leaf, np.ndarray | jax.Array):
+            lengths[path] = np.shape(leaf)[:1]
+    if not lengths:
+        raise ValueError(f"{name} holds no arrays, so no axis of {unit}s")
+    if len(set(lengths.values())) != 1 or () in lengths.values():
+        raise ValueError(f"all arrays of {name} must have the same leading axis of {unit}s, got {lengths}")
+    (number,) = next(iter(lengths.values()))
+    if number == 0:
+        raise ValueError(f"{name} has no {unit}s: its leading axis has length 0")
+    return int(number)
+
+
+def refuse_no_numbers(path: str, leaf: Any) -> None:
+    """Raises `TypeError` naming the path of an array of objects, text or dates."""
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
+        raise TypeError(f"{path} has dtype {leaf.dtype}; arrays must hold numbers")

@@ -1,0 +1,46 @@
+"""Further uses of rules: for the fields of a class, and to explain a call that fails."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+
+from ensembles.ground.rule import Function, Rule
+
+
+def explained(explain: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Calls `explain` with the arguments of a call that fails while it is traced.
+
+    What it raises by name takes the place of the call's own error.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+                try:
+                    explain(*args, **kwargs)
+                except (TypeError, ValueError) as better:
+                    raise better from error
+                except Exception:  # the arguments are too wrong to be explained
+                    raise error from None
+                raise
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def field(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
+    """Returns a field of a class whose value is checked by a rule."""
+    return eqx.field(converter=rule, **({} if default is dataclasses.MISSING else {"default": default}))
+
+
+def check_fields(instance: Any, *rules: Rule) -> None:
+    """Checks fields of a frozen dataclass, in its `__post_init__`."""
+    for rule in rules:
+        object.__setattr__(instance, rule.name, rule(getattr(instance, rule.name)))
