@@ -67,5 +67,5 @@ def test_the_degrees_of_freedom_of_the_lasso_are_its_support_on_average():
 def test_arguments_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="predictions must have shape"):
         sure(jnp.ones((1, 3)), jnp.ones((2, 3)), 1.0)
-    with pytest.raises(ValueError, match="step must be above 0"):
+    with pytest.raises(ValueError, match="step must be a finite number above 0"):
         probed_targets(jax.random.key(0), jnp.ones(3), 0.0)

@@ -242,7 +242,7 @@ def test_statistics_refuse_bad_input_by_name():
         "factor is not that of mask_covariance": lambda: ens.chi2(T, D, L, jnp.arange(9) < 5),
         r"keep must have shape": lambda: ens.phi2(T, L, keep=jnp.ones(3)),
         "keep leaves no replica": lambda: ens.phi2(T, L, keep=jnp.zeros(7)),
-        "best_fraction must be above 0": lambda: ens.mean_chi2(T, D, L, best_fraction=0.0),
+        "best_fraction must be a finite number above 0": lambda: ens.mean_chi2(T, D, L, best_fraction=0.0),
         "levels": lambda: ens.coverage(T, D, 1.5),
         "num must be": lambda: ens.bootstrap_error(jax.random.key(0), jnp.mean, T, num=1),
         "uncorrelated": lambda: ens.covariance(C, C, C, D),

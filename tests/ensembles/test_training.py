@@ -245,8 +245,8 @@ def test_chunked_losses_can_be_differentiated():
 
 
 def test_chunks_refuse_bad_sizes_by_name():
-    for chunk in (0, -1, 2.5, "many"):
-        with pytest.raises(ValueError, match="chunk"):
+    for chunk, kind in ((0, ValueError), (-1, ValueError), (2.5, TypeError), ("many", ValueError)):
+        with pytest.raises(kind, match="chunk must be a positive integer"):
             ens.chunked(fit, chunk)
     with pytest.raises(ValueError, match="leading axis"):
         ens.chunked(fit)(*many()[:2], jnp.ones((3, 30)))
