@@ -1,6 +1,7 @@
-"""Curvatures: the Hessian of the inner loss in an implicit hypergradient, or a substitute for it."""
+"""Curvatures: the Hessian of the inner loss in an implicit hypergradient, or a substitute for it; and a diagonal."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,9 +10,10 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .data.sampler import as_sampler
-from .ground.checks import field, function
+from .ground.checks import field, function, number_or_function, real
 from .ground.derivatives import linearize
-from .ground.tree import PartitionedModel
+from .ground.tree import PartitionedModel, in_single
+from .inner import InnerState
 from .linear.base import MatVec
 from .problem import BilevelProblem, Loss, inner_objective
 
@@ -80,3 +82,47 @@ def gauss_newton(problem: BilevelProblem, hparams: PyTree, partitioned: Partitio
     if not isinstance(problem.inner_loss, GaussNewton):
         raise TypeError("curvature=gauss_newton needs an inner_loss in parts: GaussNewton(outputs, loss, penalty)")
     return problem.inner_loss.product(problem, hparams, partitioned, key)
+
+
+class AdamDiagonal(eqx.Module):
+    """Adam's own diagonal at the end of training, D = (√v̂ + ε)/rate, v̂ = v/(1 - β₂^t): a `preconditioner`.
+
+        hg.Implicit(inner, hg.CG(10), preconditioner=hg.curvature.AdamDiagonal())
+        hg.Implicit(inner, hg.linear.Identity(), preconditioner=hg.curvature.AdamDiagonal(learning_rate=1e-3))
+
+    The second is SAMA. v is the running mean of the squared gradients, which says how steep the loss of a batch is
+    along a weight. Where the noise of gradients is proportional to the curvature, as for L_b = ½ Σ h_i (w_i - ξ_ib)²
+    with ξ of one spread s, √v̂ = s h_i is the Hessian's diagonal but for a factor.
+
+    **Arguments**: `learning_rate`, a number or a function of the hyperparameters, which is a common factor of D:
+    iterative solvers do not see it; `eps` and `decay`, ε and β₂ of the optimiser.
+
+    *Cost*: none. *Memory*: one vector.
+    *When not to use it*: on all rows, where gradients vanish at the end of training, and √v̂ tells how training went.
+
+    **Raises** `TypeError` where the inner solver is not one Adam, as in `optax.adam`, `adamw` and `nadam`.
+    **Source**: Kingma and Ba (2015), Algorithm 1; Choe et al. (2023).
+    """
+
+    learning_rate: float | Callable[[PyTree], Array] = field(
+        number_or_function(real("learning_rate", above=0), "hparams -> number"), 1.0
+    )
+    eps: float = field(real("eps", above=0), 1e-8)
+    decay: float = field(real("decay", above=0, below=1), 0.999)
+
+    def __call__(self, hparams: PyTree, state: InnerState) -> PyTree:
+        """Returns D, like the trained arrays."""
+        moments = lambda part: isinstance(part, optax.ScaleByAdamState)
+        found = [part for part in jax.tree.leaves(state.solver, is_leaf=moments) if moments(part)]
+        arrays = state.partitioned.arrays
+        if len(found) != 1 or not _alike(found[0].nu, arrays):
+            raise TypeError(f"AdamDiagonal needs an inner solver with one Adam for all weights, found {len(found)}")
+        rate = self.learning_rate(hparams) if callable(self.learning_rate) else self.learning_rate
+        share = 1 - self.decay ** found[0].count
+        root = lambda v: jnp.sqrt(jnp.real(v) / share.astype(jnp.real(v).dtype))
+        return jax.tree.map(lambda v: (root(v) + self.eps) / rate, in_single(found[0].nu))
+
+
+def _alike(one: PyTree, other: PyTree) -> bool:
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    return bool(structures[0] == structures[1])

@@ -28,12 +28,14 @@ class Implicit(AbstractEstimator):
     **Arguments**
 
     - `inner`: the inner solver, run to a gradient norm of `tol` or for its `num_steps`.
-    - `linear_solver`: `CG()`, `Neumann()` or your own. It stops at its budget whatever happens.
+    - `linear_solver`: `CG()`, `Neumann()` or your own. It stops at its budget whatever happens. Those that draw the
+      training data anew for every product, such as `hg.linear.SGD`, do so independently of the mixed derivative.
     - `warm_start`: train on from where the last step ended.
     - `curvature`: what stands for H: `hessian`, or `gauss_newton` where H is indefinite.
     - `preconditioner`: a function of the hyperparameters that gives a positive diagonal close to H's, e.g.
-      `lambda h: jax.tree.map(jnp.exp, h)` where exp(h) is the prior precision of each weight. Tolerance and residual
-      are then those of the preconditioned system.
+      `lambda h: jax.tree.map(jnp.exp, h)` where exp(h) is the prior precision of each weight. A function with two
+      required arguments is given the inner state at the end of training too, as `hg.curvature.AdamDiagonal` is.
+      Tolerance and residual are then those of the preconditioned system.
     - `power_steps`: the number of power iterations for `diagnostics["error_bound"]`, a bound on ‖p - dF/dλ‖/‖p‖ where p
       is the hypergradient found and dF/dλ that of the solved inner problem; 0 for none. `MAID` has the formula, and
       says where the bound holds.

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, ArrayLike
 
+PRODUCT = 2**31 - 3  # folded into the key of a linear system for the draws of its products
+
 
 class EndKeys(NamedTuple):
     """The keys of the losses at the end of training."""
@@ -21,6 +23,11 @@ def step_key(key: Array, t: ArrayLike) -> Array:
 def end_keys(key: Array, num_steps: int) -> EndKeys:
     """Returns the keys that follow those of `num_steps` training steps."""
     return EndKeys(jax.random.fold_in(key, num_steps), jax.random.fold_in(key, num_steps + 1))
+
+
+def product_key(key: Array, j: ArrayLike) -> Array:
+    """Returns the key of draw j of the operator in a linear system whose fixed operator has the key `key`."""
+    return jax.random.fold_in(jax.random.fold_in(key, PRODUCT), j)
 
 
 def perturbation_key(key: Array, num_steps: int) -> Array:

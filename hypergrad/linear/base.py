@@ -17,7 +17,7 @@ from ..ground.checks import checked, explained, field, function, instance, integ
 from ..ground.identity import refuse_different
 from ..ground.tree import cast_like, in_single, named_leaves, norm
 
-MatVec = Callable[[PyTree], PyTree]
+MatVec = Callable[..., PyTree]  # v -> H v; for stochastic solvers also (v, j) -> H_j v, draw j of the operator
 Solve = TypeVar("Solve", bound=Callable[..., Any])
 
 
@@ -28,12 +28,14 @@ class LinearSolution(eqx.Module):
     - `residual`: the relative residual ‖b - (H + damping I) v‖ / ‖b‖, recomputed at the end.
     - `steps`: products H v spent.
     - `negative_curvature`: true where a direction p with pᵀ(H + damping I)p <= 0 was met.
+    - `draws`: those of the products that were made with a draw of their own, each of which costs a gradient more.
     """
 
     value: PyTree
     residual: Array
     steps: Array
     negative_curvature: Array
+    draws: Array | int = 0
 
 
 class AbstractLinearSolver(eqx.Module):
@@ -42,9 +44,13 @@ class AbstractLinearSolver(eqx.Module):
     It stops at the budget whatever happens, and recomputes the residual that it reports. These short recursions are
     part of this library for that reason: solvers of other libraries return the solution alone, which hides an
     unfinished or indefinite solve. `symmetric` says that the method is right for symmetric operators alone.
+
+    A `stochastic` solver calls `matvec(v, j)` too, for j = 0, 1, ...: a draw H_j of a random operator, independent of
+    the others. `matvec(v)` is the product with one draw, the same throughout the solve.
     """
 
     symmetric: ClassVar[bool] = True
+    stochastic: ClassVar[bool] = False
 
     @abc.abstractmethod
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, tol: Array | float) -> LinearSolution:
@@ -74,11 +80,14 @@ def checked_solve(solve: Solve) -> Solve:
 def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, tol: Array | float) -> None:
     if not jax.tree.leaves(b):
         raise ValueError("b has no arrays: there is nothing to solve")
-    try:
-        product = jax.eval_shape(matvec, b)
-    except Exception as error:
-        raise ValueError(f"matvec fails on b: {type(error).__name__}: {error}") from error
-    refuse_different("matvec(b)", b, product, "like b")
+    draws: tuple[tuple[Array, ...], ...] = ((), (jnp.int32(0),)) if solver.stochastic else ((),)
+    for draw in draws:
+        called = "matvec(b, 0)" if draw else "matvec(b)"
+        try:
+            product = jax.eval_shape(matvec, b, *draw)
+        except Exception as error:
+            raise ValueError(f"{called} fails: {type(error).__name__}: {error}") from error
+        refuse_different(called, b, product, "like b")
     if init is not None:
         refuse_different("init", b, init, "like b")
 
@@ -93,7 +102,7 @@ def solve(
     complex one, not even linear, is not.
     """
     if not any(map(jnp.iscomplexobj, jax.tree.leaves(b))):
-        wide = lambda v: in_single(matvec(cast_like(v, b)))
+        wide = lambda v, *draw: in_single(matvec(cast_like(v, b), *draw))
         solution = solver.solve(wide, in_single(b), None if init is None else in_single(init), rtol)
         return eqx.tree_at(lambda s: s.value, solution, cast_like(solution.value, b))
     split = lambda tree, sign: jax.tree.map(
@@ -103,7 +112,7 @@ def solve(
         lambda like, parts: jax.lax.complex(*parts) if jnp.iscomplexobj(like) else parts, b, tree
     )
     start = None if init is None else split(init, 1)
-    solution = solver.solve(lambda v: split(matvec(join(v)), -1), split(b, -1), start, rtol)
+    solution = solver.solve(lambda v, *draw: split(matvec(join(v), *draw), -1), split(b, -1), start, rtol)
     return eqx.tree_at(lambda s: s.value, solution, join(solution.value))
 
 
@@ -140,6 +149,23 @@ def last_iterate(matvec: MatVec, b: PyTree, value: PyTree, steps: Array, negativ
     return LinearSolution(value, residual, steps + 1, negative_curvature)
 
 
-def damped(matvec: MatVec, damping: float) -> MatVec:
+def damped(matvec: MatVec, damping: Array | float) -> MatVec:
     """Returns the operator v -> (H + damping I) v."""
-    return lambda v: optax.tree.add_scale(matvec(v), damping, v)
+    return lambda v, *draw: optax.tree.add_scale(matvec(v, *draw), damping, v)
+
+
+def inverse_of_largest(product: MatVec, b: PyTree, steps: int) -> Array:
+    """Returns 1/λ̂, λ̂ the largest eigenvalue of H after so many power iterations from b.
+
+    A stochastic operator is drawn anew at every iteration, draws 0, 1, ...: λ̂ is then above rather than below.
+    """
+
+    def power(j: Array, carry: PyTree) -> PyTree:
+        image = product(carry[0], j)
+        size = norm(image)
+        return optax.tree.scale(1 / jnp.where(size > 0, size, 1), image), size
+
+    size = norm(b)
+    start = optax.tree.scale(1 / jnp.where(size > 0, size, 1), b)
+    _, eigenvalue = jax.lax.fori_loop(0, steps, power, (start, size))
+    return 1 / jnp.where(eigenvalue > 0, eigenvalue, 1)

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, integer, real
-from ..ground.tree import norm, vdot
+from ..ground.tree import vdot
 from .base import (
     DAMPING,
     AbstractLinearSolver,
@@ -18,6 +18,7 @@ from .base import (
     checked_solve,
     damped,
     first_iterate,
+    inverse_of_largest,
     last_iterate,
 )
 
@@ -75,14 +76,4 @@ class Neumann(AbstractLinearSolver):
         """Returns α and the products spent on it."""
         if self.step_size is not None:
             return jnp.asarray(self.step_size), 0
-
-        def power(_: Array, carry: PyTree) -> PyTree:
-            v, _ = carry
-            image = product(v)
-            size = norm(image)
-            return optax.tree.scale(1 / jnp.where(size > 0, size, 1), image), size
-
-        size = norm(b)
-        v = optax.tree.scale(1 / jnp.where(size > 0, size, 1), b)
-        _, eigenvalue = jax.lax.fori_loop(0, self.power_steps, power, (v, size))
-        return 1 / jnp.where(eigenvalue > 0, eigenvalue, 1), self.power_steps
+        return inverse_of_largest(lambda v, _: product(v), b, self.power_steps), self.power_steps

@@ -176,6 +176,28 @@ CLASSES = {
     ),
     "Nystrom": (hg.Nystrom, {"rank": Int(2, least=1), "damping": Real(0.1, above=0), "seed": Int(0, least=0)}),
     "Dense": (hg.Dense, {"damping": Real(0.1, least=0)}),
+    "SGD": (
+        hg.linear.SGD,
+        {
+            "max_steps": Int(3, least=1),
+            "damping": Real(0.1, least=0),
+            "step_size": Real(0.5, above=0, optional=True),
+            "power_steps": Int(5, least=1),
+        },
+    ),
+    "LevenbergMarquardt": (
+        hg.linear.LevenbergMarquardt,
+        {"max_steps": Int(3, least=1), "max_tries": Int(3, least=1), "tol": Real(1e-3, least=0)},
+    ),
+    "Identity": (hg.linear.Identity, {"scale": Real(0.5, above=0)}),
+    "AdamDiagonal": (
+        hg.curvature.AdamDiagonal,
+        {
+            "learning_rate": or_function(Real(0.5, above=0)),
+            "eps": Real(1e-8, above=0),
+            "decay": Real(0.9, above=0, below=1),
+        },
+    ),
     "GaussNewton": (
         hg.GaussNewton,
         {"outputs": Function(len), "loss": Function(loss), "penalty": Function(loss, optional=True)},

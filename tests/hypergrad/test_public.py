@@ -43,8 +43,8 @@ POSITIONAL = {
 
 # What users reach in modules of the library, `hg.tolerances.cubic`.
 IN_MODULES = {
-    hg.curvature: ("gauss_newton", "hessian"),
-    hg.linear: ("AbstractLinearSolver", "LinearSolution"),
+    hg.curvature: ("AdamDiagonal", "gauss_newton", "hessian"),
+    hg.linear: ("SGD", "AbstractLinearSolver", "Identity", "LevenbergMarquardt", "LinearSolution"),
     hg.tolerances: ("cubic", "exponential", "quadratic"),
 }
 

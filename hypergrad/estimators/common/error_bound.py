@@ -171,7 +171,7 @@ def _curvature(
     def invert(_: Array, carry: PyTree) -> PyTree:
         probe, quotient, negative, spent = carry
         start = optax.tree.scale(1 / jnp.where(quotient == 0, 1, quotient), probe)
-        solution = measurement.linear_solver.solve(hvp, probe, start, 0.1)
+        solution = measurement.linear_solver.solve(lambda v, *draw: hvp(v), probe, start, 0.1)
         probe = _unit(solution.value, probe)
         negative |= solution.negative_curvature
         return probe, vdot(probe, hvp(probe)), negative, spent + solution.steps + 1

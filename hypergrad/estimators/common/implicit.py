@@ -3,6 +3,7 @@
 The estimators differ only in how they come to the end of training and in how they solve the linear system there.
 """
 
+import inspect
 from collections.abc import Callable
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from ...curvature import Curvature, hessian
 from ...data.sampler import as_sampler
 from ...ground.checks import function
 from ...ground.derivatives import jvp
+from ...ground.keys import product_key
 from ...ground.tree import norm
 from ...inner import InnerState, SolveStats
 from ...linear.base import AbstractLinearSolver, LinearSolution, MatVec, solve
@@ -22,8 +24,8 @@ from ...problem import inner_objective
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training
 
-Preconditioner = Callable[[PyTree], PyTree]  # hparams -> positive diagonal, like params or a prefix of them
-PRECONDITIONER = function("preconditioner", "hparams -> diagonal", optional=True)
+Preconditioner = Callable[..., PyTree]  # hparams, or (hparams, state) -> diagonal, like params or a prefix of them
+PRECONDITIONER = function("preconditioner", "hparams -> diagonal, or (hparams, state) -> diagonal", optional=True)
 
 
 class LinearSystem(eqx.Module):
@@ -40,16 +42,33 @@ class LinearSystem(eqx.Module):
         self, training: Training, end: InnerState, b: PyTree, init: PyTree | None, rtol: Array | float
     ) -> LinearSolution:
         """Returns the `LinearSolution`, from `init` to a relative residual of `rtol`."""
-        product = self.curvature(training.problem, training.hparams, end.judged, training.keys.inner)
-        return self.solve_with(product, training.hparams, b, init, rtol)
+        return self.solve_with(self.product(training, end), self.diagonal(training, end), b, init, rtol)
+
+    def product(self, training: Training, end: InnerState) -> MatVec:
+        """Returns v -> H v at the end of training, and (v, j) -> H_j v for solvers that draw the operator anew."""
+        at = lambda key: self.curvature(training.problem, training.hparams, end.judged, key)
+        key = training.keys.inner
+        fixed = at(key)
+        return lambda v, *draw: at(product_key(key, *draw))(v) if draw else fixed(v)
+
+    def diagonal(self, training: Training, end: InnerState) -> PyTree | None:
+        """Returns the diagonal of the preconditioner, `None` without one."""
+        if self.preconditioner is None:
+            return None
+        parameters = inspect.signature(self.preconditioner).parameters.values()
+        required = [
+            p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        arguments = (training.hparams, end)
+        return self.preconditioner(*arguments[: max(len(required), 1)])
 
     def solve_with(
-        self, product: MatVec, hparams: PyTree, b: PyTree, init: PyTree | None, rtol: Array | float
+        self, product: MatVec, diagonal: PyTree | None, b: PyTree, init: PyTree | None, rtol: Array | float
     ) -> LinearSolution:
-        """Returns the solution for another operator v -> H v."""
-        if self.preconditioner is None:
+        """Returns the solution for another operator v -> H v, preconditioned by a diagonal where there is one."""
+        if diagonal is None:
             return solve(self.solver, product, b, init, rtol)
-        return self._preconditioned(product, self.preconditioner(hparams), b, init, rtol)
+        return self._preconditioned(product, diagonal, b, init, rtol)
 
     def _preconditioned(
         self, product: MatVec, diagonal: PyTree, b: PyTree, init: PyTree | None, rtol: Array | float
@@ -57,7 +76,8 @@ class LinearSystem(eqx.Module):
         roots = jax.tree.map(jnp.sqrt, jax.tree.broadcast(diagonal, b))
         shrink = lambda v: jax.tree.map(lambda leaf, root: leaf / root, v, roots)
         start = None if init is None else optax.tree.mul(init, roots)
-        solution = solve(self.solver, lambda u: shrink(product(shrink(u))), shrink(b), start, rtol)
+        shrunk = lambda u, *draw: shrink(product(shrink(u), *draw))
+        solution = solve(self.solver, shrunk, shrink(b), start, rtol)
         return eqx.tree_at(lambda s: s.value, solution, shrink(solution.value))
 
 
@@ -104,7 +124,7 @@ class StationaryPoint(eqx.Module):
         )
         counts = Counts(
             iterations=solved.iterations,
-            inner_gradients=solved.gradients + self.batches,
+            inner_gradients=solved.gradients + self.batches * (self.solution.draws + 1),
             hvps=self.batches * (self.solution.steps + 1),
             outer_gradients=1,
         )

@@ -66,18 +66,18 @@ class ProximalPoint(eqx.Module):
         """
         _, push = linearize(self.prox, self.before)
         _, pull = jax.vjp(self.prox, self.before)
-        descend = lambda v: optax.tree.add_scale(v, -self.step_size, self.hessian(v))
-        full = lambda v: optax.tree.sub(v, descend(pull(v)[0]))
-        hparams = self.training.hparams
+        descend = lambda v, *draw: optax.tree.add_scale(v, -self.step_size, self.hessian(v, *draw))
+        full = lambda v, *draw: optax.tree.sub(v, descend(pull(v)[0], *draw))
+        diagonal = system.diagonal(self.training, self.end)
         if not system.solver.symmetric:
-            solution = system.solve_with(full, hparams, b, init, rtol)
+            solution = system.solve_with(full, diagonal, b, init, rtol)
             return solution.value, solution
 
-        def symmetric(z: PyTree) -> PyTree:
+        def symmetric(z: PyTree, *draw: Array) -> PyTree:
             y = push(z)
-            return optax.tree.sub(y, push(descend(y)))
+            return optax.tree.sub(y, push(descend(y, *draw)))
 
-        solution = system.solve_with(symmetric, hparams, push(b), init, rtol)
+        solution = system.solve_with(symmetric, diagonal, push(b), init, rtol)
         v = optax.tree.add(b, descend(push(solution.value)))
         size = norm(b)
         residual = norm(optax.tree.sub(b, full(v))) / jnp.where(size > 0, size, 1)
@@ -86,7 +86,7 @@ class ProximalPoint(eqx.Module):
 
 def proximal_point(training: Training, end: InnerState, system: LinearSystem) -> ProximalPoint:
     """Returns the fixed point at `end`; γ is the solver's step size where that is a number, else 1/‖H‖."""
-    hessian = system.curvature(training.problem, training.hparams, end.judged, training.keys.inner)
+    hessian = system.product(training, end)
     given, arrays = training.inner.options.get("stepsize", 0.0), end.judged.arrays
     dtype = jnp.result_type(*jax.tree.leaves(arrays))
     if isinstance(given, int | float) and given > 0:

@@ -1,0 +1,39 @@
+"""No solve at all."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ..ground.checks import field, real
+from ..ground.tree import norm, vdot
+from .base import AbstractLinearSolver, LinearSolution, MatVec, checked_solve
+
+
+class Identity(AbstractLinearSolver):
+    """v = `scale` · b, as if H were the identity; with a preconditioner D, v = `scale` · D⁻¹ b.
+
+        hg.Implicit(inner, hg.linear.Identity(), preconditioner=hg.curvature.AdamDiagonal(learning_rate=1e-3))
+
+    is the hypergradient through Adam's own diagonal.
+
+    *Cost*: one product, for the residual. *Memory*: one vector. *Bias*: exact up to its length where D is proportional
+    to H; else of order one.
+    *When not to use it*: where the length of the hypergradient matters: `CG(1)` with the same preconditioner takes the
+    best multiple of the same direction for one product more.
+
+    **Source**: Luketina, Berglund, Greff, Raiko (2016) for the identity; Choe et al. (2023), SAMA, for the diagonal.
+    There it is ∂u/∂g, the derivative of Adam's update u by the gradient g, for which see `OneStep` with Adam.
+    """
+
+    _: dataclasses.KW_ONLY
+    scale: float = field(real("scale", above=0), 1.0)
+
+    @checked_solve
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
+        """See `AbstractLinearSolver.solve`; neither `init` nor `tol` is used."""
+        v = optax.tree.scale(self.scale, b)
+        image, size = matvec(v), norm(b)
+        residual = norm(optax.tree.sub(b, image)) / jnp.where(size > 0, size, 1)
+        return LinearSolution(v, residual, jnp.int32(1), ~(vdot(v, image) > 0) & (size > 0))

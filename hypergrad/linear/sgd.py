@@ -1,0 +1,80 @@
+"""Stochastic gradient descent on the linear system."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from ..ground.checks import field, integer, real
+from ..ground.tree import all_finite, vdot
+from .base import (
+    DAMPING,
+    AbstractLinearSolver,
+    LinearSolution,
+    MatVec,
+    checked_solve,
+    damped,
+    inverse_of_largest,
+    last_iterate,
+)
+
+
+class SGD(AbstractLinearSolver):
+    """Stochastic gradient descent on ½ vᵀHv - bᵀv, with another draw H_j of the operator at every step.
+
+        v <- v - α (H_j v + damping v - b),    `max_steps` times
+
+    Under `Implicit`, without a start, v begins at αb. Then K steps are the Neumann series with fresh batches,
+
+        v = α Σ_{q<=K} Π_{j<q} (I - αH_{K-1-j}) b,    E v = α Σ_{q<=K} (I - αH)^q b,    H = E H_j,
+
+    without a bias but that of the truncation: the batches of a product are independent. Under `HOAG` v goes on from
+    the last solution, so that a few steps follow a problem that changes slowly: v - H⁻¹b contracts by I - αH per step.
+
+    **Arguments**: `max_steps`; `damping`, added to the diagonal; `step_size`, α, or `None` for 1/λ̂ with λ̂ the largest
+    eigenvalue after `power_steps` power iterations, each with a draw of its own. Tolerances do not stop it.
+
+    *Cost*: one product and one gradient per step, because every draw is linearised anew, as many for every power
+    iteration, and one product for the residual, which is that of one fixed draw. *Memory*: two vectors. *Bias*:
+    (I - αH)^(K+1) H⁻¹b from αb; for symmetric noise σ² of one eigenvalue h the variance of v stays bounded only if
+    α < 2h/(h² + σ²), and is proportional to α.
+    *When not to use it*: where k batches can be averaged: `CG` on their mean needs far fewer products.
+
+    **Source**: Ji, Yang, Liang (2021), stocBiO, for the series with fresh batches, whose law that from αb is; Arbel and
+    Mairal (2022), AmIGO, for the warm start.
+    """
+
+    symmetric: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = True
+
+    max_steps: int = field(integer("max_steps", least=1), 20)
+    _: dataclasses.KW_ONLY
+    damping: float = field(DAMPING, 0.0)
+    step_size: float | None = field(real("step_size", above=0, optional=True), None)
+    power_steps: int = field(integer("power_steps", least=1), 5)
+
+    @checked_solve
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
+        """See `AbstractLinearSolver.solve`; `tol` is not used. A start that is not finite is replaced by αb."""
+        product = damped(matvec, self.damping)
+        if self.step_size is None:
+            alpha, spent = inverse_of_largest(product, b, self.power_steps), self.power_steps
+        else:
+            alpha, spent = jnp.asarray(self.step_size), 0
+        first = optax.tree.scale(alpha, b)
+        start = first if init is None else optax.tree.where(all_finite(init), init, first)
+
+        def body(j: Array, carry: PyTree) -> PyTree:
+            v, curvature = carry
+            image = product(v, spent + j)
+            descent = optax.tree.sub(b, image)
+            return optax.tree.add_scale(v, alpha, descent), curvature + vdot(v, image)
+
+        steps = jnp.int32(self.max_steps)
+        v, curvature = jax.lax.fori_loop(0, self.max_steps, body, (start, jnp.zeros_like(vdot(b, b))))
+        negative = ~(curvature > 0) & (vdot(b, b) > 0)
+        found = last_iterate(product, b, v, steps + spent, negative)
+        return dataclasses.replace(found, draws=steps + spent)
