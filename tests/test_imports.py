@@ -44,7 +44,7 @@ FLOORS = [
     {"failures", "course"},
     {"run"},
     {"trials", "tuning"},
-    {"testing"},
+    {"testing", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
