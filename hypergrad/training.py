@@ -64,11 +64,11 @@ class Training(eqx.Module):
         carries no gradient.
         """
         phi, inexact = self._map(state, t)
-        with _naming(self.inner):
+        with naming(self.inner):
             new, pullback, rest_of_new = jax.vjp(phi, inexact, self.hparams, has_aux=True)
 
         def named(cotangent: InnerState) -> tuple[InnerState, PyTree]:
-            with _naming(self.inner):
+            with naming(self.inner):
                 return pullback(cotangent)
 
         return join(new, rest_of_new), named
@@ -129,7 +129,7 @@ def cotangent_of(state: InnerState, by_model: PartitionedModel) -> PyTree:
 
 
 @contextlib.contextmanager
-def _naming(inner: AbstractInnerSolver) -> Iterator[None]:
+def naming(inner: AbstractInnerSolver) -> Iterator[None]:
     """Names the inner solver where JAX says that it cannot be differentiated."""
     try:
         yield

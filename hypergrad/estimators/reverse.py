@@ -1,16 +1,12 @@
 """Exact reverse mode through the whole of training."""
 
 import dataclasses
-import math
-from collections.abc import Callable
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
-from ..ground.checks import Rule, field, floating_type, integer
+from ..ground.checks import Rule, boolean, field, floating_type, integer
 from ..ground.tree import cast_like, in_single
 from ..inner import InnerState
 from ..problem import BilevelProblem
@@ -18,16 +14,19 @@ from ..stats import Counts, Estimate
 from ..training import Training
 from .base import AbstractTrajectoryEstimator, checked_step
 from .common.accuracy import Stepped, TrajectoryState, checked
-from .common.adjoint import Adjoint, start_adjoint, stats_of, sweep, through_start, through_state
-from .common.trajectory import record
+from .common.adjoint import start_adjoint, stats_of, through_start, through_state
+from .common.keeping import Forwards, keep_residuals, keep_segments, keep_states
+from .common.treeverse import keep_slots, slots_needed
 
 COUNT = integer("checkpoints", least=1)
+WORDS = ("sqrt", "binomial")
 CHECKPOINTS = Rule(
     "checkpoints",
-    '"sqrt" or a positive integer',
-    lambda value: value if isinstance(value, str) and value == "sqrt" else COUNT.convert(value),
+    '"sqrt", "binomial" or a positive integer',
+    lambda value: value if isinstance(value, str) and value in WORDS else COUNT.convert(value),
     optional=True,
 )
+REPEATS = 3  # of every step, at most, with checkpoints="binomial"
 
 
 class Reverse(AbstractTrajectoryEstimator):
@@ -41,7 +40,11 @@ class Reverse(AbstractTrajectoryEstimator):
     **Arguments**
 
     - `inner`: the inner solver.
-    - `checkpoints`: `None` stores every state; `"sqrt"`, or a number, stores so many states and recomputes the rest.
+    - `remat`: `False` stores what the derivative of each step reads, in place of the states, and computes nothing
+      again. Quicker where that is small: for full batches and few outputs a row, not for wide networks.
+    - `checkpoints`: `None` stores every state; `"sqrt"` about 2 √T of them, and computes every step once more; a number
+      s so many, and computes every step at most r times, with the smallest r for which C(s + r, s) ≥ T; `"binomial"`
+      the fewest for r = 3, about (6 T)^(1/3).
     - `storage`: the floating type in which states are kept, e.g. `jnp.float16` for half the memory of float32, with
       rounding errors in the path and none in the recursion; `None` keeps the type.
     - `horizon`: the number of last steps differentiated; `None` is all. `horizon=K` frozen at a fixed point is the
@@ -49,15 +52,20 @@ class Reverse(AbstractTrajectoryEstimator):
     - `warm_start`: train on from where the last step ended (what came before counts as constant).
     - `check`: how the error of `horizon` and `storage` is measured, see `ErrorCheck`; `None` for not.
 
-    *Cost*: about 2 to 3 training runs, 3 to 4 with checkpoints. *Memory*: T states, or about 2 √T.
+    *Cost*: about 2 to 3 training runs, 3 to 4 with `"sqrt"`, 1 + r to 2 + r with a number. *Memory*: T states, or what
+    `checkpoints` says; without `remat` T times what the derivative of a step reads.
     *Bias*: none; with `horizon` K, of order ρ^K on strongly convex problems with contraction ρ.
     *When not to use it*: when T states do not fit; see `DrMAD` and `checkpoints`.
     `stats.diagnostics["growth"]`: the largest ‖c_t‖/‖c_T‖. Far above 1 the hypergradient itself is ill-conditioned.
 
-    **Source**: Domke (2012); Maclaurin, Duvenaud, Adams (2015); Shaban et al. (2019) for the horizon.
+    **Raises** `ValueError` for options that exclude each other.
+
+    **Source**: Domke (2012); Maclaurin, Duvenaud, Adams (2015); Shaban et al. (2019) for the horizon; Griewank (1992),
+    Griewank and Walther (2000) for binomial checkpoints.
     """
 
     _: dataclasses.KW_ONLY
+    remat: bool = field(boolean("remat"), True)
     checkpoints: int | str | None = field(CHECKPOINTS, None)
     horizon: int | None = field(integer("horizon", least=1, optional=True), None)
     storage: DTypeLike | None = field(floating_type("storage"), None)
@@ -65,6 +73,13 @@ class Reverse(AbstractTrajectoryEstimator):
     def __check_init__(self) -> None:
         if self.horizon is not None and self.horizon > self.inner.num_steps:
             raise ValueError(f"horizon must be at most the {self.inner.num_steps} inner steps, got {self.horizon}")
+        if not self.remat and (self.checkpoints, self.storage) != (None, None):
+            raise ValueError("remat=False stores no states: leave checkpoints and storage out")
+        if self.storage is not None and self.checkpoints not in (None, "sqrt"):
+            raise ValueError(
+                f"storage rounds states from which no training goes on, and checkpoints={self.checkpoints!r} stores "
+                'others: use checkpoints="sqrt" or none'
+            )
 
     @property
     def is_exact(self) -> bool:
@@ -79,8 +94,7 @@ class Reverse(AbstractTrajectoryEstimator):
         horizon = total if self.horizon is None else self.horizon
         start = training.begin(state.inner, self.warm_start)
         middle = training.advance(start, 0, total - horizon) if horizon < total else start
-        steps = jnp.arange(total - horizon, total, dtype=jnp.int32)
-        end, replay = self._forward(training, middle, steps)
+        end, replay = self._forwards(training, middle, total - horizon, total)
         value, adjoint = start_adjoint(training, end)
         adjoint, recomputed = replay(adjoint)
         if horizon == total:
@@ -97,41 +111,17 @@ class Reverse(AbstractTrajectoryEstimator):
         estimate = Estimate(hypergradient, value, end.judged, stats_of(adjoint, counts))
         return checked(self, training, state, end, estimate)
 
-    def _forward(
-        self, training: Training, start: InnerState, steps: Array
-    ) -> tuple[InnerState, Callable[[Adjoint], tuple[Adjoint, int]]]:
-        """Returns the end of training, and a function from the adjoint there to that at `start`.
-
-        The function also returns the number of steps that it computed again.
-        """
+    def _forwards(self, training: Training, start: InnerState, first: int, stop: int) -> Forwards:
+        """Trains through steps `first ... stop - 1`, keeping what the options say."""
+        if not self.remat:
+            return keep_residuals(training, start, first, stop)
         if self.checkpoints is None:
-            end, states = record(training, start, steps, self.storage)
-            return end, lambda adjoint: (sweep(training, states, steps, adjoint, start), 0)
-
-        count = math.isqrt(len(steps)) if self.checkpoints == "sqrt" else min(int(self.checkpoints), len(steps))
-        length = len(steps) // count
-        head, segments = steps[: len(steps) % count], steps[len(steps) % count :].reshape(count, length)
-        middle, head_states = start, start  # an empty head is not swept: a scan of no steps fails without jit
-        if len(head):
-            middle, head_states = record(training, start, head, self.storage)
-
-        def run(state: InnerState, segment: Array) -> tuple[InnerState, InnerState]:
-            return training.advance(state, segment[0], segment[0] + length), state
-
-        end, anchors = jax.lax.scan(run, middle, segments)
-
-        def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
-            def back(adjoint: Adjoint, at: PyTree) -> tuple[Adjoint, None]:
-                segment, anchor = at
-                _, states = record(training, anchor, segment, self.storage)
-                return sweep(training, states, segment, adjoint, start), None
-
-            adjoint, _ = jax.lax.scan(back, adjoint, (segments, anchors), reverse=True)
-            if len(head):
-                adjoint = sweep(training, head_states, head, adjoint, start)
-            return adjoint, count * length
-
-        return end, replay
+            return keep_states(training, start, first, stop, self.storage)
+        if self.checkpoints == "sqrt":
+            return keep_segments(training, start, first, stop, self.storage)
+        binomial = self.checkpoints == "binomial"
+        slots = slots_needed(stop - first, REPEATS) if binomial else int(self.checkpoints)
+        return keep_slots(training, start, first, stop, slots)
 
 
 class OneStep(AbstractTrajectoryEstimator):
@@ -159,5 +149,5 @@ class OneStep(AbstractTrajectoryEstimator):
     @eqx.filter_jit
     def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, then pulls the outer gradient back through the last step."""
-        last = Reverse(self.inner, horizon=1, warm_start=self.warm_start, check=self.check)
+        last = Reverse(self.inner, remat=False, horizon=1, warm_start=self.warm_start, check=self.check)
         return last.step(problem, hparams, state, key)

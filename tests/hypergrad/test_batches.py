@@ -18,7 +18,7 @@ SGD = hg.OptaxSolver(lambda hparams: optax.sgd(jnp.exp(hparams["log_rate"]), mom
 MOMENTUM = hg.OptaxSolver(hg.MomentumSGD(lambda hparams, step: jnp.exp(hparams["log_rate"]), 0.8), STEPS)
 EXACT = {
     "reverse": hg.Reverse(SGD),
-    "checkpoints": hg.Reverse(SGD, checkpoints="sqrt"),
+    "checkpoints": hg.Reverse(SGD, checkpoints=2),
     "forward": hg.Forward(SGD),
     "drmad": hg.DrMAD(SGD, knots=STEPS),
     "reversible": hg.Reversible(MOMENTUM),

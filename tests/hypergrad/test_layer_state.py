@@ -85,7 +85,7 @@ def without_rate(case):
 
 
 EXACT = {
-    "reverse": hg.Reverse(INNER),
+    "reverse": hg.Reverse(INNER, remat=False),
     "reverse, sqrt, averaged": hg.Reverse(hg.OptaxSolver(rate, STEPS, average=0.6), checkpoints="sqrt"),
     "forward": hg.Forward(INNER),
     "drmad, every knot": hg.DrMAD(INNER, knots=STEPS),

@@ -23,7 +23,7 @@ ESTIMATORS = {
     "reverse": hg.Reverse(SGD),
     "reverse, sqrt, averaged": hg.Reverse(hg.OptaxSolver(optax.sgd(0.1, 0.9), STEPS, average=0.8), checkpoints="sqrt"),
     "reverse, adam": hg.Reverse(hg.OptaxSolver(optax.adam(0.01, eps_root=1e-6), STEPS)),
-    "reverse, horizon": hg.Reverse(SGD, horizon=4, check=None),
+    "reverse, horizon": hg.Reverse(SGD, horizon=4, check=None, remat=False),
     "drmad": hg.DrMAD(SGD, knots=4, check=None),
     "greedy": hg.Greedy(SGD, decay=0.9, check=None),
     "one step": hg.OneStep(SGD, check=None),

@@ -24,6 +24,8 @@ ESTIMATORS = {
 }
 VARIANTS = {
     "reverse sqrt": (lambda inner: hg.Reverse(inner, checkpoints="sqrt"), Claim.EXACT),
+    "reverse, nothing again": (lambda inner: hg.Reverse(inner, remat=False), Claim.EXACT),
+    "reverse, two states": (lambda inner: hg.Reverse(inner, checkpoints=2), Claim.EXACT),
     "reverse, horizon 2": (lambda inner: hg.Reverse(inner, horizon=2), Claim.APPROXIMATE),
     "reverse warm": (lambda inner: hg.Reverse(inner, warm_start=True), Claim.APPROXIMATE),
     "forward warm": (lambda inner: hg.Forward(inner, warm_start=True), Claim.EXACT),

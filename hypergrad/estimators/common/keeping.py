@@ -1,0 +1,111 @@
+"""What reverse mode keeps of training: the residuals of every step, every state, or the states where segments begin.
+
+Each function trains through steps `first ... stop - 1` and returns the end, and the way back; see `Forwards`.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, DTypeLike, PyTree
+
+from ...ground.tree import cast_like, in_single, join, split, without_buffers
+from ...inner import InnerState
+from ...training import Training, naming
+from .adjoint import Adjoint, size, sweep
+from .trajectory import record, restored
+
+# The end of training, and a function from the adjoint there to that at the start, which also returns the number of
+# steps that it computed again.
+Forwards = tuple[InnerState, Callable[[Adjoint], tuple[Adjoint, ArrayLike]]]
+
+
+def keep_residuals(training: Training, start: InnerState, first: int, stop: int) -> Forwards:
+    """Keeps all that the derivative of a step reads, so that nothing is computed again.
+
+    What is the same at every step, as data and hyperparameters are, is kept once.
+    """
+    inexact, rest = split(without_buffers(start))
+
+    def unroll(inexact: PyTree, hparams: PyTree, largest: Array) -> tuple[tuple[PyTree, Array], PyTree]:
+        def body(carry: tuple[PyTree, PyTree, Array], t: Array) -> tuple[tuple[PyTree, PyTree, Array], None]:
+            inexact, rest, largest = carry
+            inexact, largest = _watched(inexact, largest)
+            here = training.at(cast_like(hparams, training.hparams))  # in the loop, whose sums are those of `hparams`
+            new = here.step(restored(join(inexact, rest), start), t)
+            return (*split(without_buffers(new)), largest), None
+
+        steps = jnp.arange(first, stop, dtype=jnp.int32)
+        (inexact, end_rest, largest), _ = jax.lax.scan(body, (inexact, rest, largest), steps)
+        return (inexact, largest), end_rest
+
+    nothing = jnp.zeros_like(size(inexact))
+    with naming(training.inner):
+        (end, _), pullback, end_rest = jax.vjp(unroll, inexact, in_single(training.hparams), nothing, has_aux=True)
+
+    def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
+        with naming(training.inner):
+            cotangent, by_hparams, largest = pullback((adjoint.cotangent, adjoint.largest))
+        return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), adjoint.first, largest), 0
+
+    return restored(join(end, end_rest), start), replay
+
+
+@jax.custom_vjp
+def _watched(state: PyTree, largest: Array) -> tuple[PyTree, Array]:
+    """Returns its arguments; backwards, `largest` is the size of the largest cotangent of `state` so far."""
+    return state, largest
+
+
+def _watched_forwards(state: PyTree, largest: Array) -> tuple[tuple[PyTree, Array], None]:
+    return (state, largest), None
+
+
+def _watched_backwards(_: None, cotangents: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+    cotangent, largest = cotangents
+    return cotangent, jnp.maximum(largest, size(cotangent))
+
+
+_watched.defvjp(_watched_forwards, _watched_backwards)
+
+
+def keep_states(
+    training: Training, start: InnerState, first: int, stop: int, storage: DTypeLike | None = None
+) -> Forwards:
+    """Keeps the state before every step, in the type `storage`."""
+    steps = jnp.arange(first, stop, dtype=jnp.int32)
+    end, states = record(training, start, steps, storage)
+    return end, lambda adjoint: (sweep(training, states, steps, adjoint, start), 0)
+
+
+def keep_segments(
+    training: Training, start: InnerState, first: int, stop: int, storage: DTypeLike | None = None
+) -> Forwards:
+    """Keeps the states where √T segments begin, and on the way back those of one segment, in the type `storage`."""
+    steps = jnp.arange(first, stop, dtype=jnp.int32)
+    count = math.isqrt(len(steps))
+    length = len(steps) // count
+    head, segments = steps[: len(steps) % count], steps[len(steps) % count :].reshape(count, length)
+    middle, head_states = start, start  # an empty head is not swept: a scan of no steps fails without jit
+    if len(head):
+        middle, head_states = record(training, start, head, storage)
+
+    def run(state: InnerState, segment: Array) -> tuple[InnerState, InnerState]:
+        return training.advance(state, segment[0], segment[0] + length), state
+
+    end, anchors = jax.lax.scan(run, middle, segments)
+
+    def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
+        def back(adjoint: Adjoint, at: PyTree) -> tuple[Adjoint, None]:
+            segment, anchor = at
+            _, states = record(training, anchor, segment, storage)
+            return sweep(training, states, segment, adjoint, start), None
+
+        adjoint, _ = jax.lax.scan(back, adjoint, (segments, anchors), reverse=True)
+        if len(head):
+            adjoint = sweep(training, head_states, head, adjoint, start)
+        return adjoint, count * length
+
+    return end, replay
