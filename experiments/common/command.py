@@ -12,6 +12,8 @@ import jax
 import pooch
 import tyro
 
+from hypergrad.ground.files import check_folder
+
 from .config import Options
 from .interrupts import interrupts
 
@@ -34,6 +36,10 @@ def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[
         changes: dict[str, Any] = {chosen[0]: True, **presets[chosen[0]]}
         default = dataclasses.replace(default, **changes)
     config = tyro.cli(type(default), default=default, prog=f"python -m experiments.{name}")
+    try:
+        check_folder(config.out, "--out")
+    except OSError as error:
+        raise SystemExit(str(error)) from None
     keep_programs(config.cache)
     line = f"stopped; what is finished is in {config.out}, the same command goes on from there"
     try:

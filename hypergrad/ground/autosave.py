@@ -11,7 +11,7 @@ import jax
 from jaxtyping import PyTree
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .files import Path, check_path
+from .files import Path, check_path, naming
 from .identity import Identity
 from .record_log import RecordLog
 
@@ -68,12 +68,13 @@ class Autosave:
 
         **Raises** `OSError`, or `CheckpointError` where another run saves to the same file.
         """
-        self.log.open()
-        try:
-            self._write(jax.tree.leaves(state), len(self.chunks), self.notes())
-        except BaseException:
-            self.log.close()
-            raise
+        with naming(self.path, "checkpoint"):
+            self.log.open()
+            try:
+                self._write(jax.tree.leaves(state), len(self.chunks), self.notes())
+            except BaseException:
+                self.log.close()
+                raise
         self._saved_at, self._saved_step = time.monotonic(), num_steps
 
     def save_if_due(self, state: PyTree, num_steps: int) -> None:

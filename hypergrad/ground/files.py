@@ -47,12 +47,54 @@ def sync_folder(path: Path) -> None:
 
 
 def check_path(path: Path, name: str) -> str:
-    """Returns `path` as text.
+    """Returns the path of a file as text, `~` replaced by the home folder.
 
     **Raises** `TypeError` where it is no path (an integer would be taken for an open file, `True` for the output),
-    `ValueError` where it is empty, `FileNotFoundError` or `NotADirectoryError` where its folder does not exist; each
-    names the argument.
+    `ValueError` where it is empty or not a regular file, `IsADirectoryError` where it is a folder, `FileNotFoundError`
+    or `NotADirectoryError` where its folder does not exist, another `OSError` where the system cannot tell; each names
+    the argument.
     """
+    text = _text(path, name)
+    folder = os.path.dirname(os.path.realpath(text))
+    try:
+        with naming(text, name):
+            found = os.stat(text).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        found = stat.S_IFREG  # a new file
+    if stat.S_ISDIR(found):
+        raise IsADirectoryError(f"{name}={text!r} must be a file, but is a folder")
+    if not stat.S_ISREG(found):
+        raise ValueError(f"{name}={text!r} must be a file, but is a pipe, a socket or a device")
+    if not os.path.exists(folder):
+        raise FileNotFoundError(f"{name}={text!r}: its folder {folder} does not exist")
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f"{name}={text!r}: {folder} is not a folder")
+    return text
+
+
+def check_folder(path: Path, name: str) -> str:
+    """Returns the path of a folder as text, `~` replaced by the home folder, and makes it where it is missing.
+
+    **Raises** `TypeError`, `ValueError` or `OSError` naming the argument.
+    """
+    text = _text(path, name)
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise NotADirectoryError(f"{name}={text!r} must be a folder, but is a file")
+    with naming(text, name):
+        os.makedirs(text, exist_ok=True)
+    return text
+
+
+@contextlib.contextmanager
+def naming(path: str, name: str) -> Iterator[None]:
+    """Raises an `OSError` from inside the block as one of its own kind that names the argument."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{name}={path!r} cannot be used: {error.strerror or error}") from error
+
+
+def _text(path: Path, name: str) -> str:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{name} must be a path (str or os.PathLike), got {path!r}")
     text = os.fspath(path)
@@ -60,9 +102,4 @@ def check_path(path: Path, name: str) -> str:
         raise TypeError(f"{name} must be a path of type str, got {path!r}")
     if not text or "\0" in text:
         raise ValueError(f"{name} must be the path of a file, got {text!r}")
-    folder = os.path.dirname(os.path.realpath(text))
-    if not os.path.exists(folder):
-        raise FileNotFoundError(f"{name}={text!r}: its folder {folder} does not exist")
-    if not os.path.isdir(folder):
-        raise NotADirectoryError(f"{name}={text!r}: {folder} is not a folder")
-    return text
+    return os.path.expanduser(text)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ..ground.checkpoint import CheckpointError
-from ..ground.files import check_path
+from ..ground.files import check_path, naming
 from ..ground.lock import locked
 from .trial import Result, SearcherState, Trial
 
@@ -28,7 +28,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]):
         path, self._stack, self._checksum = check_path(path, "journal"), ExitStack(), ""
         header = json.loads(json.dumps({NAME: VERSION} | header))
-        with self._stack:
+        with naming(path, "journal"), self._stack:
             self._file = self._stack.enter_context(open(path, "a+b"))  # noqa: SIM115
             self._stack.enter_context(locked(self._file, path))
             self._file.seek(0)

@@ -12,13 +12,13 @@ from ..ground.checks import Rule, boolean, check_fields, instance, integer, real
 
 def _distinct(values: Any) -> tuple[Any, ...]:
     """Returns strings, numbers, booleans and `None` that differ, as a tuple."""
-    if isinstance(values, str | bytes | dict):
+    if isinstance(values, str | bytes | dict | np.ndarray):
         raise TypeError
     found = tuple(values)
     if not all(one is None or isinstance(one, bool | int | float | str) for one in found):
         raise TypeError
-    if not found or len(set(found)) < len(found):
-        raise ValueError
+    if not found or len(set(found)) < len(found) or any(one != one for one in found):
+        raise ValueError  # NaN differs from itself
     return found
 
 

@@ -52,7 +52,7 @@ class Space:
         earlier: dict[str, AnyLeaf] = {}
         for name, leaf in self.leaves.items():
             if not isinstance(name, str) or not isinstance(leaf, Float | Int | Categorical):
-                raise TypeError(f"leaf {name!r} must be a name with a Float, Int or Categorical, got {leaf!r}")
+                raise TypeError(f"leaves[{name!r}] must be a Float, Int or Categorical by its name, got {leaf!r}")
             if leaf.when is not None:
                 _check_condition(name, leaf.when, earlier)
             earlier[name] = leaf

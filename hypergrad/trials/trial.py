@@ -111,7 +111,8 @@ class Result:
     exception: Exception | None = field(default=None, repr=False, compare=False)  # not saved
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).copy().items():
+        given = vars(self).copy()
+        for name, value in given.items():
             if name != "exception":
                 try:
                     object.__setattr__(self, name, plain(value))
@@ -119,7 +120,7 @@ class Result:
                     raise TypeError(f"{name} of a Result must be plain numbers or arrays of them: {error}") from None
         for name in ("value", "iterations", "gradients", "seconds", "size"):
             number = getattr(self, name)
-            if isinstance(number, list) and len(number) == 1:
+            if isinstance(number, list) and len(number) == 1 and not isinstance(given[name], list | tuple):
                 number = number[0]
             if number is None and name == "size":
                 continue

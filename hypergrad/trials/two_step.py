@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from ..data.draws import num_rows
 from ..ground.checks import Rule, checked, integer, path, random_key, real, several
+from ..ground.files import check_folder
 from .objective import AbstractObjective
 from .run import OnFailure, search_trials
 from .samplers import FixedList
@@ -125,8 +125,8 @@ def n_step(
     """
     _check(num_trials, fractions, keep)
     if journal is not None:
-        Path(journal).mkdir(parents=True, exist_ok=True)
-    file = lambda step: None if journal is None else Path(journal) / f"step_{step + 1}.jsonl"
+        journal = check_folder(journal, "journal")
+    file = lambda step: None if journal is None else os.path.join(journal, f"step_{step + 1}.jsonl")
     states: list[SearcherState] = []
     for step, fraction in enumerate(fractions):
         if step > 0:

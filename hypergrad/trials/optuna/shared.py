@@ -1,5 +1,6 @@
 """A study on disk or in a data base that several processes share."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,9 +8,10 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...ground.files import check_path
 from ..space import Params
 from ..trial import FinishedTrial, Result, SearcherState, Trial
 from . import translation
@@ -22,9 +24,10 @@ class SharedStudy:
     """An Optuna study in a storage, with signs of life of the processes that train its trials."""
 
     def __init__(self, storage: Any, name: str, heartbeat: float):
-        self.storage, self.heartbeat = _storage(storage), heartbeat
-        create = translation.package().create_study
-        self.study = create(storage=self.storage, study_name=name, load_if_exists=True)
+        self.heartbeat, create = heartbeat, translation.package().create_study
+        with _opening():
+            self.storage = _storage(storage)
+            self.study = create(storage=self.storage, study_name=name, load_if_exists=True)
         self.id = self.storage.get_study_id_from_name(name)
         self.training: dict[int, int] = {}  # ids of the trials that this process trains, by number
         self.checked = float("-inf")  # for stale trials, the last time
@@ -97,12 +100,28 @@ class SharedStudy:
         return self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
 
 
+@contextlib.contextmanager
+def _opening() -> Iterator[None]:
+    """Names the argument in errors of a file, a data base, its driver or its server; not the address, which may hold
+    a password.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"storage cannot be opened: {error}") from error
+    except Exception as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"storage cannot be opened: {error}") from error
+
+
 def _storage(storage: Any) -> Any:
+    """Returns a storage object."""
     storages = translation.package().storages
     if isinstance(storage, str) and "://" in storage:
         return storages.RDBStorage(storage)
     if isinstance(storage, str | os.PathLike):
-        return storages.JournalStorage(storages.journal.JournalFileBackend(os.fspath(storage)))
+        path = check_path(storage, "storage")
+        return storages.JournalStorage(storages.journal.JournalFileBackend(path))
     if not isinstance(storage, storages.BaseStorage):
         raise TypeError(f"storage must be a file, a URL or an Optuna storage, got {storage!r}")
     return storage
