@@ -44,7 +44,7 @@ BAD = [
     (ValueError, "choices must be .* that differ", lambda: hg.trials.Categorical(("a", "a"))),
     (ValueError, "one of at_least and one_of", lambda: hg.trials.When("a")),
     (ValueError, "no leaves", lambda: hg.trials.Space({})),
-    (TypeError, "leaves\['a'\] must be", lambda: hg.trials.Space({"a": 3})),
+    (TypeError, r"leaves\['a'\] must be", lambda: hg.trials.Space({"a": 3})),
     (
         ValueError,
         "'a' depends on 'b'",
