@@ -91,9 +91,19 @@ def reverse(case: Benchmark, horizon: int | None = None) -> Callable:
 
 def reverse_remat(case: Benchmark) -> Callable:
     """Returns `jax.grad` through a scan over `jax.checkpoint`-ed steps."""
+    return unrolled(case, jax.checkpoint)
+
+
+def reverse_unrolled(case: Benchmark) -> Callable:
+    """Returns `jax.grad` through a plain scan, which stores what every step computes."""
+    return unrolled(case, lambda step: step)
+
+
+def unrolled(case: Benchmark, transform: Callable[[Callable], Callable]) -> Callable:
+    """Returns `jax.grad` through a scan over transformed steps."""
 
     def f(hparams, params, train, valid):
-        step = jax.checkpoint(stepper(case, train))
+        step = transform(stepper(case, train))
 
         def loss(hparams):
             start = (params, zeros(params))

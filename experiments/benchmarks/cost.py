@@ -81,6 +81,7 @@ def entries(case: Benchmark) -> list[Entry]:
     reversible = hg.OptaxSolver(hg.MomentumSGD(lr, MOMENTUM), case.num_steps)
     return [
         Entry("Reverse", hg.Reverse(inner), (bare.reverse(case), bare.reverse_remat(case))),
+        Entry("Reverse(remat=False)", hg.Reverse(inner, remat=False), (bare.reverse_unrolled(case),)),
         Entry(
             "Reverse sqrt(T)",
             hg.Reverse(inner, checkpoints="sqrt"),

@@ -3,29 +3,35 @@
 import dataclasses
 
 import equinox as eqx
+import jax
 import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
-from ..ground.checks import Rule, boolean, field, floating_type, integer
+from ensembles.ground.memory import available_bytes
+
+from ..ground.checks import Rule, boolean, checked, field, floating_type, integer, real
 from ..ground.tree import cast_like, in_single
 from ..inner import InnerState
-from ..problem import BilevelProblem
+from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Estimate
 from ..training import Training
 from .base import AbstractTrajectoryEstimator, checked_step
-from .common.accuracy import Stepped, TrajectoryState, checked
+from .common import accuracy
+from .common.accuracy import Stepped, TrajectoryState
 from .common.adjoint import start_adjoint, stats_of, through_start, through_state
+from .common.choice import Keeping, quickest
 from .common.keeping import Forwards, keep_residuals, keep_segments, keep_states
 from .common.treeverse import keep_slots, slots_needed
 
 COUNT = integer("checkpoints", least=1)
-WORDS = ("sqrt", "binomial")
+WORDS = ("sqrt", "binomial", "auto")
 CHECKPOINTS = Rule(
     "checkpoints",
-    '"sqrt", "binomial" or a positive integer',
+    '"sqrt", "binomial", "auto" or a positive integer',
     lambda value: value if isinstance(value, str) and value in WORDS else COUNT.convert(value),
     optional=True,
 )
+FREE_SHARE = 0.5  # of the free memory: a step needs some besides what is kept
 REPEATS = 3  # of every step, at most, with checkpoints="binomial"
 
 
@@ -44,7 +50,10 @@ class Reverse(AbstractTrajectoryEstimator):
       again. Quicker where that is small: for full batches and few outputs a row, not for wide networks.
     - `checkpoints`: `None` stores every state; `"sqrt"` about 2 √T of them, and computes every step once more; a number
       s so many, and computes every step at most r times, with the smallest r for which C(s + r, s) ≥ T; `"binomial"`
-      the fewest for r = 3, about (6 T)^(1/3).
+      the fewest for r = 3, about (6 T)^(1/3); `"auto"` takes the quickest of all of these, `remat=False` included, that
+      fits into memory, by the sizes of states and residuals and the operations of a step. See `plan`.
+    - `memory_limit`: the bytes that `"auto"` may use; `None` is half of what the device has free. What was free may
+      change from run to run, and rounding with what is kept: give it where a run must resume bit by bit.
     - `storage`: the floating type in which states are kept, e.g. `jnp.float16` for half the memory of float32, with
       rounding errors in the path and none in the recursion; `None` keeps the type.
     - `horizon`: the number of last steps differentiated; `None` is all. `horizon=K` frozen at a fixed point is the
@@ -57,6 +66,7 @@ class Reverse(AbstractTrajectoryEstimator):
     *Bias*: none; with `horizon` K, of order ρ^K on strongly convex problems with contraction ρ.
     *When not to use it*: when T states do not fit; see `DrMAD` and `checkpoints`.
     `stats.diagnostics["growth"]`: the largest ‖c_t‖/‖c_T‖. Far above 1 the hypergradient itself is ill-conditioned.
+    With `"auto"` `"kept_states"` and `"repeats"` say what was taken, see `Keeping`.
 
     **Raises** `ValueError` for options that exclude each other.
 
@@ -69,10 +79,13 @@ class Reverse(AbstractTrajectoryEstimator):
     checkpoints: int | str | None = field(CHECKPOINTS, None)
     horizon: int | None = field(integer("horizon", least=1, optional=True), None)
     storage: DTypeLike | None = field(floating_type("storage"), None)
+    memory_limit: float | None = field(real("memory_limit", above=0, optional=True), None)
 
     def __check_init__(self) -> None:
         if self.horizon is not None and self.horizon > self.inner.num_steps:
             raise ValueError(f"horizon must be at most the {self.inner.num_steps} inner steps, got {self.horizon}")
+        if self.memory_limit is not None and self.checkpoints != "auto":
+            raise ValueError('memory_limit has no meaning without checkpoints="auto"')
         if not self.remat and (self.checkpoints, self.storage) != (None, None):
             raise ValueError("remat=False stores no states: leave checkpoints and storage out")
         if self.storage is not None and self.checkpoints not in (None, "sqrt"):
@@ -91,10 +104,12 @@ class Reverse(AbstractTrajectoryEstimator):
     def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
         """Trains, then sweeps back."""
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
-        horizon = total if self.horizon is None else self.horizon
+        horizon = self._horizon
         start = training.begin(state.inner, self.warm_start)
         middle = training.advance(start, 0, total - horizon) if horizon < total else start
-        end, replay = self._forwards(training, middle, total - horizon, total)
+        reach = (training, middle, total - horizon, total)
+        chosen = quickest(*reach, self._limit) if self.checkpoints == "auto" else None
+        end, replay = self._forwards(*reach) if chosen is None else chosen.run(*reach)
         value, adjoint = start_adjoint(training, end)
         adjoint, recomputed = replay(adjoint)
         if horizon == total:
@@ -108,8 +123,25 @@ class Reverse(AbstractTrajectoryEstimator):
             step_vjps=horizon,
             outer_gradients=1,
         )
-        estimate = Estimate(hypergradient, value, end.judged, stats_of(adjoint, counts))
-        return checked(self, training, state, end, estimate)
+        taken = {} if chosen is None else chosen.diagnostics
+        estimate = Estimate(hypergradient, value, end.judged, stats_of(adjoint, counts, **taken))
+        return accuracy.checked(self, training, state, end, estimate)
+
+    @checked(PROBLEM)
+    def plan(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Keeping:
+        """Returns what `checkpoints="auto"` keeps, whatever `checkpoints` says; nothing is trained."""
+        hparams = as_hparams(hparams)
+        training = Training(self.inner, problem, hparams, jax.random.key(0))
+        start = training.begin(self.init(problem, params, hparams).inner, self.warm_start)
+        return quickest(training, start, self.inner.num_steps - self._horizon, self.inner.num_steps, self._limit)
+
+    @property
+    def _horizon(self) -> int:
+        return self.inner.num_steps if self.horizon is None else self.horizon
+
+    @property
+    def _limit(self) -> float:
+        return FREE_SHARE * available_bytes() if self.memory_limit is None else self.memory_limit
 
     def _forwards(self, training: Training, start: InnerState, first: int, stop: int) -> Forwards:
         """Trains through steps `first ... stop - 1`, keeping what the options say."""

@@ -27,6 +27,23 @@ def keep_residuals(training: Training, start: InnerState, first: int, stop: int)
 
     What is the same at every step, as data and hyperparameters are, is kept once.
     """
+    end, pullback = unrolled(training, start, first, stop)
+
+    def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
+        with naming(training.inner):
+            cotangent, by_hparams, largest = pullback((adjoint.cotangent, adjoint.largest))
+        return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), adjoint.first, largest), 0
+
+    return end, replay
+
+
+def unrolled(
+    training: Training, start: InnerState, first: int, stop: int
+) -> tuple[InnerState, Callable[[tuple[PyTree, Array]], tuple[PyTree, PyTree, Array]]]:
+    """Returns the end, and the pullback of all steps, (c, m) -> (c at the start, hypergradient, m).
+
+    c is a cotangent of the state, and m the size of the largest so far. The pullback is a pytree of what it reads.
+    """
     inexact, rest = split(without_buffers(start))
 
     def unroll(inexact: PyTree, hparams: PyTree, largest: Array) -> tuple[tuple[PyTree, Array], PyTree]:
@@ -44,13 +61,7 @@ def keep_residuals(training: Training, start: InnerState, first: int, stop: int)
     nothing = jnp.zeros_like(size(inexact))
     with naming(training.inner):
         (end, _), pullback, end_rest = jax.vjp(unroll, inexact, in_single(training.hparams), nothing, has_aux=True)
-
-    def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
-        with naming(training.inner):
-            cotangent, by_hparams, largest = pullback((adjoint.cotangent, adjoint.largest))
-        return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), adjoint.first, largest), 0
-
-    return restored(join(end, end_rest), start), replay
+    return restored(join(end, end_rest), start), pullback
 
 
 @jax.custom_vjp

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import hypergrad as hg
+from hypergrad.estimators.common.choice import residual_bytes
 from hypergrad.estimators.common.treeverse import repeats_needed, slots_needed
 from hypergrad.testing import assert_close, laws
 from hypergrad.testing.problems import net, ridge
@@ -33,7 +34,7 @@ def after(estimator):
 def test_what_is_kept_changes_nothing_but_the_work(kept):
     exact, found = after(hg.Reverse(SGD)), after(hg.Reverse(SGD, **kept))
     assert_close(found.hypergradient, exact.hypergradient)
-    assert_close(found.stats.diagnostics, exact.stats.diagnostics)
+    assert_close(found.stats.diagnostics["growth"], exact.stats.diagnostics["growth"])
     assert found.value == exact.value and found.stats.counts.step_vjps == exact.stats.counts.step_vjps
 
 
@@ -53,6 +54,13 @@ def test_slots_and_repetitions_are_the_binomial_numbers():
             assert math.comb(slots + repeats, repeats) >= steps and repeats_needed(steps, slots) <= repeats
             assert slots == 1 or repeats_needed(steps, slots - 1) > repeats
     assert (slots_needed(100_000, 3), slots_needed(100_000, 4)) == (83, 37)
+
+
+@pytest.mark.slow
+def test_a_choice_changes_nothing_and_is_reported():
+    exact, found = after(hg.Reverse(SGD)), after(hg.Reverse(SGD, checkpoints="auto", memory_limit=300))
+    assert_close(found.hypergradient, exact.hypergradient)
+    assert found.stats.diagnostics["kept_states"] < 6 and found.stats.diagnostics["repeats"] > 1
 
 
 @pytest.mark.slow
@@ -102,3 +110,30 @@ def test_memory_is_that_of_the_states_kept():
 def test_residuals_hold_the_data_once():
     small, large = (temp_bytes(ridge(num_rows=rows), remat=False) for rows in (10, 1000))
     assert large - small < 100 * 1000 * 8 * 6  # a copy of the rows in each step would be 200 of them
+
+
+def plan(case, **options):
+    estimator = hg.Reverse(hg.OptaxSolver(optax.sgd(0.1, 0.9), 200), checkpoints="auto", **options)
+    return estimator.plan(case.problem, case.params, case.hparams)
+
+
+def test_the_choice_takes_what_fits():
+    case, state = net(), 224  # 13 weights and biases, their momentum, and two counters
+    assert plan(case).num_states == 200 and plan(case).repeats == 1
+    assert "5 states of 200" in repr(plan(case, memory_limit=5.5 * state))
+    with pytest.raises(MemoryError, match="memory_limit"):
+        plan(case, memory_limit=state / 2)
+    with pytest.raises(ValueError, match="memory_limit"):
+        hg.Reverse(SGD, memory_limit=1e6)
+
+
+@pytest.mark.slow
+def test_the_sizes_of_the_choice_are_those_of_xla():
+    case = net(num_rows=40)
+    few, more = (temp_bytes(case, checkpoints="auto", memory_limit=n * 224) for n in (10.5, 20.5))
+    assert 10 * 224 <= more - few < 12 * 224
+    inner = hg.OptaxSolver(optax.sgd(0.1, 0.9), 200)
+    training = hg.Training(inner, case.problem, case.hparams, laws.KEY)
+    start = training.begin(inner.init(case.problem, case.params, case.hparams), warm_start=False)
+    predicted = residual_bytes(training, start, 0, 200)
+    assert 0.6 * predicted < temp_bytes(case, remat=False) < 1.2 * predicted
