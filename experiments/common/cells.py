@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from .config import Common
+from .config import Common, Options
 from .report import as_json, write_json
 
 Labels = dict[str, Any]
@@ -35,7 +35,7 @@ class Cells:
     **Raises** `SystemExit` where the folder holds a run with other options, naming what differs.
     """
 
-    def __init__(self, config: Common):
+    def __init__(self, config: Options):
         self.folder = config.out / "cells"
         self.folder.mkdir(parents=True, exist_ok=True)
         path, wanted = config.out / "config.json", as_json(config)
