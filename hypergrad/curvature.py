@@ -67,13 +67,13 @@ class GaussNewton(eqx.Module):
 
     def _product(self, hparams: PyTree, partitioned: PartitionedModel, data: PyTree, key: Array) -> MatVec:
         rest = (hparams, data, key)
-        outputs, push = jax.linearize(
+        outputs, push = linearize(
             lambda w: self.outputs(partitioned.with_arrays(w).model, *rest), partitioned.arrays
         )
         pull = jax.linear_transpose(push, partitioned.arrays)
-        _, bend = jax.linearize(jax.grad(lambda z: self.loss(z, *rest)), outputs)
+        _, bend = linearize(jax.grad(lambda z: self.loss(z, *rest)), outputs)
         penalty = lambda w: self.penalty(partitioned.with_arrays(w).model, *rest) if self.penalty else jnp.zeros(())
-        _, stiffen = jax.linearize(jax.grad(penalty), partitioned.arrays)
+        _, stiffen = linearize(jax.grad(penalty), partitioned.arrays)
         return lambda v: optax.tree.add(pull(bend(push(v)))[0], stiffen(v))
 
 

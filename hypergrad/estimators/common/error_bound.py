@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import number_or_function, real
+from ...ground.derivatives import jvp, linearize
 from ...ground.tree import norm, vdot
 from ...inner import InnerState
 from ...linear.base import AbstractLinearSolver
@@ -128,15 +129,15 @@ def _linearised(training: Training, end: InnerState, v: PyTree) -> Any:
     arrays, hparams = end.judged.arrays, training.hparams
 
     def psi(arrays: PyTree, hparams: PyTree) -> Array:
-        return outer(arrays, hparams) - jax.jvp(lambda arrays: inner(arrays, hparams), (arrays,), (v,))[1]
+        return outer(arrays, hparams) - jvp(lambda arrays: inner(arrays, hparams), arrays, v)
 
     def gradients_and_psi(arrays: PyTree) -> tuple[PyTree, Array]:
         value, gradients = jax.value_and_grad(psi, argnums=(0, 1))(arrays, hparams)
         return gradients, value
 
     inner_gradients = lambda arrays: jax.grad(inner, argnums=(0, 1))(arrays, hparams)
-    (residual, _), change, value = jax.linearize(gradients_and_psi, arrays, has_aux=True)
-    (gradient, _), products = jax.linearize(inner_gradients, arrays)
+    (residual, _), change, value = linearize(gradients_and_psi, arrays, has_aux=True)
+    (gradient, _), products = linearize(inner_gradients, arrays)
     return value, residual, change, gradient, products
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from ...data.sampler import as_sampler
 from ...estimators.common.refusals import refuse_complex
 from ...ground.checks import field, optimiser
+from ...ground.derivatives import jvp, linearize
 from ...ground.tree import PartitionedModel, all_finite, norm
 from ...problem import (
     BilevelProblem,
@@ -191,9 +192,6 @@ def inner_products(
     inner = jax.grad(inner_objective_and_state(problem, partitioned, key), has_aux=True)
     other = inner_objective(problem, partitioned, mixed_key)
     at_hparams = lambda arrays: inner(arrays, hparams)
-    gradient, hvp, layer_state = jax.jvp(at_hparams, (partitioned.arrays,), (v,), has_aux=True)
-
-    def slope(hparams: PyTree) -> Array:
-        return jax.jvp(lambda arrays: other(arrays, hparams), (partitioned.arrays,), (v,))[1]
-
-    return (gradient, hvp, jax.grad(slope)(hparams)), layer_state
+    gradient, product, layer_state = linearize(at_hparams, partitioned.arrays, has_aux=True)
+    slope = lambda hparams: jvp(lambda arrays: other(arrays, hparams), partitioned.arrays, v)
+    return (gradient, product(v), jax.grad(slope)(hparams)), layer_state

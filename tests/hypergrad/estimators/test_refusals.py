@@ -144,23 +144,55 @@ def half_square(r):
 half_square.defvjp(lambda r: (half_square(r), r), lambda r, g: (g * r,))
 
 
+def with_square(square):
+    """A ridge problem with one penalty per weight, whose losses square by this function."""
+    data = problems.ridge().problem
+    fit = lambda w, data: square(data["x"] @ w - data["y"]) / len(data["y"])
+    inner = lambda w, h, data, key: fit(w, data) + jnp.sum(jnp.exp(h) * w**2)
+    return hg.BilevelProblem(inner, lambda w, h, data, key: fit(w, data), data.train, data.valid)
+
+
+def squared(r):
+    return jnp.sum(r**2) / 2
+
+
+def assert_same_diagnostics(found, expected):
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", [*ESTIMATORS, "dense"])
 def test_losses_with_a_rule_of_their_own_for_reverse_mode(name):
     """The same numbers as without the rule, also where a forward derivative is taken."""
-    case, dense = problems.ridge(), {"dense": hg.Implicit(SGD, hg.Dense())}
-    answers = []
-    for square in (half_square, lambda r: jnp.sum(r**2) / 2):
-        fit = lambda w, data, square=square: square(data["x"] @ w - data["y"]) / len(data["y"])
-        inner = lambda w, h, data, key, fit=fit: fit(w, data) + jnp.sum(jnp.exp(h) * w**2)
-        outer = lambda w, h, data, key, fit=fit: fit(w, data)
-        problem = hg.BilevelProblem(inner, outer, case.problem.train, case.problem.valid)
-        estimator = (ESTIMATORS | dense)[name]
-        state = estimator.init(problem, case.params, case.hparams["log_l2"])
-        answers.append(estimator.step(problem, case.hparams["log_l2"], state, laws.KEY)[0])
+    estimator = (ESTIMATORS | {"dense": hg.Implicit(SGD, hg.Dense())})[name]
+    case, answers = problems.ridge(), []
+    for square in (half_square, squared):
+        problem, hparams = with_square(square), case.hparams["log_l2"]
+        state = estimator.init(problem, case.params, hparams)
+        answers.append(estimator.step(problem, hparams, state, laws.KEY)[0])
     np.testing.assert_allclose(answers[0].hypergradient, answers[1].hypergradient, rtol=1e-9, atol=1e-12)
-    for found in answers[0].stats.diagnostics:
-        expected = answers[1].stats.diagnostics[found]
-        np.testing.assert_allclose(answers[0].stats.diagnostics[found], expected, rtol=1e-6, atol=1e-9)
+    assert_same_diagnostics(*(answer.stats.diagnostics for answer in answers))
+
+
+@pytest.mark.parametrize("name", ["maid", "soba"])
+def test_searches_on_losses_with_a_rule_of_their_own_for_reverse_mode(name):
+    case, found = problems.ridge(), []
+    for square in (half_square, squared):
+        problem = with_square(square)
+        state = SEARCHES[name].init(problem, case.params, case.hparams["log_l2"])
+        found.append(SEARCHES[name].step(problem, state, laws.KEY))
+    np.testing.assert_allclose(found[0][0].hparams, found[1][0].hparams, rtol=1e-9)
+    assert_same_diagnostics(*(record.stats.diagnostics for _, record in found))
+
+
+def test_gauss_newton_products_of_a_loss_with_a_rule_of_its_own():
+    case, products = problems.ridge(), []
+    for square in (half_square, squared):
+        parts = hg.GaussNewton(lambda w, h, d, key: d["x"] @ w - d["y"], lambda z, h, d, key, s=square: s(z))
+        problem = hg.BilevelProblem(parts, case.problem.outer_loss, case.problem.train, case.problem.valid)
+        partitioned = SGD.init(problem, case.params, case.hparams).partitioned
+        products.append(parts.product(problem, case.hparams, partitioned, laws.KEY)(case.params + 1))
+    np.testing.assert_allclose(products[0], products[1], rtol=1e-12)
 
 
 def test_entries_that_no_step_reads_are_reported_by_place():
