@@ -67,9 +67,7 @@ class GaussNewton(eqx.Module):
 
     def _product(self, hparams: PyTree, partitioned: PartitionedModel, data: PyTree, key: Array) -> MatVec:
         rest = (hparams, data, key)
-        outputs, push = linearize(
-            lambda w: self.outputs(partitioned.with_arrays(w).model, *rest), partitioned.arrays
-        )
+        outputs, push = linearize(lambda w: self.outputs(partitioned.with_arrays(w).model, *rest), partitioned.arrays)
         pull = jax.linear_transpose(push, partitioned.arrays)
         _, bend = linearize(jax.grad(lambda z: self.loss(z, *rest)), outputs)
         penalty = lambda w: self.penalty(partitioned.with_arrays(w).model, *rest) if self.penalty else jnp.zeros(())

@@ -7,12 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, PyTree
 
 from .data.sampler import as_sampler
 from .ground.checks import checked, function, instance
-from .ground.dependence import enters, traced
-from .ground.derivatives import reverse_only
+from .ground.derivatives import refuse_not_differentiable
 from .ground.hparams import as_floating as as_floating
 from .ground.hparams import as_hparams as as_hparams
 from .ground.hparams import num_not_finite as num_not_finite
@@ -142,6 +142,14 @@ def outer_value_and_grads(
     return value, by_model, by_hparams
 
 
+def explain_derivatives(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> None:
+    """Raises `ValueError` naming a loss that has not the derivatives of a hypergradient. Nothing is computed."""
+    inner, outer = (make(problem, partitioned, jax.random.key(0)) for make in (inner_objective, outer_objective))
+    slope = lambda arrays, hparams: jnp.real(optax.tree.sum(jax.grad(inner)(arrays, hparams)))
+    for name, loss in (("inner_loss", inner), ("outer_loss", outer), ("the gradient of inner_loss", slope)):
+        refuse_not_differentiable(name, loss, partitioned.arrays, hparams)
+
+
 def check_data(data: PyTree, name: str) -> PyTree:
     """Returns the data as JAX arrays. Raises where they are no numbers, empty or not finite."""
     for path, leaf in named_leaves(data, name, is_leaf=lambda part: isinstance(part, Iterator)):
@@ -180,40 +188,6 @@ def _refuse_object(path: str, leaf: object) -> None:
         f"{path} is a {kind}; data must be arrays, or a pytree of them: convert it first, e.g. with .to_numpy() or "
         "numpy.asarray"
     )
-
-
-def refuse_unused(function: Callable[[PyTree], PyTree], hparams: PyTree, differentiable: bool = True) -> None:
-    """Raises `ValueError` naming the hyperparameters on which no output of `function` depends; nothing is computed.
-
-    Where they are to be learned by derivatives (`differentiable`) their changes have to reach an output.
-    """
-    function = traced(function, hparams)
-    paths = [path for path, _ in named_leaves(hparams, "hparams")]
-    if unused := [path for path, used in zip(paths, enters(function, hparams), strict=True) if not used]:
-        raise ValueError(
-            f"{', '.join(unused)} enters neither training nor the outer loss: its hypergradient would be 0 for ever; "
-            "use it or leave it out"
-        )
-    if differentiable:
-        _refuse_flat(lambda hparams: eqx.filter(function(hparams), eqx.is_inexact_array), hparams)
-
-
-def _refuse_flat(function: Callable[[PyTree], PyTree], hparams: PyTree) -> None:
-    """Raises `ValueError` naming the hyperparameters on whose *change* no output of `function` depends.
-
-    They enter through comparisons, rounding, integers or `stop_gradient` alone. Nothing is computed. A function that
-    JAX cannot differentiate in forward mode, because of a `custom_vjp`, is not judged.
-    """
-    if reverse_only(function, hparams):
-        return
-    push = lambda pair: jax.linearize(function, pair[0])[1](pair[1])
-    paths = [path for path, _ in named_leaves(hparams, "hparams")]
-    moves = enters(push, (hparams, hparams))[len(paths) :]
-    if flat := [path for path, moved in zip(paths, moves, strict=True) if not moved]:
-        raise ValueError(
-            f"{', '.join(flat)} acts through comparisons, rounding, integers or stop_gradient alone: its hypergradient "
-            "would be 0 for ever; make its effect smooth, or use ES, which needs no derivative"
-        )
 
 
 def check(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> tuple[PartitionedModel, PyTree]:

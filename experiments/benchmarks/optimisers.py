@@ -1,7 +1,7 @@
 """Accuracy of every estimator with every optax transformation of `hypergrad.testing.optimisers`.
 
-`python -m experiments.benchmarks.optimisers` writes docs/optimisers.md. What it has measured is kept in `--out`, so that
-the same command goes on where it was stopped, and two of them with other `--only` share the work.
+`python -m experiments.benchmarks.optimisers` writes docs/optimisers.md. Finished cells are kept in `--out`, so that the
+same command goes on where it was stopped, and two of them with other `--only` share the work.
 """
 
 from collections.abc import Callable

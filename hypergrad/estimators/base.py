@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ..ground.checks import boolean, checked, explained, field, instance, random_key
 from ..ground.identity import refuse_different
 from ..inner import INNER, AbstractInnerSolver
-from ..problem import PROBLEM, BilevelProblem, as_floating
+from ..problem import PROBLEM, BilevelProblem, as_floating, check_model, explain_derivatives
 from ..stats import Estimate
 from .common.accuracy import ErrorCheck, TrajectoryState, first_state
 from .common.refusals import refuse_tol
@@ -61,6 +61,7 @@ def checked_step(state: type) -> Callable[[Step], Step]:
 def _explain(estimator: AbstractEstimator, problem: BilevelProblem, hparams: PyTree, state: Any, key: Array) -> None:
     expected = eqx.filter_eval_shape(estimator.init, problem, state.params, hparams)
     refuse_different("state", expected, state, f"one of this {type(estimator).__name__} on problem at these hparams")
+    explain_derivatives(problem, check_model(problem, state.params, hparams), hparams)
 
 
 class AbstractTrajectoryEstimator(AbstractEstimator):

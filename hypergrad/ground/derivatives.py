@@ -42,3 +42,17 @@ def _meets_custom_vjp(jaxpr: Jaxpr) -> bool:
         if any(_meets_custom_vjp(value) for value in jaxprs if isinstance(value, Jaxpr)):
             return True
     return False
+
+
+REMEDY = (
+    "a loop of unknown length, such as lax.while_loop, has to become a lax.scan, or a fori_loop with a known number of "
+    "steps, and a callback needs a jax.custom_jvp"
+)
+
+
+def refuse_not_differentiable(name: str, function: Callable[..., Array], *arguments: PyTree) -> None:
+    """Raises `ValueError` naming a real function that JAX cannot differentiate in reverse mode. Nothing is computed."""
+    try:
+        jax.eval_shape(jax.grad(function, argnums=tuple(range(len(arguments)))), *arguments)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be differentiated: {error} ({REMEDY})") from error

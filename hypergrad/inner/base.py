@@ -12,8 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..data.sampler import as_sampler
-from ..ground.checks import checked, instance
+from ..ground.checks import checked, explained, instance
+from ..ground.derivatives import refuse_not_differentiable
 from ..ground.keys import step_key
+from ..ground.sensitivity import refuse_unused
 from ..ground.tree import PartitionedModel, describe, form, strong
 from ..problem import (
     PROBLEM,
@@ -21,15 +23,16 @@ from ..problem import (
     as_hparams,
     at_step,
     check,
+    explain_derivatives,
     inner_objective,
     inner_objective_and_state,
     outer_objective,
-    refuse_unused,
 )
 from .optimiser_state import Carried, carried, with_loss
 from .proximal import PROXIMAL, Prox, bounds_of, prox_of
 from .state import InnerState, SolveStats, first_average, next_average, typed
 
+OWN_PARAMS = "; weights of a form of its own, as optax.lookahead's, cannot be trained; use average=0.9, or no such part"
 EVALUATED = ("value", "grad", "error", "aux")  # of a jaxopt state: what the last update evaluated at its weights
 
 
@@ -97,7 +100,11 @@ class AbstractInnerSolver(eqx.Module):
             outer = outer_objective(problem, state.judged, key)(state.judged.arrays, hparams)
             return eqx.filter((trained, outer), eqx.is_array)
 
-        refuse_unused(reached, as_hparams(hparams), differentiable)
+        def why(_: Any, hparams: PyTree, differentiable: bool) -> None:
+            if differentiable:
+                explain_derivatives(problem, state.partitioned, hparams)
+
+        explained(why)(refuse_unused)(reached, as_hparams(hparams), differentiable)
         return state
 
     @eqx.filter_jit
@@ -111,7 +118,10 @@ class AbstractInnerSolver(eqx.Module):
             state = self._first(problem, partitioned, hparams)
             after = jax.eval_shape(lambda s: self.step(problem, hparams, s, jax.random.key(0)), state)
         except Exception as error:  # of a solver or optimiser that cannot work here, whatever it raises
-            raise ValueError(f"{self.name} failed on these parameters: {type(error).__name__}: {error}") from error
+            loss = inner_objective(problem, partitioned, jax.random.key(0))
+            refuse_not_differentiable("inner_loss", lambda arrays: loss(arrays, hparams), partitioned.arrays)
+            text = f"{self.name} failed on these parameters: {type(error).__name__}: {error}"
+            raise ValueError(text + (OWN_PARAMS if isinstance(error, AttributeError) else "")) from error
         if form(state.partitioned) != form(after.partitioned):
             raise TypeError(
                 "one inner step changes the types of the parameters: "
@@ -153,20 +163,8 @@ class AbstractInnerSolver(eqx.Module):
         **Raises** `ValueError` naming the part of the optimiser's state whose value at other hyperparameters is
         undefined, or that would be the same at every training.
         """
-        if (parts := self._carried(hparams, state)) is None:
-            return
-        if parts.adrift:
-            raise ValueError(
-                f"the optimiser's state{parts.adrift[0]} starts from a hyperparameter and then changes by itself, so "
-                "that a warm start would not follow the hyperparameter; keep the hyperparameter out of the state, or "
-                "use warm_start=False"
-            )
-        if self.num_steps == 1 and any(jax.tree.leaves(parts.clocks)):
-            raise ValueError(
-                "a schedule in which hyperparameters enter counts the steps of one training, of which there is 1 here: "
-                "the optimiser would stay at step 0; separate what is fixed, as in "
-                "optax.chain(optax.sgd(rate), optax.scale_by_schedule(schedule)), or use more inner steps"
-            )
+        if (parts := self._carried(hparams, state)) is not None:
+            parts.refuse_adrift(self.num_steps)
 
     def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> InnerState:
         """Returns Φ(state; hparams, key). Differentiable in `state` and `hparams`."""

@@ -30,6 +30,21 @@ class Carried(NamedTuple):
     clocks: PyTree
     adrift: tuple[str, ...]
 
+    def refuse_adrift(self, num_steps: int) -> None:
+        """Raises `ValueError` naming a part that a warm start of so many steps cannot go on with."""
+        if self.adrift:
+            raise ValueError(
+                f"the optimiser's state{self.adrift[0]} starts from a hyperparameter and then changes by itself, so "
+                "that a warm start would not follow the hyperparameter; keep the hyperparameter out of the state, or "
+                "use warm_start=False"
+            )
+        if num_steps == 1 and any(jax.tree.leaves(self.clocks)):
+            raise ValueError(
+                "a schedule in which hyperparameters enter counts the steps of one training, of which there is 1 here: "
+                "the optimiser would stay at step 0; separate what is fixed, as in "
+                "optax.chain(optax.sgd(rate), optax.scale_by_schedule(schedule)), or use more inner steps"
+            )
+
 
 def carried(optimiser: Callable[[PyTree], Any], hparams: PyTree, params: PyTree) -> Carried:
     """Reads the parts from the jaxprs of `init` and `update`; nothing is computed."""

@@ -16,7 +16,7 @@ from ..ground.placement import beside
 from ..ground.show import paragraph, show, show_size
 from ..ground.total import Total
 from ..ground.tree import distinct, norm
-from ..problem import PROBLEM, BilevelProblem
+from ..problem import PROBLEM, BilevelProblem, check_model, explain_derivatives
 from ..stats import Counts, Estimate, Stats, show_status
 from .holdout import judged
 from .selection import Best, better, draws_needed, nothing_yet
@@ -120,6 +120,7 @@ def checked_step(step: Step) -> Step:
 def _explain(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array) -> None:
     expected = eqx.filter_eval_shape(search.init, problem, state.model, state.hparams)
     refuse_different("state", expected, state, f"one of this {type(search).__name__} on this problem")
+    explain_derivatives(problem, check_model(problem, state.model, state.hparams), state.hparams)
 
 
 def first_state(

@@ -204,3 +204,46 @@ def test_entries_that_no_step_reads_are_reported_by_place():
     estimate, _ = laws.first_step(hg.Reverse(inner), problems.Case(problem, case.params, hparams))
     assert estimate.unreached == ("hparams['log_rates'][4]", "hparams['log_rates'][5]")
     assert laws.first_step(hg.Reverse(SGD), problems.ridge())[0].unreached == ("hparams['unused']",)
+
+
+def until(v):
+    return jax.lax.while_loop(lambda carry: carry[0] < 3, lambda carry: (carry[0] + 1, carry[1] * 1.1), (0, v))[1]
+
+
+def on_the_host(v):
+    return jax.pure_callback(lambda v: np.asarray(v) * 1.1, jax.ShapeDtypeStruct(v.shape, v.dtype), v)
+
+
+@jax.custom_vjp
+def once_only(v):
+    return v * 1.1
+
+
+once_only.defvjp(lambda v: (v * 1.1, v), lambda v, g: (g * until(v) / v,))
+LOST = {"inner_loss": until, "outer_loss": until, "the gradient of inner_loss": once_only}
+
+
+@pytest.mark.parametrize("named", LOST)
+@pytest.mark.parametrize("make", [hg.Reverse(SGD), hg.Implicit(SGD), SEARCHES["soba"]])
+def test_a_loss_that_has_no_derivative_is_named(make, named):
+    """Before anything is compiled, and with what would have one."""
+    case = problems.ridge()
+    inner_loss, outer_loss = case.problem.inner_loss, case.problem.outer_loss
+    if named == "outer_loss":
+        outer_loss = lambda *args: LOST[named](case.problem.outer_loss(*args))
+    else:
+        inner_loss = lambda *args: LOST[named](case.problem.inner_loss(*args))
+    problem = hg.BilevelProblem(inner_loss, outer_loss, case.problem.train, case.problem.valid)
+    with pytest.raises(ValueError, match=rf"^{named} cannot be differentiated: .*lax.scan.*custom_jvp"):
+        state = make.init(problem, case.params, case.hparams)
+        hparams = () if make is SEARCHES["soba"] else (case.hparams,)
+        make.step(problem, *hparams, state, laws.KEY)
+
+
+def test_a_criterion_computed_on_the_host_is_named_or_needs_no_derivative():
+    case = problems.ridge()
+    outer_loss = lambda *args: on_the_host(case.problem.outer_loss(*args))
+    problem = hg.BilevelProblem(case.problem.inner_loss, outer_loss, case.problem.train, case.problem.valid)
+    with pytest.raises(ValueError, match=r"^outer_loss cannot be differentiated: .*custom_jvp"):
+        hg.Reverse(SGD).init(problem, case.params, case.hparams)
+    hg.ES(SGD, 2).init(problem, case.params, case.hparams)
