@@ -1,0 +1,40 @@
+"""Makes the README the first page of the site, mends links, and finds the arguments of Equinox modules."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import equinox as eqx
+import griffe
+
+ROOT = Path(__file__).parent.parent
+OUTSIDE = re.compile(r"\]\(\.\./([^)\s]+)\)")
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Returns the text of a page with its links as the site needs them."""
+    if page.file.src_uri == "index.md":
+        markdown = re.sub(r"\]\((?!https?:)(?!docs/)", "](../", (ROOT / "README.md").read_text()).replace("](docs/", "](")
+    markdown = markdown.replace("](../README.md)", "](index.md)")
+    return OUTSIDE.sub(lambda match: f"]({config['repo_url']}/blob/main/{match[1]})", markdown)
+
+
+def parameter(one):
+    """Returns a parameter for the page: its name, and its default where that is short."""
+    default = None if one.default is one.empty else repr(one.default)
+    if default is not None and (len(default) > 30 or "<" in default):
+        default = "..."
+    return griffe.Parameter(one.name, kind=griffe.ParameterKind[one.kind.name.lower()], default=default)
+
+
+class Signatures(griffe.Extension):
+    """The arguments of Equinox modules, whose `__init__` exists only when they are imported."""
+
+    def on_class(self, *, cls, **kwargs):
+        """Adds `__init__` to a module that does not write one."""
+        found = getattr(importlib.import_module(cls.module.path), cls.name, None)
+        if not (inspect.isclass(found) and issubclass(found, eqx.Module)) or "__init__" in cls.members:
+            return
+        parameters = [parameter(one) for one in inspect.signature(found).parameters.values()]
+        cls.set_member("__init__", griffe.Function("__init__", parameters=griffe.Parameters(*parameters)))

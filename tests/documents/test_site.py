@@ -1,0 +1,61 @@
+"""The site names every public name, and its pages of code run."""
+
+import inspect
+import re
+
+import pytest
+
+import ensembles
+import hypergrad as hg
+import hypergrad.testing
+
+from tests.helpers import ROOT, run_blocks
+
+DOCS = ROOT / "docs"
+ENTRIES = {entry for page in (DOCS / "api").glob("*.md") for entry in re.findall(r"^::: (\S+)$", page.read_text(), re.M)}
+PACKAGES = {"hypergrad": hg, "hypergrad.trials": hg.trials, "hypergrad.testing": hg.testing, "ensembles": ensembles}
+MODULES = {f"hypergrad.{name}": getattr(hg, name) for name in ("curvature", "linear", "projections", "tolerances")}
+
+
+def public(module):
+    """Names without an underscore that the package defines: no modules, and nothing imported from elsewhere."""
+    ours = ("hypergrad", "ensembles")
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not inspect.ismodule(value)
+        and getattr(value, "__module__", "").startswith(ours)
+        and callable(value)
+    }
+
+
+def test_every_public_name_has_an_entry():
+    wanted = {f"{package}.{name}" for package, module in PACKAGES.items() for name in public(module)}
+    own = {
+        f"{package}.{name}"
+        for package, module in MODULES.items()
+        for name in public(module)
+        if vars(module)[name].__module__.startswith(module.__name__)
+    }
+    elsewhere = {entry.rsplit(".", 1)[-1] for entry in ENTRIES}
+    assert sorted(wanted - ENTRIES) == []
+    assert sorted(name for name in own if name.rsplit(".", 1)[-1] not in elsewhere) == []
+
+
+def test_every_entry_exists():
+    for entry in ENTRIES:
+        package = next(name for name in sorted(PACKAGES | MODULES, key=len, reverse=True) if entry.startswith(name + "."))
+        assert hasattr((PACKAGES | MODULES)[package], entry.removeprefix(package + ".")), entry
+
+
+def test_every_page_is_in_the_menu():
+    menu = (ROOT / "mkdocs.yml").read_text()
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    assert pages == set(re.findall(r"[\w/-]+\.md", menu[menu.index("\nnav:") :]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["docs/recipes.md", "docs/moving.md"])
+def test_pages_of_code_run(page):
+    run_blocks(page, {})
