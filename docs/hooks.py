@@ -15,7 +15,9 @@ OUTSIDE = re.compile(r"\]\(\.\./([^)\s]+)\)")
 def on_page_markdown(markdown, page, config, files):
     """Returns the text of a page with its links as the site needs them."""
     if page.file.src_uri == "index.md":
-        markdown = re.sub(r"\]\((?!https?:)(?!docs/)", "](../", (ROOT / "README.md").read_text()).replace("](docs/", "](")
+        markdown = re.sub(r"\]\((?!https?:)(?!docs/)", "](../", (ROOT / "README.md").read_text()).replace(
+            "](docs/", "]("
+        )
     markdown = markdown.replace("](../README.md)", "](index.md)")
     return OUTSIDE.sub(lambda match: f"]({config['repo_url']}/blob/main/{match[1]})", markdown)
 

@@ -12,7 +12,9 @@ import hypergrad.testing
 from tests.helpers import ROOT, run_blocks
 
 DOCS = ROOT / "docs"
-ENTRIES = {entry for page in (DOCS / "api").glob("*.md") for entry in re.findall(r"^::: (\S+)$", page.read_text(), re.M)}
+ENTRIES = {
+    entry for page in (DOCS / "api").glob("*.md") for entry in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+}
 PACKAGES = {"hypergrad": hg, "hypergrad.trials": hg.trials, "hypergrad.testing": hg.testing, "ensembles": ensembles}
 MODULES = {f"hypergrad.{name}": getattr(hg, name) for name in ("curvature", "linear", "projections", "tolerances")}
 
@@ -45,7 +47,9 @@ def test_every_public_name_has_an_entry():
 
 def test_every_entry_exists():
     for entry in ENTRIES:
-        package = next(name for name in sorted(PACKAGES | MODULES, key=len, reverse=True) if entry.startswith(name + "."))
+        package = next(
+            name for name in sorted(PACKAGES | MODULES, key=len, reverse=True) if entry.startswith(name + ".")
+        )
         assert hasattr((PACKAGES | MODULES)[package], entry.removeprefix(package + ".")), entry
 
 

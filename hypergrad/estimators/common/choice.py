@@ -24,7 +24,7 @@ FLOPS_PER_BYTE = 200  # operations in the time of one byte kept and read again, 
 
 @dataclasses.dataclass(frozen=True)
 class Keeping:
-    """What reverse mode keeps of training, and in how many bytes.
+    """A way of keeping training for reverse mode, and its bytes.
 
         >>> print(hg.Reverse(inner, checkpoints="auto").plan(problem, params, hparams))
         Keeping: 100 states of 100000 in 0.8 MB, every step computed at most 3 times

@@ -1,4 +1,4 @@
-"""What reverse mode keeps of training: the residuals of every step, every state, or the states where segments begin.
+"""The parts of training that reverse mode keeps: residuals of every step, every state, or where segments begin.
 
 Each function trains through steps `first ... stop - 1` and returns the end, and the way back; see `Forwards`.
 """
