@@ -14,7 +14,7 @@ import pytest
 from experiments import distillation, overfit_validation
 from experiments.common.data import MNIST, Rows, fashion_mnist
 from experiments.hypercleaning import run as hypercleaning
-from experiments.hypercleaning.model import Convolution, corrupt
+from experiments.hypercleaning.model import corrupt
 
 from tests.helpers import ROOT
 
@@ -91,16 +91,6 @@ def test_wrong_labels_are_those_of_other_classes(noise):
     np.testing.assert_array_equal(train.y != rows.y, wrong)
     assert wrong.mean() == pytest.approx(noise)
     assert not np.array_equal(corrupt(rows, noise, seed=1)[1], wrong)
-
-
-def test_convolution_is_a_convolution():
-    layer = Convolution(2, 3, jax.random.key(0))
-    for side in (7, 8):
-        x = jax.random.normal(jax.random.key(1), (side, side, 2))
-        kernel = layer.weight.reshape(3, 3, 2, 3)
-        form = ("NHWC", "HWIO", "NHWC")
-        right = jax.lax.conv_general_dilated(x[None], kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=form)[0]
-        np.testing.assert_allclose(layer(x), right + layer.bias, atol=1e-5)
 
 
 def test_fashion_mnist_is_looked_for_and_not_taken_for_mnist(tmp_path):

@@ -1,0 +1,197 @@
+"""Methods that compete: each reads the training rows equally often, from the same start."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+import hypergrad as hg
+
+from ..common.directed import Directed
+from .model import BOX, DEFAULTS, RATE_BOX, Kind, hparams_of, inner_loss, optimiser, outer_loss, values_of
+
+PERIODS = 25  # times that plain training looks at the validation rows
+PERIOD, HORIZON = 25, 5  # updates between two moves of the few hyperparameters, and the last that are differentiated
+AVERAGE = 0.9
+OUTER, EXAMPLES, STAY = optax.adam(0.2), optax.adam(1.0), optax.sgd(0.0)
+
+
+@dataclass
+class Task:
+    """A problem with its start and budget, and the course of the method that runs on it."""
+
+    kind: Kind
+    model: PyTree
+    train: Any
+    valid: Any
+    right: np.ndarray  # indices of the training rows with right labels
+    epochs: float
+    batch: int
+    key: Array
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def updates(self) -> int:
+        """Updates of plain training within the budget."""
+        return round(self.epochs * len(self.train.y) / self.batch)
+
+    def problem(self, train: Any = None, valid: Any = None) -> hg.BilevelProblem:
+        """Returns the problem on these rows, by default all."""
+        train, valid = self.train if train is None else train, self.valid if valid is None else valid
+        return hg.BilevelProblem(inner_loss, outer_loss, hg.Batches(train, self.batch), valid)
+
+    def hparams(self, examples: bool = False) -> dict[str, Any]:
+        """Returns the start, with one weight per training row where that is asked for."""
+        return hparams_of(self.model[0], DEFAULTS[self.kind], len(self.train.y) if examples else 0)
+
+    def record(self, rows: int, value: float, hparams: PyTree) -> None:
+        """Adds the best loss so far to the history, and the hyperparameters of the moment."""
+        self.history.append({"epochs": rows / len(self.train.y), "valid_loss": value} | values_of(hparams))
+
+
+class Result(NamedTuple):
+    """The best model by the validation rows, its hyperparameters and loss there, and what was spent."""
+
+    params: PyTree
+    hparams: PyTree
+    value: float
+    rows: int
+    updates: int
+
+
+Method = Callable[[Task], Result]
+Make = Callable[[Kind, int, int], hg.GradientSearch]
+
+
+@cache
+def plain(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
+    """Returns training at the start, in which the outer loss is measured now and then."""
+    inner = hg.OptaxSolver(optimiser(kind, updates), max(updates // PERIODS, 1))
+    return hg.GradientSearch(Directed(inner, lambda params, hparams: optax.tree.zeros_like(hparams)), STAY)
+
+
+@cache
+def online(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
+    """Returns training that moves the few hyperparameters along short horizons, at averaged weights."""
+    inner = hg.OptaxSolver(optimiser(kind, updates), PERIOD, average=AVERAGE)
+    return hg.GradientSearch(hg.Reverse(inner, horizon=HORIZON, warm_start=True, check=None), OUTER)
+
+
+def cleaning(few: optax.GradientTransformation) -> Make:
+    """Returns training that moves the weights of examples along all updates of an epoch, and the others by `few`."""
+    group = lambda hparams: {name: "examples" if name == "example" else "few" for name in hparams}
+    outer = optax.multi_transform({"examples": EXAMPLES, "few": few}, group)
+
+    @cache
+    def make(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
+        inner = hg.OptaxSolver(optimiser(kind, updates), epoch)
+        return hg.GradientSearch(hg.Reverse(inner, warm_start=True, check=None), outer)
+
+    return make
+
+
+def by_search(make: Make, cost: float = 1.0, examples: bool = False, right: bool = False) -> Method:
+    """Returns a search as a method.
+
+    **Arguments**
+
+    - `make`: the search, from the kind, the updates in all, and those of an epoch.
+    - `cost`: gradients for each update, above 1 where hyperparameters move. There half of the validation rows choose
+      the best step.
+    - `examples`: give each example a weight. `right`: train on the rows with right labels alone.
+    """
+
+    def method(task: Task) -> Result:
+        train, options = task.train.take(task.right) if right else task.train, {}  # type: Any, dict[str, Any]
+        valid, half = task.valid, len(task.valid.y) // 2
+        if cost > 1:
+            valid, options["holdout"] = valid.take(np.arange(half)), valid.take(np.arange(half, 2 * half))
+        problem, search = (
+            task.problem(train, valid),
+            make(task.kind, round(task.updates / cost), len(train.y) // task.batch),
+        )
+        state = search.init(problem, task.model, task.hparams(examples))
+        limit = hg.Budget(epochs=task.epochs * len(task.train.y) / len(train.y))
+
+        def measure(state: hg.SearchState, _: hg.History) -> None:
+            task.record(int(state.spent.rows), float(state.best.value), state.hparams)
+
+        with contextlib.suppress(FloatingPointError):  # no step was finite
+            keep = lambda record: record.value
+            state, _ = hg.run(
+                search, problem, state, key=task.key, budget=limit, callback=measure, keep=keep, **options
+            )
+        best, spent = state.best, state.spent
+        return Result(best.params, best.hparams, float(best.value), int(spent.rows), int(spent.iterations))
+
+    return method
+
+
+def tpe(share: float) -> Method:
+    """Returns Optuna's TPE over one decay, rate, momentum, smoothing and augmentation; the first trial is the start.
+
+    Every trial has this share of the budget.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def method(task: Task) -> Result:
+        updates, start = max(round(share * task.updates), 1), DEFAULTS[task.kind]
+        solver, problem = hg.OptaxSolver(optimiser(task.kind, updates), updates), task.problem()
+        boxes = {name: BOX[name] for name in start if name in BOX} | {"rate": RATE_BOX[task.kind]}
+        space = {name: hg.trials.Float(*box, log=name != "momentum") for name, box in boxes.items()}
+        sampler = lambda _: optuna.samplers.TPESampler(seed=int(jax.random.randint(task.key, (), 0, 2**31 - 1)))
+        searcher = hg.trials.FixedList([start], then=hg.trials.Optuna(sampler))
+        best = Result(task.model, task.hparams(), math.inf, 0, 0)
+
+        def train(trial: hg.trials.Trial, key: Array) -> hg.trials.Result:
+            nonlocal best
+            hparams = hparams_of(task.model[0], trial.params)
+            found = hg.evaluate(solver, problem, task.model, hparams, key)
+            value, rows = float(found.value), best.rows + updates * task.batch
+            if value < best.value:
+                best = Result(found.params, hparams, value, 0, best.updates)
+            best = best._replace(rows=rows, updates=best.updates + updates)
+            task.record(rows, best.value, best.hparams)
+            return hg.trials.Result(value, gradients=updates)
+
+        number = max(round(1 / share), 1)
+        hg.trials.search_trials(searcher, hg.trials.Space(space), train, key=task.key, num_trials=number)
+        return best
+
+    return method
+
+
+def tune(task: Task) -> Result:
+    """Calls `hg.tune` with its defaults, on a cosine over the updates that it can make."""
+    updates = round(task.updates / 1.2)
+    solver, rows = hg.OptaxSolver(optimiser(task.kind, updates), updates), 0
+
+    def measure(state: hg.SearchState, history: hg.History) -> None:
+        nonlocal rows
+        rows += int(np.sum(history.stats.counts.rows))
+        task.record(rows, float(state.best.value), state.hparams)
+
+    start = task.hparams()
+    found = hg.tune(solver, task.problem(), task.model, start, key=task.key, budget=task.updates, callback=measure)
+    return Result(found.params, found.hparams, float(found.value), rows, int(found.state.spent.iterations))
+
+
+METHODS: dict[str, Method] = {
+    "oracle": by_search(plain, right=True),
+    "plain": by_search(plain),
+    "tpe, 10 % trials": tpe(0.1),
+    "tpe, 25 % trials": tpe(0.25),
+    "online": by_search(online, 1 + 2 * HORIZON / PERIOD),
+    "tune": tune,
+    "example weights": by_search(cleaning(STAY), 3.0, examples=True),
+    "weights and all": by_search(cleaning(OUTER), 3.0, examples=True),
+}

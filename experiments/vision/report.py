@@ -1,0 +1,81 @@
+"""Table, plot and words of the experiment on images and text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..common.cells import rows
+from ..common.config import Common
+from ..common.figures import COLOURS, figure
+from ..common.report import Row, grouped, save, spread_table
+
+COLUMNS = ("test_error", "test_loss", "valid_loss", "epochs", "updates", "seconds")
+LEARNED = ("decay", "rate", "momentum", "smoothing", "shift", "zoom")
+
+
+def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Writes summary.json, history.csv, table.md and the plot, and returns the summary."""
+    runs, history = rows(cells, "runs"), rows(cells, "history")
+    known = [name for name in ("auc", *LEARNED) if any(name in run for run in runs)]
+    padded = [dict.fromkeys(known) | run for run in runs]
+    table = spread_table(padded, ("method",), COLUMNS + tuple(name for name in known if name == "auc"))
+    hparams = spread_table(padded, ("method",), [name for name in known if name != "auc"])
+    sentences = in_words(runs)
+    draw(config.out / "vision.png", runs, history, cells)
+    title = f"Errors in percent, losses in nats; mean ± standard deviation over {config.seeds} seeds"
+    summary = save(config, runs, table, history, title, hparams=hparams, words=sentences)
+    print("\n".join(sentences))
+    return summary
+
+
+def in_words(runs: Sequence[Row]) -> list[str]:
+    """Returns sentences on how far each method is from the oracle, or from the source of the text."""
+    oracle = {run["seed"]: run["test_error"] for run in runs if run["method"] == "oracle"}
+    sentences = []
+    for group in grouped([run for run in runs if run["method"] != "oracle"], ("method",)):
+        method = group[0]["method"]
+        if gaps := [run["test_error"] - oracle[run["seed"]] for run in group if run["seed"] in oracle]:
+            listed = ", ".join(f"{gap:.2f}" for gap in gaps)
+            sentences.append(f"{method}: test error above the oracle by {listed} points, seed by seed.")
+        if "source" in group[0]:
+            excess = np.mean([run["test_loss"] - run["source"] for run in group])
+            least = np.mean([run["counts"] - run["source"] for run in group])
+            sentences.append(
+                f"{method}: test loss above that of the source by {excess:.4f} nats, counts by {least:.4f}."
+            )
+    return sentences
+
+
+def draw(path: Path, runs: Sequence[Row], history: Sequence[Row], cells: Sequence[dict[str, Any]]) -> None:
+    """Draws the test measure of every run, the course of the rate, and the weights of examples if there are any."""
+    weighted = next((cell for cell in cells if "weights" in cell), None)
+    with figure(path, 1, 2 + (weighted is not None), (9 + 4 * (weighted is not None), 3.6)) as axes:
+        _points(axes[0], runs)
+        for method, colour in zip(dict.fromkeys(line["method"] for line in history), COLOURS, strict=False):
+            for n, run in enumerate(grouped([line for line in history if line["method"] == method], ("seed",))):
+                epochs, rates = [line["epochs"] for line in run], [line["rate"] for line in run]
+                axes[1].plot(epochs, rates, color=colour, lw=1.2, label=method if n == 0 else None)
+        axes[1].set(xlabel="epochs read", ylabel="rate before the cosine", yscale="log")
+        axes[1].legend(fontsize=7)
+        if weighted is not None:
+            weights, wrong = np.array(weighted["weights"]), np.array(weighted["wrong"])
+            parts, bins = (weights[~wrong], weights[wrong]), np.linspace(0, 1, 31)
+            label, row = ("right label", "wrong label"), weighted["runs"][0]
+            axes[2].hist(parts, bins, histtype="stepfilled", alpha=0.6, color=COLOURS[:2], label=label)
+            axes[2].set(xlabel=f"weight, {row['method']}, seed {row['seed']}", ylabel="training images", yscale="log")
+            axes[2].legend(fontsize=8)
+
+
+def _points(axis: Any, runs: Sequence[Row]) -> None:
+    """Draws one point per run: the test error, or the test loss above that of the source of the text."""
+    groups = grouped(runs, ("method",))
+    for place, group in enumerate(groups):
+        text = "source" in group[0]
+        found = [run["test_loss"] - run["source"] if text else run["test_error"] for run in group]
+        axis.plot(found, np.full(len(found), place), "o", color="#0072B2", alpha=0.7)
+    axis.set_yticks(range(len(groups)), [group[0]["method"] for group in groups], fontsize=8)
+    axis.set_xlabel("test loss above the source's, nats" if "source" in runs[0] else "test error, %")
+    axis.invert_yaxis()
+    axis.grid(alpha=0.3)
