@@ -16,12 +16,13 @@ from hypergrad.ground.files import check_folder
 
 from .config import Options
 from .interrupts import interrupts
+from .page import write_page
 
 C = TypeVar("C", bound=Options)
 
 
 def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[str, Any]) -> None:
-    """Runs `main` with the options of the command line, and says what to do where it stops early.
+    """Runs `main` with the options of the command line, writes a page of its results, and says what to do on a stop.
 
     **Arguments**
 
@@ -45,6 +46,9 @@ def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[
     try:
         with interrupts.installed(line):
             main(config)
+            page = write_page(config, name, sys.argv[1:])
+        if page is not None:
+            print(f"a page with tables and plots: {page}")
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from None
 
