@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .report import as_json, write_json
 
 Labels = dict[str, Any]
 Advance = Callable[[float], None]  # takes the share of a cell that is done
-WHERE = ("out", "cache", "quick")  # options that do not change a result
+WHERE = ("out", "cache", "quick", "jobs")  # options that do not change a result
 
 
 def ignore(share: float) -> None:
@@ -87,7 +88,7 @@ def _checksum(labels: Any, result: Any) -> str:
 
 
 def run_cells(
-    config: Common, cells: Sequence[Labels], run: Callable[..., dict[str, Any]], unit: str = "cells"
+    config: Common, cells: Sequence[Labels], run: Callable[..., dict[str, Any]], unit: str = "cells", *, jobs: int = 1
 ) -> list[dict[str, Any]]:
     """Runs the cells that are not stored yet, stores each as it is finished, and returns the results of all.
 
@@ -96,26 +97,47 @@ def run_cells(
     - `cells`: labels of the cells, see `grid`.
     - `run`: a function `(advance, **labels) -> result`. It calls `advance` with the share of the cell that is done.
       The result is a dictionary that JSON can hold, arrays included; each row of a list of rows gets the labels.
+    - `jobs`: threads that run cells. With several, `run` is called by several threads at a time, and cells with the
+      same last label come one after another.
     """
     store = Cells(config)
-    finished = sum(labels in store for labels in cells)
+    missing = [labels for labels in cells if labels not in store]
+    finished = len(cells) - len(missing)
     if finished:
         print(f"{finished} of {len(cells)} {unit} are finished in {store.folder}", file=sys.stderr)
     form = "{l_bar}{bar}| {n:.1f}/{total} " + unit + " [{elapsed}<{remaining}{postfix}]"
     with tqdm(total=len(cells), initial=finished, bar_format=form) as bar:
-        for labels in cells:
-            if labels in store:
-                continue
+        shares = [0.0] * len(missing)
+
+        def advance(index: int, share: float) -> None:
+            shares[index] = min(share, 1.0)
+            bar.update(max(0.0, finished + sum(shares) - bar.n))
+
+        def finish(index: int) -> None:
+            labels = missing[index]
             bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in labels.items()))
-            advance = partial(_advance, bar, round(bar.n))
-            store.write(labels, _labelled(labels, run(advance, **labels)))
-            advance(1.0)
+            store.write(labels, _labelled(labels, run(partial(advance, index), **labels)))
+            advance(index, 1.0)
+
+        order = range(len(missing))
+        if jobs == 1:
+            for index in order:
+                finish(index)
+        else:
+            last = lambda index: repr(list(missing[index].values())[-1])
+            _side_by_side(finish, sorted(order, key=last), jobs)
     return [store.read(labels) for labels in cells]
 
 
-def _advance(bar: tqdm, begin: int, share: float) -> None:
-    """Moves the bar on to a share of the cell that began at a number of finished ones."""
-    bar.update(max(0.0, begin + min(share, 1.0) - bar.n))
+def _side_by_side(finish: Callable[[int], None], indices: Iterable[int], jobs: int) -> None:
+    """Calls `finish` for every index in several threads. Raises the first error once the calls under way are over."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for future in as_completed([pool.submit(finish, index) for index in indices]):
+            future.result()
+    except BaseException as error:
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)  # an interrupt does not wait
+        raise
 
 
 def _labelled(labels: Labels, result: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`python -m experiments.compare`."""
 
 from ..common.command import command
-from .run import QUICK, Config, main
+from .run import QUICK, Config, start
 
 if __name__ == "__main__":
-    command(main, Config(), "compare", quick=QUICK)
+    command(start, Config(), "compare", quick=QUICK)

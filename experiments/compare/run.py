@@ -1,5 +1,6 @@
 """The comparison: configuration, cells, report."""
 
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,8 @@ import hypergrad as hg
 from ensembles import predictive_log_probs
 
 from ..common.cells import grid, rows, run_cells
-from ..common.config import OnSplits, Out, Positive, Some
+from ..common.command import num_cores, share_cores
+from ..common.config import NonNegative, OnSplits, Out, Positive, Some
 from ..common.data import INPUTS, Rows
 from ..common.figures import figure, step_curves
 from ..common.report import save, spread_table
@@ -65,12 +67,25 @@ class Config(OnSplits):
     cg_steps: Positive = 20  # Conjugate-gradient steps of hoag.
     cg_damping: float = 0.1  # Added to the Hessian by hoag: one-sample Hessians are indefinite.
     trial_steps: Positive = 300  # Training steps per trial of random, random_scalar and tpe.
+    jobs: NonNegative = 0
+    """Runs at the same time. 0: one per core; where the budget is in seconds, one."""
 
     def __post_init__(self):
         super().__post_init__()
         if not 1 <= self.knots <= self.period:
             raise ValueError(f"knots must be between 1 and period ({self.period}), got {self.knots}")
         budget_of(self.budget_unit, self.budget)
+
+    @property
+    def threads(self) -> int:
+        """The number of runs at the same time."""
+        return self.jobs or (1 if self.budget_unit == "seconds" else num_cores())
+
+
+def start(config: Config) -> dict[str, Any]:
+    """Divides the cores among the runs, then does what `main` does."""
+    share_cores(config.threads)
+    return main(config)
 
 
 def make_setting(config: Config) -> Setting:
@@ -124,9 +139,11 @@ def main(config: Config) -> dict[str, Any]:
         return make_task(setting, criterion, setting.sample(seed), draws, full(setting.weights, START), budget)
 
     first_call = cache(lambda method: compile_method(by_name[method], task_of(config.first_seed)))
+    alone = {method: threading.Lock() for method in config.methods}
 
     def run(advance, method, seed):
-        compiling, task = first_call(method), task_of(seed)
+        with alone[method]:
+            compiling, task = first_call(method), task_of(seed)
         tracker, totals = compete(by_name[method], task, advance)
         row: dict[str, Any] = {"criterion": config.criterion, "best_value": tracker.value}
         row |= on_test(tracker.best, task.rows.test, config.criterion == "elbo")
@@ -134,7 +151,7 @@ def main(config: Config) -> dict[str, Any]:
         chosen = full(setting.weights, np.nan) if tracker.best is None else tracker.best[1]
         return {"runs": [row], "history": tracker.history, "log_variances": flat(chosen)}
 
-    cells = run_cells(config, grid(method=config.methods, seed=config.seed_range()), run, "runs")
+    cells = run_cells(config, grid(method=config.methods, seed=config.seed_range()), run, "runs", jobs=config.threads)
     learned = {
         cell["runs"][0]["method"]: np.array(cell["log_variances"], float)
         for cell in cells

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
@@ -80,6 +81,33 @@ def test_finished_cells_are_not_run_again(tmp_path, capsys):
     assert rows(found, "runs") == [{"method": m, "seed": s, "value": 2.0 * s} for m in "ab" for s in (0, 1)]
     assert np.array_equal(np.float32(found[1]["array"]), np.full((2, 3), np.float32(0.1)))
     assert run_cells(config, cells_of(config), run) == found
+
+
+def test_cells_side_by_side_give_what_they_give_one_by_one(tmp_path):
+    both_here, order = threading.Barrier(2, timeout=60), []
+
+    def run(advance, method, seed):
+        order.append(seed)
+        both_here.wait()
+        return double(advance, method, seed)
+
+    config = Config(out=tmp_path / "several", seeds=2)
+    found = run_cells(config, cells_of(config), run, jobs=2)
+    assert order == [0, 0, 1, 1]  # cells with one last label follow one another
+    alone = dataclasses.replace(config, out=tmp_path / "one")
+    assert found == run_cells(alone, cells_of(alone), double)
+
+
+def test_an_error_of_a_cell_ends_the_run_and_keeps_the_others(tmp_path):
+    def run(advance, method, seed):
+        if (method, seed) == ("a", 1):
+            raise ArithmeticError("a in seed 1")
+        return double(advance, method, seed)
+
+    config = Config(out=tmp_path, seeds=2)
+    with pytest.raises(ArithmeticError, match="a in seed 1"):
+        run_cells(config, cells_of(config), run, jobs=2)
+    assert {"method": "a", "seed": 0} in Cells(config) and {"method": "a", "seed": 1} not in Cells(config)
 
 
 def test_progress_never_leaves_its_cell(tmp_path, monkeypatch):
@@ -179,6 +207,7 @@ print(jax.config.jax_compilation_cache_dir)
 """
 
 
+@pytest.mark.variants(quick=["JAX_COMPILATION_CACHE_DIR"], slow=["off", "XDG_CACHE_HOME"])
 @pytest.mark.parametrize("place", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR", "off"])
 def test_compiled_programs_are_kept(tmp_path, place):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}

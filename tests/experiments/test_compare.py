@@ -19,6 +19,7 @@ from experiments.compare.run import ALL, Config, main
 from tests.helpers import ROOT
 
 SMALL = {"budget": 60, "trial_steps": 20, "seeds": 2, "hidden": 8, "num_train": 200, "num_valid": 100}
+SMALL |= {"jobs": 1}  # other threads do not see the precision that `as_users_run_it` sets
 FIELDS = {
     *("method", "seed", "criterion", "best_value", "test_accuracy", "test_nll", "iterations", "gradients"),
     *("hvps", "hyper_updates", "seconds", "status"),
@@ -100,6 +101,32 @@ def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path):
     assert second["runs"][0] == first["runs"][0]
     with pytest.raises(SystemExit, match="hyper_lr"):
         main(Config(out=tmp_path, methods=("greedy",), hyper_lr=0.2, **SMALL))
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_are_runs_one_by_one(tmp_path):
+    options = [
+        "--methods",
+        "random",
+        "random_scalar",
+        "--seeds",
+        "2",
+        "--budget",
+        "60",
+        "--trial-steps",
+        "20",
+        "--hidden",
+        "8",
+        "--num-train",
+        "200",
+    ]
+    found = {}
+    for jobs in "12":
+        run_command(*options, "--jobs", jobs, "--out", str(tmp_path / jobs)).check_returncode()
+        found[jobs] = json.loads((tmp_path / jobs / "summary.json").read_text())["runs"]
+    for one, other in zip(found["1"], found["2"], strict=True):
+        assert (one["method"], one["seed"], one["gradients"]) == (other["method"], other["seed"], other["gradients"])
+        assert one["best_value"] == pytest.approx(other["best_value"], rel=1e-5)
 
 
 @pytest.mark.slow
