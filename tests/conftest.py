@@ -3,6 +3,7 @@
 Strict promotion of types is not on: optax's Adam raises a Python float to the power of an integer counter.
 """
 
+import fnmatch
 import gc
 import os
 import shlex
@@ -90,8 +91,10 @@ def pytest_addoption(parser):
     parser.addoption("--reliability", metavar="FILE", help="only tests of any row; write the table of their outcomes")
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
 def pytest_collection_modifyitems(config, items):
-    """Deselects what belongs to none of the rows asked for."""
+    """Marks variants of tests as slow or for sweeps; deselects what belongs to none of the rows asked for."""
+    place_variants(items, whole=not any("::" in argument for argument in config.args))
     for item in items:
         item.user_properties += [("row", number) for mark in item.iter_markers("row") for number in mark.args]
     wanted, every = set(config.getoption("row") or ()), config.getoption("reliability")
@@ -100,6 +103,27 @@ def pytest_collection_modifyitems(config, items):
         others = [item for item in items if not (rows_of(item) if every else wanted & rows_of(item))]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
+
+
+def place_variants(items, whole):
+    """Marks variants of parametrised tests as the mark `variants` says.
+
+    **Raises** `UsageError` naming the patterns that are the id of no variant, where `whole` files were collected.
+    """
+    unused = {}
+    for item in items:
+        for mark in item.iter_markers("variants"):
+            found = {
+                place: [pattern for pattern in patterns if fnmatch.fnmatchcase(item.callspec.id, pattern)]
+                for place, patterns in mark.kwargs.items()
+            }
+            if not found.get("quick"):
+                item.add_marker("slow" if found.get("slow") else "sweep")
+            function = item.nodeid.partition("[")[0]
+            left = unused.setdefault(function, set().union(*mark.kwargs.values()))
+            left -= set().union(*found.values())
+    if whole and any(unused.values()):
+        raise pytest.UsageError(f"patterns of the mark variants without a variant: {unused}")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -163,6 +163,9 @@ def ridge_ensemble(criterion, num=None, drop_failed=False):
 
 
 @pytest.mark.row(1)
+@pytest.mark.variants(
+    quick=["spread_loss", "worst_loss", "full_covariance_loss"], slow=["mean_loss", "log_probability_loss"]
+)
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_hypergradients_of_criteria_are_finite_differences(criterion):
     """13 hyperparameters, through 15 replicas."""

@@ -55,6 +55,7 @@ def alone_after_training(replicas, hparams, data, key, r):
 
 
 @pytest.mark.row(10)
+@pytest.mark.variants(quick=["float32-*"], slow=["float64-*"])
 @pytest.mark.parametrize(("dtype", "limit"), [(jnp.float64, 1e-12), (jnp.float32, 1e-6)])
 def test_trained_together_is_trained_alone(dtype, limit):
     replicas, hparams, data = setting(5, dtype)
@@ -75,6 +76,7 @@ def test_an_optimiser_that_couples_replicas_is_caught():
 
 
 @pytest.mark.row(8)
+@pytest.mark.slow
 @given(order=st.permutations(range(4)))
 def test_permuting_replicas_permutes_the_result(order):
     replicas, hparams, (x, y, mask) = setting(4)
@@ -100,6 +102,7 @@ INNER = {
 }
 
 
+@pytest.mark.variants(quick=["greedy", "forward"], slow=["drmad", "implicit"])
 @pytest.mark.parametrize("name", INNER)
 def test_hypergradient_of_a_sum_over_members_is_the_sum_of_theirs(name):
     replicas, hparams, (x, y, mask) = setting(3)

@@ -34,6 +34,7 @@ def check(found, alone):
 
 
 @pytest.mark.row(12)
+@pytest.mark.slow
 def test_replicas_over_four_devices_are_those_on_one(alone):
     mesh = ens.replica_mesh()
     assert mesh.size == 4 and mesh.axis_types == (AxisType.Auto,)

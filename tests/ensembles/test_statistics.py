@@ -138,6 +138,9 @@ OF_MEMBERS = {
 of_members = pytest.mark.parametrize("statistic", OF_MEMBERS.values(), ids=OF_MEMBERS)
 
 
+@pytest.mark.variants(
+    quick=["calibration", "phi2", "best", "bias", "coverage", "log_probability"], slow=["mean_chi2", "ensemble_chi2"]
+)
 @of_members
 @given(seed=st.integers(0, 2**16), keep=st.lists(st.booleans(), min_size=8, max_size=8).filter(lambda k: sum(k) > 1))
 def test_failed_replicas_count_for_nothing(statistic, seed, keep):
@@ -170,6 +173,7 @@ def test_point_order_is_irrelevant(statistic, seed, order):
 
 
 @pytest.mark.row(3)
+@pytest.mark.variants(quick=["mean_chi2", "bias", "best", "phi2"], slow=["log_probability", "ensemble_chi2"])
 @pytest.mark.parametrize("name", ["mean_chi2", "best", "phi2", "ensemble_chi2", "log_probability", "bias"])
 def test_gradients_are_finite_differences(name):
     T, D, _, L = case(3)

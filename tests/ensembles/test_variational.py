@@ -157,6 +157,7 @@ def test_a_model_without_weights_is_refused():
         MeanField({"activation": jax.nn.relu})
 
 
+@pytest.mark.slow
 def test_inactive_weights_have_no_distribution():
     """A masked network inside a mean-field family is the smaller network: the same divergence, nothing drawn."""
     masked = hg.trials.MaskedMLP(5, 2, 16, 3, widths=[4, 3, 9], depth=2, key=jax.random.key(0))

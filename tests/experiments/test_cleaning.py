@@ -102,6 +102,7 @@ def test_fashion_mnist_is_looked_for_and_not_taken_for_mnist(tmp_path):
             fashion_mnist(Path(folder) / "mnist")
 
 
+@pytest.mark.slow
 def test_validation_set_is_overfitted(tmp_path):
     config = overfit_validation.Config(
         out=tmp_path, methods=("neumann5", "reverse"), seeds=1, hyper_steps=80, num_valid=30, hidden=16

@@ -140,6 +140,7 @@ def quiet_loss(w, hparams, data, key):
     return ridge_inner(w, hparams, data | {name: data[name][0] for name in ("scale", "shift")}, key)
 
 
+@pytest.mark.variants(quick=["1", "None"], slow=["2"])
 @pytest.mark.parametrize("num_batches", [1, 2, None])
 def test_a_linear_solve_reads_the_same_rows_throughout(num_batches):
     """The curvature of k batches is that of their rows together: distinct ones, and all where there are no more."""
@@ -163,6 +164,7 @@ def test_a_linear_solve_reads_the_same_rows_throughout(num_batches):
     assert not np.allclose(matrix, again)
 
 
+@pytest.mark.slow
 def test_gauss_newton_averages_products_over_batches():
     outputs = lambda w, hparams, data, key: data["x"] @ w
     loss = lambda z, hparams, data, key: jnp.mean((z - data["y"]) ** 2) / 2

@@ -26,6 +26,7 @@ def one(case, estimator, **options):
     return hg.diagnose(case.problem, estimator, case.params, case.hparams, key=laws.KEY, **options).findings[0]
 
 
+@pytest.mark.slow
 def test_findings_are_what_they_say():
     case, inner = net(), solver(12, 0.05)
     estimator = hg.Greedy(inner, decay=1.0, warm_start=False, check=None)
@@ -98,6 +99,7 @@ class Opposite(hg.AbstractEstimator):
         return eqx.tree_at(lambda e: e.hypergradient, estimate, turned), state
 
 
+@pytest.mark.slow
 def test_the_fewest_knots_within_tolerance_are_found():
     case = net()
     for cubic, most in ((False, 8), (True, 4)):
@@ -136,6 +138,7 @@ def test_diagnose_refuses_bad_input_by_name():
         hg.diagnose(still, hg.Reverse(solver(3)), case.params, case.hparams, key=laws.KEY)
 
 
+@pytest.mark.slow
 def test_cubics_hold_where_the_straight_line_explodes():
     """A network 64-64-64-10 on the digits, 300 steps at rate 0.1 and momentum 0.9."""
     rows = digits()
@@ -178,6 +181,7 @@ def test_one_hyperparameter_in_chaos_is_no_stable_one():
     assert found.stability < 0.95 and found.verdict == "ill-conditioned"
 
 
+@pytest.mark.slow
 def test_the_spread_over_keys_is_shown_where_there_is_any():
     inner = solver(5, 0.05)
     case = net()
@@ -198,6 +202,7 @@ def test_who_errs_with_a_good_status_is_called_silent():
     assert str(result).splitlines()[0].split()[-2:] == ["status", "verdict"]
 
 
+@pytest.mark.slow
 def test_estimators_are_ranked_by_their_error_and_measure_it_alike():
     case, inner = net(), solver(12, 0.05)
     estimators = {"greedy": hg.Greedy(inner, warm_start=False), "line": hg.DrMAD(inner), "reverse": hg.Reverse(inner)}

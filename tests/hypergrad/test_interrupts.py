@@ -107,6 +107,7 @@ print("not reached")
 
 
 @pytest.mark.row(40)
+@pytest.mark.variants(quick=["2"], slow=["15"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_exit_code_of_a_script_tells_the_signal(tmp_path, number):
     script = SCRIPT.format(folder=str(ROOT), file=str(tmp_path / "run.ckpt"), number=int(number))

@@ -92,6 +92,7 @@ EXACT = {
 }
 
 
+@pytest.mark.variants(quick=["forward", "reverse"], slow=["drmad, every knot"])
 @pytest.mark.parametrize("estimator", EXACT.values(), ids=EXACT)
 def test_hypergradients_go_through_running_averages(estimator):
     laws.finite_differences(estimator, case_of())
@@ -111,6 +112,7 @@ def by_hand(case, hparams):
     return outer_loss(end, hparams, case.problem.valid, None), end
 
 
+@pytest.mark.variants(quick=["spectral norm"], slow=["exponential averages"])
 @pytest.mark.parametrize("make", [lambda: Normalised("ema"), Spectral], ids=["exponential averages", "spectral norm"])
 def test_other_states_move_and_are_differentiated_as_by_hand(make):
     """Spectral norm stops gradients by itself, so that differences would tell something else."""

@@ -28,6 +28,7 @@ every = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS
 
 
 @pytest.mark.row(12)
+@pytest.mark.variants(quick=["reverse", "greedy"], slow=["hoag", "drmad"])
 @every
 def test_rows_spread_over_devices_change_nothing(estimator):
     assert len(jax.devices()) == 4
@@ -39,6 +40,7 @@ def test_rows_spread_over_devices_change_nothing(estimator):
     assert_close(laws.answer(estimator, case.replace(train=spread)), laws.answer(estimator, case))
 
 
+@pytest.mark.variants(quick=["reverse", "greedy", "implicit"], slow=["hoag", "drmad"])
 @every
 def test_types_are_never_promoted(estimator):
     case = ridge()

@@ -45,6 +45,7 @@ def same(one, other):
 
 
 @pytest.mark.row(15)
+@pytest.mark.variants(quick=["reverse", "soba", "random"], slow=["hoag", "maid", "saba"])
 @every
 def test_equal_budgets_buy_every_search_the_same(search):
     state, history = go(search, ridge(), 22)
@@ -75,6 +76,7 @@ def test_budgets_beyond_32_bits(unit):
     assert end.num_steps == 4 and getattr(end.spent, unit) > before
 
 
+@pytest.mark.variants(quick=["reverse", "soba", "random"], slow=["hoag", "maid", "saba"])
 @every
 def test_a_budget_in_epochs(search):
     """A gradient equivalent of the inner loss reads every row once; the outer loss reads none."""
@@ -90,6 +92,7 @@ def test_a_budget_in_seconds():
 
 
 @pytest.mark.row(9)
+@pytest.mark.variants(quick=["reverse"], slow=["greedy", "hoag", "maid", "saba"])
 @pytest.mark.usefixtures("optimised")
 @every
 def test_chunks_stops_and_repetitions_change_nothing(search, tmp_path):

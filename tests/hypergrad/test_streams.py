@@ -149,6 +149,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.variants(quick=["memmap", "stateful"], slow=["generator"])
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_resumed_run_reads_on(name, whole, tmp_path):
     """In other chunks, from a fresh iterable."""

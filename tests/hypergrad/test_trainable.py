@@ -71,6 +71,7 @@ def by_hand(model, hparams):
     return laws.answer(hg.Reverse(INNER), Case(problem, model.head, hparams))
 
 
+@pytest.mark.variants(quick=["reverse", "forward"], slow=["drmad, cubic"])
 @pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
 def test_freezing_is_leaving_out(estimator):
     model, hparams = Head(), jnp.asarray(-3.0)

@@ -34,6 +34,7 @@ def test_every_evaluation_has_its_own_key():
     )
 
 
+@pytest.mark.variants(quick=["adam"], slow=["lbfgs"])
 @pytest.mark.parametrize("inner", INNERS.values(), ids=INNERS)
 def test_forward_and_reverse_derivatives_of_a_step_are_adjoint(inner):
     case = net()
@@ -52,6 +53,7 @@ def test_forward_and_reverse_derivatives_of_a_step_are_adjoint(inner):
     )
 
 
+@pytest.mark.variants(quick=["adam"], slow=["lbfgs"])
 @pytest.mark.parametrize("inner", INNERS.values(), ids=INNERS)
 def test_an_evaluation_is_training_and_the_outer_loss_at_its_end(inner):
     case = net()

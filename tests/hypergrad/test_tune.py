@@ -73,6 +73,7 @@ def best_rate():
     return min(trained(problem, params, {"log_rate": jnp.log(rate)}, BUDGET) for rate in np.geomspace(1e-3, 1, 7))
 
 
+@pytest.mark.variants(quick=["0.01", "0.3", "9.0"], slow=["0.0003"])
 @pytest.mark.parametrize("rate", [3e-4, 1e-2, 3e-1, 9.0])
 def test_a_rate_from_any_start_is_near_the_best_fixed_one(rate):
     """At 9 training diverges in a few updates."""
@@ -85,6 +86,7 @@ def test_a_rate_from_any_start_is_near_the_best_fixed_one(rate):
     assert rate in (1e-2, 3e-1) or not float(tuned.value) > at_start / 10
 
 
+@pytest.mark.slow
 def test_a_regression_from_bad_starts_is_near_the_best_fixed_setting():
     problem, params, test = regression()
     fixed = [
@@ -99,6 +101,7 @@ def test_a_regression_from_bad_starts_is_near_the_best_fixed_setting():
         assert float(squares(tuned.params, None, test, None)) < float(squares(params, None, test, None))
 
 
+@pytest.mark.variants(quick=["200"], slow=["777"])
 @pytest.mark.parametrize("budget", [200, 777])
 def test_the_budget_is_kept_and_used(budget):
     problem, params = noisy_quadratic()

@@ -77,6 +77,7 @@ def back(case, points):
     return total
 
 
+@pytest.mark.variants(quick=["3"], slow=["1"])
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_reverse_looks_back_over_its_horizon(horizon):
     case = noisy()

@@ -160,6 +160,7 @@ def episode_sum(estimator, problem, params, hparams, key):
     return total, state
 
 
+@pytest.mark.variants(slow=["PES-True", "NRES-False"])
 @pytest.mark.parametrize(("make", "final"), [(hg.PES, True), (hg.NRES, False)])
 def test_truncations_add_up_to_the_whole(make, final):
     """The chain is linear and its loss quadratic, so that the smoothed hypergradient is the exact one."""
@@ -185,6 +186,7 @@ def test_training_begins_again_after_its_last_truncation():
     np.testing.assert_array_equal(again.hypergradient, first.hypergradient)
 
 
+@pytest.mark.slow
 def test_minibatches_serve_all_of_them():
     case = problems.ridge()
     rows = {name: case.problem.train[name] for name in ("x", "y")}

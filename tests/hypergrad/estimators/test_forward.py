@@ -12,6 +12,7 @@ from hypergrad.testing.problems import OPTIMISERS, net, ridge
 LBFGS = hg.JaxoptSolver(jaxopt.LBFGS, maxiter=3, linesearch="backtracking", history_size=3)
 
 
+@pytest.mark.variants(quick=["inner0", "inner1", "inner2"], slow=["inner3"])
 @pytest.mark.parametrize("inner", [*(hg.OptaxSolver(o, 6) for o in OPTIMISERS.values()), LBFGS])
 def test_forward_is_reverse(inner):
     laws.agree(hg.Forward(inner), hg.Reverse(inner), ridge())

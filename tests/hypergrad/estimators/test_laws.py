@@ -42,7 +42,13 @@ VARIANTS = {
 NUMBERS = (laws.plain_scan, laws.is_reverse, laws.closed_form)
 FORM = (laws.constants_and_scale, laws.batched_is_one_by_one, laws.state_is_a_fixed_point)
 MANY_PROGRAMS = (laws.finite_differences, laws.compiled_is_not_compiled)
-SLOW = ("forward", "hoag")  # other tests hold them to reverse mode and to the dense solution
+SLOW = (
+    "forward",
+    "hoag",
+    "drmad",
+    "greedy",
+    "implicit cg",
+)  # others hold them to reverse mode and closed forms
 every = pytest.mark.parametrize(
     ("make", "claim"),
     [

@@ -101,6 +101,16 @@ def estimate_of(estimator, hparams, problem=PROBLEM):
     return estimator.step(problem, hparams, state, laws.KEY)[0]
 
 
+@pytest.mark.variants(
+    quick=[
+        "implicit-lasso",
+        "implicit-box",
+        "hoag-elastic net",
+        "hoag-weighted lasso",
+        "implicit-lasso, plain gradient",
+    ],
+    slow=["implicit-box, quasi-Newton"],
+)
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("make", ["implicit", "hoag"])
 def test_closed_forms(name, make):

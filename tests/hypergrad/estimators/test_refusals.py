@@ -161,6 +161,7 @@ def assert_same_diagnostics(found, expected):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.variants(quick=["reverse", "forward", "implicit", "reversible"], slow=["drmad", "greedy", "hoag"])
 @pytest.mark.parametrize("name", [*ESTIMATORS, "dense"])
 def test_losses_with_a_rule_of_their_own_for_reverse_mode(name):
     """The same numbers as without the rule, also where a forward derivative is taken."""

@@ -53,6 +53,7 @@ def test_a_word_holds_what_a_stretch_loses(fixed, factor):
     assert not np.any(back[1])
 
 
+@pytest.mark.variants(quick=["ridge-0.9"], slow=["net-0.9"])
 @pytest.mark.parametrize(("make", "momentum"), [(ridge, 0.5), (ridge, 0.9), (net, 0.9), (ridge, 0.98)])
 def test_a_thousand_steps_are_recovered_to_the_last_bit(make, momentum, optimised):
     case, inner = make(), solver(1000, momentum)
@@ -77,6 +78,7 @@ def test_a_thousand_steps_are_recovered_to_the_last_bit(make, momentum, optimise
         assert np.any(after != before)
 
 
+@pytest.mark.slow
 def test_the_exact_reversal_keeps_one_word_per_weight_and_61_steps():
     """One word of bits per weight and 61 steps; the stored path has a number per weight and step (no derivative needs
     the velocities of a constant momentum)."""
@@ -93,6 +95,7 @@ def test_the_exact_reversal_keeps_one_word_per_weight_and_61_steps():
     assert more(lambda inner: hg.Reversible(inner)) < 2.2 / 250
 
 
+@pytest.mark.slow
 def test_reversal_in_floating_point_says_how_good_it_is():
     case, inner = net(), solver(400)
     right = estimate(hg.Reverse(inner), case).hypergradient

@@ -263,6 +263,7 @@ def go_net(file, steps):
 
 
 @pytest.mark.row(29)
+@pytest.mark.slow
 def test_another_process_goes_on_with_the_same_bits(tmp_path):
     go_net(tmp_path / "run.ckpt", 2)
     script = RESUME.format(folder=str(ROOT), file=str(tmp_path / "run.ckpt"))

@@ -25,6 +25,7 @@ def test_minibatches_are_uniform_and_aligned():
     assert chi2 < 43.8  # 99.9 % of chi-squared with 19 degrees of freedom
 
 
+@pytest.mark.variants(quick=["4", "7"], slow=["1"])
 @pytest.mark.parametrize("size", [1, 4, 7, 10])
 def test_every_row_comes_once_per_epoch(size):
     data = {"x": jnp.arange(10.0)[:, None], "y": jnp.arange(10)}
@@ -55,6 +56,7 @@ def test_an_epoch_is_a_permutation_of_any_number_of_rows(t, rows, key):
     np.testing.assert_array_equal(np.sort(epoch_rows(order, t, rows, rows)), np.arange(rows))
 
 
+@pytest.mark.variants(quick=["5", "8"], slow=["17"])
 @pytest.mark.parametrize("rows", [3, 5, 8, 17])
 def test_every_pair_of_rows_is_equally_likely_to_come_first(rows):
     """Over 20,000 orders, and over as many epochs of one order."""
@@ -97,6 +99,7 @@ def test_reverse_through_jaxopt_solvers(inner):
     laws.finite_differences(hg.Reverse(inner), ridge())
 
 
+@pytest.mark.variants(quick=["GradientDescent", "ArmijoSGD"], slow=["LBFGS"])
 @pytest.mark.parametrize(
     "solver", [jaxopt.LBFGS, jaxopt.BFGS, jaxopt.NonlinearCG, jaxopt.ArmijoSGD, jaxopt.GradientDescent]
 )
@@ -125,6 +128,7 @@ def test_a_solve_stops_at_its_tolerance():
     assert stats.iterations == stats.gradients == 2000
 
 
+@pytest.mark.variants(slow=["LBFGS"])
 @pytest.mark.parametrize("solver", [jaxopt.LBFGS, jaxopt.BFGS])
 def test_a_warm_start_sees_the_hyperparameters_it_starts_at(solver):
     case, inner = ridge(), hg.JaxoptSolver(solver, maxiter=300)
@@ -216,6 +220,7 @@ def temporary_bytes(estimator, case):
     return step.lower(case.hparams).compile().compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.variants(quick=["Reverse"], slow=["<lambda>"])
 @pytest.mark.parametrize("make", [hg.Reverse, lambda inner: hg.DrMAD(inner, knots=4)])
 def test_memory_does_not_grow_with_steps_times_data(make):
     rows, features, steps = 4000, 20, 50

@@ -41,6 +41,9 @@ def test_derivative_of_the_next_step(name):
     check_inner_solver(solver(SMOOTH[name]), linear=name in LINEAR, only=QUICK[name])
 
 
+@pytest.mark.variants(
+    quick=["injected rates", "injected stateful rate", "injected, accumulated", "learned rates"], slow=["injected rate"]
+)
 @pytest.mark.parametrize("name", QUICK_LEARNED)
 def test_derivative_of_the_next_step_with_learned_settings(name):
     check_inner_solver(solver(LEARNED[name]), case=problems.tuned(), only=QUICK_LEARNED[name])
@@ -81,6 +84,7 @@ def jaxopt_solver(name):
     return lambda steps: hg.JaxoptSolver(solver_class, maxiter=steps, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["LBFGS, fixed step"])
 def test_derivative_of_the_next_step_with_line_searches(name):
     check_inner_solver(jaxopt_solver(name), num_steps=2)
@@ -108,6 +112,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.variants(quick=["backtracking", "lookahead"], slow=["line search"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_differentiated_is_refused_by_name(name):
     optimiser, message = REFUSED[name]

@@ -47,6 +47,7 @@ def same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.variants(quick=["gradient", "random"], slow=["maid", "soba"])
 @every
 def test_the_holdout_chooses_the_best_step(search):
     state, history = go(search, 60, holdout=HALF)

@@ -45,6 +45,7 @@ def distance(state, case):
 # Bounds
 
 
+@pytest.mark.variants(quick=["0-ridge", "1-quadratic"], slow=["0-logistic", "0-quadratic"])
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_bounds_hold_and_are_not_vacuous(name, seed):
@@ -74,6 +75,7 @@ def test_the_corrected_value_is_right_to_second_order():
     assert rough / fine < 20 and rough_corrected / fine_corrected > 50
 
 
+@pytest.mark.variants(quick=["ridge"], slow=["logistic"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_strong_convexity_is_found(name):
     case = CASES[name]()
@@ -98,6 +100,7 @@ def test_it_reaches_the_optimum_without_a_schedule(options, mu):
     assert np.all(history.stats.status & hg.Status.NONFINITE == 0)
 
 
+@pytest.mark.variants(quick=["sgd"], slow=["LBFGS"])
 @pytest.mark.parametrize("inner", [INNER, hg.JaxoptSolver(jaxopt.LBFGS, maxiter=200)], ids=["sgd", "LBFGS"])
 def test_it_reaches_the_optimum_of_ridge(inner):
     case = ridge()

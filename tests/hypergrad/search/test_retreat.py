@@ -44,6 +44,9 @@ def go(search, problem=PROBLEM, hparams=(0.9,), steps=40, **options):
     return hg.run(search, problem, state, key=laws.KEY, budget=budget, **options)
 
 
+@pytest.mark.variants(
+    quick=["adaptive-reverse", "adam-*", "sgd-*", "momentum-warm"], slow=["chained-warm", "plateau-reverse"]
+)
 @pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_a_step_beyond_the_wall_is_taken_back(estimator, name):
@@ -112,6 +115,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.variants(quick=["f2sa"], slow=["saba", "soba"])
 @pytest.mark.parametrize("search", LOOPS.values(), ids=LOOPS)
 def test_single_loops_turn_back_too(search):
     outer = lambda w, h, data, key: jnp.sum((w - 1.2) ** 2 + jnp.where(h < WALL, 0 * h, jnp.nan))
@@ -205,6 +209,7 @@ def test_adaptive_step_backtracks_from_what_is_not_finite(bad, in_value):
     assert untouched[0] == 0 and eqx.tree_equal(untouched[1], start)
 
 
+@pytest.mark.slow
 def test_models_turn_back_whole():
     case = net()
     outer = lambda m, h, data, key: case.problem.outer_loss(m, h, data, key) + jnp.log(-2.5 - h["log_l2"]) * 0

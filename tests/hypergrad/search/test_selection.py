@@ -46,6 +46,7 @@ def problem_of(outer):
     return Case(hg.BilevelProblem(pull, outer, ONES, ONES), jnp.zeros(()), jnp.zeros(()))
 
 
+@pytest.mark.variants(quick=["*gradient", "*random", "*own-soba"], slow=["*maid", "common noise-saba"])
 @every
 @pytest.mark.parametrize("outer", [constant, scattered], ids=["common noise", "noise of its own"])
 def test_the_best_of_ten_thousand_noisy_constants_is_the_constant(search, outer):
@@ -62,6 +63,7 @@ def minibatched(w, h, data, key):
     return jnp.mean((x @ w - y) ** 2)
 
 
+@pytest.mark.variants(quick=["random", "soba"], slow=["gradient", "maid"])
 @pytest.mark.parametrize("name", ["gradient", "random", "soba", "f2sa", "maid"])
 def test_the_value_of_minibatches_is_that_of_all_rows(name):
     """For 20 keys: the value has no bias and its standard error is right."""
@@ -86,6 +88,7 @@ def falling(w, h, data, key):
     return jnp.exp(-h) + 0.1 * jax.random.normal(key) + 0 * w
 
 
+@pytest.mark.variants(quick=["gradient", "random", "soba"], slow=["maid", "saba"])
 @every
 def test_evaluations_are_counted_and_take_at_most_a_quarter_along_a_path(search):
     state, history = after_steps(search, problem_of(falling), 300)

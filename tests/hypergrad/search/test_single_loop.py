@@ -253,6 +253,7 @@ def test_divergence_is_flagged_and_stops_short_of_nan(make):
     assert eqx.tree_equal(jnp.isfinite(jnp.stack([*state.model, state.best.value])).all(), jnp.asarray(True))
 
 
+@pytest.mark.variants(quick=["F2SA"], slow=["SABA"])
 @every
 def test_equinox_models_are_learned_whole(make):
     case = net()

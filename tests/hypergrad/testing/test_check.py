@@ -145,6 +145,7 @@ SMALL = {"optimisers": SGD, "num_steps": 1, "shrink": 0}
 CHEAP = [laws.unused_is_zero, laws.steps_are_counted, laws.constants_and_scale]
 
 
+@pytest.mark.slow
 def test_a_broken_law_says_its_name_meaning_and_smallest_example():
     def biased(inner):
         return Spoilt(inner, SPOILT[laws.unused_is_zero])

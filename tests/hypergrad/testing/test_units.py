@@ -24,11 +24,13 @@ SEARCHES = {
 }
 
 
+@pytest.mark.variants(quick=["Reverse"], slow=["MAID", "signs", "HOAG"])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_units_do_not_matter(make):
     units_of_the_losses(make, ridge())
 
 
+@pytest.mark.variants(quick=["Reverse"], slow=["MAID", "signs"])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_units_do_not_matter_in_single_precision(make):
     with jax.enable_x64(False):
@@ -68,6 +70,7 @@ def test_a_step_that_depends_on_the_unit_is_caught():
         units_of_the_losses(make, ridge())
 
 
+@pytest.mark.slow
 def test_a_status_that_a_constant_hides_is_caught():
     make = lambda c: hg.GradientSearch(
         HiddenByAConstant(hg.Implicit(hg.OptaxSolver(optax.sgd(0.3 / c), 4), CG)), optax.sign_sgd(0.1)

@@ -176,6 +176,7 @@ hg.trials.search_trials(searcher, space, train, key=jax.random.key(int(sys.argv[
 """
 
 
+@pytest.mark.slow
 def test_trials_of_a_dead_process_are_taken_up(tmp_path):
     start = lambda seconds, seed: subprocess.Popen(
         [sys.executable, "-c", WORKER, str(tmp_path / "study.log"), str(seconds), str(seed)],
