@@ -4,16 +4,17 @@
 """
 
 import dataclasses
-import time
+import itertools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from jaxtyping import Array
 
 import hypergrad as hg
+
+from .measure import median_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,8 @@ def microseconds(config: Config, draw: Callable[[Array, Array], Array]) -> float
         body = lambda t, total: total + jnp.sum(draw(data, first + t))
         return jax.lax.fori_loop(0, config.loop, body, jnp.zeros(()))
 
-    times = []
-    for repeat in range(config.repeats + 1):
-        started = time.perf_counter()
-        loop(data, jnp.int32(repeat * config.loop)).block_until_ready()
-        times.append(time.perf_counter() - started)
-    return float(np.median(times[1:])) / config.loop * 1e6
+    firsts = itertools.count(step=config.loop)
+    return median_seconds(lambda: loop(data, jnp.int32(next(firsts))), config.repeats) / config.loop * 1e6
 
 
 def main(config: Config) -> dict[str, float]:

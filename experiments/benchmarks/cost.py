@@ -4,6 +4,7 @@
 """
 
 import os
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
@@ -22,15 +23,15 @@ from ..common.config import Options, Out, Positive, Some
 from ..common.report import environment, text_table, write_json
 from . import bare
 from .measure import (
+    Rounds,
     agreement,
     arguments,
-    estimator_temp_bytes,
+    compiled,
+    compiled_estimator,
     exact,
     first_call,
     flat,
-    interleaved,
     memory_with_data_doubled,
-    temp_bytes,
 )
 from .problems import MOMENTUM, PROBLEMS, Benchmark
 
@@ -111,8 +112,8 @@ def examine(case: Benchmark, entry: Entry, right: np.ndarray, key: jax.Array) ->
     return row | {
         "bare_relative_error": by_hand,
         **agreement(flat(estimate.hypergradient), right),
-        "temp_bytes": estimator_temp_bytes(case, estimator, key),
-        "bare_temp_bytes": [temp_bytes(f, *args) for f in entry.bares],
+        "temp_bytes": compiled_estimator(case, estimator, key).temp_bytes,
+        "bare_temp_bytes": [compiled(f, *args).temp_bytes for f in entry.bares],
         "status": repr(hg.Status(int(stats.status))),
         "residual": float(stats.residual),
         "diagnostics": {name: float(value) for name, value in stats.diagnostics.items()},
@@ -131,19 +132,18 @@ def measure(case: Benchmark, rounds: int, key: jax.Array) -> tuple[list[dict[str
             calls[entry.name, index] = partial(jax.jit(function), *args)
     count = 20
     products = single_products(case, key, count)
-    times = interleaved(calls | products, rounds)
+    timed = Rounds(calls | products, rounds, time.process_time)
     for row in rows:
-        ours = times[row["estimator"]]
-        by_hand = [times[row["estimator"], index] for index in range(len(row["bare_temp_bytes"]))]
-        fastest = int(np.argmin([np.median(t) for t in by_hand]))
-        row |= {name: row[name][fastest] for name in ("bare_temp_bytes", "bare_relative_error")}
+        ours = row["estimator"]
+        by_hand = [(ours, index) for index in range(len(row["bare_temp_bytes"]))]
+        index, fastest = min(enumerate(by_hand), key=lambda pair: timed.seconds(pair[1]))
+        row |= {name: row[name][index] for name in ("bare_temp_bytes", "bare_relative_error")}
         row["memory_over_bare"] = row["temp_bytes"] / row["bare_temp_bytes"]
-        row["time_over_bare"] = float(np.median(ours / by_hand[fastest]))
-        row["time_over_plain"] = float(np.median(ours / times["plain"]))
-        row["bare_over_plain"] = float(np.median(by_hand[fastest] / times["plain"]))
-        row["cpu_s"] = float(np.median(ours))
-    gradient = times["plain"] / case.num_steps
-    return rows, {name: float(np.median(times[name] / count / gradient)) for name in products}
+        row["time_over_bare"] = timed.ratio(ours, fastest)
+        row["time_over_plain"] = timed.ratio(ours, "plain")
+        row["bare_over_plain"] = timed.ratio(fastest, "plain")
+        row["cpu_s"] = timed.seconds(ours)
+    return rows, {name: timed.ratio(name, "plain") * case.num_steps / count for name in products}
 
 
 def single_products(case: Benchmark, key: jax.Array, count: int) -> dict[str, Callable]:

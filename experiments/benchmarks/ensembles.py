@@ -25,6 +25,7 @@ from ..common.command import command
 from ..common.config import Options, Out, Positive, Some
 from ..common.figures import COLOURS, figure
 from ..common.report import Row, grouped, save
+from .measure import energy_counter, planned
 
 GRID, OUTPUTS = 36, 8
 ROWS = GRID * OUTPUTS  # linear data need no more rows than the map has columns, once whitened and reduced by QR
@@ -99,8 +100,7 @@ def trainer(inner: hg.AbstractInnerSolver, training_loss: Callable, models, data
         state = inner.init(problem, models, hparams)
         return inner.solve(problem, hparams, state, key)[0].params
 
-    memory = train.lower(models, data).compile().compiled.memory_analysis()
-    return train, memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return train, planned(train.lower(models, data).compile().compiled)[1]
 
 
 def measure(call: Callable, replica_steps: int) -> dict[str, float | None]:
@@ -110,22 +110,6 @@ def measure(call: Callable, replica_steps: int) -> dict[str, float | None]:
     wall, cpu, after = time.perf_counter() - wall, time.process_time() - cpu, energy_counter()
     energy = None if joules is None or after is None or after < joules else 1e3 * (after - joules) / replica_steps
     return {"wall_ms": 1e3 * wall / replica_steps, "cpu_ms": 1e3 * cpu / replica_steps, "energy_mj": energy}
-
-
-def energy_counter() -> float | None:
-    """Reads the joules counted so far by the GPU (NVML) or the processor package (RAPL), None where neither counts."""
-    if jax.default_backend() == "gpu":
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1e3
-        except Exception:  # no package, or a card or driver without a counter
-            return None
-    try:
-        return int(Path("/sys/class/powercap/intel-rapl:0/energy_uj").read_text()) / 1e6
-    except OSError:
-        return None
 
 
 def run(config: Config) -> list[dict]:

@@ -1,10 +1,13 @@
-"""Time, memory and accuracy of one call."""
+"""Time, memory, energy and accuracy of calls."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.stages import Compiled
 from jaxtyping import PyTree
 
 import hypergrad as hg
@@ -35,28 +38,103 @@ def first_call(call: Callable) -> float:
     return min(once(), once())
 
 
-def interleaved(calls: Mapping[Hashable, Callable], rounds: int) -> dict[Hashable, np.ndarray]:
-    """Returns CPU times, one number per round, every round in the same order."""
-    for call in calls.values():
-        jax.block_until_ready(call())
-    times = [[seconds(call) for call in calls.values()] for _ in range(rounds)]
-    return dict(zip(calls, np.array(times).T, strict=True))
+class Rounds:
+    """Times of several calls, taken in turns: one number per round, every round in the same order; the first warms up.
+
+    Ratios are within a round, so that a load of the machine that comes and goes does not count.
+    """
+
+    def __init__(self, calls: Mapping[Hashable, Callable], rounds: int, clock: Callable = time.perf_counter):
+        times = [[seconds(call, clock) for call in calls.values()] for _ in range(rounds + 1)]
+        self.times = dict(zip(calls, np.array(times)[1:].T, strict=True))
+
+    def seconds(self, name: Hashable) -> float:
+        """Returns the median time of a call."""
+        return float(np.median(self.times[name]))
+
+    def ratio(self, a: Hashable, b: Hashable) -> float:
+        """Returns the median over rounds of the time of `a` over that of `b`."""
+        return float(np.median(self.times[a] / self.times[b]))
 
 
-def temp_bytes(function: Callable, *args) -> int:
-    """Returns the bytes that XLA allocates for temporaries."""
-    return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+class Program(NamedTuple):
+    """A compiled call, with what it needs; `planned_bytes` are temporaries, arguments and outputs together."""
+
+    call: Callable
+    compile_s: float
+    temp_bytes: int
+    planned_bytes: int
 
 
-def estimator_temp_bytes(case: Benchmark, estimator: hg.AbstractEstimator, key: jax.Array) -> int:
-    """Returns the same for one step of an estimator; data are arguments, as for the hand-written functions."""
+def compiled(function: Callable, *args: Any) -> Program:
+    """Compiles for these arguments, with which the result is called."""
+    started = time.perf_counter()
+    program = jax.jit(function).lower(*args).compile()
+    took = time.perf_counter() - started
+    return Program(lambda: program(*args), round(took, 3), *planned(program))
+
+
+def planned(program: Compiled) -> tuple[int, int]:
+    """Returns the bytes of temporaries; and of temporaries, arguments and outputs together."""
+    memory = program.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.temp_size_in_bytes, memory.temp_size_in_bytes + held
+
+
+def compiled_estimator(case: Benchmark, estimator: hg.AbstractEstimator, key: jax.Array) -> Program:
+    """Compiles one step of an estimator; data are arguments, as for the hand-written functions."""
 
     def step(hparams, state, train, valid, key):
         problem = hg.BilevelProblem(case.problem.inner_loss, case.problem.outer_loss, train, valid)
-        return estimator.step(problem, hparams, state, key)
+        return estimator.step(problem, hparams, state, key)[0]
 
     state = estimator.init(case.problem, case.params, case.hparams)
-    return temp_bytes(step, case.hparams, state, case.problem.train, case.problem.valid, key)
+    return compiled(step, case.hparams, state, case.problem.train, case.problem.valid, key)
+
+
+def peak_bytes() -> int | None:
+    """Returns the allocator's peak since the process began, None where it keeps no account."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def median_seconds(call: Callable, rounds: int) -> float:
+    """Measures the median wall time, warmed up."""
+    return Rounds({"": call}, rounds).seconds("")
+
+
+def with_energy(call: Callable, rounds: int, at_least: float) -> dict[str, Any]:
+    """Measures the median wall time of a call; and joules of one call by the card's counter, over `at_least` seconds,
+    because the counter moves in steps of some hundredths of a second."""
+    seconds(call, time.perf_counter)
+    times: list[float] = []
+    before, started = energy_counter(), time.perf_counter()
+    while len(times) < rounds or time.perf_counter() - started < at_least:
+        times.append(seconds(call, time.perf_counter))
+    took, after = time.perf_counter() - started, energy_counter()
+    joules = None if before is None or after is None or after < before else after - before
+    return {
+        "seconds": float(np.median(times)),
+        "fastest_s": min(times),
+        "calls": len(times),
+        "joules": None if joules is None else joules / len(times),
+        "watts": None if joules is None else joules / took,
+    }
+
+
+def energy_counter() -> float | None:
+    """Reads the joules counted so far by the GPU (NVML) or the processor package (RAPL), None where neither counts."""
+    if jax.default_backend() == "gpu":
+        try:
+            import pynvml
+
+            pynvml.nvmlInit()
+            return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1e3
+        except Exception:  # no package, or a card or driver without a counter
+            return None
+    try:
+        return int(Path("/sys/class/powercap/intel-rapl:0/energy_uj").read_text()) / 1e6
+    except OSError:
+        return None
 
 
 def memory_with_data_doubled(
@@ -64,8 +142,8 @@ def memory_with_data_doubled(
 ) -> dict[str, float]:
     """Returns the ratio of temporary memory on twice the training rows to that on the data as they are."""
     twice = case.with_train(jax.tree.map(lambda leaf: np.concatenate([leaf, leaf]), case.problem.train))
-    ours = [estimator_temp_bytes(each, estimator, key) for each in (twice, case)]
-    hand = [temp_bytes(by_hand(each), *arguments(each)) for each in (twice, case)]
+    ours = [compiled_estimator(each, estimator, key).temp_bytes for each in (twice, case)]
+    hand = [compiled(by_hand(each), *arguments(each)).temp_bytes for each in (twice, case)]
     return {"estimator": ours[0] / ours[1], "bare": hand[0] / hand[1]}
 
 

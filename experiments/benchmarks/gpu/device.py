@@ -16,9 +16,8 @@ import hypergrad as hg
 from ...common.report import environment
 from .. import bare, problems
 from ..cost import training
-from ..measure import agreement, arguments, exact, flat
+from ..measure import agreement, arguments, exact, flat, median_seconds
 from .config import Config
-from .measure import median_seconds
 
 PRECISIONS = ("default", "highest")
 

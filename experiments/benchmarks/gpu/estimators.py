@@ -10,11 +10,10 @@ import numpy as np
 
 from .. import bare
 from ..cost import Entry, entries
-from ..measure import agreement, arguments, exact, flat
+from ..measure import Rounds, agreement, arguments, compiled, compiled_estimator, exact, flat, median_seconds
 from ..problems import Benchmark
 from . import torch_peers
 from .config import Config
-from .measure import Rounds, compiled, compiled_estimator, median_seconds
 from .networks import network, num_weights
 
 FIRST = ("Reverse", "DrMAD(knots=1)", "Greedy every step", "Implicit CG(20)")  # the rest follow after torch
@@ -71,7 +70,7 @@ def reference(shared: Shared) -> dict[str, Any]:
 def estimator(shared: Shared, entry: Entry) -> dict[str, Any]:
     """Measures one estimator and the first of its hand-written counterparts."""
     case = shared.case
-    ours = compiled_estimator(case, entry.estimator)
+    ours = compiled_estimator(case, entry.estimator, jax.random.key(0))
     by_hand = compiled(entry.bares[0], *arguments(case))
     calls = {"plain": shared.plain.call, "ours": ours.call, "bare": by_hand.call}
     timed = Rounds(calls, shared.rounds)
@@ -99,7 +98,7 @@ def compared(shared: Shared, found: np.ndarray) -> dict[str, Any]:
 
 def peer(shared: Shared, entry: Entry, make: Callable[[Benchmark], torch_peers.Peer]) -> dict[str, Any]:
     """Measures a torch program, in rounds with training alone in both libraries and with our `Reverse`."""
-    made, ours = make(shared.case), compiled_estimator(shared.case, entry.estimator)
+    made, ours = make(shared.case), compiled_estimator(shared.case, entry.estimator, jax.random.key(0))
     plain = torch_peers.plain(shared.case)
     calls = {"plain": shared.plain.call, "ours": ours.call, "torch plain": plain.call, "torch": made.call}
     timed = Rounds(calls, shared.rounds)

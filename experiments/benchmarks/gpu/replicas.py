@@ -11,8 +11,8 @@ import jax
 import ensembles as ens
 
 from .. import ensembles as benchmark
+from ..measure import with_energy
 from .config import Config
-from .measure import with_energy
 
 
 def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], dict[str, Any]]]:

@@ -12,10 +12,9 @@ import hypergrad as hg
 
 from .. import bare
 from ..cost import training
-from ..measure import arguments
+from ..measure import Rounds, arguments, compiled, compiled_estimator, peak_bytes, planned
 from ..problems import MOMENTUM, Benchmark
 from .config import Config
-from .measure import Rounds, compiled, compiled_estimator, peak_bytes, planned
 from .networks import network, num_weights
 
 ROWS = 256
@@ -86,7 +85,7 @@ def greedy(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
 
 def unrolled(case: Benchmark, plain, estimator: hg.AbstractEstimator, rounds: int) -> dict[str, Any]:
     """Measures a whole short run and its hypergradient."""
-    program = compiled_estimator(case, estimator)
+    program = compiled_estimator(case, estimator, jax.random.key(0))
     timed = Rounds({"plain": plain.call, "ours": program.call}, rounds)
     return {
         "hyperparameters": num_weights(case),
