@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import equinox as eqx
 import jax
 import numpy as np
 import optax
 
 import hypergrad as hg
+from hypergrad.ground.tree import differentiable
 
 from ..common.command import command
 from ..common.config import Options, Out, Positive, Some
@@ -172,7 +172,7 @@ def single_products(case: Benchmark, key: jax.Array, count: int) -> dict[str, Ca
             cotangent, by_hparams = hg.Training(inner, problem, hparams, key).step_vjp(state, 0)[1](cotangent)
             return (cotangent, optax.tree.add(total, by_hparams)), None
 
-        first = jax.tree.map(lambda leaf: leaf[0] + 1, eqx.filter(states, eqx.is_inexact_array))
+        first = jax.tree.map(lambda leaf: leaf[0] + 1, differentiable(states))
         return jax.lax.scan(back, (first, optax.tree.zeros_like(hparams)), states, reverse=True)[0]
 
     train = case.problem.train

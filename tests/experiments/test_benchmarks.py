@@ -1,0 +1,23 @@
+"""How benchmarks take times, and the products whose cost they measure."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks import cost
+from experiments.benchmarks.measure import Rounds
+from experiments.benchmarks.problems import PROBLEMS
+
+
+def test_ratios_are_within_a_round():
+    ticks = iter(range(1000))
+    timed = Rounds({"a": lambda: next(ticks), "b": lambda: None}, 4, clock=lambda: next(ticks))
+    assert (timed.seconds("a"), timed.seconds("b"), timed.ratio("a", "b")) == (2.0, 1.0, 2.0)
+
+
+@pytest.mark.slow
+def test_products_along_training_are_finite():
+    products = cost.single_products(PROBLEMS["P1"](0, num_steps=2), jax.random.key(0), 2)
+    assert set(products) == set(cost.DOCUMENTED)
+    for call in products.values():
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(call()))
