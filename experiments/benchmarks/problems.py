@@ -36,6 +36,11 @@ class Benchmark:
     learning_rate: float
     num_steps: int
 
+    @property
+    def convex(self) -> bool:
+        """True if the inner problem has one solution, which training comes near to."""
+        return self.name in ("P1", "P3")
+
     def with_train(self, train: PyTree) -> "Benchmark":
         """Returns the same problem on other training data."""
         problem = eqx.tree_at(lambda problem: problem.train, self.problem, train)

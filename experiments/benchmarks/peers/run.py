@@ -1,0 +1,135 @@
+"""The comparison: every way to a hypergradient on every problem, in one process, interleaved."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from ...common.config import Options, Out, Positive, Some
+from ...common.figures import COLOURS, figure
+from ...common.report import environment, text_table, write_json
+from .. import bare
+from ..cost import ONE_THREAD
+from ..measure import agreement, arguments, exact, interleaved
+from ..problems import PROBLEMS, Benchmark
+from . import with_jax, with_torch
+from .call import Peer, compiled
+from .networks import NETWORKS
+
+PLAIN = "JAX: training alone"
+ABSENT = {"optimistix": "optimistix", "gradhpo": "gradhpo"}  # packages of peers on JAX that may not be installed
+Problem = Literal["P1", "P2", "P3", "CNN", "LSTM"]
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Hypergradients of ours and of other libraries on the same problems, on one CPU thread.
+
+    Time is CPU time, the median over rounds of the ratio to plain JAX training in the same round. Memory is that which
+    XLA allocates for temporaries, for torch the growth of the process. The error is that against the unrolled
+    hypergradient in float64; for implicit methods it holds the distance of the last weights from the solution too.
+    Libraries that are not installed are left out by name: pip install 'hypergrad-jax[peers]'.
+    """
+
+    problems: Some[Problem] = ("P1", "P2", "P3", "CNN", "LSTM")
+    """P1, P2, P3: see experiments.benchmarks.problems. CNN, LSTM: small networks, without torch."""
+    rounds: Positive = 5  # Interleaved repetitions.
+    out: Out = Path("results/peers")
+    seed: int = 0  # Seed of the data.
+    quick: bool = False  # Two rounds of 5 training steps: shows that it runs, measures nothing.
+
+
+def available(case: Benchmark) -> dict[str, Callable[[], Peer]]:
+    """Returns all peers of a problem by name."""
+    found = with_jax.peers(case)
+    return found | (with_torch.peers(case) if case.name in PROBLEMS else {})
+
+
+def examine(name: str, make: Callable[[], Peer], right: np.ndarray) -> tuple[dict[str, Any], Peer | None]:
+    """Returns a row without times of later calls, and the peer, `None` if it fails."""
+    begun = time.perf_counter()
+    try:
+        peer = make()
+        found = jax.block_until_ready(peer.call())
+    except Exception as error:  # of a library that is not there, or cannot do this
+        return {"peer": name, "error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}, None
+    row = {"peer": name, "first_call_s": time.perf_counter() - begun, "exact": peer.exact}
+    memory = with_torch.growth(peer.call) if peer.temp_bytes is None else peer.temp_bytes()
+    return row | {"bytes": memory} | agreement(peer.vector(found), right), peer
+
+
+def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
+    """Returns one row per peer."""
+    right, rows = exact(case), []
+    calls: dict[Any, Callable] = {PLAIN: compiled(lambda *args: bare.plain(case)(*args)[1], *arguments(case)).call}
+    for name, make in available(case).items():
+        row, peer = examine(name, make, right)
+        rows.append({"problem": case.name} | row)
+        if peer is None:
+            print(f"{case.name}: {name} is left out: {row['error']}", flush=True)
+        else:
+            calls[name] = peer.call
+    times = interleaved(calls, rounds)
+    for row in rows:
+        if row["peer"] in times:
+            row["time_over_plain"] = float(np.median(times[row["peer"]] / times[PLAIN]))
+            row["cpu_s"] = float(np.median(times[row["peer"]]))
+    return rows
+
+
+def printed(row: dict[str, Any]) -> dict[str, str]:
+    """Returns a row as it is shown."""
+    if "error" in row:
+        return {"": row["problem"], "peer": row["peer"], **dict.fromkeys(COLUMNS, "-")}
+    values = {
+        "runs": f"{row['time_over_plain']:.2f}",
+        "MB": f"{row['bytes'] / 1e6:.2f}",
+        "first call s": f"{row['first_call_s']:.2f}",
+        "cosine": f"{row['cosine']:.4f}",
+        "rel. error": f"{row['relative_error']:.1e}",
+    }
+    return {"": row["problem"], "peer": row["peer"]} | values
+
+
+COLUMNS = ("runs", "MB", "first call s", "cosine", "rel. error")
+
+
+def main(config: Config) -> None:
+    """Measures, prints, writes."""
+    os.environ.update(ONE_THREAD)  # read when JAX first meets its device
+    rows: list[dict[str, Any]] = []
+    missing = [name for name in ("torch", "torchopt", "higher", "betty") if not with_torch.find_spec(name)]
+    missing += [name for name, package in ABSENT.items() if not with_torch.find_spec(package)]
+    if missing:
+        print(f"not installed and left out: {', '.join(missing)}", flush=True)
+    makers = PROBLEMS | NETWORKS
+    for name in config.problems:
+        case = makers[name](config.seed, **({"num_steps": 5} if config.quick else {}))
+        rows += measure(case, 2 if config.quick else config.rounds)
+        print(f"{name} done", flush=True)
+    print("\n" + text_table([printed(row) for row in rows]))
+    config.out.mkdir(parents=True, exist_ok=True)
+    results = {"environment": environment(), "config": config, "missing": missing, "rows": rows}
+    write_json(config.out / "peers.json", results)
+    draw(config.out / "peers.png", [row for row in rows if "error" not in row])
+
+
+def draw(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Draws time against memory; methods without the hypergradient of the run itself are hollow."""
+    names = sorted({row["peer"].split(":")[0] for row in rows})
+    with figure(path) as ax:
+        for name, colour in zip(names, COLOURS, strict=False):
+            for exact_one in (True, False):
+                shown = [row for row in rows if row["peer"].split(":")[0] == name and row["exact"] is exact_one]
+                x, y = ([row[key] for row in shown] for key in ("time_over_plain", "bytes"))
+                label = name if exact_one else None
+                face = colour if exact_one else "none"
+                ax.scatter(x, [max(value, 1) / 1e6 for value in y], color=colour, facecolors=face, label=label)
+        ax.set(xlabel="plain training runs", ylabel="memory (MB)", xscale="log", yscale="log")
+        ax.grid(alpha=0.3)
+        ax.legend()
