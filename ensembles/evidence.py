@@ -13,7 +13,7 @@ noise. Train with `negative_log_joint`, and take
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -22,7 +22,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .checks import function, instance
+from .checks import INTEGERS, Rule, array, call, checked, concrete, function, instance, shown
 from .structures import Diagonal as Diagonal
 from .structures import Factor, Structure, jacobian
 from .structures import Full as Full
@@ -31,6 +31,7 @@ from .structures import Lanczos as Lanczos
 Outputs = Callable[[PyTree], Array]  # a model -> what it says about some rows, of shape (rows,) or (rows, outputs)
 
 
+@runtime_checkable
 class Likelihood(Protocol):
     """The probability of the targets, given the outputs of shape (rows, outputs)."""
 
@@ -41,14 +42,25 @@ class Likelihood(Protocol):
         """Returns S of shape (rows, outputs, outputs) with S Sᵀ = Λ = -∂² log p/∂outputs²."""
 
 
+def _number_or_array(value: object) -> Array | float:
+    """Returns a Python number as it is, so that it takes the type of the outputs, and anything else as an array."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    found: Array = array("log_variance").convert(value)
+    return found
+
+
+NOISE = Rule("log_variance", "a finite number or an array of them", _number_or_array)
+
+
 class Gaussian(eqx.Module):
     """Independent targets y ~ N(output, exp(log_variance)); `log_variance` may be a hyperparameter.
 
     `targets` have the shape of the outputs. `log_variance` is a number or one per output.
     """
 
-    targets: Array
-    log_variance: Array | float
+    targets: Array = eqx.field(converter=array("targets"))
+    log_variance: Array | float = eqx.field(converter=NOISE)
 
     def negative_log(self, outputs: Array) -> Array:
         """Returns ½ Σ (y - output)²/σ² + log 2πσ²."""
@@ -65,7 +77,11 @@ class Gaussian(eqx.Module):
 class Categorical(eqx.Module):
     """Labels 0 ... K - 1 with probabilities softmax(outputs)."""
 
-    labels: Array
+    labels: Array = eqx.field(converter=array("labels", kinds=INTEGERS))
+
+    def __check_init__(self) -> None:
+        if jnp.ndim(self.labels) != 1 or (concrete(self.labels) and np.any(np.asarray(self.labels) < 0)):
+            raise ValueError(f"labels must be integers from 0 on, of shape (rows,), got {shown(self.labels)}")
 
     def negative_log(self, outputs: Array) -> Array:
         """Returns the cross-entropy, summed over the rows."""
@@ -78,6 +94,11 @@ class Categorical(eqx.Module):
         return jnp.sqrt(p)[..., None] * jnp.eye(p.shape[1], dtype=p.dtype) - p[..., None] * jnp.sqrt(p)[:, None]
 
 
+OUTPUTS = function("outputs", "from a model to its outputs on the training rows")
+LIKELIHOOD = instance("likelihood", Likelihood, "a likelihood such as Gaussian(targets, 0.0)")
+
+
+@checked(OUTPUTS, LIKELIHOOD)
 def negative_log_joint(outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood) -> Array:
     """Returns -log p(D|w) - log p(w|λ), the loss to train the weights with.
 
@@ -87,7 +108,8 @@ def negative_log_joint(outputs: Outputs, model: PyTree, log_variance: PyTree, li
     """
     weights, h = _weights(model, log_variance)
     prior = jnp.sum(weights**2 * jnp.exp(-h) + h + math.log(2 * math.pi)) / 2
-    return likelihood.negative_log(_matrix(outputs(model))) + prior
+    values = _matrix(call("outputs", outputs, "model", model))
+    return call("likelihood", likelihood.negative_log, "the outputs of model", values) + prior
 
 
 def whole(model: PyTree) -> PyTree:
@@ -114,6 +136,7 @@ class Laplace(eqx.Module):
     _: dataclasses.KW_ONLY
     where: Callable[[PyTree], PyTree] = eqx.field(converter=WHERE, default=whole)
 
+    @checked(OUTPUTS, LIKELIHOOD)
     def negative_log_evidence(
         self, outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood
     ) -> Array:
@@ -125,9 +148,13 @@ class Laplace(eqx.Module):
         weights, h = _weights(self.where(model), log_variance)
         of, values = self._outputs_of(outputs, model)
         factor = Factor(of, weights, h, likelihood.root(values))
-        fit = likelihood.negative_log(values) + jnp.sum(weights**2 * jnp.exp(-h)) / 2
+        fit = (
+            call("likelihood", likelihood.negative_log, "the outputs of model", values)
+            + jnp.sum(weights**2 * jnp.exp(-h)) / 2
+        )
         return fit + self.structure.log_det(factor) / 2
 
+    @checked(function("new_outputs", "from a model to its outputs on new rows"), OUTPUTS, LIKELIHOOD)
     def predict(
         self, new_outputs: Outputs, outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood
     ) -> tuple[Array, Array]:
@@ -141,10 +168,10 @@ class Laplace(eqx.Module):
         weights, h = _weights(self.where(model), log_variance)
         of, values = self._outputs_of(outputs, model)
         factor = Factor(of, weights, h, likelihood.root(values))
-        new, mean = self._outputs_of(new_outputs, model)
+        new, mean = self._outputs_of(new_outputs, model, "new_outputs")
         return mean, self.structure.covariance(factor, jacobian(new, weights, mean.size) * jnp.exp(h / 2))
 
-    def _outputs_of(self, outputs: Outputs, model: PyTree) -> tuple[Outputs, Array]:
+    def _outputs_of(self, outputs: Outputs, model: PyTree, name: str = "outputs") -> tuple[Outputs, Array]:
         """Returns the outputs as a function of the vector of weights, and their values."""
         arrays, rest = eqx.partition(self.where(model), eqx.is_inexact_array)
         _, unravel = ravel_pytree(arrays)
@@ -153,14 +180,19 @@ class Laplace(eqx.Module):
             part = eqx.combine(unravel(weights), rest)
             return _matrix(outputs(part if self.where is whole else eqx.tree_at(self.where, model, part)))
 
-        return of, _matrix(outputs(model))
+        return of, _matrix(call(name, outputs, "model", model), name)
 
 
+@checked(array("mean"), array("covariance"))
 def probit_probabilities(mean: Array, covariance: Array) -> Array:
     """Returns softmax(m / √(1 + π s²/8)), the class probabilities of uncertain outputs with variances s².
 
     **Source**: MacKay (1992), with the variances of the single outputs.
     """
+    if not mean.shape or covariance.shape != (*mean.shape, *mean.shape[-1:]):
+        raise ValueError(
+            f"mean and covariance must have shapes (..., k) and (..., k, k), got {mean.shape} and {covariance.shape}"
+        )
     variance = jnp.diagonal(covariance, axis1=-2, axis2=-1)
     return jax.nn.softmax(mean / jnp.sqrt(1 + jnp.pi * variance / 8))
 
@@ -169,17 +201,19 @@ def _weights(part: PyTree, log_variance: PyTree) -> tuple[Array, Array]:
     """Returns the weights as one vector, and h of each."""
     arrays = eqx.filter(part, eqx.is_inexact_array)
     if not jax.tree.leaves(arrays):
-        raise ValueError("the part of the model that has a prior holds no floating-point array")
+        raise ValueError("model holds no floating-point array in the part that has a prior")
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(arrays)):
+        raise ValueError("model has complex weights in the part that has a prior")
     try:
         spread = jax.tree.broadcast(log_variance, arrays)
         prior = jax.tree.map(lambda w, h: jnp.broadcast_to(jnp.asarray(h, w.dtype), w.shape), arrays, spread)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"log_variance must be like the weights or a prefix of them: {error}") from error
     return ravel_pytree(arrays)[0], ravel_pytree(prior)[0]
 
 
-def _matrix(outputs: Array) -> Array:
+def _matrix(outputs: Array, name: str = "outputs") -> Array:
     """Returns the outputs with shape (rows, k)."""
     if np.ndim(outputs) not in (1, 2):
-        raise ValueError(f"outputs must have shape (rows,) or (rows, outputs), got {np.shape(outputs)}")
+        raise ValueError(f"{name} must have shape (rows,) or (rows, outputs), got {np.shape(outputs)}")
     return outputs[:, None] if np.ndim(outputs) == 1 else outputs

@@ -17,7 +17,7 @@ from .estimators.common.names import ESTIMATORS, named_estimators
 from .estimators.drmad import DrMAD
 from .estimators.reverse import Reverse
 from .findings import RIGHT, Diagnosis, Finding
-from .ground.checks import checked, instance, integer, random_key, real
+from .ground.checks import Rule, checked, instance, integer, random_key, real
 from .ground.dependence import enters
 from .inner import AbstractInnerSolver
 from .problem import PROBLEM, BilevelProblem, as_hparams
@@ -28,7 +28,18 @@ Start = tuple[BilevelProblem, PyTree, PyTree, Array]  # problem, params, hparams
 DISTURBANCE = 1e-4  # change of the first weights that the exact hypergradient should stand, see `Finding.stability`
 
 
-@checked(PROBLEM, ESTIMATORS, random_key(), integer("num_steps", least=1, optional=True))
+def _zero_or_several(value: Any) -> int:
+    """Returns 0, or an integer from 2 on."""
+    number: int = integer("num_keys", least=0).convert(value)
+    if number == 1:
+        raise ValueError
+    return number
+
+
+NUM_KEYS = Rule("num_keys", "0 or an integer of at least 2", _zero_or_several)
+
+
+@checked(PROBLEM, ESTIMATORS, random_key(), integer("num_steps", least=1, optional=True), NUM_KEYS)
 def diagnose(
     problem: BilevelProblem,
     estimators: Mapping[str, AbstractEstimator] | Sequence[AbstractEstimator] | AbstractEstimator,

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .data.sampler import as_sampler
-from .ground.checks import checked, explained, random_key
+from .ground.checks import checked, explained, integer, random_key
 from .ground.derivatives import linearize
 from .ground.keys import EndKeys, end_keys, step_key
 from .ground.tree import PartitionedModel, differentiable, join, split
@@ -17,6 +17,7 @@ from .inner import INNER, AbstractInnerSolver, InnerState, SolveStats
 from .problem import PROBLEM, BilevelProblem, check_model, outer_value, outer_value_and_grads
 from .stats import Counts, Estimate, Stats
 
+STEP = integer("t", least=0, traced=True)
 Evaluated = tuple[Estimate, InnerState]  # with the state at the end of training
 
 
@@ -51,10 +52,12 @@ class Training(eqx.Module):
         feed = as_sampler(self.problem.train).begin(state.feed, self.key, state.solver.iter_num)
         return dataclasses.replace(state, feed=feed)
 
+    @checked(STEP)
     def step(self, state: InnerState, t: ArrayLike) -> InnerState:
         """Returns Φ(state; hparams), the state after step t."""
         return self.inner.step(self.problem, self.hparams, state, step_key(self.key, t))
 
+    @checked(STEP)
     def step_vjp(
         self, state: InnerState, t: ArrayLike
     ) -> tuple[InnerState, Callable[[InnerState], tuple[InnerState, PyTree]]]:
@@ -73,6 +76,7 @@ class Training(eqx.Module):
 
         return join(new, rest_of_new), named
 
+    @checked(STEP)
     def step_jvp(
         self, state: InnerState, t: ArrayLike
     ) -> tuple[InnerState, Callable[[InnerState, PyTree], InnerState]]:

@@ -12,7 +12,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import jaxopt
 
-from ..ground.checks import Rule, integer, real
+from ..ground.checks import Rule, function, integer, real
 from .base import AbstractInnerSolver
 from .optimiser_state import Transformation
 from .proximal import PROXIMAL
@@ -20,6 +20,7 @@ from .proximal import PROXIMAL
 Optimiser: TypeAlias = Transformation | Callable[[PyTree], Transformation]
 
 AVERAGE = real("average", least=0, below=1, optional=True)
+FUNCTIONS = {"prox", "projection"}  # options that jaxopt calls without looking at them first
 FIXED = (  # set here, not by users, or read by the solver's own loop alone
     "has_aux",
     "value_and_grad",
@@ -71,6 +72,8 @@ class JaxoptSolver(AbstractInnerSolver):
         options["maxiter"] = _num_steps("maxiter")(options["maxiter"])
         if "tol" in options:
             options["tol"] = real("tol", least=0)(options["tol"])
+        for name in FUNCTIONS & set(options):
+            function(name, f"as {solver_class.__name__} takes it")(options[name])
         self.solver_class = solver_class
         self.options = options
         self.average = AVERAGE(average)

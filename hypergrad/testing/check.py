@@ -11,6 +11,7 @@ import hypothesis
 import jax
 from hypothesis.strategies import SearchStrategy
 
+from ..ground.checks import Rule, boolean, checked, function, instance, integer, real
 from . import laws, solver_laws
 from .laws import Make
 from .problems import AVERAGES, SIZES, TRAINING, Case, logistic, net, phasors, quadratic, ridge, scheduled, tuned
@@ -131,6 +132,32 @@ class Broken:
         return f"\n{self.law}: {meaning}\n on {self.trial}\n" + "\n".join(f"  {line}" for line in text.splitlines())
 
 
+def _laws(values: Any) -> tuple[Callable[..., None], ...]:
+    """Returns laws, which are functions, as a tuple."""
+    if not isinstance(values, list | tuple | set | frozenset):
+        raise TypeError
+    if not all(law in LAWS for law in values):
+        raise ValueError
+    return tuple(values)
+
+
+LARGEST = 10_000  # of what costs time at every law
+LAWS = {law.law for law in CONTRACT}
+SOME_LAWS = "functions of hypergrad.testing.laws or solver_laws"
+
+
+@checked(
+    function("make", "from an inner solver to an estimator, such as its class"),
+    instance("claim", Claim, "a Claim such as Claim.EXACT"),
+    instance("optimisers", Mapping, "a dictionary from names to optimisers, such as problems.TRAINING"),
+    integer("num_steps", least=1, most=LARGEST),
+    integer("examples", least=1, most=LARGEST),
+    real("loosened", above=0),
+    Rule("only", SOME_LAWS, _laws, optional=True),
+    Rule("without", SOME_LAWS, _laws),
+    boolean("fail_fast"),
+    integer("shrink", least=0, most=LARGEST),
+)
 def check_estimator(
     make: Make,
     *,
@@ -166,6 +193,8 @@ def check_estimator(
     **Raises** `BrokenLawsError`, an `AssertionError`, with every broken law, the error measured and the smallest
     problem that hypothesis found; `ValueError` where no law is left to try.
     """
+    if not optimisers:
+        raise ValueError("optimisers is empty: give one to train with")
     chosen = [
         law for law in CONTRACT if claim in law.claims and law.law not in without and (only is None or law.law in only)
     ]

@@ -7,6 +7,7 @@ import jax
 
 import hypergrad as hg
 
+from ..ground.checks import Rule, boolean, checked, function, instance, integer
 from . import laws, solver_laws
 from .problems import Case, quadratic, ridge
 
@@ -25,6 +26,20 @@ def exact_estimators(make: MakeSolver, num_steps: int) -> dict[str, hg.AbstractE
     }
 
 
+def _names(values: Any) -> tuple[str, ...]:
+    """Returns texts as a tuple."""
+    if not isinstance(values, list | tuple | set) or not all(isinstance(name, str) for name in values):
+        raise TypeError
+    return tuple(values)
+
+
+@checked(
+    function("make", "from the number of steps to an inner solver"),
+    instance("case", Case, "a Case such as problems.ridge()", optional=True),
+    integer("num_steps", least=1, most=10_000),
+    boolean("linear"),
+    Rule("only", "names of estimators", _names),
+)
 def check_inner_solver(
     make: MakeSolver, *, case: Case | None = None, num_steps: int = 4, linear: bool = False, only: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
@@ -51,6 +66,8 @@ def check_inner_solver(
         case = ridge() if case is None else case
         estimators = exact_estimators(make, num_steps)
         names = only or tuple(estimators)
+        if unknown := sorted(set(names) - set(estimators)):
+            raise ValueError(f"only must be among {', '.join(estimators)}, got {', '.join(unknown)}")
         for name in names:
             _named(name, solver_laws.derivative_from_any_state, estimators[name], case)
         if linear:

@@ -10,6 +10,7 @@ import numpy as np
 
 import hypergrad as hg
 
+from ..ground.checks import checked, function, instance, integer
 from .laws import KEY
 from .problems import Case
 from .tolerances import assert_close, ensure
@@ -42,6 +43,11 @@ def all_units(wide: bool) -> Iterator[Units]:
         yield Units(outer=LARGE, inner=1 / LARGE, constant=-1e8)
 
 
+@checked(
+    function("make", "from a factor on the inner loss to a search"),
+    instance("case", Case, "a Case such as problems.ridge()"),
+    integer("steps", least=1, most=10_000),
+)
 def units_of_the_losses(make: Callable[[float], hg.AbstractSearch], case: Case, steps: int = 12) -> None:
     """F -> aF + b and L -> cL change neither the hyperparameters that a search visits nor its statuses.
 

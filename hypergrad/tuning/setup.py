@@ -7,10 +7,12 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
 from ..estimators.reverse import Reverse
+from ..ground.checks import shown
 from ..ground.dependence import enters
 from ..ground.tree import describe, named_leaves
 from ..inner import AbstractInnerSolver
@@ -76,11 +78,15 @@ def scaled_adam(scale: PyTree) -> optax.GradientTransformation:
 
 def like(tree: PyTree, hparams: PyTree, name: str) -> PyTree:
     """Returns the tree, or one number for all, in the structure, shapes and types of the hyperparameters."""
+    for leaf in jax.tree.leaves(tree):
+        kind = leaf.dtype if isinstance(leaf, np.generic | np.ndarray | jax.Array) else np.dtype(type(leaf))
+        if not any(jnp.issubdtype(kind, real) for real in (jnp.floating, jnp.integer)):
+            raise TypeError(f"{name} must be a number or like hparams, got {shown(leaf)}")
     if jax.tree_util.all_leaves([tree]) and jnp.ndim(tree) == 0:
         tree = jax.tree.map(lambda _: tree, hparams)
     try:
         full = jax.tree.map(lambda h, part: jnp.broadcast_to(jnp.asarray(part, h.dtype), h.shape), hparams, tree)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{name} must be a number or like hparams, {describe(hparams)}: {error}") from None
     for part, leaf in named_leaves(full, name):
         if not bool(jnp.all(jnp.isfinite(leaf))):
@@ -94,6 +100,8 @@ def all_starts(
     """Returns the starts of the race by name, the given one first."""
     found = [("the given start", hparams)]
     if given is not None:
+        if not isinstance(given, list | tuple):
+            raise TypeError(f"starts must be a list of pytrees like hparams, got {shown(given)}")
         return found + [(f"starts[{n}]", like(start, hparams, f"starts[{n}]")) for n, start in enumerate(given)]
     key = jax.random.key(0)
     losses = lambda h: (

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..budget import Budget
@@ -53,6 +54,7 @@ class Tuned:
     integer("budget", least=LEAST, optional=True),
     function("projection", "hparams -> hparams"),
     function("callback", "(state, history) -> anything", optional=True),
+    integer("patience", least=1, optional=True),
     path("checkpoint", optional=True),
 )
 def tune(
@@ -118,6 +120,8 @@ def tune(
     hparams = as_hparams(hparams)
     check_model(problem, params, hparams)
     unit = like(scale, hparams, "scale")
+    if any(bool(jnp.any(leaf <= 0)) for leaf in jax.tree.leaves(unit)):
+        raise ValueError("scale must be positive: it is the distance over which a hyperparameter matters")
     named = all_starts(problem, params, hparams, unit, starts)
     choice = choose_estimator(periods(inner, total), problem, params, hparams, key)
     search = GradientSearch(choice.estimator, scaled_adam(unit), projection=projection)

@@ -191,7 +191,7 @@ def test_uncertain_outputs_have_probabilities_nearer_to_each_other():
 
 BAD = {
     "no weights": (
-        lambda: evidence.negative_log_joint(lambda w: jnp.ones(3), {"n": 3}, 0.0, None),
+        lambda: evidence.negative_log_joint(lambda w: jnp.ones(3), {"n": 3}, 0.0, evidence.Gaussian(jnp.ones(3), 0.0)),
         "no floating-point",
     ),
     "prior": (

@@ -7,6 +7,7 @@ import optax
 
 import ensembles as ens
 
+from .evidence import CALLS as EVIDENCE
 from .kinds import Function, Int, Key, Kind, Only, Real, Some, numeric
 from .statistics import DATA, STATISTICS, Factor, N, Numbers, R, log_likelihood, rows
 
@@ -205,4 +206,4 @@ FUNCTIONS = {
 
 def calls():
     """`{name: (callable, {argument: Kind})}`."""
-    return STATISTICS | FUNCTIONS
+    return STATISTICS | FUNCTIONS | EVIDENCE

@@ -34,7 +34,7 @@ from tests.helpers import ROOT
 LONGEST = 10.0
 MEMORY = 8 * 2**30  # so that what asks for too much does not take it from others
 GROUPS = 8  # processes, one after another: a crash costs no more than its group
-PACKAGES = ("library", "trials", "ensemble")  # modules with a table each
+PACKAGES = ("library", "trials", "ensemble", "training")  # modules with a table each
 
 
 def plan(calls, number, seed):

@@ -242,7 +242,7 @@ FUNCTIONS = {
             "key": Key(),
             "budget": Int(3, least=1),
             "chunk": Int(1, least=1),
-            "callback": Function(lambda *_: True, optional=True),
+            "callback": Function(lambda *_: True, optional=True, own=True),
             "progress": Bool(),
             "checkpoint": Path(),
             "every": Real(30.0, least=0, optional=True),
