@@ -16,8 +16,11 @@ from ..space import Params
 from ..trial import FinishedTrial, Result, SearcherState, Trial
 from . import translation
 
-BEAT, SOURCE, WORKER, RETRY = (f"hypergrad:{name}" for name in ("heartbeat", "source", "worker", "retry of"))
+BEAT, SOURCE, WORKER, RETRY, SEARCH = (
+    f"hypergrad:{name}" for name in ("heartbeat", "source", "worker", "retry of", "search")
+)
 PATIENCE = 3  # heartbeats that a process may miss
+NAMELESS = 10  # heartbeats after which a trial without values and attributes is nobody's
 
 
 class SharedStudy:
@@ -30,15 +33,15 @@ class SharedStudy:
             self.study = create(storage=self.storage, study_name=name, load_if_exists=True)
         self.id = self.storage.get_study_id_from_name(name)
         self.training: dict[int, int] = {}  # ids of the trials that this process trains, by number
-        self.checked = float("-inf")  # for stale trials, the last time
+        self.checked: float | None = None  # for stale trials, the last time
         threading.Thread(target=_beat, args=(weakref.ref(self), heartbeat), daemon=True).start()
 
     def ask(self, state: SearcherState, sampler: Any, fixed: Mapping[str, Any]) -> tuple[Params, dict[str, Any]]:
         """Proposes values, with the notes needed to tell their result."""
-        self._take_up_stale()
-        trial, params = translation.suggested(self.study, sampler, state.space, fixed)
-        trial.set_user_attr(BEAT, [time.time(), self.heartbeat])
-        trial.set_user_attr(WORKER, f"{socket.gethostname()}, process {os.getpid()}")
+        self._take_up_stale(state)
+        worker = f"{socket.gethostname()}, process {os.getpid()}"
+        attributes = {BEAT: [time.time(), self.heartbeat], SEARCH: list(state.seed), WORKER: worker}
+        trial, params = translation.suggested(self.study, sampler, state.space, fixed, **attributes)
         self.training[trial.number] = self._trial_id(trial.number)
         return params, {"study_trial": trial.number}
 
@@ -79,15 +82,19 @@ class SharedStudy:
             user_attrs = translation.attributes(one.result) | {SOURCE: source}
             self.study.add_trial(translation.frozen(state.space, one.trial.params, one.result, user_attrs=user_attrs))
 
-    def _take_up_stale(self) -> None:
-        """Gives up trials whose process gave no sign of life, and queues their values to be asked for next."""
-        if time.monotonic() - self.checked < self.heartbeat:
+    def _take_up_stale(self, state: SearcherState) -> None:
+        """Gives up trials whose process gave no sign of life, and queues their values to be asked for next.
+
+        At the first ask also those that this search asked for before it was killed: its journal does not know them.
+        """
+        first, optuna = self.checked is None, translation.package()
+        if self.checked is not None and time.monotonic() - self.checked < self.heartbeat:
             return
-        self.checked, optuna = time.monotonic(), translation.package()
-        states = optuna.trial.TrialState
+        self.checked, states = time.monotonic(), optuna.trial.TrialState
+        mine = {*self.training, *(trial.meta.get("study_trial") for trial in state.pending)}
         for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-            last, interval = trial.user_attrs.get(BEAT, (float("inf"), self.heartbeat))
-            if trial.number in self.training or time.time() - last <= PATIENCE * interval:
+            own = first and trial.user_attrs.get(SEARCH) == list(state.seed)
+            if trial.number in mine or not (own or self._is_stale(trial)):
                 continue
             try:
                 given_up = self.storage.set_trial_state_values(self._trial_id(trial.number), states.FAIL)
@@ -95,6 +102,13 @@ class SharedStudy:
                 continue
             if given_up:
                 self.study.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
+
+    def _is_stale(self, trial: Any) -> bool:
+        """Returns `True` if nobody trains a trial any more. Trials of other programs that say nothing are theirs."""
+        last, interval = trial.user_attrs.get(BEAT, (float("inf"), self.heartbeat))
+        if not (trial.params or trial.user_attrs or trial.system_attrs):  # killed before it could set an attribute
+            last = trial.datetime_start.timestamp() + (NAMELESS - PATIENCE) * interval
+        return bool(time.time() - last > PATIENCE * interval)
 
     def _trial_id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
@@ -147,4 +161,6 @@ def _beat(study: "weakref.ref[SharedStudy]", interval: float) -> None:
                 alive.storage.set_trial_user_attr(trial_id, BEAT, [time.time(), interval])
             except translation.package().exceptions.UpdateFinishedTrialError:  # given up, or told at this moment
                 alive.training.pop(number, None)
+            except Exception:  # of a server that is away or a data base that is busy: the next sign may get through
+                break
         del alive

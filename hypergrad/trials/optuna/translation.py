@@ -44,10 +44,17 @@ def quiet(warn: bool) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def suggested(study: Any, sampler: Any, space: Space, fixed: Mapping[str, Any]) -> tuple[Any, Params]:
-    """Asks a study for a trial; returns Optuna's trial and the values of the active leaves, `fixed` ones kept."""
+def suggested(
+    study: Any, sampler: Any, space: Space, fixed: Mapping[str, Any], **attributes: Any
+) -> tuple[Any, Params]:
+    """Asks a study for a trial; returns Optuna's trial and the values of the active leaves, `fixed` ones kept.
+
+    The user attributes are set first, so that a trial whose process is killed says whose it was.
+    """
     study.sampler = package().samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
     trial = study.ask()
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)
     params: Params = {}
     for name, leaf in space.leaves.items():
         if leaf.when is None or leaf.when.holds(params):
