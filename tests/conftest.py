@@ -45,7 +45,8 @@ hypothesis.settings.load_profile("laws")
 def pytest_configure(config):
     """Compiles quick tests quickly and slow ones as users do: two thirds of the time went into optimisation."""
     if (path := config.getoption("reliability")) and "PYTEST_XDIST_WORKER" not in os.environ:
-        config.pluginmanager.register(Outcomes(path, shlex.join(config.invocation_params.args)))
+        kept = config.getoption("outcomes")
+        config.pluginmanager.register(Outcomes(path, shlex.join(config.invocation_params.args), kept))
     if config.getoption("markexpr") == "not slow and not sweep":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # inherited by workers and by the programs that tests start
         jax.config.update("jax_disable_most_optimizations", True)
@@ -89,6 +90,7 @@ def pytest_addoption(parser):
     """`--row 29` keeps the tests of that row of the reliability list; with `-m ""` the slow ones too."""
     parser.addoption("--row", type=int, action="append", help="only tests of this row of tests/reliability.md")
     parser.addoption("--reliability", metavar="FILE", help="only tests of any row; write the table of their outcomes")
+    parser.addoption("--outcomes", metavar="FILE", help="with --reliability: keep the outcomes of parts of the tests")
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
@@ -100,7 +102,7 @@ def pytest_collection_modifyitems(config, items):
     wanted, every = set(config.getoption("row") or ()), config.getoption("reliability")
     if wanted or every:
         rows_of = lambda item: {number for _, number in item.user_properties}
-        others = [item for item in items if not (rows_of(item) if every else wanted & rows_of(item))]
+        others = [item for item in items if not (wanted & rows_of(item) if wanted else rows_of(item))]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
 

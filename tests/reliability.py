@@ -2,6 +2,7 @@
 
 import collections
 import datetime
+import json
 import platform
 import re
 from pathlib import Path
@@ -15,35 +16,44 @@ What must hold under bad input, at interruptions, on full disks, and of the numb
 each row passed. The list is `tests/reliability.md`; a test belongs to rows by its marker, `@pytest.mark.row(29)`. The
 scripts of `tests/faults` repeat what kills processes more often. This page is written by
 
-    python -m pytest {arguments}
+    {commands}
 
-{counts} on {date}, with Python {python}, jax {jax} on {machine}.
+{counts} from {first} to {last}, with Python {python}, jax {jax} on {machine}.
 """
 
 
 class Outcomes:
-    """A plugin that counts the outcomes of tests by row and writes the table at the end."""
+    """A plugin that counts the outcomes of tests by row and writes the table at the end.
 
-    def __init__(self, path, arguments):
-        self.path, self.arguments = Path(path), arguments
-        self.rows = collections.defaultdict(dict)
+    With a file `kept` the tests can be run in parts: it holds the outcomes of the parts before, and takes those of this
+    one; of a test that ran twice the later counts.
+    """
+
+    def __init__(self, path, arguments, kept=None):
+        self.path, self.kept = Path(path), None if kept is None else Path(kept)
+        known = json.loads(self.kept.read_text()) if self.kept and self.kept.exists() else {}
+        self.tests, self.commands = known.get("tests", {}), [*known.get("commands", []), arguments]
+        self.days = [*known.get("days", []), str(datetime.date.today())]
+        self.ran = {}
 
     def pytest_runtest_logreport(self, report):
         """Keeps the worst outcome of a test: of its setup, itself and its end."""
-        worst = ["passed", "skipped", "failed"]
-        for name, row in report.user_properties:
-            if name == "row":
-                before = self.rows[row].get(report.nodeid, "passed")
-                self.rows[row][report.nodeid] = max(before, report.outcome, key=worst.index)
+        worst, rows = ["passed", "skipped", "failed"], [row for name, row in report.user_properties if name == "row"]
+        if rows:
+            before = self.ran.get(report.nodeid, (rows, "passed"))[1]
+            self.ran[report.nodeid] = rows, max(before, report.outcome, key=worst.index)
 
     def pytest_sessionfinish(self):
-        """Writes the table."""
-        tests = {nodeid: outcome for row in self.rows.values() for nodeid, outcome in row.items()}
-        counts = collections.Counter(tests.values())
+        """Writes the table, and the outcomes for the parts to come."""
+        self.tests |= self.ran
+        if self.kept:
+            self.kept.write_text(json.dumps({"tests": self.tests, "commands": self.commands, "days": self.days}))
+        counts = collections.Counter(outcome for _, outcome in self.tests.values())
         head = INTRODUCTION.format(
-            arguments=self.arguments,
+            commands="\n    ".join(f"python -m pytest {arguments}" for arguments in dict.fromkeys(self.commands)),
             counts=", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped")),
-            date=datetime.date.today(),
+            first=min(self.days),
+            last=max(self.days),
             python=platform.python_version(),
             jax=jax.__version__,
             machine=f"{jax.device_count()} {jax.devices()[0].device_kind} devices",
@@ -59,7 +69,8 @@ class Outcomes:
 
     def row(self, match):
         """Returns a row with the number of its tests, and of those that passed."""
-        outcomes = collections.Counter(self.rows[int(match[1])].values())
+        number = int(match[1])
+        outcomes = collections.Counter(outcome for rows, outcome in self.tests.values() if number in rows)
         ran = outcomes["passed"] + outcomes["failed"]
         passed = "all" if outcomes["passed"] == ran else f"{outcomes['passed']}"
         return f"{match[0]} {ran} | {passed if ran else 'none ran'} |"
