@@ -141,6 +141,15 @@ def _laws(values: Any) -> tuple[Callable[..., None], ...]:
     return tuple(values)
 
 
+def _optimisers(values: Any) -> Mapping[str, Any]:
+    """Returns functions from hyperparameters to optimisers, or optimisers, by name."""
+    known = isinstance(values, Mapping) and all(callable(one) or isinstance(one, tuple) for one in values.values())
+    if not known:
+        raise TypeError
+    found: Mapping[str, Any] = values
+    return found
+
+
 LARGEST = 10_000  # of what costs time at every law
 LAWS = {law.law for law in CONTRACT}
 SOME_LAWS = "functions of hypergrad.testing.laws or solver_laws"
@@ -149,7 +158,7 @@ SOME_LAWS = "functions of hypergrad.testing.laws or solver_laws"
 @checked(
     function("make", "from an inner solver to an estimator, such as its class"),
     instance("claim", Claim, "a Claim such as Claim.EXACT"),
-    instance("optimisers", Mapping, "a dictionary from names to optimisers, such as problems.TRAINING"),
+    Rule("optimisers", "a dictionary from names to functions, such as problems.TRAINING", _optimisers),
     integer("num_steps", least=1, most=LARGEST),
     integer("examples", least=1, most=LARGEST),
     real("loosened", above=0),
