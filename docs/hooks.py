@@ -19,6 +19,8 @@ def on_page_markdown(markdown, page, config, files):
             "](docs/", "]("
         )
     markdown = markdown.replace("](../README.md)", "](index.md)")
+    if "/" in page.file.src_uri:  # ../ stays inside the documents there
+        return markdown
     return OUTSIDE.sub(lambda match: f"]({config['repo_url']}/blob/main/{match[1]})", markdown)
 
 

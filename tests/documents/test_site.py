@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import jax
 import pytest
 
 import ensembles
@@ -63,3 +64,14 @@ def test_every_page_is_in_the_menu():
 @pytest.mark.parametrize("page", ["docs/recipes.md", "docs/moving.md"])
 def test_pages_of_code_run(page):
     run_blocks(page, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", sorted(path.name for path in (DOCS / "tutorials").glob("*.md")))
+def test_tutorials_run_and_draw(page, tmp_path, monkeypatch):
+    """As a user runs them: in float32, with the usual promotion of types."""
+    monkeypatch.chdir(tmp_path)
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        run_blocks(f"docs/tutorials/{page}", {})
+    text = (DOCS / "tutorials" / page).read_text()
+    assert {path.name for path in tmp_path.iterdir()} == set(re.findall(r"/images/(\w+\.png)", text))
