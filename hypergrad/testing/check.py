@@ -9,6 +9,7 @@ from typing import Any
 
 import hypothesis
 import jax
+import optax
 from hypothesis.strategies import SearchStrategy
 
 from ..ground.checks import Rule, boolean, checked, function, instance, integer, real
@@ -143,8 +144,8 @@ def _laws(values: Any) -> tuple[Callable[..., None], ...]:
 
 def _optimisers(values: Any) -> Mapping[str, Any]:
     """Returns functions from hyperparameters to optimisers, or optimisers, by name."""
-    known = isinstance(values, Mapping) and all(callable(one) or isinstance(one, tuple) for one in values.values())
-    if not known:
+    kinds = (optax.GradientTransformation, optax.MultiSteps)
+    if not isinstance(values, Mapping) or not all(callable(one) or isinstance(one, kinds) for one in values.values()):
         raise TypeError
     found: Mapping[str, Any] = values
     return found

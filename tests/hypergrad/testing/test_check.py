@@ -225,3 +225,24 @@ def test_the_library_does_not_import_it():
 def test_missing_hypothesis_is_named():
     found = python("import sys; sys.modules['hypothesis'] = None; import hypergrad.testing")
     assert "ImportError: hypergrad.testing needs hypothesis: pip install 'hypergrad-jax[testing]'" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("make", None),
+        ("claim", "exact"),
+        ("optimisers", {"sgd": 0.1}),
+        ("num_steps", 0),
+        ("examples", 10**9),
+        ("loosened", -1.0),
+        ("only", ["closed_form"]),
+        ("without", laws.closed_form),
+        ("fail_fast", 1),
+        ("shrink", 0.5),
+    ],
+)
+def test_wrong_arguments_are_named(name, value):
+    arguments = {"make": hg.Reverse, "optimisers": problems.TRAINING} | {name: value}
+    with pytest.raises((TypeError, ValueError), match=f"^{name} must be"):
+        check_estimator(**arguments)
