@@ -4,8 +4,7 @@
 
 with w the trained weights, d of them, J the derivative of the outputs, Λ the curvature of the likelihood in the outputs
 (the Gauss-Newton matrix G), and N(0, exp(h)) the prior of each weight. It is exact for linear models with Gaussian
-noise. Train with `negative_log_joint`, and take
-`Laplace().negative_log_evidence` as outer loss on the same data.
+noise. Train with `negative_log_joint`, and take `Laplace().negative_log_evidence` as outer loss on the same data.
 
 **Source**: MacKay (1992); Immer, Bauer, Fortuin, Rätsch, Khan (2021).
 """
@@ -28,7 +27,7 @@ from .structures import Factor, Structure, jacobian
 from .structures import Full as Full
 from .structures import Lanczos as Lanczos
 
-Outputs = Callable[[PyTree], Array]  # a model -> what it says about some rows, of shape (rows,) or (rows, outputs)
+Outputs = Callable[[PyTree], Array]  # a model -> its outputs on some rows, of shape (rows,) or (rows, outputs)
 
 
 @runtime_checkable
@@ -126,7 +125,7 @@ class Laplace(eqx.Module):
 
     - `structure`: `Full()`, or `Lanczos()` or `Diagonal()` where the matrix is too large.
     - `where`: the part of the model whose weights have a prior, e.g. `lambda model: model.layers[-1]` for the last
-      layer. The others count as fixed, and `log_variance` is a prefix of this part.
+      layer. The others are constants, and `log_variance` is a prefix of this part.
 
     Other arguments are those of `negative_log_joint`, whose minimum the weights should be. The methods raise
     `ValueError` where `where` selects no floating array or `log_variance` does not fit.

@@ -14,7 +14,7 @@ def probed_targets(key: Array, targets: Array, step: float) -> Array:
     """Returns the targets, and the targets moved by `step` in random directions ±1, of shape (2, rows).
 
     Train one model on each, for example with `replicate_loss`. The derivative of the predictions is taken from their
-    difference: `step` must be small beside the noise, and large beside the error of training.
+    difference: `step` must be small compared with the noise, and large compared with the error of training.
     """
     has_shape(targets, (None,), "targets")
     return jnp.stack([targets, targets + step * jax.random.rademacher(key, targets.shape, targets.dtype)])

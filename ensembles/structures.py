@@ -1,4 +1,4 @@
-"""The matrix I + BᵀB of a Laplace approximation, with BᵀB = P^-½ G P^-½: whole, its diagonal, or by products alone."""
+"""The matrix I + BᵀB of a Laplace approximation, with BᵀB = P^-½ G P^-½: whole, its diagonal, or as products alone."""
 
 import abc
 from collections.abc import Callable
@@ -120,8 +120,10 @@ class Lanczos(Structure):
 
 
 def lanczos(product: Callable[[Array], Array], start: Array, num_steps: int) -> tuple[Array, Array]:
-    """Returns an orthonormal basis of the Krylov space, (num_steps, d), and the matrix in it, with two passes of
-    orthogonalisation. Where the space is exhausted the rest of the basis is zero and the rest of the matrix diagonal 1.
+    """Returns an orthonormal basis of the Krylov space, of shape (num_steps, d), and the matrix in that basis.
+
+    Orthogonalisation has two passes. Where the space is exhausted the rest of the basis is zero, and the rest of the
+    matrix has the diagonal 1.
     """
     basis = jnp.zeros((num_steps, start.size), start.dtype).at[0].set(start / jnp.linalg.norm(start))
 

@@ -54,7 +54,7 @@ class Config(Common):
     After Bertrand et al. (2022), whose results are figures.
     """
 
-    tasks: Some[TaskName] = TASK_NAMES  # Which tasks to run.
+    tasks: Some[TaskName] = TASK_NAMES  # Tasks to run.
     points: Positive = 100  # Points of the grid.
     share: Fraction = 0.2  # Gradients that hypergradients may spend, of those of the grid.
     feature_gradients: Positive = 20_000  # Gradient equivalents for one penalty per feature.
@@ -92,7 +92,7 @@ def one_task(config: Config, name: TaskName, seed: int, advance: Advance) -> dic
 
 
 def search_all(config: Config, task: Task, problem: model.Problem, data: Sparse, seed: int) -> dict[str, list[Row]]:
-    """Returns the path of every method, with the exact validation loss and the least so far at every point."""
+    """Returns the path of every method, with the exact validation loss and the lowest so far at every point."""
     largest, number = data.largest_penalty, task.num_penalties
     points = search.lattice(largest, number, config.points)
     search.tried(problem, iter(points[:1]), None)  # compiles
@@ -106,7 +106,7 @@ def search_all(config: Config, task: Task, problem: model.Problem, data: Sparse,
 
 
 def judge(problem: model.Problem, data: Sparse, path: list[Row], anew: bool = True) -> None:
-    """Adds the validation loss of the exact solution, and the least so far, to every point of a path.
+    """Adds the validation loss of the exact solution, and the lowest so far, to every point of a path.
 
     Grid and random search train nearly as accurately, and keep their own losses; others are trained `anew`.
     """
@@ -121,7 +121,7 @@ def judge(problem: model.Problem, data: Sparse, path: list[Row], anew: bool = Tr
 
 
 def best_of(path: list[Row]) -> Row:
-    """Returns the point of a path with the least validation loss."""
+    """Returns the point of a path with the lowest validation loss."""
     return min(path, key=lambda line: line["exact"])
 
 
@@ -132,7 +132,7 @@ def solved(problem: model.Problem, data: Sparse, h: np.ndarray) -> tuple[Any, fl
 
 
 def summary_of(problem: model.Problem, data: Sparse, method: str, path: list[Row], reached: float) -> Row:
-    """Returns the best point of a path, its losses, and the cost of coming as low as the best of the grid."""
+    """Returns the best point of a path, its losses, and the cost of reaching the best loss of the grid."""
     chosen = best_of(path)["h"]
     there = next((line for line in path if line["exact"] <= reached), None)
     state, valid_loss = solved(problem, data, chosen)
@@ -150,7 +150,7 @@ def summary_of(problem: model.Problem, data: Sparse, method: str, path: list[Row
 
 
 def by_scikit_learn(problem: model.Problem, data: Sparse, log_penalties: np.ndarray) -> Row:
-    """Returns what LassoCV finds on the same split and grid, and its seconds."""
+    """Returns the result of LassoCV on the same split and grid, and its seconds."""
     from sklearn.linear_model import LassoCV
 
     train, valid, _ = data.splits

@@ -1,4 +1,4 @@
-"""The searches for penalties, and what each spends."""
+"""The searches for penalties, and the cost of each."""
 
 import time
 from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""Tabular data: what tuning during training is worth, from good and bad starts."""
+"""Tabular data: the worth of tuning during training, from good and bad starts."""

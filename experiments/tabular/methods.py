@@ -140,7 +140,7 @@ def tpe(share: float) -> Method:
 
 
 def tuned(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
-    """Calls `hg.tune` as a newcomer would."""
+    """Calls `hg.tune` without options."""
     spent, best = 0, None  # type: int, hg.Best | None
 
     def measure(state: hg.SearchState, history: hg.History) -> None:

@@ -1,4 +1,4 @@
-"""Table, plot and words of the tabular experiment."""
+"""Table, plot and sentences of the tabular experiment."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -41,8 +41,8 @@ class Batches(AbstractSampler):
     The best of a search is chosen on all rows of `valid`. A row index, as for a weight per example, is one more array:
     `Batches({"x": x, "row": jnp.arange(len(x))}, 256)`.
 
-    *Cost*: of a step one gather and O(`size`), whatever the number of rows; of a mean over chunks or batches, one
-    gradient of a batch for each. *Memory*: the data, and one batch: chunks are rematerialised. *Bias*: none in values
+    *Cost*: one gather and O(`size`) per step, whatever the number of rows; one gradient of a batch for each chunk or
+    batch of a mean. *Memory*: the data, and one batch: chunks are rematerialised. *Bias*: none in values
     and gradients. A linear solve on few batches has a bias of order 1/(`num_batches` · `size`), because the inverse of
     a mean is not the mean of inverses. *When not to use it*: where the data do not fit on the device, see `stream` of
     `run`; with solvers that carry gradients from step to step, such as LBFGS, which `init` refuses unless all rows are
@@ -96,7 +96,7 @@ class Batches(AbstractSampler):
         return self.num_rows if self.num_batches is None or not self.changes else self.num_batches * self.size
 
     def first_feed(self) -> Array | None:
-        """Returns a feed like that of `begin`, which nothing has been drawn for."""
+        """Returns a feed of the structure of that of `begin`, without a draw."""
         return jnp.zeros_like(new_order(jax.random.key(0))) if self.order == "epochs" else None
 
     def begin(self, feed: Array | None, key: Array, count: Array) -> Array | None:

@@ -29,18 +29,18 @@ def epoch_rows(order: Array, t: Array, size: int, rows: int) -> Array:
     **Source**: Black and Rogaway (2002), section 4, for the walk; the unbalanced network alternates its halves.
     """
     epoch, first = divmod_of_product(jnp.asarray(t, jnp.uint32), size, rows)
-    place = first + jnp.arange(size, dtype=jnp.uint32)
+    index = first + jnp.arange(size, dtype=jnp.uint32)
     bits = max((rows - 1).bit_length(), 1)
     keys = _round_keys(order, epoch, bits)
     if rows % size:  # a batch may straddle two epochs
-        later = place >= rows
-        place = jnp.where(later, place - jnp.uint32(rows), place)
+        later = index >= rows
+        index = jnp.where(later, index - jnp.uint32(rows), index)
         keys = jnp.where(later, _round_keys(order, epoch + jnp.uint32(1), bits), keys)
-    return _permuted(place, keys, rows, bits).astype(jnp.int32)
+    return _permuted(index, keys, rows, bits).astype(jnp.int32)
 
 
-def _permuted(place: Array, keys: Array, rows: int, bits: int) -> Array:
-    """Returns the row in every place, both uint32; `keys` have a leading axis of rounds, of an even length."""
+def _permuted(index: Array, keys: Array, rows: int, bits: int) -> Array:
+    """Returns the row at every index, both uint32; `keys` have a leading axis of rounds, of an even length."""
     high, low = bits - bits // 2, bits // 2
 
     def network(value: Array) -> Array:
@@ -53,7 +53,7 @@ def _permuted(place: Array, keys: Array, rows: int, bits: int) -> Array:
     outside = lambda value: jnp.any(value >= rows)
     walk = lambda value: jnp.where(value >= rows, network(value), value)
     # Two more rounds of the walk cost less than asking whether they are needed; at most one row in eight is left then.
-    return jax.lax.while_loop(outside, walk, walk(walk(network(place))))
+    return jax.lax.while_loop(outside, walk, walk(walk(network(index))))
 
 
 def _round_keys(order: Array, epoch: Array, bits: int) -> Array:
@@ -84,8 +84,8 @@ def divmod_of_product(t: Array, size: int, rows: int) -> tuple[Array, Array]:
     """
     bytes_of_t = np.arange(256, dtype=np.int64) << np.arange(0, 32, 8)[:, None]
     table = np.stack(np.divmod(np.minimum(bytes_of_t, 2**31 - 1) * size, rows)).astype(np.uint32)
-    places = jnp.arange(4, dtype=jnp.uint32)
-    quotients, remainders = jnp.asarray(table)[:, places, t >> (8 * places) & 0xFF]
+    digits = jnp.arange(4, dtype=jnp.uint32)
+    quotients, remainders = jnp.asarray(table)[:, digits, t >> (8 * digits) & 0xFF]
     quotient, remainder = quotients[0], remainders[0]
     for more, rest in zip(quotients[1:], remainders[1:], strict=True):
         remainder += rest

@@ -1,5 +1,4 @@
-"""The protocol between data and those who read them: a training step, a linear solve, the criterion, the choice of the
-best."""
+"""The protocol by which a training step, a linear solve, the criterion and the choice of the best read data."""
 
 import abc
 from collections.abc import Callable
@@ -48,7 +47,7 @@ class AbstractSampler(eqx.Module):
 
     @abc.abstractmethod
     def first_feed(self) -> Array | None:
-        """Returns a feed like that of `begin`, which nothing has been drawn for."""
+        """Returns a feed of the structure of that of `begin`, without a draw."""
 
     @abc.abstractmethod
     def begin(self, feed: Array | None, key: Array, count: Array) -> Array | None:
@@ -127,7 +126,7 @@ def refuse_sampler(data: Any, name: str, reason: str) -> None:
 def mean_over(function: Callable[[Array], PyTree], number: int) -> PyTree:
     """Returns the mean of `function(0), ..., function(number - 1)`, one after the other.
 
-    What is inside a call is computed again for derivatives instead of being stored. Half precision is summed in single.
+    Derivatives compute each call again instead of storing its intermediate values. Half precision is summed in single.
     """
     shapes = jax.eval_shape(function, jnp.int32(0))
     wide = lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32)

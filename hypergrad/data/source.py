@@ -1,4 +1,4 @@
-"""A stream on the host: an iterable of batches, and how far it has been read."""
+"""A stream on the host: an iterable of batches, and the position in it."""
 
 import base64
 import dataclasses
@@ -19,14 +19,14 @@ METHODS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """A place in a stream: the batches before it, the last of them, and the state of the iterator where it has one."""
+    """A position in a stream: the batches before it, the last of them, and the state of an iterator that has one."""
 
     batches: int = 0
     last: PyTree = None
     state: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as a checkpoint holds it."""
+        """Returns the form that a checkpoint holds."""
         last = digest(self.last) if self.state is None and self.batches else None
         return {"batches": self.batches, "last": last, "state": self.state}
 

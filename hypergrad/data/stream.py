@@ -64,7 +64,7 @@ class Stream:
             self.position = self._marks[steps - 1]
 
     def close(self) -> None:
-        """Ends the thread, and gives back to an iterator with a state what was fetched in vain."""
+        """Ends the thread. An iterator with a state returns to the last batch that was used."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -76,14 +76,14 @@ class Stream:
                 data, marks = self._gather()
                 self._put((data, marks))
                 if len(marks) < self.chunk:
-                    self._put((data, []))  # a step of the search that is not there any more
+                    self._put((data, []))  # the end: no further step of the search
                     return
         except BaseException as error:  # whatever the iterator raises belongs to the run
             error.add_note(f"raised by stream, after batch {self.source.position.batches}")
             self._put(error)
 
     def _gather(self) -> Fetched:
-        """Returns the next stretch on the device, with zeros for what is beyond the end of the stream."""
+        """Returns the next stretch on the device, with zeros beyond the end of the stream."""
         number = self.chunk * self.num_steps
         empty = lambda leaf: np.zeros((number, *leaf.shape), leaf.dtype)
         rooms, marks = [empty(leaf) for leaf in jax.tree.leaves(self.train)], []

@@ -1,4 +1,4 @@
-"""The starts that race, and how far each has come."""
+"""The starts that race, and the course of each."""
 
 import dataclasses
 import warnings
@@ -16,7 +16,7 @@ CHUNK = 10  # hyper-steps per compiled call
 
 @dataclasses.dataclass
 class Rival:
-    """One start of the race, and how far it has come."""
+    """One start of the race, and its course so far."""
 
     name: str
     first: SearchState
@@ -25,7 +25,7 @@ class Rival:
 
     @property
     def state(self) -> SearchState:
-        """The state that it has come to."""
+        """The latest state."""
         return self.first if self.latest is None else self.latest
 
     @property

@@ -1,4 +1,4 @@
-"""The words of `tune` on what it chose."""
+"""The report of `tune`: the choices, and their reasons."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from .setup import GROWTH, Choice
 
 
 def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int) -> tuple[str, ...]:
-    """Returns what was chosen, and why, in sentences."""
+    """Returns sentences on the choices and their reasons."""
     inner, state, history = choice.estimator.inner, winner.state, winner.history
     assert history is not None and inner.average is not None  # both are set before
     lines = [

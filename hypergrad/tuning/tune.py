@@ -29,10 +29,10 @@ LEAST = 200  # gradients of a budget
 class Tuned:
     """The result of `tune`; prints as its report.
 
-    - `params`, `hparams`, `value`: the best model, its hyperparameters, its loss on the holdout, else the outer loss.
+    - `params`, `hparams`, `value`: the best model, its hyperparameters, its loss on the holdout, or the outer loss.
     - `state`, `history`: of the search that went on to the end; `history` is every hyper-step of it.
     - `gradients`: gradient equivalents spent in all, the starts that were given up included.
-    - `report`: sentences on what was chosen, and why.
+    - `report`: sentences on the choices and their reasons.
     """
 
     params: PyTree
@@ -79,24 +79,24 @@ def tune(
         tuned = hg.tune(solver, problem, params, hparams, key=jax.random.key(0))
         print(tuned)
 
-    Everything in it can be done by hand:
+    The steps, each of which can be taken by hand:
 
     1. The outer loss is that of averaged weights (`OptaxSolver(..., average=)`), because short horizons drive the
        learning rate of others to zero.
     2. With B the budget, λ moves every K = √(B/2) updates along `Reverse(horizon=K/10, warm_start=True)`, which costs
        1.2 gradients per update, by Adam with step 0.2 in units of `scale`. The horizon is halved as long as the adjoint
        grows more than a hundredfold in a trial.
-    3. Starts race for at most 15 % of the budget: all train and move λ; the worse half gives up, again and again. A
-       start at which training is ruined is replaced so.
+    3. Starts race for at most 15 % of the budget: all train and move λ; the worse half gives up, again and again. So
+       a start that ruins training is replaced.
     4. The winner goes on from its weights to the end of the budget.
 
     **Arguments**
 
     - `inner`: how the model is trained, with the number of updates of one plain training run. A field `average` that
-      is set is kept.
+      is set stays.
     - `hparams`: the start; logarithms and logits where a quantity is positive or a share.
-    - `budget`: gradient equivalents in all, 1.2 for each update of `inner` by default; not exceeded, save by the
-      evaluations that a random outer loss asks for.
+    - `budget`: gradient equivalents in all, 1.2 for each update of `inner` by default. Only the evaluations that
+      a random outer loss needs can exceed it.
     - `scale`: a number, or a pytree like `hparams`: the distance over which a hyperparameter matters; 1 suits
       logarithms.
     - `starts`: further starts, like `hparams`. By default one for every direction of each hyperparameter that enters

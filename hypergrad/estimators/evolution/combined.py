@@ -30,15 +30,14 @@ class Combined(AbstractEstimator):
     explode, or are not finite, the estimate is that of `ES`, and also where all of them are zero, as those of a
     discrete outer loss.
 
-    **Arguments**: `reverse`, an estimator such as `Reverse(inner)`; `es`, with the same inner solver, says N, σ and how
-    many runs are in memory at once. `warm_start` is that of `reverse`.
+    **Arguments**: `reverse`, an estimator such as `Reverse(inner)`; `es`, with the same inner solver, which gives N, σ
+    and the number of runs in memory at once. `warm_start` is that of `reverse`.
 
     `diagnostics`: `noise` as in `ES`, and `reverse_share`, the mean weight w_R.
 
-    *Cost*: 2N + 1 estimates of `reverse`. *Memory*: `es.batch_size` times that of `reverse`. *Bias*: weights and
-    estimates are made of the same pairs, which leaves a bias of order 1/N. *When not to use it*: where one of the parts
-    is known to be better: it alone is cheaper. Where a smooth outer loss has jumps besides, which reverse mode does not
-    see: `ES` does.
+    *Cost*: 2N + 1 estimates of `reverse`. *Memory*: `es.batch_size` times that of `reverse`. *Bias*: of order 1/N,
+    because weights and estimates come from the same pairs. *When not to use it*: where one of the parts is known to be
+    better: it alone is cheaper. Where the outer loss has jumps that reverse mode does not see, use `ES`.
 
     **Source**: Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein (2019), equation 6.
     """

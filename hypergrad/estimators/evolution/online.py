@@ -1,4 +1,4 @@
-"""Evolution strategies that move the hyperparameters in the midst of training."""
+"""Evolution strategies that move the hyperparameters during training."""
 
 import abc
 import dataclasses
@@ -32,7 +32,7 @@ TRUNCATION = integer("truncation", least=1)
 
 
 class Particles(eqx.Module):
-    """The runs of all pairs in the midst of training, stacked.
+    """The runs of all pairs during training, stacked.
 
     - `states`: those at λ + ε_i, then those at λ - ε_i.
     - `perturbations`: ε_i of the last truncation. `scores`: ξ_i, their sum over the truncations of this training.
@@ -60,7 +60,7 @@ class OnlineState(eqx.Module):
 
 
 class AbstractOnline(AbstractEstimator):
-    """Pairs of runs that train on from truncation to truncation, perturbed and scored as a subclass does it."""
+    """Pairs of runs that train on from truncation to truncation, perturbed and scored by a subclass."""
 
     inner: AbstractInnerSolver = eqx.field(converter=INNER)
     truncation: int = field(TRUNCATION)
@@ -132,8 +132,8 @@ class PES(AbstractOnline):
 
         g_k = 1/N Σ_i ξ_i (F(w_i⁺) - F(w_i⁻)) / 2σ²,    ξ_i <- ξ_i + ε_i,    ε_i ~ N(0, σ²) anew at every truncation
 
-    N pairs of runs keep their weights over truncations, at λ + ε_i and λ - ε_i. The score ξ_i remembers all
-    perturbations that a run has met, so that g_k is the hypergradient of the smoothed outer loss at the end of
+    N pairs of runs keep their weights over truncations, at λ + ε_i and λ - ε_i. The score ξ_i is the sum of all
+    perturbations of a run, so that g_k is the hypergradient of the smoothed outer loss at the end of
     truncation k, through the whole of training. After T steps all runs begin again.
 
     **Arguments**

@@ -1,4 +1,4 @@
-"""Gaussian perturbations of hyperparameters in antithetic pairs, and the estimates made of them."""
+"""Gaussian perturbations of hyperparameters in antithetic pairs, and the estimates from them."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -110,7 +110,7 @@ class Signal(eqx.Module):
     def noise(self) -> Array:
         """The standard error s of the mean m over the size of what it estimates, s/√(‖m‖² - s²); NaN if not known.
 
-        ‖m‖² itself is s² too large on average: noise alone would look like a signal of its own size.
+        ‖m‖² itself is s² too large on average: without the correction, noise alone would count as a signal of its size.
         """
         mean, variance = (ravel_pytree(tree)[0] for tree in (self.mean, self.variance))
         scale = jnp.max(jnp.abs(mean))
