@@ -17,12 +17,21 @@ import hypergrad as hg
 
 from ..common.directed import Directed
 from .data import Table
-from .model import BOX, Losses, adam, hparams_of, on_test
+from .model import BOX, GRID, Losses, adam, hparams_of, on_test
 
 PERIOD, HORIZON = 100, 10  # updates between two moves of λ, and the last of them that are differentiated
 ONLINE = hg.Reverse(hg.OptaxSolver(adam, PERIOD), horizon=HORIZON, warm_start=True, check=None)
-STANDING = Directed(hg.OptaxSolver(adam, PERIOD), lambda params, hparams: optax.tree.zeros_like(hparams))
+
+
+def standing(average: float | None = None) -> hg.GradientSearch:
+    """Returns training at hyperparameters that stay where they are, with averaged weights or without."""
+    inner = hg.OptaxSolver(adam, PERIOD, average=average)
+    return hg.GradientSearch(Directed(inner, lambda params, hparams: optax.tree.zeros_like(hparams)), optax.sgd(0.0))
+
+
+PLAIN = standing()
 OUTER, COLD_OUTER = optax.adam(0.2), optax.adam(0.3)
+AVERAGE = 1 - 2 / PERIOD  # of the weights, as in `hg.tune`
 SHRINKAGE = 0.05  # of the way to the mean of a layer, at every move
 MEASUREMENTS = 20  # of the test error per run
 
@@ -61,6 +70,25 @@ class Task:
         decays = [float(jnp.mean(decay)) for decay in hparams["log_decay"]]
         rate, b1 = jnp.exp(hparams["log_rate"]), jax.nn.sigmoid(hparams["logit_b1"])
         return {"log_decay": decays, "rate": float(rate), "b1": float(b1)}
+
+
+def fixed(task: Task) -> list[dict[str, Any]]:
+    """Returns what plain training for the whole budget comes to at every setting of a grid, all in one program."""
+    problem, steps = task.problem(), task.budget // PERIOD
+    settings = [hparams_of(task.model, setting) for setting in GRID]
+
+    def train(hparams: PyTree) -> hg.Best:
+        state = eqx.tree_at(lambda s: s.hparams, first, hparams)
+        step = lambda state, key: (PLAIN.step(problem, state, key)[0], None)
+        return jax.lax.scan(step, state, jax.vmap(jax.random.fold_in, (None, 0))(task.key, jnp.arange(steps)))[0].best
+
+    first = PLAIN.init(problem, task.model, settings[0])
+    best = eqx.filter_jit(jax.vmap(train))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *settings))
+    at = lambda place: jax.tree.map(lambda leaf: leaf[place] if eqx.is_array(leaf) else leaf, best).params
+    losses = np.asarray(best.value, float)
+    return [
+        setting | on_test(at(place), task.table) | {"valid_loss": losses[place]} for place, setting in enumerate(GRID)
+    ]
 
 
 Method = Callable[[Task], tuple[eqx.nn.MLP, PyTree, int]]
@@ -159,7 +187,8 @@ def tuned(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
 
 
 METHODS: dict[str, Method] = {
-    "plain": by_run(hg.GradientSearch(STANDING, optax.sgd(0.0))),
+    "plain": by_run(PLAIN),
+    "plain, averaged": by_run(standing(AVERAGE)),
     "tpe, 2 % trials": tpe(0.02),
     "tpe, 10 % trials": tpe(0.1),
     "cold": cold(0.02),

@@ -13,21 +13,32 @@ from ..common.report import Row, grouped, save, spread_table, text_table
 
 SHOWN = {"plain": "plain training", "tpe, 10 % trials": "TPE", "tune": "hypergrad.tune"}
 BY = ("set", "start", "method")
+FIXED = "best fixed"  # setting of a grid, in hindsight
 
 
 def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Writes summary.json, history.csv, table.md, report.md and the plot, and returns the summary."""
     runs, history = rows(cells, "runs"), rows(cells, "history")
-    table = wide(runs)
-    sentences = in_words(runs)
+    yardstick = in_hindsight(rows(cells, "fixed"), list(dict.fromkeys(run["start"] for run in runs)))
+    table = wide(runs + yardstick)
+    sentences = [*in_words(runs + yardstick), seconds_in_words(runs)]
     draw(config.out / "test_error_against_cost.png", history)
     title = f"Test error, mean ± standard deviation over {config.seeds} splits: RMSE, or the share of wrong classes"
-    full = spread_table(runs, BY, ("test_error", "test_nll", "valid_loss", "gradients", "seconds"))
-    summary = save(config, runs, table, history, title, by_method=full, words=sentences)
+    full = spread_table(runs, BY, ("test_error", "test_nll", "calibration_error", "valid_loss", "gradients", "seconds"))
+    summary = save(config, runs, table, history, title, by_method=full, words=sentences, fixed=yardstick)
     text = [title + ".", "", text_table(table), "", *(f"- {sentence}" for sentence in sentences)]
     (config.out / "report.md").write_text("\n".join(text) + "\n")
     print("\n".join(sentences))
     return summary
+
+
+def in_hindsight(fixed: Sequence[Row], starts: Sequence[str]) -> list[Row]:
+    """Returns, as runs from every start, those of the fixed setting whose mean test error on the set is the lowest."""
+    best = []
+    for of_set in grouped(fixed, ("set",)):
+        settings = grouped(of_set, ("decay", "rate", "b1"))
+        best += min(settings, key=lambda runs: np.mean([run["test_error"] for run in runs]))
+    return [run | {"start": start} for run in best for start in starts]
 
 
 def wide(runs: Sequence[Row]) -> list[Row]:
@@ -63,6 +74,14 @@ def in_words(runs: Sequence[Row]) -> list[str]:
         lost = f" Behind on: {'; '.join(verdicts['behind'])}." if verdicts["behind"] else ""
         sentences.append(f"tune is {counts} of {sum(map(len, verdicts.values()))} cases.{lost}")
     return sentences
+
+
+def seconds_in_words(runs: Sequence[Row]) -> str:
+    """Returns a sentence on the seconds of a run: the median of each method."""
+    medians = {
+        group[0]["method"]: float(np.median([run["seconds"] for run in group])) for group in grouped(runs, ("method",))
+    }
+    return "Median seconds of a run: " + ", ".join(f"{method} {value:.2g}" for method, value in medians.items()) + "."
 
 
 def _place(run: Row) -> tuple[str, str, int]:
