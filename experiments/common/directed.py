@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import optax
 from jaxtyping import Array, PyTree
 
 import hypergrad as hg
@@ -26,3 +27,8 @@ class Directed(hg.AbstractEstimator):
         estimate, end = hg.Training(self.inner, problem, hparams, key).evaluate(state)
         direction = self.direction(end.params, hparams)
         return hg.Estimate(direction, estimate.value, end.params, estimate.stats), end
+
+
+def standing(inner: hg.AbstractInnerSolver) -> hg.GradientSearch:
+    """Returns plain training: hyperparameters stay where they start, and the best checkpoint is kept."""
+    return hg.GradientSearch(Directed(inner, lambda params, hparams: optax.tree.zeros_like(hparams)), optax.sgd(0.0))

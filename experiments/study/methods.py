@@ -11,14 +11,16 @@ from jaxtyping import PyTree
 import hypergrad as hg
 from ensembles import evidence_log_variance
 
-from ..common.directed import Directed
+from ..common.directed import Directed, standing
 from .contest import MEASUREMENTS, Method, Task, Tracker, budget_of, by_search, by_trials, into, tree_parzen, uniform
 from .settings import Setting
 
-MethodName = Literal["random", "greedy", "drmad", "hoag", "reverse", "drmad_knots", "tpe", "em", "random_greedy"]
+MethodName = Literal[
+    "random", "greedy", "drmad", "hoag", "reverse", "drmad_knots", "tpe", "em", "random_greedy", "plain"
+]
 METHODS: tuple[MethodName, ...] = (
     *("random", "greedy", "drmad", "hoag", "reverse"),
-    *("drmad_knots", "tpe", "em", "random_greedy"),
+    *("drmad_knots", "tpe", "em", "random_greedy", "plain"),
 )
 PUBLISHED: tuple[MethodName, ...] = ("random", "greedy", "drmad", "hoag")
 RATES = (0.03, 0.1, 0.3, 1.0)  # of Adam on the log-variances
@@ -29,9 +31,9 @@ EXPLORATION = 0.2  # share of the budget that random_greedy searches with
 
 
 class Contestant(NamedTuple):
-    """A method with one free setting."""
+    """A method with one free setting, or none."""
 
-    values: tuple[float, ...]  # four that are tried, for every method
+    values: tuple[float, ...]  # four that are tried, for every method with a setting
     usual: float
     make: Callable[[float], Method]
 
@@ -76,7 +78,7 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
     draw = uniform(start, setting.prior)
     random = lambda inner: by_search(hg.RandomSearch(inner, draw), 1, current=False)
     explorer = random(setting.training(setting.inner_steps))
-    knots = min(KNOTS, setting.period)
+    knots, chunk = min(KNOTS, setting.period), setting.chunk(setting.period, MEASUREMENTS)
     several = hg.DrMAD(setting.training(setting.period), knots=knots, warm_start=True, check=None)
     climbers = {
         name: by_gradient(setting, estimator, rates)
@@ -91,11 +93,13 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
         offset = 0.0 if setting.offset is None else setting.offset
         return by_gradient(setting, closed_form(setting.training(int(every)), offset), optax.sgd(1.0))()
 
+    control = by_search(standing(setting.training(setting.period)), chunk, current=True)
     climbers["random_greedy"] = lambda rate: one_after_another(explorer, climbers["greedy"](rate))
     return {
         "random": searching(random),
         "tpe": searching(lambda inner: by_trials(inner, tree_parzen)),
         "em": Contestant(EVERY, 10, expectation_maximisation),
+        "plain": Contestant((0.0,), 0.0, lambda _: control),
         **{name: Contestant(RATES, RATES[1], make) for name, make in climbers.items()},
     }
 

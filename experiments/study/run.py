@@ -46,7 +46,8 @@ class Config(WithData):
     many gradient equivalents. random draws every log-variance from the published range; tpe (Optuna) searches one per
     layer; greedy, drmad, hoag, reverse and drmad_knots follow hypergradients with Adam from the first random draw; em
     sets the closed-form best prior of the evidence bound; random_greedy searches with a fifth of the budget and goes on
-    with greedy. Every method has one setting that is tuned: four values on seeds of their own, by the criterion alone.
+    with greedy. plain, the control, trains at the first random draw for the whole budget. Every other method has one
+    setting that is tuned: four values on seeds of their own, by the criterion alone.
 
     The output folder holds summary.json, table.csv, table.tex, history.csv, report.md and the plots. A study that was
     stopped goes on where it was when started again with the same options.
@@ -121,7 +122,8 @@ class Contest:
     def _ready(self, name: MethodName) -> tuple[float, Method]:
         contestant = self.table.contestants[name]
         labels = self.labels | {"method": name, "tuning": "tuning"}
-        value = self.store.get(labels, lambda: self._tuned(name))["best"] if self.seeds else contestant.usual
+        tuned = self.seeds and len(contestant.values) > 1
+        value = self.store.get(labels, lambda: self._tuned(name))["best"] if tuned else contestant.usual
         method = contestant.make(value)
         compile_method(method, self.table.task(0, "iterations"))
         return value, method

@@ -15,21 +15,13 @@ from jaxtyping import Array, PyTree
 
 import hypergrad as hg
 
-from ..common.directed import Directed
+from ..common.directed import standing
 from .data import Table
 from .model import BOX, GRID, Losses, adam, hparams_of, on_test
 
 PERIOD, HORIZON = 100, 10  # updates between two moves of λ, and the last of them that are differentiated
 ONLINE = hg.Reverse(hg.OptaxSolver(adam, PERIOD), horizon=HORIZON, warm_start=True, check=None)
-
-
-def standing(average: float | None = None) -> hg.GradientSearch:
-    """Returns training at hyperparameters that stay where they are, with averaged weights or without."""
-    inner = hg.OptaxSolver(adam, PERIOD, average=average)
-    return hg.GradientSearch(Directed(inner, lambda params, hparams: optax.tree.zeros_like(hparams)), optax.sgd(0.0))
-
-
-PLAIN = standing()
+PLAIN = standing(hg.OptaxSolver(adam, PERIOD))
 OUTER, COLD_OUTER = optax.adam(0.2), optax.adam(0.3)
 AVERAGE = 1 - 2 / PERIOD  # of the weights, as in `hg.tune`
 SHRINKAGE = 0.05  # of the way to the mean of a layer, at every move
@@ -188,7 +180,7 @@ def tuned(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
 
 METHODS: dict[str, Method] = {
     "plain": by_run(PLAIN),
-    "plain, averaged": by_run(standing(AVERAGE)),
+    "plain, averaged": by_run(standing(hg.OptaxSolver(adam, PERIOD, average=AVERAGE))),
     "tpe, 2 % trials": tpe(0.02),
     "tpe, 10 % trials": tpe(0.1),
     "cold": cold(0.02),

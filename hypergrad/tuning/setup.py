@@ -14,9 +14,10 @@ from jaxtyping import Array, PyTree
 from ..estimators.reverse import Reverse
 from ..ground.checks import shown
 from ..ground.dependence import enters
-from ..ground.tree import describe, named_leaves
+from ..ground.tree import describe, distinct, named_leaves
 from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem
+from ..search.base import SearchState
 
 ADAM = optax.adam(0.2)  # of the hyperparameters, in units of their scale
 SHIFT = math.log(10.0)  # from the given start to its rivals, in units of the scale
@@ -34,12 +35,12 @@ class Choice(NamedTuple):
 
 
 def periods(inner: AbstractInnerSolver, total: int) -> AbstractInnerSolver:
-    """Returns the inner solver for the updates between two moves of λ, with averaged weights."""
+    """Returns the inner solver for the K updates between two moves of λ, with weights averaged over 2K updates."""
     period = math.isqrt(total // 2)
     solver = inner.with_num_steps(period)
     if solver.average is not None:
         return solver
-    return eqx.tree_at(lambda s: s.average, solver, 1 - 2 / period, is_leaf=lambda leaf: leaf is None)
+    return eqx.tree_at(lambda s: s.average, solver, 1 - 1 / (2 * period), is_leaf=lambda leaf: leaf is None)
 
 
 def choose_estimator(
@@ -49,10 +50,12 @@ def choose_estimator(
 
     Horizons are K/10 and the halves of it. One step is taken where none is better.
     """
+    make = lambda horizon: Reverse(inner, horizon=horizon, warm_start=True, check=None)
     horizon, spent = max(inner.num_steps // 10, 1), 0
+    state = make(horizon).init(problem, params, hparams)  # the same for every horizon
     while True:
-        estimator = Reverse(inner, horizon=horizon, warm_start=True, check=None)
-        estimate, _ = estimator.step(problem, hparams, estimator.init(problem, params, hparams), key)
+        estimator = make(horizon)
+        estimate, _ = estimator.step(problem, hparams, state, key)
         growth, cost = float(estimate.stats.diagnostics["growth"]), int(estimate.stats.counts.gradients)
         spent += cost
         if growth <= GROWTH or horizon == 1:
@@ -92,6 +95,14 @@ def like(tree: PyTree, hparams: PyTree, name: str) -> PyTree:
         if not bool(jnp.all(jnp.isfinite(leaf))):
             raise ValueError(f"{part} must be finite")
     return full
+
+
+def at_start(inner: AbstractInnerSolver, problem: BilevelProblem, first: SearchState, hparams: PyTree) -> SearchState:
+    """Returns the first state of a search as it is at another start, without checking the problem again."""
+    assert first.anchor is not None  # a GradientSearch has one
+    training = inner.restart(problem, hparams, first.inner_state.inner)
+    where = lambda s: (s.hparams, s.best.hparams, s.anchor.hparams, s.inner_state.inner)
+    return distinct(eqx.tree_at(where, first, (hparams, hparams, hparams, training)))
 
 
 def all_starts(

@@ -19,7 +19,7 @@ from ..search.base import SearchState
 from ..search.gradient import GradientSearch, identity
 from .race import Rival
 from .report import report
-from .setup import all_starts, choose_estimator, like, periods, scaled_adam
+from .setup import all_starts, at_start, choose_estimator, like, periods, scaled_adam
 
 SHARE = 0.15  # of the budget that the choice of a start may take
 LEAST = 200  # gradients of a budget
@@ -81,8 +81,8 @@ def tune(
 
     The steps, each of which can be taken by hand:
 
-    1. The outer loss is that of averaged weights (`OptaxSolver(..., average=)`), because short horizons drive the
-       learning rate of others to zero.
+    1. The outer loss is that of weights averaged over 2K updates (`OptaxSolver(..., average=)`), because short horizons
+       drive the learning rate of others to zero, and the momentum of shorter averages to one.
     2. With B the budget, λ moves every K = √(B/2) updates along `Reverse(horizon=K/10, warm_start=True)`, which costs
        1.2 gradients per update, by Adam with step 0.2 in units of `scale`. The horizon is halved as long as the adjoint
        grows more than a hundredfold in a trial.
@@ -125,7 +125,8 @@ def tune(
     named = all_starts(problem, params, hparams, unit, starts)
     choice = choose_estimator(periods(inner, total), problem, params, hparams, key)
     search = GradientSearch(choice.estimator, scaled_adam(unit), projection=projection)
-    race = [Rival(name, search.init(problem, params, start)) for name, start in named]
+    first = search.init(problem, params, hparams)
+    race = [Rival(name, at_start(choice.estimator.inner, problem, first, start)) for name, start in named]
 
     def advance(number: int, gradients: int) -> None:
         rival, place = race[number], None if checkpoint is None else f"{os.fspath(checkpoint)}.{number}"
