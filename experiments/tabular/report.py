@@ -23,6 +23,7 @@ def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
     table = wide(runs + yardstick)
     sentences = [*in_words(runs + yardstick), seconds_in_words(runs)]
     draw(config.out / "test_error_against_cost.png", history)
+    overview(config.out / "bad_starts.png", history, yardstick)
     title = f"Test error, mean ± standard deviation over {config.seeds} splits: RMSE, or the share of wrong classes"
     full = spread_table(runs, BY, ("test_error", "test_nll", "calibration_error", "valid_loss", "gradients", "seconds"))
     summary = save(config, runs, table, history, title, by_method=full, words=sentences, fixed=yardstick)
@@ -112,6 +113,29 @@ def draw(path: Path, history: Sequence[Row]) -> None:
         for axis in axes.flat[len(panels) :]:
             axis.axis("off")
         axes[0, 0].legend(fontsize=8)
+
+
+def overview(path: Path, history: Sequence[Row], yardstick: Sequence[Row]) -> None:
+    """Draws the test error from bad starts against cost, over that of the best fixed setting on the same set.
+
+    A line is the median over sets, splits and bad starts, a band their quartiles. Nothing is drawn without a yardstick.
+    """
+    bad = [line for line in history if line["method"] in SHOWN and line["start"] != "good"]
+    level = {
+        group[0]["set"]: float(np.mean([run["test_error"] for run in group])) for group in grouped(yardstick, ("set",))
+    }
+    if not bad or not level:
+        return
+    with figure(path, 1, 1, (6.5, 3.6)) as axis:
+        for (method, label), colour in zip(SHOWN.items(), COLOURS, strict=False):
+            runs = grouped([line for line in bad if line["method"] == method], ("set", "start", "seed"))
+            if runs:
+                _band(axis, runs, {_run(run[0]): level[run[0]["set"]] for run in runs}, label, colour)
+        axis.axhline(1.0, color="0.4", lw=0.8, ls="--", label="best fixed setting, in hindsight")
+        axis.set(xlabel="gradients in all", ylabel="test error, relative", yscale="log")
+        axis.set_title("From bad hyperparameters: median and quartiles", fontsize=10)
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=8)
 
 
 def _run(line: Row) -> tuple[str, int]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.tabular.data import available, read
-from experiments.tabular.model import on_test
-from experiments.tabular.report import in_words
+from experiments.tabular.model import GRID, on_test
+from experiments.tabular.report import in_hindsight, in_words
 from experiments.tabular.run import QUICK, Config, main
 
 
@@ -64,10 +64,12 @@ def test_a_constant_has_the_error_of_a_constant(name):
 
 @pytest.mark.slow
 def test_a_quick_run_writes_everything_and_goes_on(tmp_path):
-    config = Config(out=tmp_path, quick=True, **(QUICK | {"sets": ("diabetes",), "starts": ("rate x 30",)}))
+    chosen = QUICK | {"sets": ("diabetes",), "starts": ("rate x 30",)}
+    config = Config(out=tmp_path, quick=True, grid=True, **chosen)
     summary = main(config)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert (tmp_path / "test_error_against_cost.png").stat().st_size > 5000
+    assert len(json.loads(next((tmp_path / "cells").glob("*any*")).read_text())["result"]["fixed"]) == len(GRID)
+    assert min((tmp_path / name).stat().st_size for name in ("test_error_against_cost.png", "bad_starts.png")) > 5000
     assert {run["method"] for run in summary["runs"]} == set(QUICK["methods"])
     assert all(0 < run["gradients"] <= 400 + 121 for run in summary["runs"])
     assert main(config)["runs"] == summary["runs"]
@@ -86,6 +88,33 @@ def test_the_words_count_what_the_numbers_say():
     (sentence,) = in_words(plain + ours)
     assert sentence == (
         "tune is ahead of plain in 1, level with plain in 1, behind plain in 1 of 3 cases. Behind on: s (odd)."
+    )
+
+
+def test_the_yardstick_is_the_setting_that_is_best_on_average():
+    """Not the best of each split."""
+    errors = {0.1: (1.0, 4.0), 0.2: (2.0, 2.5), 0.3: (3.0, 2.0)}
+    fixed = [
+        {"set": "s", "decay": -9.0, "rate": rate, "b1": 0.9, "seed": seed, "test_error": value}
+        for rate, pair in errors.items()
+        for seed, value in enumerate(pair)
+    ]
+    found = in_hindsight(fixed, ["good", "bad"])
+    assert [(run["start"], run["seed"], run["test_error"]) for run in found] == [
+        *(("good", 0, 2.0), ("bad", 0, 2.0)),
+        *(("good", 1, 2.5), ("bad", 1, 2.5)),
+    ]
+
+
+def test_calibration_tells_right_from_wrong_confidence():
+    table = read("wine", None, 0, 0.2)
+    y = table.splits.test.y
+    share = np.mean(y == 1)
+    sure = on_test(lambda x: 50.0 * jax.nn.one_hot(1, 3) + 0 * x[0], table)
+    assert sure["calibration_error"] == pytest.approx(1 - share, abs=1e-6)
+    honest = on_test(lambda x: jax.numpy.log(jax.numpy.array([1 - share, share, 1e-9])) + 0 * x[0], table)
+    assert honest["calibration_error"] == pytest.approx(
+        abs(max(share, 1 - share) - np.mean(y == (share > 0.5))), abs=1e-4
     )
 
 
