@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.tabular.data import available, read
-from experiments.tabular.model import GRID, on_test
+from experiments.tabular.model import on_test
 from experiments.tabular.report import in_hindsight, in_words
 from experiments.tabular.run import QUICK, Config, main
 
@@ -64,12 +64,10 @@ def test_a_constant_has_the_error_of_a_constant(name):
 
 @pytest.mark.slow
 def test_a_quick_run_writes_everything_and_goes_on(tmp_path):
-    chosen = QUICK | {"sets": ("diabetes",), "starts": ("rate x 30",)}
-    config = Config(out=tmp_path, quick=True, grid=True, **chosen)
+    config = Config(out=tmp_path, quick=True, **(QUICK | {"sets": ("diabetes",), "starts": ("rate x 30",)}))
     summary = main(config)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert len(json.loads(next((tmp_path / "cells").glob("*any*")).read_text())["result"]["fixed"]) == len(GRID)
-    assert min((tmp_path / name).stat().st_size for name in ("test_error_against_cost.png", "bad_starts.png")) > 5000
+    assert (tmp_path / "test_error_against_cost.png").stat().st_size > 5000
     assert {run["method"] for run in summary["runs"]} == set(QUICK["methods"])
     assert all(0 < run["gradients"] <= 400 + 121 for run in summary["runs"])
     assert main(config)["runs"] == summary["runs"]
