@@ -82,7 +82,7 @@ def tune(
     The steps, each of which can be taken by hand:
 
     1. The outer loss is that of weights averaged over 2K updates (`OptaxSolver(..., average=)`), because short horizons
-       drive the learning rate of others to zero, and the momentum of shorter averages to one.
+       drive the learning rate of others to zero. Shorter averages bear less noise and less momentum.
     2. With B the budget, λ moves every K = √(B/2) updates along `Reverse(horizon=K/10, warm_start=True)`, which costs
        1.2 gradients per update, by Adam with step 0.2 in units of `scale`. The horizon is halved as long as the adjoint
        grows more than a hundredfold in a trial.
