@@ -2,10 +2,16 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
+from jaxtyping import PyTree
+
 from ..failures import NotFiniteError
+from ..ground.tree import distinct
 from ..history import History
+from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem
 from ..run import run
 from ..search.base import SearchState
@@ -50,3 +56,22 @@ class Rival:
             assert error.state is not None and error.history is not None  # run gives both
             self.latest, history = error.state, error.history
         self.history = history if stored or self.history is None else self.history + history
+
+
+def line_up(
+    search: GradientSearch,
+    inner: AbstractInnerSolver,
+    problem: BilevelProblem,
+    params: PyTree,
+    starts: Sequence[tuple[str, PyTree]],
+) -> list[Rival]:
+    """Returns the starts before the race. The problem is checked, and traced, for the first of them alone."""
+    first = search.init(problem, params, starts[0][1])
+    assert first.anchor is not None  # a GradientSearch has one
+    where = lambda s: (s.hparams, s.best.hparams, s.anchor.hparams, s.inner_state.inner)
+
+    def at(hparams: PyTree) -> SearchState:
+        training = inner.restart(problem, hparams, first.inner_state.inner)
+        return distinct(eqx.tree_at(where, first, (hparams, hparams, hparams, training)))
+
+    return [Rival(name, at(hparams)) for name, hparams in starts]

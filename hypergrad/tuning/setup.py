@@ -14,10 +14,9 @@ from jaxtyping import Array, PyTree
 from ..estimators.reverse import Reverse
 from ..ground.checks import shown
 from ..ground.dependence import enters
-from ..ground.tree import describe, distinct, named_leaves
+from ..ground.tree import describe, named_leaves
 from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem
-from ..search.base import SearchState
 
 ADAM = optax.adam(0.2)  # of the hyperparameters, in units of their scale
 SHIFT = math.log(10.0)  # from the given start to its rivals, in units of the scale
@@ -95,14 +94,6 @@ def like(tree: PyTree, hparams: PyTree, name: str) -> PyTree:
         if not bool(jnp.all(jnp.isfinite(leaf))):
             raise ValueError(f"{part} must be finite")
     return full
-
-
-def at_start(inner: AbstractInnerSolver, problem: BilevelProblem, first: SearchState, hparams: PyTree) -> SearchState:
-    """Returns the first state of a search as it is at another start, without checking the problem again."""
-    assert first.anchor is not None  # a GradientSearch has one
-    training = inner.restart(problem, hparams, first.inner_state.inner)
-    where = lambda s: (s.hparams, s.best.hparams, s.anchor.hparams, s.inner_state.inner)
-    return distinct(eqx.tree_at(where, first, (hparams, hparams, hparams, training)))
 
 
 def all_starts(

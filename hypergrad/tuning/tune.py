@@ -17,9 +17,9 @@ from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem, as_hparams, check_model
 from ..search.base import SearchState
 from ..search.gradient import GradientSearch, identity
-from .race import Rival
+from .race import line_up
 from .report import report
-from .setup import all_starts, at_start, choose_estimator, like, periods, scaled_adam
+from .setup import all_starts, choose_estimator, like, periods, scaled_adam
 
 SHARE = 0.15  # of the budget that the choice of a start may take
 LEAST = 200  # gradients of a budget
@@ -125,8 +125,7 @@ def tune(
     named = all_starts(problem, params, hparams, unit, starts)
     choice = choose_estimator(periods(inner, total), problem, params, hparams, key)
     search = GradientSearch(choice.estimator, scaled_adam(unit), projection=projection)
-    first = search.init(problem, params, hparams)
-    race = [Rival(name, at_start(choice.estimator.inner, problem, first, start)) for name, start in named]
+    race = line_up(search, choice.estimator.inner, problem, params, named)
 
     def advance(number: int, gradients: int) -> None:
         rival, place = race[number], None if checkpoint is None else f"{os.fspath(checkpoint)}.{number}"
