@@ -50,19 +50,19 @@ def pytest_configure(config):
     if config.getoption("markexpr") == "not slow and not sweep":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # inherited by workers and by the programs that tests start
         jax.config.update("jax_disable_most_optimizations", True)
-        if xla_takes(UNFUSED):
-            os.environ["XLA_FLAGS"] += UNFUSED
+        if "PYTEST_XDIST_WORKER" not in os.environ:  # inherited from the first process
+            os.environ["XLA_FLAGS"] += "".join(taken_by_xla(QUICKER))
 
 
-UNFUSED = " --xla_cpu_use_fusion_emitters=false"
+QUICKER = " --xla_cpu_use_fusion_emitters=false", " --xla_cpu_parallel_codegen_split_count=1"  # less to compile
 
 
-def xla_takes(flag):
-    """Tries it in a process of its own, which XLA ends at a flag that it does not know."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return False  # inherited from the first process
-    trial = [sys.executable, "-c", "import jax; jax.devices('cpu')"]
-    return subprocess.run(trial, env=os.environ | {"XLA_FLAGS": flag}, capture_output=True).returncode == 0
+def taken_by_xla(flags):
+    """Tries each in a process of its own, which XLA ends at a flag that it does not know."""
+    command = [sys.executable, "-c", "import jax; jax.devices('cpu')"]
+    start = lambda flag: subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flag}, stderr=subprocess.DEVNULL)
+    trials = {flag: start(flag) for flag in flags}  # all at a time
+    return [flag for flag, trial in trials.items() if trial.wait() == 0]
 
 
 @pytest.fixture

@@ -91,16 +91,17 @@ def test_budgets_in_other_units_are_kept(tmp_path, unit):
             assert budget <= run["gradients"] < budget + step
 
 
-def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path):
-    config = Config(out=tmp_path, methods=("greedy",), **SMALL)
+@pytest.mark.parametrize("method", ["random_scalar", pytest.param("greedy", marks=pytest.mark.slow)])
+def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path, method):
+    config = Config(out=tmp_path, methods=(method,), **SMALL)
     first = main(config)
-    (tmp_path / "cells" / "greedy-1.json").unlink()
+    (tmp_path / "cells" / f"{method}-1.json").unlink()
     second = main(config)
     same = lambda summary: [{k: v for k, v in run.items() if "seconds" not in k} for run in summary["runs"]]
     assert same(second) == same(first)
     assert second["runs"][0] == first["runs"][0]
     with pytest.raises(SystemExit, match="hyper_lr"):
-        main(Config(out=tmp_path, methods=("greedy",), hyper_lr=0.2, **SMALL))
+        main(Config(out=tmp_path, methods=(method,), hyper_lr=0.2, **SMALL))
 
 
 @pytest.mark.slow

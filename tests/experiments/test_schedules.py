@@ -74,7 +74,6 @@ def test_simulated_moments_follow_the_recursion():
     np.testing.assert_allclose(value, quadratics.losses_of(quadratic, rates)[-1], rtol=0.03)
 
 
-@pytest.mark.slow
 def test_short_horizon_bias(tmp_path):
     config = short_horizon.Config(hyper_steps=150, hyper_lr=0.05, particles=300, seeds=1, out=tmp_path)
     summary = short_horizon.main(config)

@@ -62,7 +62,9 @@ LAWS = {name: (estimator, "epochs") for name, estimator in EXACT.items()} | {
 }
 
 
-@pytest.mark.parametrize(("estimator", "order"), some_slow(LAWS, "checkpoints", "exactly reversible"))
+@pytest.mark.parametrize(
+    ("estimator", "order"), some_slow(LAWS, "checkpoints", "drmad", "greedy", "reversible", "exactly reversible")
+)
 def test_hypergradients_are_those_of_the_sampled_training(estimator, order):
     problem, params, hparams = sampled(lambda rows: hg.Batches(rows, SIZE, order=order))
     value, found = hg.value_and_hypergrad(problem, estimator)(hparams, params, laws.KEY)
@@ -97,7 +99,7 @@ WARM = {
 }
 
 
-@pytest.mark.parametrize(("search", "steps"), some_slow(WARM, "implicit", "f2sa"))
+@pytest.mark.parametrize(("search", "steps"), some_slow(WARM, "greedy", "implicit", "f2sa"))
 def test_an_epoch_goes_on_from_one_step_of_a_search_to_the_next(search, steps):
     """With 10 rows and batches of 4 every row has been read k times after 5 k / 2 updates."""
     problem, params, hparams = counting()
@@ -210,8 +212,9 @@ def test_a_holdout_is_read_whole():
     assert_close(history.stats.diagnostics["holdout"].min(), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("name", [pytest.param("greedy", marks=pytest.mark.slow), "soba"])
+@pytest.mark.parametrize("name", ["greedy", "soba"])
 def test_chunks_and_stops_change_nothing(name, tmp_path):
     problem, params, hparams = sampled(lambda rows: hg.Batches(rows, SIZE), lambda rows: hg.Batches(rows, 3))
     hparams = {"log_l2": hparams["log_l2"]}

@@ -74,6 +74,7 @@ def test_a_loss_in_one_piece_has_no_gauss_newton_matrix():
         estimator.step(case.problem, case.hparams, estimator.init(case.problem, case.params, case.hparams), laws.KEY)
 
 
+@pytest.mark.variants(quick=["Implicit"], slow=["make1"])
 @pytest.mark.parametrize("make", MAKE)
 def test_the_prior_as_preconditioner(make):
     """Penalties over twelve orders of magnitude: plain CG stops far away, with their diagonal it is done at once."""

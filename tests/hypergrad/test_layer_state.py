@@ -149,7 +149,7 @@ SEARCHES = {
 }
 
 
-SLOW = ("f2sa", "saba")  # share their code with soba
+SLOW = ("drmad", "f2sa", "greedy", "saba")
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ WARM = {
 }
 
 
+@pytest.mark.variants(quick=["reverse-*", "greedy-rows"], slow=["drmad-replicas", "greedy-replicas"])
 @pytest.mark.parametrize("spread", SPREAD.values(), ids=SPREAD)
 @pytest.mark.parametrize("estimator", WARM.values(), ids=WARM)
 def test_nothing_is_gathered_and_one_sum_serves_a_step(estimator, spread):

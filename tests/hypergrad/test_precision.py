@@ -33,7 +33,6 @@ ESTIMATORS = {
     "implicit neumann": hg.Implicit(LONG, hg.Neumann(10, step_size=0.1)),
     "hoag": hg.HOAG(LONG, hg.CG(5, damping=0.1)),
 }
-QUICK = ("reverse", "implicit cg")
 
 
 def network(kind):
@@ -48,9 +47,11 @@ def problem():
     return hg.BilevelProblem(digits_inner, digits_outer, single((x[:150], y[:150])), single((x[150:300], y[150:300])))
 
 
+@pytest.mark.variants(quick=["*-reverse", "reverse"], slow=["implicit cg", "*-implicit cg"])
 @pytest.mark.parametrize(
     "estimator",
-    [pytest.param(e, id=name, marks=[] if name in QUICK else [pytest.mark.sweep]) for name, e in ESTIMATORS.items()],
+    ESTIMATORS.values(),
+    ids=ESTIMATORS,
 )
 def test_bfloat16_weights_have_the_hypergradients_of_float32(problem, estimator):
     """One penalty per weight, in float32, on the digits."""

@@ -103,6 +103,7 @@ def same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.variants(quick=["reverse-3", "soba-1"], slow=["reverse-1", "soba-3"])
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
 def test_every_training_step_reads_the_next_batch(search, chunk):

@@ -176,6 +176,7 @@ WRONG = {
 }
 
 
+@pytest.mark.variants(quick=["one step"], slow=["greedy", "line", "horizon"])
 @pytest.mark.parametrize(("make", "num_steps"), WRONG.values(), ids=WRONG)
 def test_no_status_is_ok_where_the_direction_is_wrong(make, num_steps):
     """P2, a network that is not trained to the end; cosines with the exact hypergradient below 0.95."""

@@ -96,6 +96,7 @@ def test_counters_and_flags_are_not_interpolated():
         assert interpolate(first, last, jnp.int32(50_000), jnp.int32(60_000)) == first
 
 
+@pytest.mark.variants(quick=["knots0"], slow=["knots1"])
 @pytest.mark.parametrize("knots", [(0, 5), (0, 2, 5), (0, 1, 3, 5)])
 def test_drmad_goes_back_along_its_lines(knots):
     case = noisy()
@@ -109,6 +110,7 @@ def test_drmad_goes_back_along_its_lines(knots):
     assert_close(found, back(case, reversed(points)), "gradient")
 
 
+@pytest.mark.variants(quick=["0.7"], slow=["0.0"])
 @pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
 def test_greedy_is_its_sum(decay):
     case, states = noisy(), path(noisy())
@@ -141,6 +143,7 @@ WARMTH = {
 }
 
 
+@pytest.mark.variants(quick=["*-reverse", "True-implicit"], slow=["*-drmad", "*-greedy"])
 @pytest.mark.parametrize("make", WARMTH.values(), ids=WARMTH)
 @pytest.mark.parametrize("warm", [False, True])
 def test_a_warm_start_goes_on_and_a_cold_one_begins_again(make, warm):
@@ -189,6 +192,7 @@ def test_a_cubic_is_exact_on_cubics_and_stays_in_range():
     assert interpolate_cubic(counters, jnp.int32(4), jnp.int32(7)) == 10  # DrMAD puts the exact ones in their place
 
 
+@pytest.mark.variants(quick=["Reverse"], slow=["<lambda>"])
 @pytest.mark.parametrize("make", [hg.Reverse, lambda inner, **o: hg.DrMAD(inner, knots=STEPS, **o)])
 def test_storage_rounds_the_path_alone(make):
     case = noisy()

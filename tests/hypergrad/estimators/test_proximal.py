@@ -124,6 +124,9 @@ def test_closed_forms(name, make):
     assert hg.Status(int(found.stats.status)) == hg.Status.OK
 
 
+@pytest.mark.variants(
+    quick=["gmres-elastic net", "minres-box", "cg-elastic net"], slow=["gmres-box", "dense-elastic net"]
+)
 @pytest.mark.parametrize(
     ("name", "problem"), [*((name, "elastic net") for name in LINEAR), ("gmres", "box"), ("minres", "box")]
 )

@@ -60,6 +60,10 @@ def two_settings(get, price=0.0):
     return hg.BilevelProblem(inner, outer, case.problem.train, case.problem.valid), jnp.zeros(3)
 
 
+@pytest.mark.variants(
+    quick=["a vector-*-Implicit", "a matrix-0.0-HOAG", "a vector in a dictionary-0.1-MAID"],
+    slow=["a vector-0.1-HOAG", "a vector-0.1-MAID"],
+)
 @pytest.mark.parametrize("make", [hg.Implicit, hg.HOAG, hg.MAID])
 @pytest.mark.parametrize("price", [0.0, 0.1])
 @pytest.mark.parametrize("form", FORMS)
@@ -123,6 +127,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.variants(quick=["cg", "gmres", "dense"], slow=["nystrom", "neumann"])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_complex_weights_under_every_linear_solver(name):
     inner = hg.OptaxSolver(optax.chain(problems.CONJUGATE, optax.sgd(0.3)), 2000)

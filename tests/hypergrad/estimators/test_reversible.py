@@ -122,6 +122,7 @@ def test_momentum_sgd_is_optax_sgd():
     assert_close(*(estimate(hg.Reverse(inner), case).hypergradient for inner in (ours, optaxs)))
 
 
+@pytest.mark.variants(quick=["True-True"], slow=["False-False", "True-False"])
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("warm", [False, True])
 def test_schedules_and_rates_per_part_can_be_learned(exact, warm):

@@ -94,6 +94,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.variants(quick=["gradient descent", "polyak", "proximal"], slow=["lbfgs", "gradient descent, line search"])
 @pytest.mark.parametrize("inner", SOLVERS.values(), ids=SOLVERS)
 def test_reverse_through_jaxopt_solvers(inner):
     laws.finite_differences(hg.Reverse(inner), ridge())
@@ -196,6 +197,7 @@ def test_dropout_is_replayed():
 
 
 @pytest.mark.row(14)
+@pytest.mark.variants(quick=["Reverse", "Implicit"], slow=["DrMAD", "HOAG"])
 @pytest.mark.parametrize("make", [hg.Reverse, hg.DrMAD, hg.Greedy, hg.Implicit, hg.HOAG])
 def test_float32_is_near_float64(make):
     case = ridge()

@@ -36,6 +36,7 @@ def estimators_for(name):
     return tuple(one for one in names if name not in SCHEDULED or one != "Greedy, one step")
 
 
+@pytest.mark.variants(quick=["adam", "momo"], slow=["accumulation", "plateau"])
 @pytest.mark.parametrize("name", QUICK)
 def test_derivative_of_the_next_step(name):
     check_inner_solver(solver(SMOOTH[name]), linear=name in LINEAR, only=QUICK[name])

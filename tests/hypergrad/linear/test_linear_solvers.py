@@ -54,6 +54,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.variants(quick=["0.3-0.2-*", "-1.0-*"], slow=["0.3-0.0-GMRES", "0.3-0.0-MINRES"])
 @pytest.mark.parametrize("make", SOLVERS.values(), ids=SOLVERS)
 @pytest.mark.parametrize(("low", "damping"), [(0.3, 0.0), (0.3, 0.2), (-1.0, 0.0)])
 @given(seed=seeds)

@@ -90,6 +90,10 @@ def test_the_strong_convexity_is_found(name):
 # Convergence
 
 
+@pytest.mark.variants(
+    quick=["estimated-options0", "given-options1", "given-options2", "given-options4", "estimated-options2"],
+    slow=["estimated-options3", "given-options0"],
+)
 @pytest.mark.parametrize("options", [{}, {"rtol": 0.5}, {"rtol": 1e-4}, {"step_size": 100.0}, {"step_size": 0.003}])
 @pytest.mark.parametrize("mu", [None, 0.3], ids=["estimated", "given"])
 def test_it_reaches_the_optimum_without_a_schedule(options, mu):

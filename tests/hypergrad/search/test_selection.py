@@ -121,6 +121,7 @@ def test_the_evaluations_are_those_that_were_counted():
     assert len(calls) == len(history) + int(state.spent.evaluations)
 
 
+@pytest.mark.variants(quick=["gradient", "random", "soba"], slow=["maid", "saba"])
 @every
 def test_nothing_is_paid_where_there_is_no_noise(search):
     case = quadratic() if isinstance(search, hg.MAID) else ridge()
