@@ -124,8 +124,9 @@ def place_variants(items, whole):
             function = item.nodeid.partition("[")[0]
             left = unused.setdefault(function, set().union(*mark.kwargs.values()))
             left -= set().union(*found.values())
-    if whole and any(unused.values()):
-        raise pytest.UsageError(f"patterns of the mark variants without a variant: {unused}")
+    wrong = {function: sorted(patterns) for function, patterns in unused.items() if patterns}
+    if whole and wrong:
+        raise pytest.UsageError(f"patterns of the mark variants without a variant: {wrong}")
 
 
 @pytest.fixture(scope="module", autouse=True)
