@@ -1,6 +1,7 @@
 """Floors, private names, file sizes, and what importing does."""
 
 import ast
+import functools
 import subprocess
 import sys
 import warnings
@@ -19,16 +20,23 @@ SOURCES = sorted(
 )
 
 
+@functools.cache
+def tree(path):
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path):
     """Full names of everything a file imports."""
-    package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text())):
+    package, names = path.relative_to(ROOT).parent.parts, []
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    return names
 
 
 # What each room of the library may import, from the ground up.
@@ -47,6 +55,33 @@ FLOORS = [
     {"testing", "__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+@functools.cache
+def defined(path):
+    """Names that a module or a package defines or imports at its top, its modules included."""
+    names = {found.stem for found in path.parent.iterdir()} if path.name == "__init__.py" else set()
+    for statement in tree(path).body:
+        if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            names.add(statement.name)
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.alias):
+                names.add((node.asname or node.name).split(".")[0])
+    return names
+
+
+def test_names_that_are_imported_exist():
+    """Also those that are imported when a command runs, and by modules without a test."""
+    sources = set(SOURCES)
+    for path in SOURCES:
+        for module, _, name in (full.rpartition(".") for full in imports(path)):
+            file = ROOT.joinpath(*module.split("."))
+            source = file.with_suffix(".py") if file.with_suffix(".py") in sources else file / "__init__.py"
+            if source in sources:
+                assert name in defined(source), f"{path} imports {name} from {module}, which does not define it"
 
 
 def room(name):
@@ -101,7 +136,7 @@ def test_no_private_names_and_no_long_files():
 def test_no_long_functions():
     """No function of the packages has more than 50 lines, its docstring left out."""
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef) and path.relative_to(ROOT).parts[0] != "tests":
                 documented = ast.get_docstring(node) is not None
                 docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if documented else 0

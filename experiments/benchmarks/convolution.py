@@ -5,16 +5,16 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 from jaxtyping import Array
 
 from ..common.convolution import patches
-from .measure import interleaved
+from .measure import Rounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,8 @@ def main(config: Config) -> dict[tuple[str, str], float]:
         calls[name, "Python loop"] = lambda step=step: functools.reduce(step, images, weights)
         for unroll in (1, 5):
             calls[name, f"scan, unroll={unroll}"] = lambda jitted=jitted, unroll=unroll: jitted(weights, unroll=unroll)
-    found = {name: float(np.median(t)) / config.steps * 1e3 for name, t in interleaved(calls, config.rounds).items()}
+    timed = Rounds(calls, config.rounds, time.process_time)
+    found = {name: timed.seconds(name) / config.steps * 1e3 for name in calls}
     for (name, where), milliseconds in found.items():
         print(f"{name:22} {where:15} {milliseconds:7.2f} ms  {milliseconds / min(found.values()):5.2f}")
     return found

@@ -15,7 +15,7 @@ from ...common.figures import COLOURS, figure
 from ...common.report import environment, text_table, write_json
 from .. import bare
 from ..cost import ONE_THREAD
-from ..measure import agreement, arguments, exact, interleaved
+from ..measure import Rounds, agreement, arguments, exact
 from ..problems import PROBLEMS, Benchmark
 from . import with_jax, with_torch
 from .call import Peer, compiled
@@ -74,11 +74,11 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
             print(f"{case.name}: {name} is left out: {row['error']}", flush=True)
         else:
             calls[name] = peer.call
-    times = interleaved(calls, rounds)
+    timed = Rounds(calls, rounds, time.process_time)
     for row in rows:
-        if row["peer"] in times:
-            row["time_over_plain"] = float(np.median(times[row["peer"]] / times[PLAIN]))
-            row["cpu_s"] = float(np.median(times[row["peer"]]))
+        if row["peer"] in timed.times:
+            row["time_over_plain"] = timed.ratio(row["peer"], PLAIN)
+            row["cpu_s"] = timed.seconds(row["peer"])
     return rows
 
 
