@@ -140,7 +140,8 @@ class Diagnosis:
             axes.grid(axis="x", alpha=0.3)
         panels[0].set_xlim(min(0, *series[0][1]) * 1.05, 1.02)
         panels[0].axvline(RIGHT, color="black", lw=0.8, ls=":")
-        panels[2].set_xscale("log")
+        if max(series[2][1]) > 100 * max(min(series[2][1]), 1e-9):  # below, the labels of a logarithmic axis overlap
+            panels[2].set_xscale("log")
         seen = dict.fromkeys(found.verdict for found in self.findings)
         figure.legend([Patch(color=COLOURS[name]) for name in seen], seen, loc="outside upper right", ncols=len(seen))
         panels[0].invert_yaxis()
