@@ -8,6 +8,7 @@ loss of the stacked replicas.
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
@@ -18,6 +19,8 @@ from .folds import by_fold
 from .kept import BEST_FRACTION, KEEP, PREDICTIONS
 from .replicas import is_finite, map_replicas
 from .statistics import ensemble_chi2, mean_chi2, negative_log_probability, phi2
+
+ABSURD = 1e6  # times the data and the median replica
 
 
 class Fold(eqx.Module):
@@ -150,16 +153,27 @@ def outer_loss(
 
     - `predict`: a function `(model, hparams, inputs) -> predictions` of one replica for all N points.
     - `num`: the number of replicas that count; those after them are padding. They are in the order of `cross`.
-    - `drop_failed`: leaves out replicas whose predictions are not finite; a fold without any replica left gives NaN.
+    - `drop_failed`: leaves out replicas whose predictions are not finite, or a million times larger than the data and
+      the median replica; a fold without any replica left gives NaN. Where training can end in weights that are not
+      finite, `replicate_loss` needs `drop_failed` too. `outliers` of the chi2 of each names them.
     """
 
     def loss(replicas: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
         inputs, folds = data
         predictions = map_replicas(predict, replicas, hparams, inputs)[: num_replicas(replicas) if num is None else num]
-        keep = by_fold(is_finite(predictions), len(folds)) if drop_failed else None
+        keep = by_fold(_is_sound(predictions, folds), len(folds)) if drop_failed else None
         return criterion(by_fold(predictions, len(folds)), folds, keep=keep)
 
     return loss
+
+
+def _is_sound(predictions: Array, folds: tuple[Fold, ...]) -> Array:
+    """Returns for every replica whether its predictions are finite and not absurdly large."""
+    finite = is_finite(predictions)
+    sizes = jnp.max(jnp.abs(jax.lax.stop_gradient(predictions)), axis=range(1, predictions.ndim))
+    median = jnp.nanmedian(jnp.where(finite, sizes, jnp.nan))
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(fold.data)) for fold in folds]))
+    return finite & (sizes <= ABSURD * jnp.maximum(median, largest))
 
 
 def _by_fold(statistic: Callable[..., Array]) -> Callable[..., Array]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import KEY, Rule, call, checked, function, integer, num_replicas
+from .checks import KEY, Rule, boolean, call, checked, function, integer, num_replicas
 from .ground.memory import refuse_too_large
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Any]  # (model, hparams, data, key) -> scalar, or (scalar, state)
@@ -73,8 +73,15 @@ def map_replicas(function: Callable[..., PyTree], replicas: PyTree, *shared: PyT
     return call("function", mapped, "replicas", replicas, *shared)
 
 
-@checked(function("loss", "(model, hparams, data, key) -> scalar"), axes("data_axes"), axes("hparams_axes"))
-def replicate_loss(loss: Loss, data_axes: PyTree = None, hparams_axes: PyTree = None) -> Loss:
+@checked(
+    function("loss", "(model, hparams, data, key) -> scalar"),
+    axes("data_axes"),
+    axes("hparams_axes"),
+    boolean("drop_failed"),
+)
+def replicate_loss(
+    loss: Loss, data_axes: PyTree = None, hparams_axes: PyTree = None, drop_failed: bool = False
+) -> Loss:
     """Returns the loss of an ensemble, from the loss of one model:
 
         L(W, λ; data, key) = Σ_r loss(w_r, λ, data_r, fold_in(key, r))
@@ -87,16 +94,38 @@ def replicate_loss(loss: Loss, data_axes: PyTree = None, hparams_axes: PyTree = 
     - `data_axes`: 0 for data with a leading axis of replicas (pseudodata, masks, weights), `None` for data that all
       share, or a tree of these like the top of `data`, as in `jax.vmap`.
     - `hparams_axes`: the same for the hyperparameters, all shared by default.
+    - `drop_failed`: for training losses. A replica with a weight that is not finite, or above the fourth root of the
+      largest number (1e77 in float64, 4e9 in float32), adds nothing and has no gradient. It stays where it is, and
+      hypergradients through the training of the others stay finite; `outer_loss(..., drop_failed=True)` leaves it out.
 
     Make it once per loss: a new function is traced again.
     """
 
     def total(replicas: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Any:
+        sound = None
+        if drop_failed:
+            replicas, sound = _with_sound_weights(replicas)
         losses = eqx.filter_vmap(loss, in_axes=(eqx.if_array(0), hparams_axes, data_axes, 0))
         found = losses(replicas, hparams, data, replica_keys(key, num_replicas(replicas)))
-        return (jnp.sum(found[0]), found[1]) if isinstance(found, tuple) else jnp.sum(found)
+        summed = lambda values: jnp.sum(values if sound is None else jnp.where(sound, values, 0))
+        return (summed(found[0]), found[1]) if isinstance(found, tuple) else summed(found)
 
     return total
+
+
+def _with_sound_weights(replicas: PyTree) -> tuple[PyTree, Array]:
+    """Returns the replicas, those that failed with the weights of the first that did not, and which did not fail."""
+    weights, rest = eqx.partition(replicas, eqx.is_inexact_array)
+    limited = lambda leaf: jnp.abs(leaf) <= jnp.finfo(leaf.dtype).max ** 0.25
+    sound = [jnp.all(limited(leaf), axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(weights)]
+    every = jnp.all(jnp.stack(sound), axis=0) if sound else jnp.ones(num_replicas(replicas), bool)
+    first = jnp.argmax(every)
+
+    def mended(leaf: Array) -> Array:
+        column = every.reshape(-1, *[1] * (leaf.ndim - 1))
+        return jnp.where(column, leaf, jax.lax.stop_gradient(leaf[first]))
+
+    return eqx.combine(jax.tree.map(mended, weights), rest), every
 
 
 def replicate_optimiser(
