@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ import numpy as np
 from .. import bare
 from ..cost import Entry, entries
 from ..measure import Rounds, agreement, arguments, compiled, compiled_estimator, exact, flat, median_seconds
+from ..peers import with_torch
+from ..peers.call import Peer
 from ..problems import Benchmark
-from . import torch_peers
 from .config import Config
 from .networks import network, num_weights
 
@@ -43,7 +45,7 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
     rows = {name: partial(estimator, shared, entry) for name, entry in known.items()}
     found = {"plain": partial(plain, shared), "float64": partial(reference, shared)}
     first = {name: rows.pop(name) for name in FIRST}
-    peers = {name: partial(peer, shared, known["Reverse"], make) for name, make in torch_peers.available().items()}
+    peers = {name: partial(peer, shared, known["Reverse"], make) for name, make in torch_peers().items()}
     return found | dict(list((first | peers | rows).items())[: config.sizes.estimators])
 
 
@@ -96,13 +98,15 @@ def compared(shared: Shared, found: np.ndarray) -> dict[str, Any]:
     return {} if shared.right is None else agreement(found, shared.right)
 
 
-def peer(shared: Shared, entry: Entry, make: Callable[[Benchmark], torch_peers.Peer]) -> dict[str, Any]:
+def peer(shared: Shared, entry: Entry, make: Callable[[Benchmark], Peer]) -> dict[str, Any]:
     """Measures a torch program, in rounds with training alone in both libraries and with our `Reverse`."""
+    import torch
+
     made, ours = make(shared.case), compiled_estimator(shared.case, entry.estimator, jax.random.key(0))
-    plain = torch_peers.plain(shared.case)
+    plain = with_torch.plain(shared.case)
     calls = {"plain": shared.plain.call, "ours": ours.call, "torch plain": plain.call, "torch": made.call}
     timed = Rounds(calls, shared.rounds)
-    held = torch_peers.peak(made.call)
+    held = torch_peak(made.call)
     return {
         "seconds": timed.seconds("torch"),
         "plain_seconds": timed.seconds("torch plain"),
@@ -112,6 +116,25 @@ def peer(shared: Shared, entry: Entry, make: Callable[[Benchmark], torch_peers.P
         "torch_plain_over_jax_plain": timed.ratio("torch plain", "plain"),
         "temp_bytes": held,
         "memory_over_our_reverse": None if held is None else held / ours.temp_bytes,
-        "torch": torch_peers.version(),
-        **compared(shared, flat(jax.tree.map(np.asarray, made.numpy(made.call())))),
+        "torch": torch.__version__,
+        **compared(shared, made.vector(made.call())),
     }
+
+
+def torch_peers() -> dict[str, Callable[[Benchmark], Peer]]:
+    """Returns those that are installed, by name."""
+    found = {"torch.func unrolled": with_torch.unrolled} if find_spec("torch") else {}
+    return found | ({"TorchOpt unrolled": with_torch.with_torchopt} if found and find_spec("torchopt") else {})
+
+
+def torch_peak(call: Callable) -> int | None:
+    """Returns the bytes that torch's allocator needs on top of those in use; None on a CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

@@ -1,4 +1,7 @@
-"""torch and the libraries on it, on P1, P2 and P3, each as its users call it. torch is imported when used."""
+"""torch and the libraries on it, on P1, P2, P3 and larger P2, each as its users call it. torch is imported when used.
+
+On a GPU products are tf32, as in JAX by default.
+"""
 
 import logging
 import threading
@@ -23,8 +26,10 @@ class Torch:
         import torch
 
         torch.set_num_threads(1)
+        torch.backends.cuda.matmul.allow_tf32 = True
         self.torch, self.case = torch, case
-        to = lambda leaf: torch.tensor(np.array(leaf))
+        self.device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+        to = lambda leaf: torch.tensor(np.array(leaf), device=self.device)
         self.params = [to(leaf) for leaf in jax.tree.leaves(case.params)]
         self.hparams = [to(leaf) for leaf in jax.tree.leaves(case.hparams)]
         self.train, self.valid = ((to(x), to(y)) for x, y in (case.problem.train, case.problem.valid))
@@ -34,11 +39,13 @@ class Torch:
         (x, y), functional = data, self.torch.nn.functional
         if self.case.name == "P1":
             return functional.softplus(-y * (x @ params[0]))
-        if self.case.name == "P2":
-            first_bias, first, last_bias, last = params
-            x = self.torch.tanh(x @ first + first_bias) @ last + last_bias
-        else:
+        if self.case.name == "P3":
             x = x @ params[0]
+        else:
+            *hidden, last = zip(params[1::2], params[::2], strict=True)
+            for weight, bias in hidden:
+                x = self.torch.tanh(x @ weight + bias)
+            x = x @ last[0] + last[1]
         return functional.cross_entropy(x, y.long(), reduction="none")
 
     def outer(self, params):
@@ -62,6 +69,12 @@ class Torch:
             params = [w - self.case.learning_rate * v for w, v in zip(params, velocity, strict=True)]
         return params
 
+    def ready(self, tensors):
+        """Returns what JAX must not open, when the device is done."""
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+        return Opaque(tensors)
+
     def learned(self):
         """Returns the hyperparameters as tensors to differentiate by."""
         return [h.clone().requires_grad_() for h in self.hparams]
@@ -76,20 +89,20 @@ class Torch:
 
 def vector(found: Opaque) -> np.ndarray:
     """Returns all entries as one vector."""
-    return flat([tensor.detach().numpy() for tensor in found.tensors])
+    return flat([tensor.detach().cpu().numpy() for tensor in found.tensors])
 
 
 def plain(case: Benchmark) -> Peer:
     """Trains, and nothing else."""
     made = Torch(case)
-    return Peer(lambda: Opaque(made.trained(made.hparams)), vector)
+    return Peer(lambda: made.ready(made.trained(made.hparams)), vector)
 
 
 def unrolled(case: Benchmark) -> Peer:
     """Differentiates the loop by torch.func.grad."""
     made = Torch(case)
     gradient = made.torch.func.grad(lambda hparams: made.outer(made.trained(hparams)))
-    return Peer(lambda: Opaque(gradient(made.hparams)), vector)
+    return Peer(lambda: made.ready(gradient(made.hparams)), vector)
 
 
 def with_torchopt(case: Benchmark) -> Peer:
@@ -104,7 +117,7 @@ def with_torchopt(case: Benchmark) -> Peer:
         optimiser = torchopt.MetaSGD(net, lr=case.learning_rate, momentum=MOMENTUM)
         for _ in range(case.num_steps):
             optimiser.step(made.inner(tensors(net), hparams))
-        return Opaque(made.torch.autograd.grad(made.outer(tensors(net)), hparams))
+        return made.ready(made.torch.autograd.grad(made.outer(tensors(net)), hparams))
 
     return Peer(call, vector)
 
