@@ -1,21 +1,23 @@
 """The bilevel problem: two losses, two data sets, and the checks that come before any compilation."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from .data.checks import check_data
 from .data.sampler import as_sampler
-from .ground.checks import checked, function, instance
+from .ground.checks import checked, explained, function, instance
+from .ground.dependence import enters, traced
 from .ground.derivatives import refuse_not_differentiable
 from .ground.hparams import as_floating as as_floating
 from .ground.hparams import as_hparams as as_hparams
 from .ground.hparams import num_not_finite as num_not_finite
+from .ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
 from .ground.tree import (
     PartitionedModel,
     describe,
@@ -150,44 +152,36 @@ def explain_derivatives(problem: BilevelProblem, partitioned: PartitionedModel, 
         refuse_not_differentiable(name, loss, partitioned.arrays, hparams)
 
 
-def check_data(data: PyTree, name: str) -> PyTree:
-    """Returns the data as JAX arrays. Raises where they are no numbers, empty or not finite."""
-    for path, leaf in named_leaves(data, name, is_leaf=lambda part: isinstance(part, Iterator)):
-        if isinstance(leaf, str | bytes):
-            raise TypeError(f"{path} is text; data must be numbers")
-        if isinstance(leaf, np.ma.MaskedArray):
-            raise TypeError(f"{path} is a masked array, whose mask would be lost; fill it in or leave the rows out")
-        if isinstance(leaf, np.ndarray) and not leaf.dtype.isnative:
-            raise TypeError(f'{path} is of the byte order {leaf.dtype.str}; use .astype(x.dtype.newbyteorder("="))')
-        if not eqx.is_array_like(leaf):
-            _refuse_object(path, leaf)
-            continue  # a function, as in a model that makes features
-        kind = jnp.result_type(leaf) if not isinstance(leaf, np.ndarray) else leaf.dtype
-        if isinstance(leaf, np.ndarray) and not (jnp.issubdtype(kind, jnp.bool_) or jnp.issubdtype(kind, jnp.number)):
-            raise TypeError(f"{path} has dtype {kind}; data must be numbers")
-        if np.size(leaf) == 0:
-            raise ValueError(f"{path} is empty (shape {np.shape(leaf)})")
-        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(kind, jnp.inexact):
-            continue
-        if bad := num_not_finite(leaf):
-            raise ValueError(f"{path} holds {bad} values that are NaN or infinite")
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, data)
+def refuse_unlearnable(
+    problem: BilevelProblem,
+    judged: PartitionedModel,
+    hparams: PyTree,
+    trained: Callable[[PyTree], PyTree],
+    differentiable: bool = True,
+) -> None:
+    """Raises `ValueError` naming what makes a hypergradient 0 for ever, or impossible. Nothing is computed.
 
+    `trained` is training as a function of the hyperparameters. They have to reach the outer loss, directly or through
+    weights that it reads, and where they are to be learned by derivatives (`differentiable`) by a derivative.
+    """
+    inexact, rest = split(judged)
+    outer = lambda inexact, hparams: outer_value(problem, join(inexact, rest).model, hparams, jax.random.key(0))
+    by_weights = traced(lambda inexact: outer(inexact, hparams), inexact)
+    reads = any(enters(by_weights, inexact))
+    reached = lambda hparams: eqx.filter((trained(hparams) if reads else None, outer(inexact, hparams)), eqx.is_array)
+    reason = UNUSED if reads else "does not enter the outer loss, which does not depend on the weights"
 
-def _refuse_object(path: str, leaf: object) -> None:
-    """Raises `TypeError` for what is neither an array nor a function: it would be read once, while JAX traces."""
-    if callable(leaf):
-        return
-    kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}"
-    if isinstance(leaf, Iterator):
-        raise TypeError(
-            f"{path} is an iterator ({kind}): training would read it once and go on with that one item; give the "
-            "arrays themselves, in hypergrad.Batches if steps are to read parts, or the iterator to run(stream=...)"
-        )
-    raise TypeError(
-        f"{path} is a {kind}; data must be arrays, or a pytree of them: convert it first, e.g. with .to_numpy() or "
-        "numpy.asarray"
-    )
+    def explain(*_: Any) -> None:
+        if differentiable:
+            explain_derivatives(problem, judged, hparams)
+
+    @explained(explain)
+    def refuse() -> None:
+        if differentiable:
+            refuse_flat_loss("outer_loss", by_weights, inexact)
+        refuse_unused(reached, hparams, differentiable, reason)
+
+    refuse()
 
 
 def check(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> tuple[PartitionedModel, PyTree]:

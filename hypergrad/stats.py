@@ -98,6 +98,11 @@ class Counts(eqx.Module):
         """The same counts as totals."""
         return Counts(**{name: Total.of(count) for name, count in vars(self).items()})
 
+    @property
+    def summed(self) -> "Counts":
+        """The sum of counts with a leading axis."""
+        return jax.lax.scan(lambda total, one: (total + one, None), Counts(), self)[0]
+
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(**{name: count + getattr(other, name) for name, count in vars(self).items()})
 

@@ -87,7 +87,13 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> TrajectoryState:
         """Returns the state to start from. Raises where the arguments do not fit."""
-        state = self.inner.init_to_learn(problem, params, hparams)
+        return self.start(problem, params, hparams)
+
+    def start(
+        self, problem: BilevelProblem, params: PyTree, hparams: PyTree, *, differentiable: bool = True
+    ) -> TrajectoryState:
+        """Returns the state to start from, also where not all losses are `differentiable`."""
+        state = self.inner.init_to_learn(problem, params, hparams, differentiable=differentiable)
         if self.warm_start:
             self.inner.refuse_adrift(hparams, state)
         return first_state(state, hparams)

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..data.sampler import as_sampler
-from ..ground.checks import checked, explained, instance
+from ..ground.checks import checked, instance
 from ..ground.derivatives import refuse_not_differentiable
 from ..ground.keys import step_key
-from ..ground.sensitivity import refuse_unused
 from ..ground.tree import PartitionedModel, describe, form, strong
 from ..problem import (
     PROBLEM,
@@ -23,14 +22,13 @@ from ..problem import (
     as_hparams,
     at_step,
     check,
-    explain_derivatives,
     inner_objective,
     inner_objective_and_state,
-    outer_objective,
+    refuse_unlearnable,
 )
 from .optimiser_state import Carried, carried, with_loss
 from .proximal import PROXIMAL, Prox, bounds_of, prox_of
-from .state import InnerState, SolveStats, first_average, next_average, typed
+from .state import InnerState, SolveStats, first_average, next_average, refuse_mixed, typed
 
 OWN_PARAMS = "; weights of a form of its own, as optax.lookahead's, cannot be trained; use average=0.9, or no such part"
 EVALUATED = ("value", "grad", "error", "aux")  # of a jaxopt state: what the last update evaluated at its weights
@@ -91,20 +89,13 @@ class AbstractInnerSolver(eqx.Module):
         """Returns the state before the first update, of a training whose hyperparameters are to be learned.
 
         **Raises** what `init` raises, and `ValueError` naming a hyperparameter that can change neither training nor the
-        outer loss, or, where it is to be learned by derivatives (`differentiable`), whose derivative is zero.
+        outer loss, or, where it is to be learned by derivatives (`differentiable`), whose derivative is zero, and a
+        loss whose derivative is zero, or which has none.
         """
         state, key = self.init(problem, params, hparams), jax.random.key(0)
 
-        def reached(hparams: PyTree) -> PyTree:
-            trained = self.restart(problem, hparams, state), self.step(problem, hparams, state, key)
-            outer = outer_objective(problem, state.judged, key)(state.judged.arrays, hparams)
-            return eqx.filter((trained, outer), eqx.is_array)
-
-        def why(_: Any, hparams: PyTree, differentiable: bool) -> None:
-            if differentiable:
-                explain_derivatives(problem, state.partitioned, hparams)
-
-        explained(why)(refuse_unused)(reached, as_hparams(hparams), differentiable)
+        trained = lambda hparams: (self.restart(problem, hparams, state), self.step(problem, hparams, state, key))
+        refuse_unlearnable(problem, state.judged, as_hparams(hparams), trained, differentiable)
         return state
 
     @eqx.filter_jit
@@ -114,6 +105,7 @@ class AbstractInnerSolver(eqx.Module):
         Types are made a fixed point of `step`, so that a loop over it compiles once.
         """
         self._refuse_batches(problem)
+        refuse_mixed(partitioned.arrays)
         try:
             state = self._first(problem, partitioned, hparams)
             after = jax.eval_shape(lambda s: self.step(problem, hparams, s, jax.random.key(0)), state)

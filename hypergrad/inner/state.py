@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..ground.show import paragraph, show, show_size
-from ..ground.tree import PartitionedModel, cast_like, in_single, strong
+from ..ground.tree import PartitionedModel, cast_like, in_single, named_leaves, strong
 
 
 class InnerState(eqx.Module):
@@ -44,6 +44,16 @@ class SolveStats(eqx.Module):
 
     iterations: Array
     gradients: Array
+
+
+def refuse_mixed(arrays: PyTree) -> None:
+    """Raises `TypeError` naming two weights of different types, where jaxopt's solvers carry numbers of one."""
+    kinds = {leaf.dtype: path for path, leaf in named_leaves(arrays, "params")}
+    if len(kinds) > 1:
+        found = ", ".join(f"{path} is {kind}" for kind, path in kinds.items())
+        raise TypeError(
+            f"{found}: weights that are trained must be of one type; cast them, or leave some out by trainable"
+        )
 
 
 def first_average(average: float | None, arrays: PyTree) -> PyTree:

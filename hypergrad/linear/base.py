@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import checked, explained, field, function, instance, integer, real, shown
 from ..ground.identity import refuse_different
-from ..ground.tree import cast_like, in_single, named_leaves, norm
+from ..ground.tree import all_finite, cast_like, in_single, named_leaves, norm
 
 MatVec = Callable[..., PyTree]  # v -> H v; for stochastic solvers also (v, j) -> H_j v, draw j of the operator
 Solve = TypeVar("Solve", bound=Callable[..., Any])
@@ -97,6 +97,8 @@ def solve(
 ) -> LinearSolution:
     """Returns the solution of H v = b, complex parts of v as pairs of real numbers, half precision as float32.
 
+    It is NaN where b is not finite: the start, at which an iteration stops there, is no solution.
+
     Only the products H v are in half precision where b is. b and H v are derivatives: in JAX's convention Re Σ b z is
     the change along z, so that the imaginary part of b has the other sign. The real system is symmetric, which the
     complex one, not even linear, is not.
@@ -104,7 +106,7 @@ def solve(
     if not any(map(jnp.iscomplexobj, jax.tree.leaves(b))):
         wide = lambda v, *draw: in_single(matvec(cast_like(v, b), *draw))
         solution = solver.solve(wide, in_single(b), None if init is None else in_single(init), rtol)
-        return eqx.tree_at(lambda s: s.value, solution, cast_like(solution.value, b))
+        return _with_value(solution, b, cast_like(solution.value, b))
     split = lambda tree, sign: jax.tree.map(
         lambda leaf: (leaf.real, sign * leaf.imag) if jnp.iscomplexobj(leaf) else leaf, tree
     )
@@ -113,7 +115,12 @@ def solve(
     )
     start = None if init is None else split(init, 1)
     solution = solver.solve(lambda v, *draw: split(matvec(join(v), *draw), -1), split(b, -1), start, rtol)
-    return eqx.tree_at(lambda s: s.value, solution, join(solution.value))
+    return _with_value(solution, b, join(solution.value))
+
+
+def _with_value(solution: LinearSolution, b: PyTree, value: PyTree) -> LinearSolution:
+    value = optax.tree.where(all_finite(b), value, optax.tree.full_like(b, jnp.nan))
+    return eqx.tree_at(lambda s: s.value, solution, value)
 
 
 LINEAR_SOLVER = instance("linear_solver", AbstractLinearSolver, "a linear solver such as CG()")

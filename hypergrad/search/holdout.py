@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..data.checks import check_data
 from ..data.sampler import as_sampler
 from ..ground.tree import describe
-from ..problem import BilevelProblem, Holdout, check_data
+from ..problem import BilevelProblem, Holdout
 from ..stats import Counts, Estimate
 from .selection import AFTER_TRAINING
 

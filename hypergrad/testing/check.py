@@ -101,6 +101,7 @@ CONTRACT = (
     Law(solver_laws.derivative_from_any_state, EXACT, once=((ridge, "adam"), (tuned, "injected rate"), AVERAGED)),
     Law(solver_laws.unused_is_refused, EVERY, once=USUAL),
     Law(solver_laws.flat_is_refused, REPEATABLE, once=USUAL),
+    Law(solver_laws.flat_loss_is_refused, REPEATABLE, once=USUAL),
     Law(solver_laws.unseen_is_refused, STATIONARY, once=USUAL, remake=True),
     Law(solver_laws.complex_weights, EXACT, once=((phasors, "conjugate"),)),
     Law(solver_laws.complex_closed_form, STATIONARY, once=((phasors, "conjugate"),), solved=True),

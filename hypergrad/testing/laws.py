@@ -267,11 +267,13 @@ def value_is_measured(estimator: hg.AbstractEstimator, case: Case) -> None:
 
 
 def steps_are_counted(estimator: hg.AbstractEstimator, case: Case) -> None:
-    """Every step counts the updates and the gradients that a budget is made of."""
+    """Every step counts the updates and the gradients that a budget is made of, in 32 bits whatever the precision."""
     counts = first_step(estimator, case)[0].stats.counts
     for name in ("iterations", "gradients"):
         number = getattr(counts, name)
         ensure(number.dtype == jnp.int32 and number > 0, f"counts.{name} is {number} of type {number.dtype}")
+    wide = {str(leaf.dtype) for leaf in jax.tree.leaves(counts)} - {"int32", "uint32"}
+    ensure(not wide, f"counts of type {', '.join(sorted(wide))}, with which no state of a search is a fixed point")
 
 
 def same_call_same_bits(estimator: hg.AbstractEstimator, case: Case) -> None:

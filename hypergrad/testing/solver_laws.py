@@ -59,6 +59,15 @@ def flat_is_refused(estimator: hg.AbstractEstimator, case: Case) -> None:
     _is_refused(lambda: estimator.init(problem, case.params, stray), "hparams['stray']")
 
 
+def flat_loss_is_refused(estimator: hg.AbstractEstimator, case: Case) -> None:
+    """An outer loss that depends on the weights through a comparison alone, as a number of errors, is refused."""
+    old = case.problem
+    count = lambda loss: jnp.sum(loss > 0).astype(loss.dtype)
+    loss = lambda w, h, d, key: count(old.outer_loss(w, h, d, key)) + jnp.sum(h["log_l2"] ** 2) + h["unused"]
+    problem = hg.BilevelProblem(old.inner_loss, loss, old.train, old.valid)
+    _is_refused(lambda: estimator.init(problem, case.params, case.hparams), "outer_loss")
+
+
 def unseen_is_refused(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
     """An entry of an array that acts through the optimiser alone is refused by its path and index."""
     flat = jnp.concatenate([jnp.ravel(case.hparams["log_l2"]), jnp.zeros(1)])

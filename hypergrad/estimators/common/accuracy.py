@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from ...ground.checks import field, integer
 from ...ground.keys import step_key
 from ...ground.show import paragraph, show
+from ...ground.tree import cast_like
 from ...inner import InnerState
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ...training import Training
@@ -93,7 +94,7 @@ def checked(
         return estimate, TrajectoryState(inner, state.accuracy, index)
     due = state.index % check.every == 0
     args = (check.directions, training, state.inner, estimator.warm_start, estimate.hypergradient)
-    accuracy = jax.lax.cond(due, lambda: measure(*args), lambda: state.accuracy)
+    accuracy = jax.lax.cond(due, lambda: cast_like(measure(*args), state.accuracy), lambda: state.accuracy)
     runs = jnp.where(due, (check.directions + 1) * training.inner.num_steps, 0)
     stats = Stats(
         estimate.stats.counts + Counts(inner_gradients=runs, hvps=runs),

@@ -152,12 +152,14 @@ def _largest(push: Callable[[PyTree], PyTree], probe: PyTree, steps: int) -> tup
     """Returns the largest singular value of a linear map, from below, and the vector it is reached in."""
     pull = jax.linear_transpose(push, probe)
 
+    nothing = 0 * norm(probe)
+
     def power(_: Array, carry: PyTree) -> PyTree:
         u, _ = carry
-        image = push(u)
-        return _unit(pull(image)[0], u), norm(image)
+        image = push(u)  # like the hyperparameters it may have another precision
+        return _unit(pull(image)[0], u), norm(image).astype(nothing.dtype)
 
-    probe, value = jax.lax.fori_loop(0, steps, power, (probe, 0 * norm(probe)))
+    probe, value = jax.lax.fori_loop(0, steps, power, (probe, nothing))
     return value, probe
 
 

@@ -64,7 +64,7 @@ class Combined(AbstractEstimator):
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Any:
         """Returns the state of `reverse`. Raises what the parts raise."""
         self.es.init(problem, params, hparams)
-        return self.reverse.init(problem, params, hparams)
+        return self.reverse.start(problem, params, hparams, differentiable=False)
 
     @checked_step(eqx.Module)
     @eqx.filter_jit
@@ -82,7 +82,7 @@ class Combined(AbstractEstimator):
         by_reverse = signal_of(jax.tree.map(lambda high, low: (high + low) / 2, *halves(gradients)))
         here, after = self.reverse.step(problem, hparams, state, key)
         signal, share = combined(by_reverse, by_values)
-        spent = jax.tree.map(jnp.sum, counts) + here.stats.counts
+        spent = counts.summed + here.stats.counts
         diagnostics = {"noise": signal.noise, "reverse_share": share}
         stats = Stats(spent, signal.status, here.stats.residual, diagnostics)
         return Estimate(signal.mean, here.value, here.partitioned, stats), after

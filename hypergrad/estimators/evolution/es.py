@@ -3,8 +3,6 @@
 import dataclasses
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import boolean, checked, field
@@ -92,6 +90,6 @@ class ES(AbstractEstimator):
         values, counts = mapped(run, (signed(hparams, perturbations),), self.batch_size)
         signal = signal_of(pair_estimates(values, perturbations, self.sigma, hparams))
         here, end = training.evaluate(training.begin(state, self.warm_start))
-        spent = jax.tree.map(jnp.sum, counts) + here.stats.counts + Counts(evaluations=2 * self.num_pairs + 1)
+        spent = counts.summed + here.stats.counts + Counts(evaluations=2 * self.num_pairs + 1)
         stats = Stats(spent, signal.status, diagnostics={"noise": signal.noise})
         return Estimate(signal.mean, here.value, here.partitioned, stats), end if self.warm_start else state

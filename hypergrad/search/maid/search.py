@@ -209,11 +209,12 @@ class MAID(AbstractSearch):
     ) -> tuple[PyTree, Point, Control, Array]:
         """Returns the next candidate, the accepted point, the adapted numbers, and whether the accepted point moved."""
         memo, control = state.inner_state, state.inner_state.control
-        base, gradient_norm = memo.accepted, norm(estimate.hypergradient)
+        base, like = memo.accepted, bound.value  # hyperparameters may have another precision
+        gradient_norm = norm(estimate.hypergradient).astype(like.dtype)
         first = jnp.isinf(base.value)
-        distance = norm(optax.tree.sub(state.hparams, base.hparams))
+        distance = norm(optax.tree.sub(state.hparams, base.hparams)).astype(like.dtype)
         moved = (distance > 0) & ~first
-        wanted = self.decrease * distance**2 / control.step_size
+        wanted = self.decrease * distance**2 / control.step_size.astype(like.dtype)
         change, slack = bound.value - base.value + wanted, bound.value_error + base.value_error
         accept = usable & (~moved | (change + slack <= 0))
         refuse = ~usable | (~accept & (change - slack > 0))

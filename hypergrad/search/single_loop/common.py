@@ -11,18 +11,16 @@ from jaxtyping import Array, PyTree
 
 from ...data.sampler import as_sampler
 from ...estimators.common.refusals import refuse_complex
-from ...ground.checks import explained, field, optimiser
+from ...ground.checks import field, optimiser
 from ...ground.derivatives import jvp, linearize
-from ...ground.sensitivity import refuse_unused
 from ...ground.tree import PartitionedModel, all_finite, norm
 from ...problem import (
     BilevelProblem,
     at_step,
     check,
-    explain_derivatives,
     inner_objective,
     inner_objective_and_state,
-    outer_objective,
+    refuse_unlearnable,
 )
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ..base import PROJECTION, AbstractSearch, Record, SearchState, conclude, first_state
@@ -110,14 +108,11 @@ def start(
     return first_state(problem, hparams, loop, opt_state, retreats=True, least_draws=least_draws)
 
 
-@explained(explain_derivatives)
 def _refuse(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> None:
-    """Raises for hyperparameters that neither loss knows, and for complex weights, which have another linear system."""
+    """Raises for what cannot be learned, and for complex weights, which have another linear system."""
     refuse_complex(partitioned.arrays, "the linear system is moved as if it were real")
-    inner, outer = (make(problem, partitioned, jax.random.key(0)) for make in (inner_objective, outer_objective))
-    arrays = partitioned.arrays
-    reached = lambda hparams: (jax.grad(inner)(arrays, hparams), outer(arrays, hparams))
-    refuse_unused(reached, hparams)
+    inner = inner_objective(problem, partitioned, jax.random.key(0))
+    refuse_unlearnable(problem, partitioned, hparams, lambda hparams: jax.grad(inner)(partitioned.arrays, hparams))
 
 
 def advance(

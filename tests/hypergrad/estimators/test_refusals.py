@@ -253,3 +253,55 @@ def test_a_criterion_computed_on_the_host_is_named_or_needs_no_derivative():
     with pytest.raises(ValueError, match=r"^outer_loss cannot be differentiated: .*custom_jvp"):
         hg.Reverse(SGD).init(problem, case.params, case.hparams)
     hg.ES(SGD, 2).init(problem, case.params, case.hparams)
+
+
+def test_a_number_of_errors_is_refused_as_outer_loss_but_by_evolution_strategies():
+    case = problems.ridge()
+    errors = lambda w, h, d, key: jnp.mean((d["x"] @ w > 0) != (d["y"] > 0))
+    problem = hg.BilevelProblem(with_square(squared).inner_loss, errors, case.problem.train, case.problem.valid)
+    for name in ("reverse", "implicit", "maid", "soba"):
+        with pytest.raises(ValueError, match="outer_loss depends on the weights through comparisons"):
+            (ESTIMATORS | SEARCHES)[name].init(problem, case.params, case.hparams["log_l2"])
+    hg.ES(SGD, 2).init(problem, case.params, case.hparams["log_l2"])
+
+
+def test_an_outer_loss_that_reads_no_weights_reaches_what_it_reads_itself():
+    case = problems.ridge()
+    outer = lambda w, h, d, key: jnp.sum((h["log_l2"] - 1) ** 2)
+    problem = hg.BilevelProblem(case.problem.inner_loss, outer, case.problem.train, case.problem.valid)
+    alone = {"log_l2": case.hparams["log_l2"]}
+    estimate = laws.first_step(hg.Reverse(SGD), problems.Case(problem, case.params, alone))[0]
+    np.testing.assert_allclose(estimate.hypergradient["log_l2"], 2 * (alone["log_l2"] - 1))
+    nowhere = hg.BilevelProblem(
+        case.problem.inner_loss, lambda w, h, d, key: jnp.sum(d["y"]), *[case.problem.train] * 2
+    )
+    with pytest.raises(
+        ValueError, match=r"hparams\['log_l2'\] does not enter the outer loss, which does not depend on"
+    ):
+        hg.Reverse(SGD).init(nowhere, case.params, alone)
+
+
+def test_weights_of_two_types_are_named():
+    loss = lambda w, h, d, key: jnp.sum(w["a"] ** 2) + jnp.exp(h) * jnp.sum(w["b"].astype(w["a"].dtype) ** 2)
+    problem = hg.BilevelProblem(loss, loss, jnp.ones(1), jnp.ones(1))
+    params = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.float32)}
+    with pytest.raises(TypeError, match=r"params\['a'\] is float64, params\['b'\] is float32"):
+        hg.Reverse(SGD).init(problem, params, jnp.zeros(()))
+
+
+@pytest.mark.parametrize("make", [hg.DrMAD(SGD), SEARCHES["maid"]])
+def test_hyperparameters_of_another_precision_than_the_weights(make):
+    case = problems.ridge()
+    hparams = jax.tree.map(lambda h: jnp.asarray(h, jnp.float32), case.hparams)
+    fit = lambda w, d: jnp.mean((d["x"] @ w - d["y"]) ** 2)
+    wide = lambda h: jnp.asarray(h["log_l2"], jnp.float64)
+    inner = lambda w, h, d, key: fit(w, d) + jnp.sum(jnp.exp(wide(h)) * w**2)
+    problem = hg.BilevelProblem(inner, lambda w, h, d, key: fit(w, d), case.problem.train, case.problem.valid)
+    hparams = {"log_l2": hparams["log_l2"]}
+    state = make.init(problem, case.params, hparams)
+    if make is SEARCHES["maid"]:
+        after, _ = make.step(problem, state, laws.KEY)
+        assert after.hparams["log_l2"].dtype == jnp.float32
+    else:
+        estimate, _ = make.step(problem, hparams, state, laws.KEY)
+        assert estimate.hypergradient["log_l2"].dtype == jnp.float32

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 
 import hypergrad as hg
+from hypergrad.linear.base import solve as solve_in_pairs
 from hypergrad.testing.problems import positive
 from hypergrad.testing.strategies import seeds
 
@@ -176,6 +177,15 @@ def test_a_right_hand_side_of_zero_has_solution_zero():
     for solver in (hg.CG(5), hg.Neumann(5), hg.MINRES(5), hg.GMRES(3), hg.NormalCG(5), hg.Dense(), hg.Nystrom(2)):
         found = solve(solver, matvec, optax.tree.zeros_like(b))
         assert jnp.all(found.value["v"] == 0) and found.residual == 0
+
+
+@pytest.mark.parametrize("solver", [hg.CG(20), hg.Neumann(20), hg.GMRES(4), hg.Dense()])
+def test_a_right_hand_side_that_is_not_finite_has_no_solution(solver):
+    """The start of an iteration that ends there at once is a wrong answer."""
+    matvec, b, _ = system(np.eye(4))
+    for bad in (jnp.nan, jnp.inf):
+        found = solve_in_pairs(solver, matvec, {"v": b["v"].at[1].set(bad)}, None, 1e-6)
+        assert np.all(np.isnan(found.value["v"]))
 
 
 def test_a_warm_start_that_is_worse_than_none_is_dropped():

@@ -14,6 +14,8 @@ import hypergrad.estimators.common.tangents
 import hypergrad.estimators.drmad
 import hypergrad.estimators.forward
 import hypergrad.estimators.reverse
+import hypergrad.problem
+import hypergrad.stats
 from hypergrad.ground.tree import vdot
 from hypergrad.testing import BrokenLawsError, Claim, check_estimator, laws, solver_laws
 
@@ -69,3 +71,14 @@ def test_error_measured_along_the_hypergradient_alone(plant):
 
     plant(hypergrad.estimators.common.accuracy, "measure", mutation)
     broken(solver_laws.measured_error, hg.DrMAD, Claim.QUADRATIC)
+
+
+def test_a_criterion_that_counts_taken_for_a_smooth_one(plant):
+    plant(hypergrad.problem, "refuse_flat_loss", lambda right: lambda *arguments: None)
+    broken(solver_laws.flat_loss_is_refused, hg.Reverse, Claim.EXACT)
+
+
+def test_counts_summed_in_the_precision_of_the_machine(plant):
+    """A sum of 32-bit words has 64 bits where JAX has them, and no state of a search is like the one before."""
+    plant(hypergrad.stats.Counts, "summed", lambda right: property(lambda counts: jax.tree.map(jnp.sum, counts)))
+    broken(laws.steps_are_counted, lambda inner: hg.ES(inner, 2), Claim.UNBIASED)
