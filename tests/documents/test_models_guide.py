@@ -99,6 +99,7 @@ def by_hand(problem, params, hparams):
     return problem.outer_loss((weights, averages), hparams, problem.valid, None)
 
 
+@pytest.mark.slow  # CI installs flax for the slow tests alone
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
 def test_flax_modules_and_their_averages_are_trained(flax_names, kind):
     names = flax_names
