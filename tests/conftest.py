@@ -46,7 +46,8 @@ def pytest_configure(config):
     """Compiles quick tests quickly and slow ones as users do: two thirds of the time went into optimisation."""
     if (path := config.getoption("reliability")) and "PYTEST_XDIST_WORKER" not in os.environ:
         kept = config.getoption("outcomes")
-        config.pluginmanager.register(Outcomes(path, shlex.join(config.invocation_params.args), kept))
+        arguments = [word for word in config.invocation_params.args if not word.startswith("--deselect")]
+        config.pluginmanager.register(Outcomes(path, shlex.join(arguments), kept))
     if config.getoption("markexpr") == "not slow and not sweep":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # inherited by workers and by the programs that tests start
         jax.config.update("jax_disable_most_optimizations", True)
