@@ -25,6 +25,7 @@ from .spread import spread
 from .stats import Stats, Status
 
 Start = tuple[BilevelProblem, PyTree, PyTree, Array]  # problem, params, hparams, key
+LONGEST = 10**6  # training steps of a comparison
 DISTURBANCE = 1e-4  # change of the first weights that the exact hypergradient should stand, see `Finding.stability`
 
 
@@ -39,7 +40,7 @@ def _zero_or_several(value: Any) -> int:
 NUM_KEYS = Rule("num_keys", "0 or an integer of at least 2", _zero_or_several)
 
 
-@checked(PROBLEM, ESTIMATORS, random_key(), integer("num_steps", least=1, optional=True), NUM_KEYS)
+@checked(PROBLEM, ESTIMATORS, random_key(), integer("num_steps", least=1, most=LONGEST, optional=True), NUM_KEYS)
 def diagnose(
     problem: BilevelProblem,
     estimators: Mapping[str, AbstractEstimator] | Sequence[AbstractEstimator] | AbstractEstimator,

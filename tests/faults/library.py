@@ -227,7 +227,11 @@ FUNCTIONS = {
     "diagnose": (
         hg.diagnose,
         CASE
-        | {"estimators": Only(lambda: [hg.Greedy(INNER)]), "key": Key(), "num_steps": Int(2, least=1, optional=True)},
+        | {
+            "estimators": Only(lambda: [hg.Greedy(INNER)]),
+            "key": Key(),
+            "num_steps": Int(2, least=1, most=10**6, optional=True),
+        },
     ),
     "fewest_knots": (
         hg.fewest_knots,
