@@ -92,11 +92,15 @@ class AbstractInnerSolver(eqx.Module):
         outer loss, or, where it is to be learned by derivatives (`differentiable`), whose derivative is zero, and a
         loss whose derivative is zero, or which has none.
         """
-        state, key = self.init(problem, params, hparams), jax.random.key(0)
-
-        trained = lambda hparams: (self.restart(problem, hparams, state), self.step(problem, hparams, state, key))
+        state = self.init(problem, params, hparams)
+        trained = lambda hparams: self._trained(problem, state, hparams)
         refuse_unlearnable(problem, state.judged, as_hparams(hparams), trained, differentiable)
         return state
+
+    @eqx.filter_jit  # never run: problems of one form are traced once
+    def _trained(self, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> tuple[InnerState, InnerState]:
+        key = jax.random.key(0)
+        return self.restart(problem, hparams, state), self.step(problem, hparams, state, key)
 
     @eqx.filter_jit
     def start(self, problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> InnerState:
