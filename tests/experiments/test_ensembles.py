@@ -79,6 +79,7 @@ def test_bad_options_are_named():
             Config(**{option: value})
 
 
+@pytest.mark.slow
 def test_help_is_printed():
     command = [sys.executable, "-m", "experiments.benchmarks.ensembles", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ)

@@ -38,7 +38,7 @@ def finite(value):
     return not isinstance(value, float) or math.isfinite(value)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_every_part_measures_something(tmp_path):
     done = command("--quick", "--out", tmp_path, "--commit", "abc123")
     assert done.returncode == 0, done.stderr
@@ -88,6 +88,7 @@ def test_bad_options():
             Config(**{option: value})
 
 
+@pytest.mark.slow
 def test_help():
     shown = command("--help")
     assert shown.returncode == 0

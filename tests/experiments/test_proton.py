@@ -189,7 +189,7 @@ def test_whole_run_on_the_proton(tmp_path, capsys):
     assert "final ensemble" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_whole_run_on_other_data_and_resume(tmp_path):
     with jax.enable_x64(False):
         config = Config(data="diabetes", out=tmp_path, **TINY)

@@ -212,7 +212,7 @@ def test_a_holdout_is_read_whole():
     assert_close(history.stats.diagnostics["holdout"].min(), whole)
 
 
-@pytest.mark.slow
+@pytest.mark.variants(slow=["soba"])
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("name", ["greedy", "soba"])
 def test_chunks_and_stops_change_nothing(name, tmp_path):
@@ -262,6 +262,7 @@ def test_budgets_count_the_rows_that_are_read():
     assert state.spent.rows == 3 * 3 * 3 * SIZE and state.spent.iterations == 9
 
 
+@pytest.mark.slow
 def test_a_row_index_is_one_more_array():
     """The hypergradient of a weight per example is zero for those that were not read."""
     data = hg.Batches({"x": jnp.arange(1.0, 11.0), "row": jnp.arange(ROWS)}, SIZE)

@@ -92,7 +92,7 @@ def test_a_budget_in_seconds():
 
 
 @pytest.mark.row(9)
-@pytest.mark.variants(quick=["reverse"], slow=["greedy", "hoag", "maid", "saba"])
+@pytest.mark.variants(quick=["reverse"], slow=["hoag", "maid", "saba"])
 @pytest.mark.usefixtures("optimised")
 @every
 def test_chunks_stops_and_repetitions_change_nothing(search, tmp_path):

@@ -150,7 +150,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.variants(quick=["memmap", "stateful"], slow=["generator"])
+@pytest.mark.variants(quick=["memmap"], slow=["generator", "stateful"])
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_resumed_run_reads_on(name, whole, tmp_path):
     """In other chunks, from a fresh iterable."""

@@ -31,7 +31,7 @@ APPROXIMATE = {
 }
 
 
-@pytest.mark.variants(quick=["greedy", "online"], slow=["line", "backwards", "horizon"])
+@pytest.mark.variants(quick=["greedy", "online"], slow=["line"])
 @pytest.mark.parametrize("name", APPROXIMATE)
 def test_with_few_hyperparameters_the_measured_error_is_the_error(name):
     estimator, case = APPROXIMATE[name], problems.net()
@@ -87,7 +87,7 @@ def test_bad_checks():
             hg.ErrorCheck(**options)
 
 
-@pytest.mark.variants(slow=["ridge", "logistic"])
+@pytest.mark.variants(slow=["ridge"])
 @pytest.mark.parametrize("make", [problems.ridge, problems.logistic])
 def test_the_bound_of_an_implicit_hypergradient_holds_and_is_not_vacuous(make):
     case, ratios = make(), []

@@ -42,30 +42,18 @@ VARIANTS = {
 NUMBERS = (laws.plain_scan, laws.is_reverse, laws.closed_form)
 FORM = (laws.constants_and_scale, laws.batched_is_one_by_one, laws.state_is_a_fixed_point)
 MANY_PROGRAMS = (laws.finite_differences, laws.compiled_is_not_compiled)
-SLOW = (
-    "forward",
-    "hoag",
-    "drmad",
-    "greedy",
-    "implicit cg",
-)  # others hold them to reverse mode and closed forms
-every = pytest.mark.parametrize(
-    ("make", "claim"),
-    [
-        pytest.param(*case, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name, case in ESTIMATORS.items()
-    ],
-)
+every = pytest.mark.parametrize(("make", "claim"), ESTIMATORS.values(), ids=ESTIMATORS)
 
 
 @pytest.mark.row(2, 5, 6, 7, 9, 10, 14, 16, 18)
+@pytest.mark.variants(quick=["reverse"], slow=["drmad", "greedy", "hoag", "implicit cg"])
 @every
 def test_estimators_keep_the_laws_of_their_claim(make, claim):
     check_estimator(make, claim=claim, examples=8, without=MANY_PROGRAMS)
 
 
-@pytest.mark.slow
 @pytest.mark.row(1, 11)
+@pytest.mark.variants(slow=["reverse", "implicit cg"])
 @every
 def test_estimators_keep_the_laws_of_many_programs(make, claim):
     check_estimator(make, claim=claim, examples=8, only=MANY_PROGRAMS)
@@ -92,7 +80,7 @@ REVERSIBLE = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.variants(slow=["integers"])
 @pytest.mark.row(1, 7, 10, 16)
 @pytest.mark.parametrize("make", REVERSIBLE.values(), ids=REVERSIBLE)
 def test_training_run_backwards_keeps_the_laws(make):

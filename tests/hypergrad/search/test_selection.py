@@ -63,7 +63,7 @@ def minibatched(w, h, data, key):
     return jnp.mean((x @ w - y) ** 2)
 
 
-@pytest.mark.variants(quick=["random", "soba"], slow=["gradient", "maid"])
+@pytest.mark.variants(quick=["random"], slow=["gradient", "soba"])
 @pytest.mark.parametrize("name", ["gradient", "random", "soba", "f2sa", "maid"])
 def test_the_value_of_minibatches_is_that_of_all_rows(name):
     """For 20 keys: the value has no bias and its standard error is right."""

@@ -24,13 +24,13 @@ SEARCHES = {
 }
 
 
-@pytest.mark.variants(quick=["Reverse"], slow=["MAID", "signs", "HOAG"])
+@pytest.mark.variants(quick=["Reverse"], slow=["MAID"])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_units_do_not_matter(make):
     units_of_the_losses(make, ridge())
 
 
-@pytest.mark.variants(quick=["Reverse"], slow=["MAID", "signs"])
+@pytest.mark.variants(slow=["Reverse", "MAID"])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_units_do_not_matter_in_single_precision(make):
     with jax.enable_x64(False):
@@ -64,6 +64,7 @@ class HiddenByAConstant(hg.AbstractEstimator):
         return eqx.tree_at(lambda e: e.stats.status, estimate, jnp.int32(status)), state
 
 
+@pytest.mark.slow
 def test_a_step_that_depends_on_the_unit_is_caught():
     make = lambda c: hg.GradientSearch(hg.Reverse(hg.OptaxSolver(optax.sgd(0.3 / c), 5)), step_with_a_unit())
     with pytest.raises(AssertionError, match=r"in Units\(outer=7\.45.*relative error"):
