@@ -119,6 +119,9 @@ def outer_value(problem: BilevelProblem, model: PyTree, hparams: PyTree, key: Ar
     return as_sampler(problem.valid).mean(lambda data, key: problem.outer_loss(model, hparams, data, key), key)
 
 
+traced_outer_value = eqx.filter_jit(outer_value)  # never run: problems of one form are traced once
+
+
 def reading_all(problem: BilevelProblem) -> BilevelProblem:
     """Returns the problem with an outer loss on all rows of `valid`."""
     sampler = as_sampler(problem.valid)
@@ -165,7 +168,7 @@ def refuse_unlearnable(
     weights that it reads, and where they are to be learned by derivatives (`differentiable`) by a derivative.
     """
     inexact, rest = split(judged)
-    outer = lambda inexact, hparams: outer_value(problem, join(inexact, rest).model, hparams, jax.random.key(0))
+    outer = lambda inexact, hparams: traced_outer_value(problem, join(inexact, rest).model, hparams, jax.random.key(0))
     by_weights = traced(lambda inexact: outer(inexact, hparams), inexact)
     reads = any(enters(by_weights, inexact))
     reached = lambda hparams: eqx.filter((trained(hparams) if reads else None, outer(inexact, hparams)), eqx.is_array)

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ..ground.dependence import enters
 from ..ground.show import paragraph, show, show_size
 from ..ground.tree import PartitionedModel, partition
-from ..problem import BilevelProblem, Loss, outer_value, reading_all
+from ..problem import BilevelProblem, Loss, outer_value, reading_all, traced_outer_value
 from ..stats import Counts, Estimate
 
 NUM_DRAWS = 32  # evaluations of a random outer loss before a step becomes the best, and again afterwards; a power of 2
@@ -57,7 +57,7 @@ class Best(eqx.Module):
 
 def nothing_yet(problem: BilevelProblem, model: PyTree, hparams: PyTree, num_draws: int) -> Best:
     """Returns the `Best` of no steps; `num_draws` as in `draws_needed`."""
-    value = eqx.filter_eval_shape(_outer_value, problem, model, hparams, jax.random.key(0))
+    value = eqx.filter_eval_shape(traced_outer_value, problem, model, hparams, jax.random.key(0))
     infinity = jnp.full_like(value, jnp.inf)
     return Best(hparams, infinity, partition(model), jnp.zeros_like(infinity), jnp.full(num_draws, infinity))
 
@@ -68,11 +68,8 @@ def draws_needed(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> int
     Else 1 if the criterion of a step reads some rows alone, and 0 if it reads all.
     """
     all_rows = reading_all(problem)
-    loss = lambda key: _outer_value(all_rows, model, hparams, key)
+    loss = lambda key: traced_outer_value(all_rows, model, hparams, key)
     return NUM_DRAWS if any(enters(loss, jax.random.key(0))) else int(all_rows is not problem)
-
-
-_outer_value = eqx.filter_jit(outer_value)  # never run: problems of one form are traced once
 
 
 class MeanOverKeys(eqx.Module):
