@@ -65,7 +65,8 @@ class Config(OnSplits):
     period: Positive = 10  # Training steps per hyper-update of drmad, hoag and reverse (greedy: 1).
     knots: Positive = 1  # Segments of DrMAD's path; 1 is the paper's straight line.
     cg_steps: Positive = 20  # Conjugate-gradient steps of hoag.
-    cg_damping: float = 0.1  # Added to the Hessian by hoag: one-sample Hessians are indefinite.
+    cg_damping: float | None = None
+    """Added to the Hessian by hoag, because one-sample Hessians are indefinite. None: as much as another batch asks for."""
     trial_steps: Positive = 300  # Training steps per trial of random, random_scalar and tpe.
     jobs: NonNegative = 0
     """Runs at the same time. 0: one per core; where the budget is in seconds, one."""
@@ -104,9 +105,16 @@ def make_setting(config: Config) -> Setting:
         outer_batch=config.outer_batch,
         inner_lr=config.inner_lr,
         knots=config.knots,
-        linear_solver=hg.CG(max_steps=config.cg_steps, damping=config.cg_damping),
+        linear_solver=linear_solver(config),
         evaluation_rows=EVALUATION_ROWS,
     )
+
+
+def linear_solver(config: Config) -> hg.linear.AbstractLinearSolver:
+    """Returns the linear solver of hoag."""
+    if config.cg_damping is None:
+        return hg.linear.LevenbergMarquardt(config.cg_steps)
+    return hg.CG(config.cg_steps, damping=config.cg_damping)
 
 
 @eqx.filter_jit
