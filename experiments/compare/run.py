@@ -66,7 +66,7 @@ class Config(OnSplits):
     knots: Positive = 1  # Segments of DrMAD's path; 1 is the paper's straight line.
     cg_steps: Positive = 20  # Conjugate-gradient steps of hoag.
     cg_damping: float | None = None
-    """Added to the Hessian by hoag, because one-sample Hessians are indefinite. None: as much as another batch asks for."""
+    """Added to the Hessian by hoag, as one-sample Hessians are indefinite. None: as much as another batch asks for."""
     trial_steps: Positive = 300  # Training steps per trial of random, random_scalar and tpe.
     jobs: NonNegative = 0
     """Runs at the same time. 0: one per core; where the budget is in seconds, one."""

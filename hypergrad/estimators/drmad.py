@@ -131,28 +131,29 @@ class DrMAD(AbstractTrajectoryEstimator):
             return training.step(state, t) if self.cubic else None  # lines do not need it
 
         def back(carry: PyTree, at: PyTree) -> tuple[PyTree, Array]:
-            adjoint, (right, after_right) = carry
+            adjoint, tame, (right, after_right) = carry
             (first, last), left = at
             left = restored(left, like)
             after_left = after(left, first)
 
             def unfinished(carry: PyTree) -> Array:
-                t, adjoint = carry
-                return (t >= first) & (adjoint.growth <= self.max_growth)
+                t, _, tame = carry
+                return (t >= first) & tame
 
             def body(carry: PyTree) -> PyTree:
-                t, adjoint = carry
+                t, adjoint, _ = carry
                 offset, length = t - first, last - first
                 if self.cubic:
                     point = interpolate_cubic((left, after_left, right, after_right), offset, length)
                 else:
                     point = interpolate(left, right, offset, length)
                 point = with_discrete(point, jax.tree.map(lambda rows: rows[t], path.discrete))
-                return t - 1, step_back(training, point, t, adjoint)
+                adjoint = step_back(training, point, t, adjoint)
+                return t - 1, adjoint, adjoint.growth_at(t) <= self.max_growth
 
-            t, adjoint = jax.lax.while_loop(unfinished, body, (last - 1, adjoint))
-            return (adjoint, (left, after_left)), last - 1 - t
+            t, adjoint, tame = jax.lax.while_loop(unfinished, body, (last - 1, adjoint, tame))
+            return (adjoint, tame, (left, after_left)), last - 1 - t
 
-        carry = (adjoint, (end, after(end, self.inner.num_steps)))
-        (adjoint, _), swept = jax.lax.scan(back, carry, (path.segments, path.knots), reverse=True)
+        carry: Any = (adjoint, jnp.bool_(self.max_growth >= 1), (end, after(end, self.inner.num_steps)))
+        (adjoint, *_), swept = jax.lax.scan(back, carry, (path.segments, path.knots), reverse=True)
         return adjoint, jnp.sum(swept)

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import checked, explained, field, function, instance, integer, real, shown
 from ..ground.identity import refuse_different
-from ..ground.tree import all_finite, cast_like, in_single, named_leaves, norm
+from ..ground.tree import all_finite, cast_like, in_single, named_leaves, norm, vdot
 
 MatVec = Callable[..., PyTree]  # v -> H v; for stochastic solvers also (v, j) -> H_j v, draw j of the operator
 Solve = TypeVar("Solve", bound=Callable[..., Any])
@@ -154,6 +154,13 @@ def last_iterate(matvec: MatVec, b: PyTree, value: PyTree, steps: Array, negativ
     size = norm(b)
     residual = norm(optax.tree.sub(b, matvec(value))) / jnp.where(size > 0, size, 1)
     return LinearSolution(value, residual, steps + 1, negative_curvature)
+
+
+def measured(matvec: MatVec, b: PyTree, value: PyTree, steps: Array) -> LinearSolution:
+    """Returns the solution with its true residual and the sign of vᵀHv; `steps` are the products spent before."""
+    image, size = matvec(value), norm(b)
+    residual = norm(optax.tree.sub(b, image)) / jnp.where(size > 0, size, 1)
+    return LinearSolution(value, residual, steps + 1, ~(jnp.real(vdot(value, image)) > 0) & (size > 0))
 
 
 def damped(matvec: MatVec, damping: Array | float) -> MatVec:

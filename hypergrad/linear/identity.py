@@ -7,8 +7,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, real
-from ..ground.tree import norm, vdot
-from .base import AbstractLinearSolver, LinearSolution, MatVec, checked_solve
+from .base import AbstractLinearSolver, LinearSolution, MatVec, checked_solve, measured
 
 
 class Identity(AbstractLinearSolver):
@@ -33,7 +32,4 @@ class Identity(AbstractLinearSolver):
     @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; neither `init` nor `tol` is used."""
-        v = optax.tree.scale(self.scale, b)
-        image, size = matvec(v), norm(b)
-        residual = norm(optax.tree.sub(b, image)) / jnp.where(size > 0, size, 1)
-        return LinearSolution(v, residual, jnp.int32(1), ~(vdot(v, image) > 0) & (size > 0))
+        return measured(matvec, b, optax.tree.scale(self.scale, b), jnp.int32(0))

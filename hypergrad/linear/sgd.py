@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, integer, real
-from ..ground.tree import all_finite, vdot
+from ..ground.tree import all_finite
 from .base import (
     DAMPING,
     AbstractLinearSolver,
@@ -18,7 +18,7 @@ from .base import (
     checked_solve,
     damped,
     inverse_of_largest,
-    last_iterate,
+    measured,
 )
 
 
@@ -38,7 +38,8 @@ class SGD(AbstractLinearSolver):
     eigenvalue after `power_steps` power iterations, each with a draw of its own. Tolerances do not stop it.
 
     *Cost*: one product and one gradient per step, because every draw is linearised anew, as many for every power
-    iteration, and one product for the residual, which is that of one fixed draw. *Memory*: two vectors. *Bias*:
+    iteration, and one product for the residual and the sign of vᵀHv, which are those of one fixed draw. *Memory*: two
+    vectors. *Bias*:
     (I - αH)^(K+1) H⁻¹b from αb; for symmetric noise σ² of one eigenvalue h the variance of v stays bounded only if
     α < 2h/(h² + σ²), and is proportional to α.
     *When not to use it*: where k batches can be averaged: `CG` on their mean needs far fewer products.
@@ -67,14 +68,9 @@ class SGD(AbstractLinearSolver):
         first = optax.tree.scale(alpha, b)
         start = first if init is None else optax.tree.where(all_finite(init), init, first)
 
-        def body(j: Array, carry: PyTree) -> PyTree:
-            v, curvature = carry
-            image = product(v, spent + j)
-            descent = optax.tree.sub(b, image)
-            return optax.tree.add_scale(v, alpha, descent), curvature + vdot(v, image)
+        def body(j: Array, v: PyTree) -> PyTree:
+            return optax.tree.add_scale(v, alpha, optax.tree.sub(b, product(v, spent + j)))
 
-        steps = jnp.int32(self.max_steps)
-        v, curvature = jax.lax.fori_loop(0, self.max_steps, body, (start, jnp.zeros_like(vdot(b, b))))
-        negative = ~(curvature > 0) & (vdot(b, b) > 0)
-        found = last_iterate(product, b, v, steps + spent, negative)
-        return dataclasses.replace(found, draws=steps + spent)
+        v = jax.lax.fori_loop(0, self.max_steps, body, start)
+        steps = jnp.int32(self.max_steps + spent)
+        return dataclasses.replace(measured(product, b, v, steps), draws=steps)

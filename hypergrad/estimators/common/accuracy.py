@@ -1,17 +1,19 @@
 """The distance of a hypergradient from the derivative of its value, measured in forward mode along a few directions."""
 
+import functools
+import itertools
 from typing import Protocol
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import optax
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import field, integer
 from ...ground.keys import step_key
 from ...ground.show import paragraph, show
-from ...ground.tree import cast_like
+from ...ground.tree import cast_like, in_single, norm, pairing
 from ...inner import InnerState
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ...training import Training
@@ -108,19 +110,19 @@ def checked(
 
 def measure(directions: int, training: Training, state: InnerState, warm_start: bool, found: PyTree) -> Accuracy:
     """Returns the accuracy of the hypergradient `found` of a training from `state`; see `ErrorCheck`."""
-    flat, unravel = ravel_pytree(found)
-    along_found = _unit(flat)
-    groups = min(directions, flat.size) if flat.size > 1 else 0
-    signs = jax.random.rademacher(step_key(training.key, training.inner.num_steps + 2), flat.shape, flat.dtype)
-    group = jnp.arange(flat.size) % max(groups, 1)
+    number, wide = sum(leaf.size for leaf in jax.tree.leaves(found)), in_single(found)
+    along_found, signs = _unit(wide), _signs(step_key(training.key, training.inner.num_steps + 2), wide)
+    groups = min(directions, number) if number > 1 else 0
+    group = _counted(found, max(groups, 1))
 
     def slopes(j: Array) -> tuple[Array, Array]:
-        direction = jnp.where(j == 0, along_found, jnp.where(group == j - 1, signs, 0))
-        return slope(training, state, warm_start, unravel(direction)), direction @ along_found
+        choose = lambda a, r, g: jnp.where(j == 0, a, jnp.where(g == j - 1, r, 0))
+        direction = cast_like(jax.tree.map(choose, along_found, signs, group), found)
+        return slope(training, state, warm_start, direction), pairing(direction, along_found)
 
     found_slopes, shares = jax.lax.map(slopes, jnp.arange(groups + 1))
-    scale = _largest(jnp.concatenate([flat, found_slopes]))  # so that no square leaves the range of numbers
-    size, found_slopes = jnp.linalg.norm(flat / scale), found_slopes / scale
+    scale = _largest((wide, found_slopes))  # so that no square leaves the range of numbers
+    size, found_slopes = norm(optax.tree.scale(1 / scale, wide)), found_slopes / scale
     along = found_slopes[0]
     across = jnp.sum((found_slopes[1:] - along * shares[1:]) ** 2)
     true_size = jnp.sqrt(along**2 + across)
@@ -128,14 +130,30 @@ def measure(directions: int, training: Training, state: InnerState, warm_start: 
     return Accuracy(jnp.sqrt((size - along) ** 2 + across) / divisor, along / divisor)
 
 
-def _largest(vector: Array) -> Array:
+def _signs(key: Array, tree: PyTree) -> PyTree:
+    """Returns ±1, drawn for every entry of the tree."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.rademacher(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _counted(tree: PyTree, groups: int) -> PyTree:
+    """Returns the group of every entry: 0, 1, ..., `groups` - 1, 0, ... in turn, across leaves."""
+    leaves, structure = jax.tree.flatten(tree)
+    firsts = itertools.accumulate((leaf.size for leaf in leaves), initial=0)
+    numbers = [(first + jnp.arange(leaf.size)) % groups for first, leaf in zip(firsts, leaves, strict=False)]
+    return jax.tree.unflatten(structure, [n.reshape(leaf.shape) for n, leaf in zip(numbers, leaves, strict=True)])
+
+
+def _largest(tree: PyTree) -> Array:
     """Returns the largest absolute entry, 1 where all are zero."""
-    largest = jnp.max(jnp.abs(vector))
+    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)])
     return jnp.where(largest == 0, 1, largest)
 
 
-def _unit(vector: Array) -> Array:
-    """Returns the vector at length 1, or zero."""
-    vector = vector / _largest(vector)
-    size = jnp.linalg.norm(vector)
-    return vector / jnp.where(size > 0, size, 1)
+def _unit(tree: PyTree) -> PyTree:
+    """Returns the tree at length 1, or zero."""
+    tree = optax.tree.scale(1 / _largest(tree), tree)
+    size = norm(tree)
+    return optax.tree.scale(1 / jnp.where(size > 0, size, 1), tree)

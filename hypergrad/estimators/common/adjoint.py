@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from ...ground.tree import differentiable, in_single, norm
+from ...ground.tree import differentiable, in_single, vdot
 from ...inner import InnerState
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training
@@ -21,36 +21,63 @@ UNSTABLE = 1e3  # growth of the adjoint from which training diverges, or its der
 
 
 class Adjoint(eqx.Module):
-    """The adjoint at one step: c_t = ∂F/∂(w_t, s_t), the hypergradient so far, and the sizes of c; see `size`."""
+    """The adjoint at one step: c_t = ∂F/∂(w_t, s_t), the hypergradient so far, and the sizes of all c_t."""
 
     cotangent: PyTree
     hypergradient: PyTree  # at least in float32
-    first: Array  # ‖c_T‖ at the end of training
-    largest: Array  # largest ‖c_t‖ since
+    sizes: Array  # (T + 1, devices), the squares of c_t in row t; 0 before they are known
 
     @property
     def growth(self) -> Array:
         """max_t ‖c_t‖ / ‖c_T‖: far above 1 where training is unstable or the path is wrong."""
-        return jnp.where(self.first > 0, self.largest / jnp.where(self.first > 0, self.first, 1), 1)
+        sizes = jnp.sqrt(jnp.sum(self.sizes, axis=1))
+        return _ratio(jnp.max(sizes), sizes[-1])
+
+    def growth_at(self, t: Array) -> Array:
+        """Returns ‖c_t‖ / ‖c_T‖."""
+        return _ratio(*jnp.sqrt(jnp.sum(self.sizes[jnp.stack([t, jnp.int32(len(self.sizes) - 1)])], axis=1)))
+
+    def moved(self, t: Array, cotangent: PyTree, by_hparams: PyTree) -> "Adjoint":
+        """Returns the adjoint before step t: `cotangent`, and `by_hparams` more of the hypergradient."""
+        hypergradient = optax.tree.add(self.hypergradient, in_single(by_hparams))
+        return Adjoint(cotangent, hypergradient, self.sizes.at[t].set(squares(cotangent)))
 
 
-def size(cotangent: InnerState) -> Array:
-    """Returns ‖c‖ on the model and the averaged weights; moments have other units."""
-    return norm((cotangent.partitioned, cotangent.average))
+def _ratio(size: Array, first: Array) -> Array:
+    return jnp.where(first > 0, size / jnp.where(first > 0, first, 1), 1)
+
+
+def squares(cotangent: InnerState) -> Array:
+    """Returns the parts of ‖c‖² on the model and the averaged weights, one per device; moments have other units.
+
+    Each is over consecutive rows of the arrays, as many for each device as a device holds where they are spread by
+    rows. So no part needs another device, and all steps together need one sum over devices.
+    """
+    devices = jax.device_count()
+
+    def parts(leaf: Array) -> Array:
+        if devices == 1 or leaf.ndim == 0 or leaf.shape[0] % devices:
+            whole = jnp.real(vdot(leaf, leaf))
+            return whole[None] if devices == 1 else jnp.zeros(devices, whole.dtype).at[0].set(whole)
+        leaf = in_single(leaf)
+        rows = jnp.real(leaf * jnp.conj(leaf)).reshape(devices, -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
+        return jnp.sum(jax.lax.optimization_barrier(jnp.sum(rows, axis=1)), axis=1)  # vectorised, see `vdot`
+
+    return jax.tree.reduce(jnp.add, jax.tree.map(parts, (cotangent.partitioned, cotangent.average)))
 
 
 def start_adjoint(training: Training, end: InnerState) -> tuple[Array, Adjoint]:
     """Returns the outer loss at the end of training, and the adjoint there, c_T = ∂F/∂(w_T, s_T)."""
     value, cotangent, by_hparams = training.outer_cotangent(end)
-    return value, Adjoint(cotangent, in_single(by_hparams), size(cotangent), size(cotangent))
+    last = squares(cotangent)
+    sizes = jnp.zeros((training.inner.num_steps + 1, *last.shape), last.dtype).at[-1].set(last)
+    return value, Adjoint(cotangent, in_single(by_hparams), sizes)
 
 
 def step_back(training: Training, state: InnerState, t: Array, adjoint: Adjoint) -> Adjoint:
     """Returns the adjoint before step t, taken at `state`:  g += B_tᵀ c,  c <- A_tᵀ c."""
     _, pullback = training.step_vjp(state, t)
-    cotangent, by_hparams = pullback(adjoint.cotangent)
-    largest = jnp.maximum(adjoint.largest, size(cotangent))
-    return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, in_single(by_hparams)), adjoint.first, largest)
+    return adjoint.moved(t, *pullback(adjoint.cotangent))
 
 
 def sweep(training: Training, states: InnerState, steps: Array, adjoint: Adjoint, like: InnerState) -> Adjoint:

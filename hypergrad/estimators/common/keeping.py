@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, PyTree
 from ...ground.tree import cast_like, in_single, join, split, without_buffers
 from ...inner import InnerState
 from ...training import Training, naming
-from .adjoint import Adjoint, size, sweep
+from .adjoint import Adjoint, squares, sweep
 from .trajectory import record, restored
 
 # The end of training, and a function from the adjoint there to that at the start, which also returns the number of
@@ -31,8 +31,8 @@ def keep_residuals(training: Training, start: InnerState, first: int, stop: int)
 
     def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
         with naming(training.inner):
-            cotangent, by_hparams, largest = pullback((adjoint.cotangent, adjoint.largest))
-        return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), adjoint.first, largest), 0
+            cotangent, by_hparams, sizes = pullback((adjoint.cotangent, adjoint.sizes))
+        return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), sizes), 0
 
     return end, replay
 
@@ -40,43 +40,44 @@ def keep_residuals(training: Training, start: InnerState, first: int, stop: int)
 def unrolled(
     training: Training, start: InnerState, first: int, stop: int
 ) -> tuple[InnerState, Callable[[tuple[PyTree, Array]], tuple[PyTree, PyTree, Array]]]:
-    """Returns the end, and the pullback of all steps, (c, m) -> (c at the start, hypergradient, m).
+    """Returns the end, and the pullback of all steps, (c, sizes) -> (c at the start, hypergradient, sizes).
 
-    c is a cotangent of the state, and m the size of the largest so far. The pullback is a pytree of what it reads.
+    c is a cotangent of the state, and `sizes` those of an `Adjoint`. The pullback is a pytree of what it reads.
     """
     inexact, rest = split(without_buffers(start))
 
-    def unroll(inexact: PyTree, hparams: PyTree, largest: Array) -> tuple[tuple[PyTree, Array], PyTree]:
+    def unroll(inexact: PyTree, hparams: PyTree, sizes: Array) -> tuple[tuple[PyTree, Array], PyTree]:
         def body(carry: tuple[PyTree, PyTree, Array], t: Array) -> tuple[tuple[PyTree, PyTree, Array], None]:
-            inexact, rest, largest = carry
-            inexact, largest = _watched(inexact, largest)
+            inexact, rest, sizes = carry
+            inexact, sizes = _watched(inexact, sizes, t)
             here = training.at(cast_like(hparams, training.hparams))  # in the loop, whose sums are those of `hparams`
             new = here.step(restored(join(inexact, rest), start), t)
-            return (*split(without_buffers(new)), largest), None
+            return (*split(without_buffers(new)), sizes), None
 
         steps = jnp.arange(first, stop, dtype=jnp.int32)
-        (inexact, end_rest, largest), _ = jax.lax.scan(body, (inexact, rest, largest), steps)
-        return (inexact, largest), end_rest
+        (inexact, end_rest, sizes), _ = jax.lax.scan(body, (inexact, rest, sizes), steps)
+        return (inexact, sizes), end_rest
 
-    nothing = jnp.zeros_like(size(inexact))
+    parts = squares(inexact)
+    nothing = jnp.zeros((training.inner.num_steps + 1, *parts.shape), parts.dtype)
     with naming(training.inner):
         (end, _), pullback, end_rest = jax.vjp(unroll, inexact, in_single(training.hparams), nothing, has_aux=True)
     return restored(join(end, end_rest), start), pullback
 
 
 @jax.custom_vjp
-def _watched(state: PyTree, largest: Array) -> tuple[PyTree, Array]:
-    """Returns its arguments; backwards, `largest` is the size of the largest cotangent of `state` so far."""
-    return state, largest
+def _watched(state: PyTree, sizes: Array, t: Array) -> tuple[PyTree, Array]:
+    """Returns the first two arguments; backwards, row t of `sizes` becomes the squares of the cotangent of `state`."""
+    return state, sizes
 
 
-def _watched_forwards(state: PyTree, largest: Array) -> tuple[tuple[PyTree, Array], None]:
-    return (state, largest), None
+def _watched_forwards(state: PyTree, sizes: Array, t: Array) -> tuple[tuple[PyTree, Array], Array]:
+    return (state, sizes), t
 
 
-def _watched_backwards(_: None, cotangents: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-    cotangent, largest = cotangents
-    return cotangent, jnp.maximum(largest, size(cotangent))
+def _watched_backwards(t: Array, cotangents: tuple[PyTree, Array]) -> tuple[PyTree, Array, None]:
+    cotangent, sizes = cotangents
+    return cotangent, sizes.at[t].set(squares(cotangent)), None
 
 
 _watched.defvjp(_watched_forwards, _watched_backwards)

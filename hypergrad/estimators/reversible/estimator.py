@@ -119,7 +119,7 @@ class Reversible(AbstractTrajectoryEstimator):
             position, adjoint, error = motion.backwards(position, adjoint, *at)
             return (position, adjoint, jnp.maximum(worst, error)), None
 
-        carry = (position, adjoint, jnp.zeros_like(adjoint.first))
+        carry = (position, adjoint, jnp.zeros((), adjoint.sizes.dtype))
         carry, _ = jax.lax.scan(back, carry, (stretches, kept), reverse=True)
         if len(head):
             carry, _ = back(carry, (head, kept_head))

@@ -10,11 +10,11 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ...ground.keys import step_key
-from ...ground.tree import in_single, norm
+from ...ground.tree import norm
 from ...inner import InnerState
 from ...problem import at_step, inner_objective
 from ...training import Training
-from ..common.adjoint import Adjoint, size
+from ..common.adjoint import Adjoint
 from . import integers as fixed_point
 from .momentum import Clock, MomentumSGD, MomentumState
 
@@ -73,8 +73,7 @@ class Motion(eqx.Module):
         cotangent = eqx.tree_at(
             _moving, after, (after.partitioned.with_arrays(by_weights), memory._replace(velocity=by_velocity))
         )
-        total = optax.tree.add(adjoint.hypergradient, in_single(more))
-        return Adjoint(cotangent, total, adjoint.first, jnp.maximum(adjoint.largest, size(cotangent)))
+        return adjoint.moved(t, cotangent, more)
 
 
 class FloatMotion(Motion):
@@ -217,4 +216,4 @@ class ExactMotion(Motion):
         carry, _ = jax.lax.scan(body, (position, bits, adjoint), stretch, reverse=True)
         position, bits, adjoint = carry
         left = optax.tree.sum(jax.tree.map(lambda leaf: jnp.any(leaf != 0), bits))
-        return position, adjoint, jnp.asarray((left > 0) | ~inside, adjoint.first.dtype)
+        return position, adjoint, jnp.asarray((left > 0) | ~inside, adjoint.sizes.dtype)
