@@ -16,7 +16,7 @@ class Budget(eqx.Module):
     - `iterations`: updates of the model's parameters.
     - `gradients`: gradient equivalents, see `Counts.gradients`.
     - `epochs`: the share of the training rows that was read, see `Counts.rows`: a gradient of all rows is one epoch.
-    - `seconds`: wall time, compilation included, looked at between chunks.
+    - `seconds`: wall time, compilation included, checked between chunks.
 
     A step is begun as long as something is left, so a budget is exceeded by less than one step.
 
@@ -64,7 +64,7 @@ class Budget(eqx.Module):
         return int(getattr(spent, self.count)) / (num_rows if self.unit == "epochs" else 1)
 
     def is_spent(self, spent: Any, started: float, num_rows: int) -> bool:
-        """Says if nothing of it is left."""
+        """Returns whether nothing of it is left."""
         if self.count is None:
             return self.used(spent, started, num_rows) >= self.amount
         return int(getattr(spent, self.count)) >= self.limit(num_rows)

@@ -36,7 +36,7 @@ class Plan(eqx.Module):
     patience: Array | None = None  # steps without a better one on the holdout before the run stops
 
     def has_patience(self, state: SearchState) -> Any:
-        """Says if a better step may still come."""
+        """Returns whether a better step may still come."""
         return True if self.patience is None or state.stale is None else state.stale < self.patience
 
 
@@ -86,7 +86,7 @@ class Course:
         return eqx.tree_at(lambda plan: plan.problem.train, self.plan, stretch), room
 
     def notes(self) -> dict[str, Any]:
-        """Returns what a checkpoint holds beside the state."""
+        """Returns the part of a checkpoint that is not the state."""
         return {} if self.stream is None else {"stream": self.stream.position.to_json()}
 
     def resume(self, state: SearchState, notes: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class Course:
             self.stream.restore(notes["stream"])
 
     def close(self) -> None:
-        """Ends what goes on beside the run."""
+        """Ends the thread of the stream."""
         if self.stream is not None:
             self.stream.close()
 
@@ -106,7 +106,7 @@ class Course:
         return as_sampler(self.plan.problem.train).num_rows
 
     def is_over(self, budget: Budget, started: float) -> bool:
-        """Says if the budget is spent, or patience at an end."""
+        """Returns whether the budget is spent, or patience exhausted."""
         return budget.is_spent(self.state.spent, started, self.num_rows) or not self.plan.has_patience(self.state)
 
     @property

@@ -36,7 +36,7 @@ def branch_space(spec: Spec) -> hg.trials.Space:
 
 
 def make_branch(shape: tuple[int, ...], size: tuple[Array, Array], key: Array) -> Branch:
-    """Makes sixteen numbers of some inputs: by dense layers, or by convolutions where the inputs are an image."""
+    """Returns a branch with sixteen outputs: dense layers, or convolutions where the inputs are an image."""
     options: dict[str, Any] = {"depth": size[0], "widths": size[1], "key": key, **OPTIONS}
     if len(shape) == 2:
         return hg.trials.MaskedCNN(shape, EMBEDDING, MAX_CHANNELS, MAX_LAYERS, **options)

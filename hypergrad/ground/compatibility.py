@@ -11,7 +11,7 @@ RIGHT = "jax>=0.10.1,!=0.10.2,!=0.11.0,!=0.11.1,<0.13"  # the requirement of the
 
 
 def miscompiles() -> bool:
-    """Says if `jit(vmap(r -> sum((M @ r)²)))` with 3-wide rows is wrong here, as on jax 0.10.2 on the CPU."""
+    """Returns whether `jit(vmap(r -> sum((M @ r)²)))` with 3-wide rows is wrong here, as on jax 0.10.2 on the CPU."""
     matrix = np.arange(9, dtype=np.float32).reshape(3, 3) / 9
     rows = np.sin(np.arange(3 * 20_001, dtype=np.float32)).reshape(-1, 3)
     found = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.asarray(matrix) @ row) ** 2)))(rows)
@@ -19,7 +19,7 @@ def miscompiles() -> bool:
 
 
 def is_wrong(version: str) -> bool:
-    """Says if `RIGHT` excludes this version by name or as too old; newer ones have the benefit of the doubt."""
+    """Returns whether `RIGHT` excludes this version by name or as too old; newer ones are not excluded."""
     wrong, oldest = re.findall(r"!=([\d.]+)", RIGHT), re.findall(r">=([\d.]+)", RIGHT)
     return version in wrong or any(_numbers(version) < _numbers(bound) for bound in oldest)
 

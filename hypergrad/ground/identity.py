@@ -59,7 +59,7 @@ def refuse_different(name: str, expected: PyTree, found: PyTree, expectation: st
 
 
 def is_key(leaf: Any) -> bool:
-    """Tells a typed random key from other leaves."""
+    """Returns whether a leaf is a typed random key."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

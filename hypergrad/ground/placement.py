@@ -1,4 +1,4 @@
-"""Arrays that a program makes for itself, placed beside those that a user has spread over devices."""
+"""Arrays that a program makes for itself, placed like those that a user has spread over devices."""
 
 from typing import Any
 

@@ -22,7 +22,7 @@ class AdaptiveStepState(NamedTuple):
 
 @checked(real("shrink", above=0, below=1), real("grow", above=1))
 def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTransformationExtraArgs:
-    """Makes gradient descent with step 1/L, L raised after a failure and lowered after a success.
+    """Returns gradient descent with step 1/L, L raised after a failure and lowered after a success.
 
     With λ_0 the last accepted point, g_0, F_0 its hypergradient and value, d = ‖λ - λ_0‖ and the slack
     s = gap + gap_0 + rtol ‖g_0‖ d + rounding for the inexactness of the values:

@@ -19,12 +19,12 @@ import hypergrad as hg
 
 
 def injected(hparams: Any) -> optax.GradientTransformation:
-    """Makes momentum SGD with a learned log learning rate, kept in the optimiser's state."""
+    """Returns momentum SGD with a learned log learning rate, kept in the optimiser's state."""
     return optax.inject_hyperparams(optax.sgd)(learning_rate=jnp.exp(hparams["log_rate"]), momentum=0.9)
 
 
 def learned(hparams: Any) -> optax.GradientTransformation:
-    """Makes momentum SGD with a learned log learning rate for every step."""
+    """Returns momentum SGD with a learned log learning rate for every step."""
     return optax.sgd(lambda count: jnp.exp(hparams["log_rates"][count]), 0.9)
 
 
@@ -88,7 +88,7 @@ def ridge_outer(w: Any, hparams: Any, data: Any, key: Array) -> Array:
 
 
 def ridge(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
-    """Makes ridge regression with one log penalty per weight; the leaf `unused` changes neither loss."""
+    """Returns ridge regression with one log penalty per weight; the leaf `unused` changes neither loss."""
     rng = np.random.default_rng(seed)
     w_true = rng.normal(size=num_features)
     target = lambda x: x @ w_true + 0.3 * rng.normal(size=len(x))
@@ -112,7 +112,7 @@ def ridge_gradient(train: dict[str, Any], valid: dict[str, Any], h: Any) -> Any:
 
 
 def scheduled(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
-    """Makes `ridge` with a log learning rate per step for the optimiser `learned`."""
+    """Returns `ridge` with a log learning rate per step for the optimiser `learned`."""
     case = ridge(seed, num_features, num_rows)
     rates = np.random.default_rng(seed + 1).uniform(-3, -2, 6)
     return Case(case.problem, case.params, case.hparams | {"log_rates": jnp.asarray(rates)})
@@ -125,7 +125,7 @@ def tuned_outer(w: Any, hparams: Any, data: Any, key: Array) -> Array:
 
 
 def tuned(seed: int = 0, num_features: int = 3, num_rows: int = 8) -> Case:
-    """Makes `ridge` with log learning rates: `log_rate`, and `log_rates` for up to six steps."""
+    """Returns `ridge` with log learning rates: `log_rate`, and `log_rates` for up to six steps."""
     case = ridge(seed, num_features, num_rows)
     rates = np.random.default_rng(seed + 1).uniform(-3, -2, 7)
     problem = hg.BilevelProblem(ridge_inner, tuned_outer, case.problem.train, case.problem.valid)
@@ -144,7 +144,7 @@ def phasors_outer(w: Any, h: Any, data: Any, key: Array) -> Array:
 
 
 def phasors(seed: int = 0, num_features: int = 2, num_rows: int = 8) -> Case:
-    """Makes ridge regression with complex inputs, targets and weights, and one log penalty."""
+    """Returns ridge regression with complex inputs, targets and weights, and one log penalty."""
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int) -> np.ndarray:
@@ -182,7 +182,7 @@ def positive(rng: np.random.Generator, size: int, low: float = 0.3, high: float 
 
 
 def quadratic(seed: int = 0, size: int = 4, num_hparams: int = 3) -> Case:
-    """Makes a problem with constant Hessian and mixed derivative."""
+    """Returns a problem with constant Hessian and mixed derivative."""
     rng = np.random.default_rng(seed)
     train = {"A": positive(rng, size), "B": rng.normal(size=(size, num_hparams)), "c": rng.normal(size=size)}
     valid = {"P": positive(rng, size), "t": rng.normal(size=size), "R": positive(rng, num_hparams)}
@@ -220,7 +220,7 @@ def logistic_outer(w: Any, h: Any, data: Any, key: Array) -> Array:
 
 
 def logistic(seed: int = 0, num_features: int = 3, num_rows: int = 12) -> Case:
-    """Makes a problem of two classes, with one log penalty per weight."""
+    """Returns a problem of two classes, with one log penalty per weight."""
     rng = np.random.default_rng(seed)
     w_true = rng.normal(size=num_features)
     label = lambda x: (x @ w_true + rng.normal(size=len(x)) > 0).astype(np.float64)
@@ -254,7 +254,7 @@ def net_outer(model: Any, hparams: Any, data: Any, key: Array) -> Array:
 
 
 def net(seed: int = 0, num_rows: int = 6) -> Case:
-    """Makes a tanh network whose loss is random: neither quadratic nor noiseless."""
+    """Returns a tanh network whose loss is random: neither quadratic nor noiseless."""
     rng = np.random.default_rng(seed)
     train, valid = (rows_of(rng, num_rows, 2, lambda x: np.sin(x.sum(1))) for _ in range(2))
     model = eqx.nn.MLP(2, "scalar", 3, 1, activation=jnp.tanh, key=jax.random.key(seed))

@@ -15,7 +15,7 @@ LOG_PENALTY = np.log(1e-4)
 
 
 def network(seed: int, hidden: Sequence[int], rows: int, num_steps: int) -> Benchmark:
-    """Makes the mean cross-entropy + ½ Σ exp(λ) w² of a tanh network on noisy prototypes, a λ per weight and bias."""
+    """Returns the mean cross-entropy + ½ Σ exp(λ) w² of a tanh network on noisy prototypes, a λ per weight and bias."""
     rng = np.random.default_rng(seed)
     draw = prototypes(rng, noise=3.0)
     widths = (INPUTS, *hidden, CLASSES)

@@ -20,7 +20,7 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
     training = benchmark.programs(benchmark.Config(steps=config.sizes.steps))
     most = max(config.replicas)
     models, data = benchmark.setting(config.seed, most)
-    timed = partial(train, config, training, models, data)
+    timed = partial(train, config, (training, models, data))
     found = {f"{num} together": partial(timed, num) for num in config.replicas}
     if jax.device_count() > 1:
         many = [num for num in config.replicas if num >= jax.device_count()]
@@ -29,22 +29,19 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
     return found | {f"{most} together, highest": partial(timed, most, precision="highest")}
 
 
-def train(config, training, models, data, num: int | None, precision: str = "default", spread: bool = False):
+def train(config, shared, num: int | None, precision: str = "default", spread: bool = False):
     """Measures time, energy and memory of training; `num` is None for a network that is not stacked."""
-    grid, linear, targets = data
+    training, models, (grid, linear, targets) = shared
     if num is None:
-        inner, loss, args = (
-            training[benchmark.ONE],
-            benchmark.loss,
-            (ens.replica(models, 0), (grid, linear, targets[0])),
-        )
+        args = ens.replica(models, 0), (grid, linear, targets[0])
+        inner, loss = training[benchmark.ONE], benchmark.loss
     else:
         some = jax.tree.map(lambda leaf: leaf[:num] if eqx.is_array(leaf) else leaf, (models, targets))
-        shared: tuple = (grid, linear)
+        common: tuple = (grid, linear)
         if spread:
             mesh = ens.replica_mesh()
-            some, shared = ens.shard_replicas(some, mesh), ens.replicate_on_devices(shared, mesh)
-        inner, loss, args = training[benchmark.ALL], benchmark.LIFTED, (some[0], (*shared, some[1]))
+            some, common = ens.shard_replicas(some, mesh), ens.replicate_on_devices(common, mesh)
+        inner, loss, args = training[benchmark.ALL], benchmark.LIFTED, (some[0], (*common, some[1]))
     with jax.default_matmul_precision(precision):
         call, held = benchmark.trainer(inner, loss, *args)
         row = with_energy(partial(call, *args), config.sizes.rounds, config.sizes.measured)

@@ -1,1 +1,1 @@
-"""Hypergradients of other libraries beside ours: time, memory, first call and accuracy on the same problems."""
+"""Hypergradients of other libraries compared with ours: time, memory, first call and accuracy on the same problems."""

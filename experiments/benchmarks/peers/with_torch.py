@@ -205,7 +205,7 @@ def peers(case: Benchmark) -> dict[str, Callable[[], Peer]]:
 
 
 def growth(call: Callable[[], object]) -> int:
-    """Returns the most bytes by which the process is larger during a call than before, looked at every millisecond."""
+    """Returns the most bytes by which the process is larger during a call than before, sampled every millisecond."""
 
     def resident():
         with open("/proc/self/statm") as file:

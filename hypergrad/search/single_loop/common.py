@@ -159,8 +159,8 @@ def completed(calls: int, num_batches: int, k: Array) -> Array:
 
     The sum over steps is the share of the data that was read, rounded down.
     """
-    place = k % num_batches
-    return (calls * (place + 1)) // num_batches - (calls * place) // num_batches
+    index = k % num_batches
+    return (calls * (index + 1)) // num_batches - (calls * index) // num_batches
 
 
 def _descend(
