@@ -12,6 +12,7 @@ without a traceback, and every file that was written must be whole: JSON that ca
 import argparse
 import collections
 import json
+import math
 import os
 import random
 import signal
@@ -91,10 +92,13 @@ def main():
     parser.add_argument("--signal", default="SIGINT", choices=["SIGINT", "SIGTERM"])
     parser.add_argument("--only", nargs="*", default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further command after so long")
     arguments = parser.parse_args()
     number, generator = signal.Signals[arguments.signal], random.Random(arguments.seed)
-    codes, wrong = collections.Counter(), []
+    codes, wrong, end = collections.Counter(), [], time.monotonic() + arguments.seconds
     for name in arguments.only or commands():
+        if time.monotonic() > end:
+            break
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
             for _ in range(arguments.rounds):
