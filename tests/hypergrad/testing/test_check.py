@@ -111,6 +111,7 @@ SPOILT = {
     solver_laws.derivative_from_any_state: TOO_LARGE,
     solver_laws.unused_is_refused: NO_MISTAKE,
     solver_laws.flat_is_refused: NO_MISTAKE,
+    solver_laws.flat_loss_is_refused: NO_MISTAKE,
     solver_laws.unseen_is_refused: NO_MISTAKE,
     solver_laws.complex_weights: TOO_LARGE,
     solver_laws.complex_closed_form: TOO_LARGE,
@@ -119,7 +120,12 @@ SPOILT = {
         lambda e: e.stats.diagnostics, lambda found: {"relative_error": jnp.asarray(0.1)}
     ),
 }
-CARELESS = (solver_laws.unused_is_refused, solver_laws.flat_is_refused, solver_laws.unseen_is_refused)
+CARELESS = (
+    solver_laws.unused_is_refused,
+    solver_laws.flat_is_refused,
+    solver_laws.flat_loss_is_refused,
+    solver_laws.unseen_is_refused,
+)
 
 
 def test_every_law_has_a_mistake():
