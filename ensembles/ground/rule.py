@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -37,6 +38,9 @@ class Rule:
             raise kind(f"{self.name} must be {wanted}, got {shown(value)}") from None
 
 
+BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
 def checked(*rules: Rule) -> Callable[[Function], Function]:
     """Applies rules to the arguments of their names at every call. Defaults are not checked."""
 
@@ -45,12 +49,14 @@ def checked(*rules: Rule) -> Callable[[Function], Function]:
         if unknown := sorted(set(table) - set(signature.parameters)):
             raise TypeError(f"{function.__qualname__} has no argument {', '.join(unknown)}")
 
+        by_position = [table.get(name) for name, one in signature.parameters.items() if one.kind in BY_POSITION]
+
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            for name in table.keys() & bound.arguments.keys():
-                bound.arguments[name] = table[name](bound.arguments[name])
-            return function(*bound.args, **bound.kwargs)
+            rules = itertools.chain(by_position, itertools.repeat(None))  # Python itself says what is too much
+            given = [value if rule is None else rule(value) for rule, value in zip(rules, args, strict=False)]
+            named = {name: table[name](value) if name in table else value for name, value in kwargs.items()}
+            return function(*given, **named)
 
         return call  # type: ignore[return-value]
 

@@ -3,7 +3,6 @@
 import abc
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import function, integer
 from .compilations import Compilations, compilations
-from .trial import Result, Trial
+from .trial import Result, Trial, revised
 
 
 class AbstractObjective(eqx.Module):
@@ -40,16 +39,17 @@ class PerTrial(AbstractObjective):
 
     def __call__(self, trials: Sequence[Trial], keys: Sequence[Array]) -> list[Result]:
         """Trains the trials one by one."""
-        return [self._one(trial, key) for trial, key in zip(trials, keys, strict=True)]
+        return [_one(self.function, trial, key) for trial, key in zip(trials, keys, strict=True)]
 
-    def _one(self, trial: Trial, key: Array) -> Result:
-        started, before = time.perf_counter(), compilations()
-        try:
-            found = self.function(trial, key)
-            result = found if isinstance(found, Result) else Result(found)  # type: ignore[arg-type]
-        except Exception as error:
-            result = Result.failure(error)
-        return _measured([result], started, before)[0]
+
+def _one(function: Callable[..., Any], trial: Trial, key: Array) -> Result:
+    started, before = time.perf_counter(), compilations()
+    try:
+        found = function(trial, key)
+        result = found if isinstance(found, Result) else Result(found)
+    except Exception as error:
+        result = Result.failure(error)
+    return _measured([result], started, before)[0]
 
 
 class Vmapped(AbstractObjective):
@@ -120,6 +120,6 @@ def _measured(results: list[Result], started: float, before: Compilations) -> li
     seconds = (time.perf_counter() - started) / count
     numbers = [compiled.number, *[0] * (count - 1)]
     return [
-        replace(result, seconds=seconds, compilations=number, compile_seconds=compiled.seconds / count)
+        revised(result, seconds=seconds, compilations=number, compile_seconds=compiled.seconds / count)
         for result, number in zip(results, numbers, strict=True)
     ]

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from ..budget import Budget
@@ -18,9 +19,10 @@ from .objective import AbstractObjective, PerTrial
 from .optuna import Pruner
 from .searcher import SEARCHER, SPACE, AbstractSearcher
 from .space import Space
-from .trial import FinishedTrial, Result, SearcherState, Trial
+from .trial import FinishedTrial, Result, SearcherState, Trial, revised
 
 OnFailure = Literal["record", "raise"]
+_fold_in = jax.jit(jax.random.fold_in)  # dispatched once instead of in parts
 
 
 KNOWN = several("known", FinishedTrial, "a list of FinishedTrial")
@@ -111,7 +113,7 @@ def search_trials(
         nullcontext(None) if journal is None else Journal(journal, header) as file,
         _bar(progress, num_trials, budget) as advance,
     ):
-        loop = _Loop(searcher, objective, key, fidelity, pruner, on_failure, file)
+        loop = _Loop(searcher.ask, searcher.tell, objective, key, fidelity, pruner, on_failure, file)
         state = state if file is None else replay(state, file.events)
         advance(state)
         if state.asked and callback is not None and callback(state):
@@ -156,7 +158,8 @@ def _left(state: SearcherState, num_trials: int | None, budget: Budget | None, b
 
 @dataclass(frozen=True)
 class _Loop:
-    searcher: AbstractSearcher
+    ask_one: Callable[[SearcherState], tuple[SearcherState, Trial]]  # of the searcher, bound once
+    tell_one: Callable[[SearcherState, Trial, Result], SearcherState]
     objective: AbstractObjective
     key: Array
     fidelity: float
@@ -169,38 +172,39 @@ class _Loop:
         if state.pending:
             return state
         for _ in range(number):
-            state, _ = self.searcher.ask(state)
+            state, _ = self.ask_one(state)
         if self.file is not None:
             self.file.write(*[ask_event(trial) for trial in state.pending])
         return state
 
     def tell(self, state: SearcherState, number: int) -> SearcherState:
         """Trains the oldest pending trials and tells their results."""
-        trials = [replace(trial, fidelity=self.fidelity) for trial in state.pending[:number]]
+        trials = [revised(trial, fidelity=self.fidelity) for trial in state.pending[:number]]
         results = self._trained(state, trials)
-        self._raise(results, first=all(one.trial.number is None for one in state.history))
+        self._raise(results, first=not state.history or all(one.trial.number is None for one in state.history))
         before = len(state.history)
         for trial, result in zip(trials, results, strict=True):
-            try:
-                state.space.checked(trial.params | result.tuned)
-            except ValueError as error:
-                result = Result.failure(f"tuned: {error}", seconds=result.seconds)
-            state = self.searcher.tell(state, trial, replace(result, exception=None))
+            if result.tuned:
+                try:
+                    state.space.checked(trial.params | result.tuned)
+                except ValueError as error:
+                    result = Result.failure(f"tuned: {error}", seconds=result.seconds)
+            state = self.tell_one(state, trial, revised(result, exception=None))
         if self.file is not None:
             self.file.write(*[tell_event(one.trial, one.result) for one in state.history[before:]])
         return state
 
     def _trained(self, state: SearcherState, trials: list[Trial]) -> list[Result]:
-        keys = [jax.random.fold_in(self.key, int(trial.origin or 0)) for trial in trials]
+        keys = [_fold_in(self.key, np.uint32(trial.origin or 0)) for trial in trials]
         reports = [_Report(None if self.pruner is None else self.pruner.begin(state, trial)) for trial in trials]
-        listened = [replace(trial, report=report) for trial, report in zip(trials, reports, strict=True)]
+        listened = [revised(trial, report=report) for trial, report in zip(trials, reports, strict=True)]
         try:
             results = list(self.objective(listened, keys))
         except Exception as error:
             results = [Result.failure(error) for _ in trials]
         if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
             raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {results!r}")
-        return [replace(one, reported=report.values) for one, report in zip(results, reports, strict=True)]
+        return [revised(one, reported=report.values) for one, report in zip(results, reports, strict=True)]
 
     def _raise(self, results: list[Result], *, first: bool) -> None:
         """Raises the exception of a trial where the policy says so; the trials stay pending in the journal."""

@@ -2,7 +2,6 @@
 
 import abc
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +12,7 @@ from jaxtyping import Array
 
 from ..ground.checks import checked, instance, random_key
 from .space import Params, Space
-from .trial import RESULT, STATE, TRIAL, Result, SearcherState, Trial
+from .trial import RESULT, STATE, TRIAL, Result, SearcherState, Trial, revised
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Proposal = tuple[Params, dict[str, Any]]  # values of the active leaves, and how they came about
@@ -70,8 +69,10 @@ class AbstractSearcher(eqx.Module):
         """
         if trial.number is not None and all(other.number != trial.number for other in state.pending):
             raise ValueError(f"trial {trial.number} is not pending: told before, or of another search")
-        params = state.space.checked(state.space.checked(trial.params) | result.tuned)
-        trial = replace(trial, params=params)
+        params = state.space.checked(trial.params)
+        if result.tuned:
+            params = state.space.checked(params | result.tuned)
+        trial = revised(trial, params=params)
         self.publish(state, trial, result)
         return state.after_tell(trial, result)
 

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -151,8 +151,21 @@ class Result:
         return cls(**_with_infinities(dict(found)))
 
 
+PLAIN = frozenset((float, int, bool, str, type(None)))
+Checked = TypeVar("Checked", "Trial", "Result", "SearcherState")
+
+
+def revised(instance: Checked, **changes: Any) -> Checked:
+    """Returns a copy with other values of some fields, which are known to fit: nothing is checked again."""
+    copy = object.__new__(type(instance))
+    vars(copy).update(vars(instance) | changes)
+    return copy
+
+
 def plain(value: Any) -> Any:
     """Returns numbers and arrays of NumPy and JAX as Python's own, in dictionaries and lists too."""
+    if type(value) in PLAIN:
+        return value
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -246,7 +259,7 @@ class SearcherState:
 
     def after_ask(self, trial: Trial) -> "SearcherState":
         """Returns the state once `trial` was asked for."""
-        after = replace(self, asked=self.asked + 1, pending=(*self.pending, trial))
+        after = revised(self, asked=self.asked + 1, pending=(*self.pending, trial))
         vars(after).update(best=self.best, num_failed=self.num_failed, spent=self.spent)  # fills the cached properties
         return after
 
@@ -254,7 +267,7 @@ class SearcherState:
         """Returns the state once the result of `trial` is known."""
         pending = tuple(other for other in self.pending if trial.number is None or other.number != trial.number)
         new = FinishedTrial(trial, result)
-        after = replace(self, pending=pending, history=(*self.history, new))
+        after = revised(self, pending=pending, history=(*self.history, new))
         usable = not (result.failed or result.pruned)
         better = usable and (self.best is None or result.value < self.best.result.value)
         more = Spent() if trial.number is None else Spent(result.iterations, result.gradients, result.seconds)
