@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -57,17 +58,11 @@ class Budget(eqx.Module):
             return min(math.ceil(self.amount * num_rows * (1 - 1e-12)), LARGEST)  # a product may be rounded up
         return LARGEST if self.count is None else min(math.ceil(self.amount), LARGEST)
 
-    def used(self, spent: Any, started: float, num_rows: int) -> float:
+    def used(self, spent: Mapping[str, int], started: float, num_rows: int) -> float:
         """Returns how much of it a search has used that has `spent` so much and began at the time `started`."""
         if self.count is None:
             return time.monotonic() - started
-        return int(getattr(spent, self.count)) / (num_rows if self.unit == "epochs" else 1)
-
-    def is_spent(self, spent: Any, started: float, num_rows: int) -> bool:
-        """Returns whether nothing of it is left."""
-        if self.count is None:
-            return self.used(spent, started, num_rows) >= self.amount
-        return int(getattr(spent, self.count)) >= self.limit(num_rows)
+        return spent[self.count] / (num_rows if self.unit == "epochs" else 1)
 
 
 def as_budget(budget: Any) -> Budget:

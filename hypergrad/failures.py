@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .course import Course
 from .ground.keys import step_key
 from .ground.tree import all_finite, differentiable
 from .history import History
@@ -51,19 +52,21 @@ class Failures:
     failed: int = 0
     cause: str = ""
 
-    def look(self, before: SearchState, status: np.ndarray, finite: np.ndarray) -> None:
-        """Counts the failures among the steps that followed `before`; warns of the first of the run.
+    def look(self, course: Course, status: np.ndarray, finite: np.ndarray) -> None:
+        """Counts the failures among the steps that `course` has just taken; warns of the first of the run.
 
         `finite` says of which steps the value is.
         """
-        (indices,) = np.nonzero(status & Status.NONFINITE)
-        first = len(indices) and not self.failed
-        self.steps, self.failed = self.steps + len(status), self.failed + len(indices)
+        self.steps += len(status)
+        if not np.any(failed := (status & Status.NONFINITE) != 0):
+            return
+        first, (indices,) = not self.failed, np.nonzero(failed)
+        self.failed += len(indices)
         if not first:
             return
-        key = jax.random.fold_in(self.key, before.num_steps + indices[0])
-        self.cause = likely_cause(self.search, self.problem, before, key, bool(finite[indices[0]]))
-        number = int(before.num_steps) + int(indices[0])
+        number = course.num_steps - len(status) + int(indices[0])
+        key = jax.random.fold_in(self.key, number)
+        self.cause = likely_cause(self.search, self.problem, course.state, key, bool(finite[indices[0]]))
         warnings.warn(
             f"step {number} has no finite result ({self.failed} of {self.steps} steps so far): {self.cause}",
             RuntimeWarning,

@@ -147,14 +147,13 @@ def run(
             _saving(saver, course, left),
         ):
             for taken in course.walk(budget, started):
-                failures.look(*taken)
-                _show(bar, course.state, failures.failed, budget.used(course.state.spent, started, course.num_rows))
+                failures.look(course, *taken)
+                _show(bar, course, failures.failed, budget, started)
                 if throw and failures.failed:
                     break
-                if (callback is not None and callback(course.state, History(*course.chunks[-1]))) or signals.received:
+                if (callback is not None and callback(course.state, course.latest)) or signals.received:
                     break
-                if saver is not None:
-                    saver.save_if_due(course.state, int(course.state.num_steps))
+                _save_if_due(saver, course)
         signals.hand_on()
     except KeyboardInterrupt as error:
         raise _interrupt(course.state, course.history) from error
@@ -231,9 +230,16 @@ def _saving(saver: Autosave | None, course: Course, left: bool) -> Iterator[None
     with contextlib.ExitStack() as stack:
         stack.callback(course.close)
         if saver is not None and left:
-            saver.begin(course.state, int(course.state.num_steps))
+            saver.begin(course.state, course.num_steps)
             stack.callback(lambda: saver.end(course.state))
+            stack.callback(course.gather)
         yield
+
+
+def _save_if_due(saver: Autosave | None, course: Course) -> None:
+    if saver is not None and saver.is_due(course.num_steps):
+        course.gather()
+        saver.save(course.state, course.num_steps)
 
 
 def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:
@@ -262,12 +268,12 @@ def _identity(search: AbstractSearch, problem: BilevelProblem, state: SearchStat
     }
 
 
-def _show(bar: Any, state: SearchState, failed: int, used: float) -> None:
-    """Moves the progress bar."""
+def _show(bar: Any, course: Course, failed: int, budget: Budget, started: float) -> None:
+    """Moves the progress bar, if there is one."""
     if bar is not None:
-        failures = {"failed": failed} if failed else {}
-        bar.set_postfix(best=f"{float(state.best.value):.5g}", steps=int(state.num_steps), **failures, refresh=False)
-        bar.update(min(used, bar.total) - bar.n)
+        best, failures = float(course.state.best.value), {"failed": failed} if failed else {}
+        bar.set_postfix(best=f"{best:.5g}", steps=course.num_steps, **failures, refresh=False)
+        bar.update(min(course.used(budget, started), bar.total) - bar.n)
 
 
 def _bar(progress: bool, budget: Budget) -> Any:

@@ -77,13 +77,16 @@ class Autosave:
                 raise
         self._saved_at, self._saved_step = time.monotonic(), num_steps
 
-    def save_if_due(self, state: PyTree, num_steps: int) -> None:
-        """Begins to save if the time, or the number of steps, has come."""
+    def is_due(self, num_steps: int) -> bool:
+        """Returns whether the time, or the number of steps, to save has come, and no write is under way."""
         late = self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds
         many = self.steps is not None and num_steps - self._saved_step >= self.steps
-        if (late or many) and not (self._thread and self._thread.is_alive()):
-            self._saved_at, self._saved_step = time.monotonic(), num_steps
-            self._start(state)
+        return (late or many) and not (self._thread and self._thread.is_alive())
+
+    def save(self, state: PyTree, num_steps: int) -> None:
+        """Begins to save."""
+        self._saved_at, self._saved_step = time.monotonic(), num_steps
+        self._start(state)
 
     def end(self, state: PyTree) -> None:
         """Saves what is not saved yet, and lets other processes in."""
