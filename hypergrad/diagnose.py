@@ -61,7 +61,7 @@ def diagnose(
     - `num_keys`: the number of keys over which the spread of a random hypergradient is measured, at least 2; 0 for not.
 
     *Cost*: per estimator its own step four times, and `num_keys` times more, side by side, where it depends on the key;
-    per inner solver two exact hypergradients (√T checkpoints).
+    per inner solver two exact hypergradients (√T checkpoints), three where layers have a state.
 
     **Raises** what the estimators' `init` raises, and `ValueError` where the exact hypergradient is zero or not finite.
     """
@@ -123,12 +123,13 @@ def _similarity(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class _Reference(NamedTuple):
-    """The exact hypergradient of an inner solver, its stability, and the seconds of one training run."""
+    """The exact hypergradient of an inner solver, what `Finding` says of it, and the seconds of a training."""
 
     inner: AbstractInnerSolver
     exact: np.ndarray
     stability: float
     seconds: float
+    state_share: float
 
 
 def _reference(inner: AbstractInnerSolver, start: Start) -> _Reference:
@@ -154,7 +155,24 @@ def _reference(inner: AbstractInnerSolver, start: Start) -> _Reference:
     stability = _similarity(_flat(estimator.step(problem, hparams, elsewhere, key)[0].hypergradient), exact)
     train = lambda *args: inner.solve(*args)[0].partitioned.arrays
     seconds, _, _ = _timed(train, problem, hparams, state.inner, key)
-    return _Reference(inner, exact, stability, seconds)
+    state_share = 0.0
+    if state.inner.partitioned.layer_state is not None:
+        constant, _ = estimator.step(_with_constant_state(problem), hparams, state, key)
+        state_share = float(np.linalg.norm(exact - _flat(constant.hypergradient)) / np.linalg.norm(exact))
+    return _Reference(inner, exact, stability, seconds, state_share)
+
+
+def _with_constant_state(problem: BilevelProblem) -> BilevelProblem:
+    """Returns the problem with losses through whose state of layers no derivative goes."""
+    stop = lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf
+    held = lambda params: (params[0], jax.tree.map(stop, params[1]))
+
+    def inner_loss(params: PyTree, *args: Any) -> tuple[Array, PyTree]:
+        value, state = problem.inner_loss(held(params), *args)
+        return value, jax.tree.map(stop, state)
+
+    outer_loss = lambda params, *args: problem.outer_loss(held(params), *args)
+    return eqx.tree_at(lambda p: (p.inner_loss, p.outer_loss), problem, (inner_loss, outer_loss))
 
 
 def _timed(function: Callable[..., Any], *args: Any) -> tuple[float, int, Any]:
@@ -207,4 +225,5 @@ def _examine(name: str, estimator: Any, start: Start, reference: _Reference, num
         stability=reference.stability,
         status=Status(int(stats.status)),
         steps=estimator.inner.num_steps,
+        state_share=reference.state_share,
     )

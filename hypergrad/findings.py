@@ -32,6 +32,8 @@ class Finding:
       not measured.
     - `stability`: 2 a·b/(‖a‖² + ‖b‖²) of the *exact* hypergradients a at the first weights and b at weights that differ
       by 10⁻⁴ of their size and of what training changes; 1 where they are equal.
+    - `state_share`: ‖g - g_s‖/‖g‖ of the *exact* hypergradients g through the state of layers and g_s with that state
+      as a constant: what implicit estimators and single loops leave out. 0 where layers have no state.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Finding:
     stability: float
     status: Status
     steps: int
+    state_share: float
 
     @property
     def verdict(self) -> str:
@@ -116,7 +119,9 @@ class Diagnosis:
             rows.append((f.name, f"{f.cosine:.4f}", f"{f.norm_ratio:.3g}", *errors, *costs, str(f.status), f.verdict))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *(f"! {text}" for text in self.warnings)])
+        shares = {f"{f.state_share:.2g}" for f in self.findings if f.state_share}
+        notes = [f"the state of layers taken as constant leaves out {share} of the hypergradient" for share in shares]
+        return "\n".join([*lines, *notes, *(f"! {text}" for text in self.warnings)])
 
     def plot(self, path: str | None = None) -> Any:
         """Draws cosine, time and memory side by side, saves the figure where a path is given, and returns it."""

@@ -233,3 +233,23 @@ def test_states_that_cannot_be_carried_are_refused_by_name():
     backwards = hg.Reversible(hg.OptaxSolver(hg.MomentumSGD(0.1), 2))
     with pytest.raises(TypeError, match="state of layers"):
         hg.value_and_hypergrad(case.problem, backwards)(without_rate(case).hparams, case.params, laws.KEY)
+
+
+@pytest.mark.slow
+def test_diagnose_measures_what_a_constant_state_leaves_out():
+    """L = ½(w - λ)², s ← 0.9 s + 0.1 w, F = w + 2s: without the state dw/dλ alone is left."""
+
+    def inner_loss(params, h, data, key):
+        w, s = params
+        return (w - h) ** 2 / 2, 0.9 * s + 0.1 * w
+
+    outer_loss = lambda params, h, data, key: params[0] + 2 * params[1]
+    problem = hg.BilevelProblem(inner_loss, outer_loss, jnp.zeros(1), jnp.zeros(1))
+    estimator = hg.OneStep(hg.OptaxSolver(optax.sgd(0.3), 5), check=None)
+    start = (jnp.asarray(0.5), jnp.asarray(0.0))
+    found = hg.diagnose(problem, estimator, start, jnp.asarray(1.0), key=laws.KEY, num_keys=0)
+    by_w, by_s = 0.0, 0.0
+    for _ in range(5):
+        by_w, by_s = by_w + 0.3 * (1 - by_w), 0.9 * by_s + 0.1 * by_w
+    np.testing.assert_allclose(found.findings[0].state_share, 2 * by_s / (by_w + 2 * by_s), rtol=1e-10)
+    assert "state of layers" in str(found)
