@@ -227,14 +227,11 @@ def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> boo
         ("inner_loss", problem.inner_loss, problem.train),
         ("outer_loss", problem.outer_loss, problem.valid),
     ):
-        shapes = (
-            f"  params:  {describe(eqx.filter(model, eqx.is_inexact_array))}\n"
-            f"  hparams: {describe(hparams)}\n  data:    {describe(data)}"
-        )
         try:
             read = lambda data, key, loss=loss: _arrays_of_state(loss(model, hparams, data, key))
             value = eqx.filter_eval_shape(as_sampler(data).mean, read, jax.random.key(0))
         except Exception as error:
+            shapes = _shapes(model, hparams, data)
             raise ValueError(
                 f"{name}(model, hparams, data, key) failed on these arguments: {error}\n{shapes}"
             ) from error
@@ -243,9 +240,15 @@ def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> boo
             _check_state(model, state)
         shape = getattr(value, "shape", None)
         if shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            shapes = _shapes(model, hparams, data)
             or_state = " or (scalar, state of the layers)" if name == "inner_loss" else ""
             raise TypeError(f"{name} must return a floating scalar{or_state}, it returned {describe(value)}\n{shapes}")
     return has_state
+
+
+def _shapes(model: PyTree, hparams: PyTree, data: PyTree) -> str:
+    weights = eqx.filter(model, eqx.is_inexact_array)
+    return f"  params:  {describe(weights)}\n  hparams: {describe(hparams)}\n  data:    {describe(data)}"
 
 
 def _arrays_of_state(found: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, PyTree
 
-from .tree import describe
+from .tree import alike, describe
 
 Identity = dict[str, str]  # a part that differs is named where a checkpoint is refused
 
@@ -53,6 +53,8 @@ def difference(name: str, there: str, here: str, labels: tuple[str, str] = ("the
 
 def refuse_different(name: str, expected: PyTree, found: PyTree, expectation: str) -> None:
     """Raises `ValueError` naming an argument whose structure, shapes or types are not those that are expected."""
+    if alike(expected, found):
+        return
     wanted, given = describe(expected), describe(found)
     if wanted != given:
         raise ValueError(f"{name} is not {expectation}:\n{difference(name, wanted, given, ('wanted', 'given'))}")

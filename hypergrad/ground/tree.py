@@ -227,6 +227,16 @@ def form(tree: PyTree) -> tuple[Any, ...]:
     return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
+def alike(one: PyTree, other: PyTree) -> bool:
+    """Returns true if two trees have one structure, arrays of the same shapes and types, and identical other leaves."""
+    arrays = jax.Array | jax.ShapeDtypeStruct
+    kind = lambda leaf: (leaf.shape, leaf.dtype) if isinstance(leaf, arrays) else id(leaf)
+    first, second = (
+        (jax.tree.structure(tree), [kind(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (one, other)
+    )
+    return first == second
+
+
 def named_entries(path: str, flags: np.ndarray, most: int = 5) -> list[str]:
     """Returns the names of the entries of an array where `flags` holds, as `hparams['rates'][3]`.
 
