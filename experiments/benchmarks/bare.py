@@ -158,18 +158,24 @@ def reverse_sqrt_remat(case: Benchmark) -> Callable:
     return f
 
 
+def trained(case: Benchmark, hparams, params, train, valid):
+    """Returns the last state (w, v), the outer loss there, and the carry that an adjoint begins with."""
+    state = train_for(case, train, hparams, (params, zeros(params)), case.num_steps)
+    value, (cw, g) = outer(case, valid)(state[0], hparams)
+    return state, value, (cw, zeros(cw), g)
+
+
 def drmad(case: Benchmark) -> Callable:
     """Returns the adjoint along the straight line from w_0 to w_T; velocities do not enter an adjoint of SGD."""
 
     def f(hparams, params, train, valid):
-        w, _ = train_for(case, train, hparams, (params, zeros(params)), case.num_steps)
-        value, (cw, g) = outer(case, valid)(w, hparams)
+        (w, _), value, carry = trained(case, hparams, params, train, valid)
 
         def back(carry, t):
             point = jax.tree.map(lambda a, b: a + (t / case.num_steps).astype(a.dtype) * (b - a), params, w)
             return pull_back(case, train, hparams, carry, point)[0], None
 
-        return value, lax.scan(back, (cw, zeros(cw), g), jnp.arange(case.num_steps), reverse=True)[0][2]
+        return value, lax.scan(back, carry, jnp.arange(case.num_steps), reverse=True)[0][2]
 
     return f
 
@@ -178,8 +184,7 @@ def reversal(case: Benchmark) -> Callable:
     """Returns the adjoint along w_t = w_{t+1} + η v_{t+1},  v_t = (v_{t+1} - ∇L(w_t)) / μ."""
 
     def f(hparams, params, train, valid):
-        w, v = train_for(case, train, hparams, (params, zeros(params)), case.num_steps)
-        value, (cw, g) = outer(case, valid)(w, hparams)
+        (w, v), value, carry = trained(case, hparams, params, train, valid)
 
         def back(carry, _):
             w, v, carry = carry
@@ -187,7 +192,7 @@ def reversal(case: Benchmark) -> Callable:
             carry, gradient = pull_back(case, train, hparams, carry, w)
             return (w, scale(1 / MOMENTUM, axpy(-1.0, gradient, v)), carry), None
 
-        return value, lax.scan(back, (w, v, (cw, zeros(cw), g)), length=case.num_steps)[0][2][2]
+        return value, lax.scan(back, (w, v, carry), length=case.num_steps)[0][2][2]
 
     return f
 
