@@ -44,8 +44,8 @@ hypothesis.settings.load_profile("laws")
 
 def pytest_configure(config):
     """Compiles quick tests quickly and slow ones as users do: two thirds of the time went into optimisation."""
-    if (path := config.getoption("reliability")) and "PYTEST_XDIST_WORKER" not in os.environ:
-        kept = config.getoption("outcomes")
+    path, kept = config.getoption("reliability"), config.getoption("outcomes")
+    if (path or kept) and "PYTEST_XDIST_WORKER" not in os.environ:
         arguments = [word for word in config.invocation_params.args if not word.startswith("--deselect")]
         config.pluginmanager.register(Outcomes(path, shlex.join(arguments), kept))
     if config.getoption("markexpr") == "not slow and not sweep":
@@ -91,7 +91,7 @@ def pytest_addoption(parser):
     """`--row 29` keeps the tests of that row of the reliability list; with `-m ""` the slow ones too."""
     parser.addoption("--row", type=int, action="append", help="only tests of this row of tests/reliability.md")
     parser.addoption("--reliability", metavar="FILE", help="only tests of any row; write the table of their outcomes")
-    parser.addoption("--outcomes", metavar="FILE", help="with --reliability: keep the outcomes of parts of the tests")
+    parser.addoption("--outcomes", metavar="FILE", help="keep the outcomes of tests of rows for --reliability")
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks

@@ -26,15 +26,17 @@ class Outcomes:
     """A plugin that counts the outcomes of tests by row and writes the table at the end.
 
     With a file `kept` the tests can be run in parts: it holds the outcomes of the parts before, and takes those of this
-    one; of a test that ran twice the later counts.
+    one; of a test that ran twice the later counts. Without a `path` nothing else is written.
+
+        python -m pytest --outcomes outcomes.json
+        python -m pytest --outcomes outcomes.json --reliability docs/reliability.md --collect-only
     """
 
     def __init__(self, path, arguments, kept=None):
-        self.path, self.kept = Path(path), None if kept is None else Path(kept)
+        self.path, self.kept = path and Path(path), kept and Path(kept)
         known = json.loads(self.kept.read_text()) if self.kept and self.kept.exists() else {}
-        self.tests, self.commands = known.get("tests", {}), [*known.get("commands", []), arguments]
-        self.days = [*known.get("days", []), str(datetime.date.today())]
-        self.ran = {}
+        self.tests, self.parts, self.ran = known.get("tests", {}), known.get("parts", []), {}
+        self.part = arguments, str(datetime.date.today())
 
     def pytest_runtest_logreport(self, report):
         """Keeps the worst outcome of a test: of its setup, itself and its end."""
@@ -46,14 +48,21 @@ class Outcomes:
     def pytest_sessionfinish(self):
         """Writes the table, and the outcomes for the parts to come."""
         self.tests |= self.ran
+        self.parts += [self.part] if self.ran else []
         if self.kept:
-            self.kept.write_text(json.dumps({"tests": self.tests, "commands": self.commands, "days": self.days}))
+            self.kept.write_text(json.dumps({"tests": self.tests, "parts": self.parts}))
+        if self.path:
+            self.write()
+
+    def write(self):
+        """Writes the table."""
+        commands, days = zip(*self.parts or [self.part], strict=True)
         counts = collections.Counter(outcome for _, outcome in self.tests.values())
         head = INTRODUCTION.format(
-            commands="\n    ".join(f"python -m pytest {arguments}" for arguments in dict.fromkeys(self.commands)),
+            commands="\n    ".join(f"python -m pytest {arguments}" for arguments in dict.fromkeys(commands)),
             counts=", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped")),
-            first=min(self.days),
-            last=max(self.days),
+            first=min(days),
+            last=max(days),
             python=platform.python_version(),
             jax=jax.__version__,
             machine=f"{jax.device_count()} {jax.devices()[0].device_kind} devices",
