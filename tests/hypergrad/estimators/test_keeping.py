@@ -119,7 +119,6 @@ def plan(case, **options):
 
 def test_the_choice_takes_what_fits():
     case, state = net(), 224  # 13 weights and biases, their momentum, and two counters
-    assert plan(case).num_states == 200 and plan(case).repeats == 1
     assert "5 states of 200" in repr(plan(case, memory_limit=5.5 * state))
     with pytest.raises(MemoryError, match="memory_limit"):
         plan(case, memory_limit=state / 2)
