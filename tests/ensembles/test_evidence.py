@@ -58,7 +58,7 @@ def exact(h, data, weights):
     return -jax.scipy.stats.multivariate_normal.logpdf(data["y"], zero, covariance)
 
 
-@pytest.mark.variants(quick=["more weights-one", "more weights-per layer"], slow=["more rows-per weight"])
+@pytest.mark.variants(quick=["more weights-one"], slow=["more weights-per layer", "more rows-per weight"])
 @pytest.mark.parametrize(
     ("shape", "prior"), [("more rows", "per weight"), ("more weights", "per layer"), ("more weights", "one")]
 )

@@ -67,6 +67,7 @@ def test_trained_together_is_trained_alone(dtype, limit):
         assert relative_error(arrays(ens.replica(together, r)), arrays(one)) <= limit
 
 
+@pytest.mark.slow
 def test_an_optimiser_that_couples_replicas_is_caught():
     replicas, hparams, data = setting(3)
     key = jax.random.key(1)

@@ -86,6 +86,7 @@ def test_sum_rules(measured):
     assert np.allclose(numbers[[2, 3, 4]], [3, 1, 3], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mask_is_a_narrower_network():
     box = Box(2, 0)
     hparams = box.natural({name: value + 0.3 for name, value in box.centre().items()})

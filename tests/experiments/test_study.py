@@ -117,6 +117,7 @@ def test_the_raw_series_is_read_in_spite_of_its_malformed_lines():
         activity.check_counts(labels)
 
 
+@pytest.mark.slow
 def test_the_raw_series_is_downloaded_and_known_by_what_else_the_archive_holds(tmp_path, monkeypatch):
     server = http.server.HTTPServer(("127.0.0.1", 0), partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -63,7 +63,8 @@ LAWS = {name: (estimator, "epochs") for name, estimator in EXACT.items()} | {
 
 
 @pytest.mark.parametrize(
-    ("estimator", "order"), some_slow(LAWS, "checkpoints", "drmad", "greedy", "reversible", "exactly reversible")
+    ("estimator", "order"),
+    some_slow(LAWS, "checkpoints", "forward", "drmad", "greedy", "reversible", "exactly reversible"),
 )
 def test_hypergradients_are_those_of_the_sampled_training(estimator, order):
     problem, params, hparams = sampled(lambda rows: hg.Batches(rows, SIZE, order=order))
@@ -113,6 +114,7 @@ def test_an_epoch_goes_on_from_one_step_of_a_search_to_the_next(search, steps):
     np.testing.assert_array_equal(np.asarray(history.stats.counts.rows), reads)
 
 
+@pytest.mark.slow
 def test_a_cold_start_begins_an_epoch_in_another_order():
     problem, params, hparams = counting()
     train = jax.jit(lambda key, t: hg.evaluate(hg.OptaxSolver(COUNT, 5), problem, params, hparams, key).params)
@@ -201,6 +203,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 def test_a_holdout_is_read_whole():
     problem, params, hparams = sampled(lambda rows: hg.Batches(rows, SIZE))
     holdout = hg.Batches(rows_of(ridge(1, num_rows=9).problem.valid), 3)

@@ -92,7 +92,7 @@ EXACT = {
 }
 
 
-@pytest.mark.variants(quick=["forward", "reverse"], slow=["drmad, every knot"])
+@pytest.mark.variants(quick=["forward"], slow=["reverse", "drmad, every knot"])
 @pytest.mark.parametrize("estimator", EXACT.values(), ids=EXACT)
 def test_hypergradients_go_through_running_averages(estimator):
     laws.finite_differences(estimator, case_of())
@@ -149,7 +149,7 @@ SEARCHES = {
 }
 
 
-SLOW = ("drmad", "f2sa", "greedy", "saba")
+SLOW = ("drmad", "f2sa", "greedy", "implicit", "saba")
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def test_hypergradients_of_any_model(make):
     laws.finite_differences(hg.Reverse(inner), case)
 
 
+@pytest.mark.slow
 def test_a_search_returns_a_model_of_the_same_kind():
     case, inner = case_of(Convolutional()), hg.OptaxSolver(optax.adam(0.03), 3)
     search = hg.GradientSearch(hg.Greedy(inner, check=None), optax.adam(0.05))

@@ -226,6 +226,7 @@ def test_a_failing_member_leaves_the_others_alone():
         np.testing.assert_allclose(found["log_l2"][i], one(jnp.asarray(rate))[1]["log_l2"], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_equinox_models_come_back_whole():
     case = net()
     search = hg.GradientSearch(hg.DrMAD(hg.OptaxSolver(optax.adam(0.05), 5), warm_start=True), OUTER)

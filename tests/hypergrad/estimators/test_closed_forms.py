@@ -124,6 +124,7 @@ def test_hypergradients_of_logistic_regression_are_the_published_ones(horizon):
     np.testing.assert_allclose(found, PUBLISHED[horizon], rtol=1e-5, atol=5.1e-9)
 
 
+@pytest.mark.slow
 def test_validation_losses_of_logistic_regression_are_the_published_ones():
     problem, params, hparams = per_feature_penalties()
     estimator = hg.Reverse(hg.OptaxSolver(optax.sgd(0.1), 100), horizon=10)

@@ -18,6 +18,7 @@ def test_forward_is_reverse(inner):
     laws.agree(hg.Forward(inner), hg.Reverse(inner), ridge())
 
 
+@pytest.mark.slow
 def test_forward_is_reverse_on_a_network():
     inner = hg.OptaxSolver(OPTIMISERS["adam"], 4)
     laws.agree(hg.Forward(inner), hg.Reverse(inner), net())

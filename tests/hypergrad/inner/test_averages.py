@@ -88,6 +88,7 @@ def test_searches_and_checkpoints_carry_the_average(tmp_path):
     assert_close(found, whole.best.value)
 
 
+@pytest.mark.slow
 def test_maid_bounds_its_error_at_the_average():
     case = ridge()
     search = hg.MAID(hg.OptaxSolver(optax.sgd(0.3), 50, average=0.9), hg.CG(10), strong_convexity=0.1)

@@ -199,6 +199,7 @@ def test_a_saddle_is_flagged(mu):
         assert state.spent.hyper_updates == 0
 
 
+@pytest.mark.slow
 def test_single_precision_comes_to_rest_near_the_optimum():
     exact = quadratic()
     with jax.enable_x64(False):

@@ -173,6 +173,7 @@ def test_values_that_are_not_finite_never_win():
     assert state.best.value == jnp.inf
 
 
+@pytest.mark.slow
 def test_states_in_a_batch_choose_as_they_do_alone():
     search, case = SEARCHES["random"], problem_of(scattered)
     start = search.init(case.problem, case.params, case.hparams)
