@@ -20,6 +20,7 @@ BEAT, SOURCE, WORKER, RETRY, SEARCH = (
     f"hypergrad:{name}" for name in ("heartbeat", "source", "worker", "retry of", "search")
 )
 PATIENCE = 3  # heartbeats that a process may miss
+ATTEMPTS = 5  # to ask for a trial that others do not give up meanwhile
 NAMELESS = 10  # heartbeats after which a trial without values and attributes is nobody's
 
 
@@ -41,7 +42,14 @@ class SharedStudy:
         self._take_up_stale(state)
         worker = f"{socket.gethostname()}, process {os.getpid()}"
         attributes = {BEAT: [time.time(), self.heartbeat], SEARCH: list(state.seed), WORKER: worker}
-        trial, params = translation.suggested(self.study, sampler, state.space, fixed, **attributes)
+        late = translation.package().exceptions.UpdateFinishedTrialError  # another process gave it up meanwhile
+        for attempt in range(ATTEMPTS):
+            try:
+                trial, params = translation.suggested(self.study, sampler, state.space, fixed, **attributes)
+                break
+            except late:
+                if attempt == ATTEMPTS - 1:
+                    raise
         self.training[trial.number] = self._trial_id(trial.number)
         return params, {"study_trial": trial.number}
 
@@ -61,11 +69,18 @@ class SharedStudy:
             self._add(state, one)
             result = Result.failure("added with other values")
         if not is_done:
-            for name, value in translation.attributes(result).items():
-                self.storage.set_trial_user_attr(self._trial_id(number), name, value)
-            trials = translation.package().trial
-            translation.tell(self.study, trials.Trial(self.study, self._trial_id(number)), result)
+            try:
+                self._finish(number, result)
+            except translation.package().exceptions.UpdateFinishedTrialError:  # given up at this moment
+                if not result.failed:
+                    self._add(state, one)
         return None
+
+    def _finish(self, number: int, result: Result) -> None:
+        for name, value in translation.attributes(result).items():
+            self.storage.set_trial_user_attr(self._trial_id(number), name, value)
+        trials = translation.package().trial
+        translation.tell(self.study, trials.Trial(self.study, self._trial_id(number)), result)
 
     def best(self) -> FinishedTrial | None:
         """Returns the best trial of all processes; its result holds the value and the user attributes as metrics."""

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 import hypergrad as hg
-from hypergrad.trials.optuna import memory
+from hypergrad.trials.optuna import memory, translation
 
 from tests.hypergrad.trials.examples import KEY, SPACE, cma_es, loss, tpe
 
@@ -161,6 +161,25 @@ def test_telling_twice_is_harmless(tmp_path):
     assert [one.result.value for one in again.history] == [one.result.value for one in whole.history]
     states = [trial.state.name for trial in searcher.kept.shared.study.trials]
     assert states.count("COMPLETE") == 1 + 6 and states.count("FAIL") == 2 and len(states) == 9
+
+
+def test_a_trial_that_is_given_up_while_it_is_told_is_added(tmp_path, monkeypatch):
+    searcher, attributes = hg.trials.Optuna(tpe, storage=tmp_path / "study.log"), translation.attributes
+    given_up = []
+
+    def late(result):
+        """What is told, while another process gives the first trial up."""
+        if not given_up:
+            given_up.append(searcher.kept.shared._trial_id(0))
+            searcher.kept.shared.storage.set_trial_state_values(given_up[0], optuna.trial.TrialState.FAIL)
+        return attributes(result)
+
+    monkeypatch.setattr(translation, "attributes", late)
+    train = lambda trial, key: hg.trials.Result(loss(trial.params), size=1)
+    state = hg.trials.search_trials(searcher, SPACE, train, key=KEY, num_trials=2)
+    trials = searcher.kept.shared.study.trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert [trials[1].value, trials[2].value] == [one.result.value for one in state.history]
 
 
 WORKER = """
