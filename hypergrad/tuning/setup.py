@@ -19,6 +19,7 @@ from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem
 
 ADAM = optax.adam(0.2)  # of the hyperparameters, in units of their scale
+FAST = 2.0  # times as far moves what enters a loss, such as a penalty: it acts at once, a momentum only later
 SHIFT = math.log(10.0)  # from the given start to its rivals, in units of the scale
 GROWTH = 100.0  # of the adjoint, from which a shorter horizon is taken
 
@@ -96,6 +97,23 @@ def like(tree: PyTree, hparams: PyTree, name: str) -> PyTree:
     return full
 
 
+def in_losses(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> list[bool]:
+    """Returns for every array of hyperparameters whether it enters a loss; what enters none enters the optimiser."""
+    key = jax.random.key(0)
+    losses = lambda h: (
+        problem.inner_loss(params, h, problem.train, key),
+        problem.outer_loss(params, h, problem.valid, key),
+    )
+    return enters(losses, hparams)
+
+
+def steps(problem: BilevelProblem, params: PyTree, hparams: PyTree, scale: PyTree) -> PyTree:
+    """Returns the scale, times `FAST` for the hyperparameters that enter a loss."""
+    units, treedef = jax.tree.flatten(scale)
+    fast = in_losses(problem, params, hparams)
+    return jax.tree.unflatten(treedef, [unit * (FAST if at else 1.0) for unit, at in zip(units, fast, strict=True)])
+
+
 def all_starts(
     problem: BilevelProblem, params: PyTree, hparams: PyTree, scale: PyTree, given: Sequence[PyTree] | None
 ) -> list[tuple[str, PyTree]]:
@@ -105,14 +123,9 @@ def all_starts(
         if not isinstance(given, list | tuple):
             raise TypeError(f"starts must be a list of pytrees like hparams, got {shown(given)}")
         return found + [(f"starts[{n}]", like(start, hparams, f"starts[{n}]")) for n, start in enumerate(given)]
-    key = jax.random.key(0)
-    losses = lambda h: (
-        problem.inner_loss(params, h, problem.train, key),
-        problem.outer_loss(params, h, problem.valid, key),
-    )
     leaves, treedef = jax.tree.flatten(hparams)
     paths = [path for path, _ in named_leaves(hparams, "hparams")]
-    for place, in_loss in enumerate(enters(losses, hparams)):
+    for place, in_loss in enumerate(in_losses(problem, params, hparams)):
         for word, sign in () if in_loss else (("smaller", -SHIFT), ("larger", SHIFT)):
             moved = [
                 leaf + sign * unit if at == place else leaf

@@ -19,7 +19,7 @@ from ..search.base import SearchState
 from ..search.gradient import GradientSearch, identity
 from .race import line_up
 from .report import report
-from .setup import all_starts, choose_estimator, like, periods, scaled_adam
+from .setup import all_starts, choose_estimator, like, periods, scaled_adam, steps
 
 SHARE = 0.15  # of the budget that the choice of a start may take
 LEAST = 200  # gradients of a budget
@@ -84,8 +84,9 @@ def tune(
     1. The outer loss is that of weights averaged over 2K updates (`OptaxSolver(..., average=)`), because short horizons
        drive the learning rate of others to zero. Shorter averages bear less noise and less momentum.
     2. With B the budget, λ moves every K = √(B/2) updates along `Reverse(horizon=K/10, warm_start=True)`, which costs
-       1.2 gradients per update, by Adam with step 0.2 in units of `scale`. The horizon is halved as long as the adjoint
-       grows more than a hundredfold in a trial.
+       1.2 gradients per update, by Adam with step 0.2 in units of `scale`, and 0.4 for what enters a loss, such as a
+       penalty, because that acts at once. The horizon is halved as long as the adjoint grows more than a hundredfold in
+       a trial.
     3. Starts race for at most 15 % of the budget: all train and move λ; the worse half gives up, again and again. So
        a start that ruins training is replaced.
     4. The winner goes on from its weights to the end of the budget.
@@ -124,7 +125,7 @@ def tune(
         raise ValueError("scale must be positive: it is the distance over which a hyperparameter matters")
     named = all_starts(problem, params, hparams, unit, starts)
     choice = choose_estimator(periods(inner, total), problem, params, hparams, key)
-    search = GradientSearch(choice.estimator, scaled_adam(unit), projection=projection)
+    search = GradientSearch(choice.estimator, scaled_adam(steps(problem, params, hparams, unit)), projection=projection)
     race = line_up(search, choice.estimator.inner, problem, params, named)
 
     def advance(number: int, gradients: int) -> None:
