@@ -99,7 +99,7 @@ def tune(
     - `budget`: gradient equivalents in all, 1.2 for each update of `inner` by default. Only the evaluations that
       a random outer loss needs can exceed it.
     - `scale`: a number, or a pytree like `hparams`: the distance over which a hyperparameter matters; 1 suits
-      logarithms.
+      logarithms, 0 holds one where it is.
     - `starts`: further starts, like `hparams`. By default one for every direction of each hyperparameter that enters
       the optimiser and no loss, such as a learning rate: by log 10 units of `scale` smaller and larger.
     - `projection`: applied to λ after every move.
@@ -121,8 +121,8 @@ def tune(
     hparams = as_hparams(hparams)
     check_model(problem, params, hparams)
     unit = like(scale, hparams, "scale")
-    if any(bool(jnp.any(leaf <= 0)) for leaf in jax.tree.leaves(unit)):
-        raise ValueError("scale must be positive: it is the distance over which a hyperparameter matters")
+    if any(bool(jnp.any(leaf < 0)) for leaf in jax.tree.leaves(unit)):
+        raise ValueError("scale must be at least 0: it is the distance over which a hyperparameter matters")
     named = all_starts(problem, params, hparams, unit, starts)
     choice = choose_estimator(periods(inner, total), problem, params, hparams, key)
     search = GradientSearch(choice.estimator, scaled_adam(steps(problem, params, hparams, unit)), projection=projection)
