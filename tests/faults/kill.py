@@ -88,8 +88,9 @@ def count(victim, kills, number, seed, folder, seconds):
         begun = time.monotonic()
         wanted = finish(process)
     counts, codes, longest = collections.Counter(), collections.Counter(), time.monotonic() - begun
+    end = time.monotonic() + seconds
     print(f"undisturbed: {begun - started:.1f} s to start, {longest:.1f} s to run", flush=True)
-    while sum(codes.values()) - codes[0] < kills and time.monotonic() - begun < seconds:
+    while sum(codes.values()) - codes[0] < kills and time.monotonic() < end:
         run = folder / f"run{counts['finished']}"
         run.mkdir()
         for _ in range(generator.randint(1, 8)):
