@@ -10,6 +10,7 @@ import pytest
 
 import hypergrad as hg
 from hypergrad.testing import laws
+from hypergrad.tuning import setup
 
 CURVATURES = np.geomspace(0.03, 1.0, 6)
 BUDGET = 2000
@@ -146,11 +147,19 @@ def test_moves_are_in_units_of_the_scale():
     assert np.all(tuned.history.hparams["log_decay"] == 0) and np.ptp(tuned.history.hparams["log_rate"]) > 0
 
 
+def test_what_enters_a_loss_moves_twice_as_far():
+    problem, params, _ = regression()
+    start = {"log_decay": jnp.zeros(()), "log_rate": jnp.log(0.1)}
+    unit = jax.tree.map(jnp.ones_like, start)
+    assert setup.steps(problem, params, start, unit) == {"log_decay": setup.FAST, "log_rate": 1.0}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"budget": 10}, ValueError, "budget must be an integer of at least 200"),
         ({"scale": {"log_rate": 1.0, "more": 2.0}}, ValueError, "scale must be a number or like hparams"),
+        ({"scale": -1.0}, ValueError, "scale must be at least 0"),
         ({"scale": {"log_rate": np.nan}}, ValueError, r"scale\['log_rate'\] must be finite"),
         ({"starts": [{"other": 1.0}]}, ValueError, r"starts\[0\] must be"),
         ({"patience": 2}, ValueError, "patience .* holdout"),
