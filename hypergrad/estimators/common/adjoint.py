@@ -95,7 +95,7 @@ def sweep(training: Training, states: InnerState, steps: Array, adjoint: Adjoint
 
 def stats_of(adjoint: Adjoint, counts: Counts, status: ArrayLike = Status.OK, **diagnostics: Array) -> Stats:
     """Returns counts, growth and status: ADJOINT_GROWTH where the adjoint grew so far that rounding rules."""
-    grown = flag(adjoint.growth > UNSTABLE, Status.ADJOINT_GROWTH)
+    grown = flag(~(adjoint.growth <= UNSTABLE), Status.ADJOINT_GROWTH)  # NaN where sizes overflow
     return Stats(counts, status | grown, diagnostics={"growth": adjoint.growth} | diagnostics)
 
 

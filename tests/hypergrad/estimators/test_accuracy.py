@@ -12,6 +12,7 @@ import hypergrad as hg
 from experiments.benchmarks.problems import PROBLEMS
 from experiments.common.data import digits
 from hypergrad.estimators.common import trajectory
+from hypergrad.estimators.common.adjoint import Adjoint, stats_of
 from hypergrad.testing import laws, problems
 from hypergrad.testing.tolerances import flat, relative_error
 from hypergrad.testing.units import in_single_precision
@@ -229,6 +230,12 @@ def test_training_that_diverges_is_flagged_under_exact_reverse_mode_too():
         estimate, _ = laws.first_step(make(hg.OptaxSolver(optax.sgd(0.1), 6)), case)
         assert jnp.isfinite(estimate.value) and estimate.value > 1e10
         assert hg.Status(int(estimate.stats.status)) & hg.Status.ADJOINT_GROWTH
+
+
+def test_an_adjoint_whose_size_overflows_is_flagged():
+    """Squares of 1e25 leave the range of float32, and the growth is that of infinity over infinity."""
+    adjoint = Adjoint({"w": jnp.zeros(1)}, jnp.zeros(1), jnp.float32(jnp.inf), jnp.float32(jnp.inf))
+    assert int(stats_of(adjoint, hg.Counts()).status) == hg.Status.ADJOINT_GROWTH
 
 
 def test_what_is_stored_in_few_bits_is_numbers_alone():
