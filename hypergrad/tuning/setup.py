@@ -16,7 +16,7 @@ from ..ground.checks import shown
 from ..ground.dependence import enters
 from ..ground.tree import describe, named_leaves
 from ..inner import AbstractInnerSolver
-from ..problem import BilevelProblem
+from ..problem import BilevelProblem, check_model, inner_objective, outer_objective
 
 ADAM = optax.adam(0.2)  # of the hyperparameters, in units of their scale
 FAST = 2.0  # times as far moves what enters a loss, such as a penalty: it acts at once, a momentum only later
@@ -99,10 +99,10 @@ def like(tree: PyTree, hparams: PyTree, name: str) -> PyTree:
 
 def in_losses(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> list[bool]:
     """Returns for every array of hyperparameters whether it enters a loss; what enters none enters the optimiser."""
-    key = jax.random.key(0)
+    key, partitioned = jax.random.key(0), check_model(problem, params, hparams)
     losses = lambda h: (
-        problem.inner_loss(params, h, problem.train, key),
-        problem.outer_loss(params, h, problem.valid, key),
+        inner_objective(problem, partitioned, key)(partitioned.arrays, h),
+        outer_objective(problem, partitioned, key)(partitioned.arrays, h),
     )
     return enters(losses, hparams)
 

@@ -188,3 +188,18 @@ def test_shrinking_moves_towards_the_mean_of_each_array():
     assert found["b"] == 7
     with pytest.raises(ValueError, match="share must be"):
         hg.projections.shrink_to_mean(1.5)
+
+
+def test_starts_are_found_on_batches_and_with_a_state_of_layers():
+    """The rate enters no loss, so that it alone is moved; the losses see a batch, and may return a state."""
+    problem, w, rows = regression()
+    with_state = lambda params, h, data, key: (ridge_inner(params[0], h, data, key), 0.9 * params[1])
+    outer = lambda params, h, data, key: squares(params[0], h, data, key)
+    batches = hg.BilevelProblem(with_state, outer, hg.Batches(problem.train, 32), hg.Batches(rows, 32))
+    hparams = {"log_decay": jnp.asarray(-2.0), "log_rate": jnp.asarray(-3.0)}
+    found = setup.all_starts(batches, (w, jnp.zeros(2)), hparams, jax.tree.map(jnp.ones_like, hparams), None)
+    assert [name for name, _ in found] == [
+        "the given start",
+        "hparams['log_rate'] smaller",
+        "hparams['log_rate'] larger",
+    ]
