@@ -95,7 +95,8 @@ def sweep(training: Training, states: InnerState, steps: Array, adjoint: Adjoint
 
 def stats_of(adjoint: Adjoint, counts: Counts, status: ArrayLike = Status.OK, **diagnostics: Array) -> Stats:
     """Returns counts, growth and status: ADJOINT_GROWTH where the adjoint grew so far that rounding rules."""
-    grown = flag(~(adjoint.growth <= UNSTABLE), Status.ADJOINT_GROWTH)  # NaN where sizes overflow
+    overflows = jnp.any(jnp.isinf(adjoint.sizes))  # then the growth is NaN
+    grown = flag((adjoint.growth > UNSTABLE) | overflows, Status.ADJOINT_GROWTH)
     return Stats(counts, status | grown, diagnostics={"growth": adjoint.growth} | diagnostics)
 
 
