@@ -97,7 +97,12 @@ def cleaning(few: optax.GradientTransformation) -> Make:
     return make
 
 
-def by_search(make: Make, cost: float = 1.0, examples: bool = False, right: bool = False) -> Method:
+def all_rows(task: Task) -> Any:
+    """Returns all training rows."""
+    return task.train
+
+
+def by_search(make: Make, cost: float = 1.0, examples: bool = False, rows: Callable[[Task], Any] = all_rows) -> Method:
     """Returns a search as a method.
 
     **Arguments**
@@ -105,18 +110,17 @@ def by_search(make: Make, cost: float = 1.0, examples: bool = False, right: bool
     - `make`: the search, from the kind, the updates in all, and those of an epoch.
     - `cost`: gradients for each update, above 1 where hyperparameters move. There half of the validation rows choose
       the best step.
-    - `examples`: give each example a weight. `right`: train on the rows with right labels alone.
+    - `examples`: give each example a weight.
+    - `rows`: those to train on.
     """
 
     def method(task: Task) -> Result:
-        train, options = task.train.take(task.right) if right else task.train, {}  # type: Any, dict[str, Any]
+        train, options = rows(task), {}  # type: Any, dict[str, Any]
         valid, half = task.valid, len(task.valid.y) // 2
-        if cost > 1:
+        if cost > 1:  # half chooses, because hyperparameters can overfit the other
             valid, options["holdout"] = valid.take(np.arange(half)), valid.take(np.arange(half, 2 * half))
-        problem, search = (
-            task.problem(train, valid),
-            make(task.kind, round(task.updates / cost), len(train.y) // task.batch),
-        )
+        problem = task.problem(train, valid)
+        search = make(task.kind, round(task.updates / cost), len(train.y) // task.batch)
         state = search.init(problem, task.model, task.hparams(examples))
         limit = hg.Budget(epochs=task.epochs * len(task.train.y) / len(train.y))
 
@@ -124,10 +128,8 @@ def by_search(make: Make, cost: float = 1.0, examples: bool = False, right: bool
             task.record(int(state.spent.rows), float(state.best.value), state.hparams)
 
         with contextlib.suppress(FloatingPointError):  # no step was finite
-            keep = lambda record: record.value
-            state, _ = hg.run(
-                search, problem, state, key=task.key, budget=limit, callback=measure, keep=keep, **options
-            )
+            options |= {"budget": limit, "callback": measure, "keep": lambda record: record.value}
+            state, _ = hg.run(search, problem, state, key=task.key, **options)
         best, spent = state.best, state.spent
         return Result(best.params, best.hparams, float(best.value), int(spent.rows), int(spent.iterations))
 
@@ -177,7 +179,7 @@ def tune(task: Task) -> Result:
 
     def measure(state: hg.SearchState, history: hg.History) -> None:
         nonlocal rows
-        rows += int(np.sum(history.stats.counts.rows))
+        rows += int(np.sum(history.stats.counts.inner_equivalents)) * task.batch
         task.record(rows, float(state.best.value), state.hparams)
 
     start = task.hparams()
@@ -186,7 +188,8 @@ def tune(task: Task) -> Result:
 
 
 METHODS: dict[str, Method] = {
-    "oracle": by_search(plain, right=True),
+    "oracle": by_search(plain, rows=lambda task: task.train.take(task.right)),
+    "validation rows": by_search(plain, rows=lambda task: task.valid),
     "plain": by_search(plain),
     "tpe, 10 % trials": tpe(0.1),
     "tpe, 25 % trials": tpe(0.25),

@@ -9,14 +9,14 @@ import numpy as np
 from ..common.cells import rows
 from ..common.config import Common
 from ..common.figures import COLOURS, figure
-from ..common.report import Row, grouped, save, spread_table
+from ..common.report import Row, grouped, save, spread_table, text_table
 
 COLUMNS = ("test_error", "test_loss", "valid_loss", "epochs", "updates", "seconds")
 LEARNED = ("decay", "rate", "momentum", "smoothing", "shift", "zoom")
 
 
 def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Writes summary.json, history.csv, table.md and the plot, and returns the summary."""
+    """Writes summary.json, history.csv, tables, words and the plot, and returns the summary."""
     runs, history = rows(cells, "runs"), rows(cells, "history")
     known = [name for name in ("auc", *LEARNED) if any(name in run for run in runs)]
     padded = [dict.fromkeys(known) | run for run in runs]
@@ -26,6 +26,8 @@ def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
     draw(config.out / "vision.png", runs, history, cells)
     title = f"Errors in percent, losses in nats; mean ± standard deviation over {config.seeds} seeds"
     summary = save(config, runs, table, history, title, hparams=hparams, words=sentences)
+    (config.out / "hyperparameters.md").write_text(text_table(hparams) + "\n")
+    (config.out / "words.md").write_text("\n".join(f"- {sentence}" for sentence in sentences) + "\n")
     print("\n".join(sentences))
     return summary
 

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from ..common.cells import grid, run_cells
-from ..common.config import Fraction, Out, Positive, PositiveFloat, Rule, WithData
+from ..common.config import Fraction, NonNegative, Out, Positive, PositiveFloat, Rule, WithData
 from ..common.data import Rows, image_sets
 from . import text
 from .images import CLASSES, draw
@@ -23,7 +23,7 @@ from .report import report
 
 COMMON = ("plain", "tpe, 10 % trials", "tpe, 25 % trials", "online", "tune")
 CHOICES: dict[str, tuple[str, ...]] = {
-    "labels": ("oracle", "plain", "tpe, 25 % trials", "example weights", "weights and all"),
+    "labels": ("oracle", "plain", "validation rows", "tpe, 25 % trials", "example weights", "weights and all"),
     "clean": COMMON,
     "text": COMMON,
 }
@@ -60,12 +60,12 @@ class Config(WithData):
     clean: no wrong labels. text: letters of a Markov chain, whose entropy bounds what can be reached.
 
     Learned: a decay for each weight matrix, rate and momentum, label smoothing, the strengths of random shifts and
-    zooms, and a weight for each example. plain trains at the defaults. oracle does so without the wrong labels. tpe
-    trains a trial per 10 or 25 % of the budget, the first at the defaults. online moves the few hyperparameters every
-    25 updates along the last five, at averaged weights. tune is `hypergrad.tune`. example weights moves one weight per
-    example every epoch, along all updates of it; weights and all moves the rest too. All read the training rows
-    equally often and keep their best model on the validation rows; where hyperparameters are learned by derivatives,
-    half of these choose. Test rows are measured once, at the end.
+    zooms, and a weight for each example. plain trains at the defaults. oracle does so without the wrong labels, and
+    validation rows on those rows alone. tpe trains a trial per 10 or 25 % of the budget, the first at the defaults.
+    online moves the few hyperparameters every 25 updates along the last five, at averaged weights. tune is
+    `hypergrad.tune`. example weights moves one weight per example every epoch, along all updates of it; weights and all
+    moves the rest too. All read the training rows equally often and keep their best model on the validation rows; where
+    hyperparameters are learned by derivatives, half of these choose. Test rows are measured once, at the end.
     """
 
     task: Literal["labels", "clean", "text"] = "labels"
@@ -77,11 +77,11 @@ class Config(WithData):
     full: bool = False
     """50,000 images of 28 x 28 pixels and a larger network, for a GPU."""
     rows: Positive = 2000  # Training images, or lines of text.
-    valid: Positive = 500  # Validation images, or lines.
+    valid: Positive = 1000  # Validation images, or lines.
     side: Positive = 14  # Pixels along an image.
     noise: Fraction = 0.4  # Share of wrong labels.
     channels: Positive = 8  # Channels of the first convolution; a quarter of the transformer's width.
-    blocks: Positive = 2  # Residual blocks, or layers of the transformer.
+    blocks: NonNegative = 2  # Residual blocks, or layers of the transformer.
     letters: Positive = 8  # Letters of the alphabet.
     length: Positive = 32  # Letters of a line.
     epochs: PositiveFloat = 40.0  # How often the training rows are read.

@@ -119,7 +119,7 @@ def test_the_words_tell_the_distance_from_the_oracle_and_the_source():
 @pytest.mark.slow
 def test_a_quick_run_writes_everything_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(vision, "image_sets", lambda name, folder: (patterns(300, 1), patterns(50, 2)))
-    small = {"methods": ("plain", "example weights"), "epochs": 4, "side": 7}
+    small = {"methods": ("plain", "example weights"), "epochs": 4, "side": 7, "blocks": 0}
     config = Config(out=tmp_path, quick=True, **(QUICK | small))
     summary = main(config)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
