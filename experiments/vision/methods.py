@@ -1,13 +1,14 @@
 """Methods that compete: each reads the training rows equally often, from the same start."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
@@ -23,7 +24,7 @@ AVERAGE = 0.9
 OUTER, EXAMPLES, STAY = optax.adam(0.2), optax.adam(1.0), optax.sgd(0.0)
 
 
-@dataclass
+@dataclasses.dataclass
 class Task:
     """A problem with its start and budget, and the course of the method that runs on it."""
 
@@ -35,7 +36,8 @@ class Task:
     epochs: float
     batch: int
     key: Array
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    read: int = 0  # rows that were read before
 
     @property
     def updates(self) -> int:
@@ -47,13 +49,20 @@ class Task:
         train, valid = self.train if train is None else train, self.valid if valid is None else valid
         return hg.BilevelProblem(inner_loss, outer_loss, hg.Batches(train, self.batch), valid)
 
-    def hparams(self, examples: bool = False) -> dict[str, Any]:
-        """Returns the start, with one weight per training row where that is asked for."""
-        return hparams_of(self.model[0], DEFAULTS[self.kind], len(self.train.y) if examples else 0)
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The start of the few hyperparameters."""
+        return hparams_of(self.model[0], DEFAULTS[self.kind])
+
+    @property
+    def weighted(self) -> dict[str, Any]:
+        """The same, with the log-odds of one weight per training row, all even."""
+        return self.defaults | {"example": jnp.zeros(len(self.train.y))}
 
     def record(self, rows: int, value: float, hparams: PyTree) -> None:
         """Adds the best loss so far to the history, and the hyperparameters of the moment."""
-        self.history.append({"epochs": rows / len(self.train.y), "valid_loss": value} | values_of(hparams))
+        epochs = (self.read + rows) / len(self.train.y)
+        self.history.append({"epochs": epochs, "valid_loss": value} | values_of(hparams))
 
 
 class Result(NamedTuple):
@@ -97,12 +106,12 @@ def cleaning(few: optax.GradientTransformation) -> Make:
     return make
 
 
-def all_rows(task: Task) -> Any:
-    """Returns all training rows."""
-    return task.train
-
-
-def by_search(make: Make, cost: float = 1.0, examples: bool = False, rows: Callable[[Task], Any] = all_rows) -> Method:
+def by_search(
+    make: Make,
+    cost: float = 1.0,
+    start: Callable[[Task], PyTree] = lambda task: task.defaults,
+    rows: Callable[[Task], Any] = lambda task: task.train,
+) -> Method:
     """Returns a search as a method.
 
     **Arguments**
@@ -110,8 +119,7 @@ def by_search(make: Make, cost: float = 1.0, examples: bool = False, rows: Calla
     - `make`: the search, from the kind, the updates in all, and those of an epoch.
     - `cost`: gradients for each update, above 1 where hyperparameters move. There half of the validation rows choose
       the best step.
-    - `examples`: give each example a weight.
-    - `rows`: those to train on.
+    - `start`: the hyperparameters to start from. `rows`: those to train on.
     """
 
     def method(task: Task) -> Result:
@@ -121,7 +129,7 @@ def by_search(make: Make, cost: float = 1.0, examples: bool = False, rows: Calla
             valid, options["holdout"] = valid.take(np.arange(half)), valid.take(np.arange(half, 2 * half))
         problem = task.problem(train, valid)
         search = make(task.kind, round(task.updates / cost), len(train.y) // task.batch)
-        state = search.init(problem, task.model, task.hparams(examples))
+        state = search.init(problem, task.model, start(task))
         limit = hg.Budget(epochs=task.epochs * len(task.train.y) / len(train.y))
 
         def measure(state: hg.SearchState, _: hg.History) -> None:
@@ -132,6 +140,19 @@ def by_search(make: Make, cost: float = 1.0, examples: bool = False, rows: Calla
             state, _ = hg.run(search, problem, state, key=task.key, **options)
         best, spent = state.best, state.spent
         return Result(best.params, best.hparams, float(best.value), int(spent.rows), int(spent.iterations))
+
+    return method
+
+
+def then_anew(learn: Method, share: float) -> Method:
+    """Returns a method that learns for a share of the budget, and then trains new weights at what it has learned."""
+
+    def method(task: Task) -> Result:
+        learned = learn(dataclasses.replace(task, epochs=share * task.epochs))
+        left = task.epochs - learned.rows / len(task.train.y)
+        rest = dataclasses.replace(task, epochs=left, read=learned.rows, key=jax.random.fold_in(task.key, 0))
+        found = by_search(plain, start=lambda _: learned.hparams)(rest)
+        return found._replace(rows=learned.rows + found.rows, updates=learned.updates + found.updates)
 
     return method
 
@@ -152,7 +173,7 @@ def tpe(share: float) -> Method:
         space = {name: hg.trials.Float(*box, log=name != "momentum") for name, box in boxes.items()}
         sampler = lambda _: optuna.samplers.TPESampler(seed=int(jax.random.randint(task.key, (), 0, 2**31 - 1)))
         searcher = hg.trials.FixedList([start], then=hg.trials.Optuna(sampler))
-        best = Result(task.model, task.hparams(), math.inf, 0, 0)
+        best = Result(task.model, task.defaults, math.inf, 0, 0)
 
         def train(trial: hg.trials.Trial, key: Array) -> hg.trials.Result:
             nonlocal best
@@ -182,7 +203,7 @@ def tune(task: Task) -> Result:
         rows += int(np.sum(history.stats.counts.inner_equivalents)) * task.batch
         task.record(rows, float(state.best.value), state.hparams)
 
-    start = task.hparams()
+    start = task.defaults
     found = hg.tune(solver, task.problem(), task.model, start, key=task.key, budget=task.updates, callback=measure)
     return Result(found.params, found.hparams, float(found.value), rows, int(found.state.spent.iterations))
 
@@ -195,6 +216,6 @@ METHODS: dict[str, Method] = {
     "tpe, 25 % trials": tpe(0.25),
     "online": by_search(online, 1 + 2 * HORIZON / PERIOD),
     "tune": tune,
-    "example weights": by_search(cleaning(STAY), 3.0, examples=True),
-    "weights and all": by_search(cleaning(OUTER), 3.0, examples=True),
+    "example weights": by_search(cleaning(STAY), 3.0, lambda task: task.weighted),
+    "weights and all": by_search(cleaning(OUTER), 3.0, lambda task: task.weighted),
 }

@@ -49,8 +49,8 @@ def matrices(model: PyTree) -> list[Array]:
     return [leaf for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)) if leaf.ndim == 2]
 
 
-def hparams_of(model: PyTree, values: dict[str, float], examples: int = 0) -> dict[str, Any]:
-    """Returns hyperparameters without bounds; with `examples`, one weight sigmoid(0) for each training example."""
+def hparams_of(model: PyTree, values: dict[str, float]) -> dict[str, Any]:
+    """Returns the few hyperparameters as numbers without bounds, with a decay for each weight matrix."""
     found: dict[str, Any] = {
         "log_decay": [jnp.float32(math.log(values["decay"])) for _ in matrices(model)],
         "log_rate": jnp.float32(math.log(values["rate"])),
@@ -59,7 +59,7 @@ def hparams_of(model: PyTree, values: dict[str, float], examples: int = 0) -> di
     }
     if "shift" in values:
         found["log_augment"] = {name: jnp.float32(math.log(values[name])) for name in ("shift", "zoom")}
-    return found | ({"example": jnp.zeros(examples)} if examples else {})
+    return found
 
 
 def values_of(hparams: dict[str, Any]) -> dict[str, float]:
