@@ -21,7 +21,9 @@ from .model import BOX, DEFAULTS, RATE_BOX, Kind, hparams_of, inner_loss, optimi
 PERIODS = 25  # times that plain training looks at the validation rows
 PERIOD, HORIZON = 25, 5  # updates between two moves of the few hyperparameters, and the last that are differentiated
 AVERAGE = 0.9
-OUTER, EXAMPLES, STAY = optax.adam(0.2), optax.adam(1.0), optax.sgd(0.0)
+OUTER, STAY = optax.adam(0.2), optax.sgd(0.0)
+SHARE = 0.6  # of the budget, to learn weights of examples before new weights of the network are trained
+STEP = 1.5  # of the log-odds of examples at the first move, their root mean square
 
 
 @dataclasses.dataclass
@@ -93,10 +95,25 @@ def online(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
     return hg.GradientSearch(hg.Reverse(inner, horizon=HORIZON, warm_start=True, check=None), OUTER)
 
 
+def in_units_of_the_first(step: float) -> optax.GradientTransformation:
+    """Returns gradient descent whose first update has the root mean square `step`.
+
+    Adam would move every example equally far. Here one whose hypergradient is small stays, and as the model fits the
+    validation rows all moves become shorter.
+    """
+
+    def update(updates: PyTree, first: Array, params: PyTree | None = None) -> tuple[PyTree, Array]:
+        square = optax.tree.norm(updates, squared=True) / sum(leaf.size for leaf in jax.tree.leaves(updates))
+        first = jnp.where(first > 0, first, jnp.sqrt(square))
+        return optax.tree.scale(-step / jnp.maximum(first, 1e-30), updates), first
+
+    return optax.GradientTransformation(lambda params: jnp.float32(0), update)
+
+
 def cleaning(few: optax.GradientTransformation) -> Make:
     """Returns training that moves the weights of examples along all updates of an epoch, and the others by `few`."""
     group = lambda hparams: {name: "examples" if name == "example" else "few" for name in hparams}
-    outer = optax.multi_transform({"examples": EXAMPLES, "few": few}, group)
+    outer = optax.multi_transform({"examples": in_units_of_the_first(STEP), "few": few}, group)
 
     @cache
     def make(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
@@ -216,6 +233,6 @@ METHODS: dict[str, Method] = {
     "tpe, 25 % trials": tpe(0.25),
     "online": by_search(online, 1 + 2 * HORIZON / PERIOD),
     "tune": tune,
-    "example weights": by_search(cleaning(STAY), 3.0, lambda task: task.weighted),
-    "weights and all": by_search(cleaning(OUTER), 3.0, lambda task: task.weighted),
+    "example weights": then_anew(by_search(cleaning(STAY), 3.0, lambda task: task.weighted), SHARE),
+    "weights and all": then_anew(by_search(cleaning(OUTER), 3.0, lambda task: task.weighted), SHARE),
 }

@@ -63,9 +63,10 @@ class Config(WithData):
     zooms, and a weight for each example. plain trains at the defaults. oracle does so without the wrong labels, and
     validation rows on those rows alone. tpe trains a trial per 10 or 25 % of the budget, the first at the defaults.
     online moves the few hyperparameters every 25 updates along the last five, at averaged weights. tune is
-    `hypergrad.tune`. example weights moves one weight per example every epoch, along all updates of it; weights and all
-    moves the rest too. All read the training rows equally often and keep their best model on the validation rows; where
-    hyperparameters are learned by derivatives, half of these choose. Test rows are measured once, at the end.
+    `hypergrad.tune`. example weights spends 60 % of its budget on one weight per example, moved every epoch along all
+    updates of it, and trains anew with these; weights and all moves the rest too. All read the training rows equally
+    often and keep their best model on the validation rows; where hyperparameters are learned by derivatives, half of
+    these choose, but for the training anew. Test rows are measured once, at the end.
     """
 
     task: Literal["labels", "clean", "text"] = "labels"
