@@ -83,8 +83,8 @@ class Config(WithData):
     noise: Fraction = 0.4  # Share of wrong labels.
     channels: Positive = 8  # Channels of the first convolution; a quarter of the transformer's width.
     blocks: NonNegative = 2  # Residual blocks, or layers of the transformer.
-    letters: Positive = 8  # Letters of the alphabet.
-    length: Positive = 32  # Letters of a line.
+    letters: Positive = 4  # Letters of the alphabet.
+    length: Positive = 16  # Letters of a line.
     epochs: PositiveFloat = 40.0  # How often the training rows are read.
     batch: Positive = 64  # Rows of an update.
 
