@@ -23,7 +23,7 @@ PERIOD, HORIZON = 25, 5  # updates between two moves of the few hyperparameters,
 AVERAGE = 0.9
 OUTER, STAY = optax.adam(0.2), optax.sgd(0.0)
 SHARE = 0.6  # of the budget, to learn weights of examples before new weights of the network are trained
-STEP = 1.5  # of the log-odds of examples at the first move, their root mean square
+STEP = 1.0  # root mean square of a move of the log-odds of examples
 
 
 @dataclasses.dataclass
@@ -95,25 +95,20 @@ def online(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
     return hg.GradientSearch(hg.Reverse(inner, horizon=HORIZON, warm_start=True, check=None), OUTER)
 
 
-def in_units_of_the_first(step: float) -> optax.GradientTransformation:
-    """Returns gradient descent whose first update has the root mean square `step`.
+def equal_moves(size: float) -> optax.GradientTransformation:
+    """Returns gradient descent whose updates all have the root mean square `size`.
 
-    Adam would move every example equally far. Here one whose hypergradient is small stays, and as the model fits the
-    validation rows all moves become shorter.
+    Adam would move every example equally far. Here one whose hypergradient is small stays. A norm of the update rather
+    than of the first bounds the moves of an epoch in which the adjoint grows.
     """
-
-    def update(updates: PyTree, first: Array, params: PyTree | None = None) -> tuple[PyTree, Array]:
-        square = optax.tree.norm(updates, squared=True) / sum(leaf.size for leaf in jax.tree.leaves(updates))
-        first = jnp.where(first > 0, first, jnp.sqrt(square))
-        return optax.tree.scale(-step / jnp.maximum(first, 1e-30), updates), first
-
-    return optax.GradientTransformation(lambda params: jnp.float32(0), update)
+    scale = lambda updates, params: jax.tree.map(lambda leaf: -size * leaf.size**0.5 * leaf, updates)
+    return optax.chain(optax.normalize_by_update_norm(), optax.stateless(scale))
 
 
 def cleaning(few: optax.GradientTransformation) -> Make:
     """Returns training that moves the weights of examples along all updates of an epoch, and the others by `few`."""
     group = lambda hparams: {name: "examples" if name == "example" else "few" for name in hparams}
-    outer = optax.multi_transform({"examples": in_units_of_the_first(STEP), "few": few}, group)
+    outer = optax.multi_transform({"examples": equal_moves(STEP), "few": few}, group)
 
     @cache
     def make(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
