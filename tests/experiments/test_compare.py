@@ -77,7 +77,7 @@ def test_the_validation_criterion_writes_what_it_finds(tmp_path):
     check_output(tmp_path, main(config), methods, seeds=2)
 
 
-@pytest.mark.variants(slow=["seconds"])
+@pytest.mark.sweep
 @pytest.mark.parametrize("unit", ["gradients", "seconds"])
 def test_budgets_in_other_units_are_kept(tmp_path, unit):
     budget = {"gradients": 200.0, "seconds": 0.5}[unit]

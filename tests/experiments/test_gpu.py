@@ -56,6 +56,7 @@ def test_every_part_measures_something(tmp_path):
         assert part in done.stdout
 
 
+@pytest.mark.slow
 def test_a_part_without_time_is_reported(tmp_path):
     done = command("--quick", "--out", tmp_path, "--minutes", "0.001", "--parts", "device", "ensembles")
     assert done.returncode == 0, done.stderr

@@ -114,7 +114,7 @@ def test_a_mask_is_a_narrower_network():
         assert decay > model.penalty(hidden, own, hparams, choices) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_hypergradient_of_all_hyperparameters(measured):
     fit = fit_of(measured)
     problem, inner = fit.prepare(Choices(np.array([3, 3]), 3, False, False, True))

@@ -214,7 +214,7 @@ def test_a_study_can_be_stopped_and_spends_what_it_may(tmp_path):
         Config(methods=())
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_sweeps_write_their_claims_and_plots(tmp_path):
     small = {"seeds": 2, "scale": 0.01, "tuning_seeds": 0, "groups": ("one", "weights"), "periods": (10,)}
     summary = sweeps.main(sweeps.Config(data="synthetic", out=tmp_path, data_dir=None, **small))

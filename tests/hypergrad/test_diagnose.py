@@ -138,7 +138,7 @@ def test_diagnose_refuses_bad_input_by_name():
         hg.diagnose(still, hg.Reverse(solver(3)), case.params, case.hparams, key=laws.KEY)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_cubics_hold_where_the_straight_line_explodes():
     """A network 64-64-64-10 on the digits, 300 steps at rate 0.1 and momentum 0.9."""
     rows = digits()
@@ -193,6 +193,7 @@ def test_the_spread_over_keys_is_shown_where_there_is_any():
     assert one(ridge(), hg.Reverse(inner), num_keys=0).spread == 0  # read from the jaxpr: nothing is drawn
 
 
+@pytest.mark.slow
 def test_who_errs_with_a_good_status_is_called_silent():
     case, inner = net(), solver(12, 0.05)
     estimators = {"opposite": Opposite(inner), "greedy": hg.Greedy(inner, warm_start=False), "exact": hg.Reverse(inner)}

@@ -47,7 +47,7 @@ def problem():
     return hg.BilevelProblem(digits_inner, digits_outer, single((x[:150], y[:150])), single((x[150:300], y[150:300])))
 
 
-@pytest.mark.variants(quick=["reverse"], slow=["implicit cg"])
+@pytest.mark.variants(quick=["reverse"])
 @pytest.mark.parametrize(
     "estimator",
     ESTIMATORS.values(),

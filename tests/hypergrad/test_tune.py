@@ -112,6 +112,7 @@ def test_the_budget_is_kept_and_used(budget):
     assert "3 starts" in str(tuned) and "1.2" not in str(tuned.gradients)
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_goes_on(tmp_path):
     problem, params, _ = regression()
     start = {"log_decay": jnp.zeros(()), "log_rate": jnp.log(0.1)}

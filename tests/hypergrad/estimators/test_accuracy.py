@@ -192,9 +192,10 @@ def test_no_status_is_ok_where_the_direction_is_wrong(make, num_steps):
     assert estimate.stats.diagnostics["relative_error"] == pytest.approx(relative_error(p, g), rel=0.6)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("num_steps", "width"),
-    [pytest.param(300, 64, marks=pytest.mark.slow), pytest.param(3162, 16, marks=pytest.mark.sweep)],
+    [(300, 64), (3162, 16)],
 )
 def test_measured_errors_are_within_a_factor_of_three(num_steps, width):
     """Networks on the digits at rate 0.1 and momentum 0.9, a penalty per weight; errors from 1e-3 to 30."""

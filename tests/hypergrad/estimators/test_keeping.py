@@ -30,6 +30,7 @@ def after(estimator):
 
 
 @pytest.mark.row(2)
+@pytest.mark.variants(quick=["residuals", "binomial"], slow=["two states"])
 @pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
 def test_what_is_kept_changes_nothing_but_the_work(kept):
     exact, found = after(hg.Reverse(SGD)), after(hg.Reverse(SGD, **kept))
@@ -95,7 +96,8 @@ def temp_bytes(case, **options):
 
     state = estimator.init(case.problem, case.params, case.hparams)
     compiled = jax.jit(step).lower(case.problem.train, case.hparams, state, laws.KEY).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    sizes = 8 * 201 * jax.device_count()  # of the adjoint: one number per step and device, whatever is kept
+    return compiled.memory_analysis().temp_size_in_bytes - sizes
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def test_a_state(search, copied):
     same(state, copied(state))
 
 
-@pytest.mark.variants(quick=["reverse"], slow=["hoag"])
+@pytest.mark.variants(quick=["reverse"])
 @pytest.mark.parametrize("name", ["reverse", "hoag"])
 def test_a_search_goes_on_from_a_copy_of_its_state(name):
     case, search = net(), SEARCHES[name]
@@ -117,7 +117,7 @@ def test_an_estimate_and_a_problem(copied):
     same(data, copied(data))
 
 
-@pytest.mark.variants(quick=["reverse", "soba", "saba", "f2sa", "random"], slow=["maid", "hoag"])
+@pytest.mark.variants(quick=["reverse", "soba", "saba", "f2sa", "random"], slow=["maid"])
 @every
 def test_no_two_arrays_of_a_fresh_state_are_one(search):
     case = net()

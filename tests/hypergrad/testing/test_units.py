@@ -24,13 +24,13 @@ SEARCHES = {
 }
 
 
-@pytest.mark.variants(quick=["Reverse"], slow=["MAID"])
+@pytest.mark.variants(quick=["Reverse"])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_units_do_not_matter(make):
     units_of_the_losses(make, ridge())
 
 
-@pytest.mark.variants(slow=["Reverse", "MAID"])
+@pytest.mark.variants(slow=["Reverse"])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_units_do_not_matter_in_single_precision(make):
     with jax.enable_x64(False):
