@@ -62,7 +62,7 @@ class Reverse(AbstractTrajectoryEstimator):
     - `check`: how the error of `horizon` and `storage` is measured, see `ErrorCheck`; `None` for not.
 
     *Cost*: about 2 to 3 training runs, 3 to 4 with `"sqrt"`, 1 + r to 2 + r with a number. *Memory*: T states, or what
-    `checkpoints` says; without `remat` T times what the derivative of a step reads.
+    `checkpoints` says; without `remat` T times what the derivative of a step reads; and one number per step and device.
     *Bias*: none; with `horizon` K, of order ρ^K on strongly convex problems with contraction ρ.
     *When not to use it*: when T states do not fit; see `DrMAD` and `checkpoints`.
     `stats.diagnostics["growth"]`: the largest ‖c_t‖/‖c_T‖. Far above 1 the hypergradient itself is ill-conditioned.
