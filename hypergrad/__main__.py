@@ -113,7 +113,8 @@ def self_test() -> list[str]:
 
     def report(name: str, passed: bool, text: str) -> None:
         print(f"  {name:<24} {'ok    ' if passed else 'FAILED'}  {text}", flush=True)
-        failed.extend([] if passed else [name])
+        if not passed:
+            failed.append(name)
 
     wrong = miscompiles()
     report("known miscompilation", not wrong, "this JAX computes wrong sums" if wrong else "absent")

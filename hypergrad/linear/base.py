@@ -168,6 +168,13 @@ def damped(matvec: MatVec, damping: Array | float) -> MatVec:
     return lambda v, *draw: optax.tree.add_scale(matvec(v, *draw), damping, v)
 
 
+def step_of(given: float | None, product: MatVec, b: PyTree, power_steps: int) -> tuple[Array, int]:
+    """Returns the step size α, which is `given` or else 1/λ̂ after `power_steps` products, and the products spent."""
+    if given is not None:
+        return jnp.asarray(given), 0
+    return inverse_of_largest(product, b, power_steps), power_steps
+
+
 def inverse_of_largest(product: MatVec, b: PyTree, steps: int) -> Array:
     """Returns 1/λ̂, λ̂ the largest eigenvalue of H after so many power iterations from b.
 

@@ -18,8 +18,8 @@ from .base import (
     checked_solve,
     damped,
     first_iterate,
-    inverse_of_largest,
     last_iterate,
+    step_of,
 )
 
 
@@ -49,7 +49,7 @@ class Neumann(AbstractLinearSolver):
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
-        alpha, power_steps = self._step_size(product, b)
+        alpha, power_steps = step_of(self.step_size, lambda v, _: product(v), b, self.power_steps)
         target = jnp.maximum(tol, self.tol) ** 2 * vdot(b, b)
         v, residual, spent = first_iterate(product, b, init)
 
@@ -71,9 +71,3 @@ class Neumann(AbstractLinearSolver):
         start = (v, residual, jnp.int32(0), jnp.bool_(False))
         v, _, steps, negative = jax.lax.while_loop(unfinished, body, start)
         return last_iterate(product, b, v, steps + spent + power_steps, negative)
-
-    def _step_size(self, product: MatVec, b: PyTree) -> tuple[Array, int]:
-        """Returns α and the products spent on it."""
-        if self.step_size is not None:
-            return jnp.asarray(self.step_size), 0
-        return inverse_of_largest(lambda v, _: product(v), b, self.power_steps), self.power_steps

@@ -17,8 +17,8 @@ from .base import (
     MatVec,
     checked_solve,
     damped,
-    inverse_of_largest,
     measured,
+    step_of,
 )
 
 
@@ -61,10 +61,7 @@ class SGD(AbstractLinearSolver):
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; `tol` is not used. A start that is not finite is replaced by αb."""
         product = damped(matvec, self.damping)
-        if self.step_size is None:
-            alpha, spent = inverse_of_largest(product, b, self.power_steps), self.power_steps
-        else:
-            alpha, spent = jnp.asarray(self.step_size), 0
+        alpha, spent = step_of(self.step_size, product, b, self.power_steps)
         first = optax.tree.scale(alpha, b)
         start = first if init is None else optax.tree.where(all_finite(init), init, first)
 

@@ -13,7 +13,7 @@ KEY, POINTS = jax.random.key(0), 12
 
 
 def hundred(num=100, factor=1.0, stops=False):
-    """As many linear models, of which number 17 has a loss so steep that its training diverges."""
+    """Returns a hundred linear models, of which number 17 has a loss so steep that its training diverges."""
     keys = jax.random.split(KEY, 2)
     x, targets = jax.random.normal(keys[0], (POINTS, 2)), jax.random.normal(keys[1], (100, POINTS))
     steep = jnp.ones(100).at[17].set(factor)

@@ -61,7 +61,7 @@ def late(*_):
 
 
 def outcome(function, arguments, changes):
-    """What a call with some arguments changed leads to, and its message."""
+    """Returns the outcome of a call with some arguments changed, and its message."""
     verdicts = [arguments[name].judge(value) for name, value in changes.items()]
     call = {name: kind.right() for name, kind in arguments.items()} | changes
     before = signal.signal(signal.SIGALRM, late)

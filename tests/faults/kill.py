@@ -63,12 +63,12 @@ def finished(folder):
 
 
 def changed(before, after):
-    """How many files do not begin any more with what was finished in them."""
+    """Counts the files that do not begin any more with what was finished in them."""
     return sum(not after.get(path, b"").startswith(content) for path, content in before.items())
 
 
 def alive(said):
-    """How many of the processes that a killed one named last go on after a while."""
+    """Counts the processes, of those that a killed one named last, that go on after a while."""
     lines = re.findall(r"^processes (.*)$", said, re.M)
     pids, end = lines[-1].split() if lines else [], time.monotonic() + GRACE
     while (left := [pid for pid in pids if Path("/proc", pid).exists()]) and time.monotonic() < end:

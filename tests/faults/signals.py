@@ -66,7 +66,7 @@ def interrupt(name, number, seconds, out, again=0.0):
 
 
 def faults(code, said, number, out):
-    """What is wrong with the end of a command."""
+    """Lists what is wrong with the end of a command."""
     found = []
     if code not in (0, 128 + number):
         found.append(f"exit code {code}")

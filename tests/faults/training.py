@@ -143,20 +143,6 @@ CALLS = {
         CASE
         | {"estimators": Only(lambda: [hg.Greedy(INNER)]), "key": Key(), "num_keys": Kind(lambda: 0, zero_or_several)},
     ),
-    "linear.Identity": (hg.linear.Identity, {"scale": Real(1.0, above=0)}),
-    "linear.SGD": (
-        hg.linear.SGD,
-        {
-            "max_steps": Int(2, least=1),
-            "damping": Real(0.1, least=0),
-            "step_size": Real(0.1, above=0, optional=True),
-            "power_steps": Int(2, least=1),
-        },
-    ),
-    "linear.LevenbergMarquardt": (
-        hg.linear.LevenbergMarquardt,
-        {"max_steps": Int(2, least=1), "max_tries": Int(2, least=1), "tol": Real(0.0, least=0)},
-    ),
     "curvature.AdamDiagonal": (
         hg.curvature.AdamDiagonal,
         {

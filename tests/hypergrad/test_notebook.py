@@ -59,7 +59,7 @@ class Notebook:
         return reply.get("ename")
 
     def value(self, expression):
-        """What an expression prints."""
+        """Returns the text that an expression prints."""
         self.client.execute(f"print('>', {expression}, flush=True)")
         while True:
             message = self.client.get_iopub_msg(timeout=60)
