@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import inspect
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -108,7 +109,7 @@ class AbstractInnerSolver(eqx.Module):
 
         Types are made a fixed point of `step`, so that a loop over it compiles once.
         """
-        self._refuse_batches(problem)
+        self._refuse_unfit(problem, partitioned)
         refuse_mixed(partitioned.arrays)
         try:
             state = self._first(problem, partitioned, hparams)
@@ -226,7 +227,12 @@ class AbstractInnerSolver(eqx.Module):
         average = next_average(self.average, state.average, arrays)
         return strong(InnerState(partitioned, solver, average, state.feed))
 
-    def _refuse_batches(self, problem: BilevelProblem) -> None:
+    def _objective(self, problem: BilevelProblem, partitioned: PartitionedModel) -> Callable[..., Any]:
+        """Returns the inner loss as a function `(arrays, hparams, key)`, with the state of layers that have one."""
+        objective = inner_objective if partitioned.layer_state is None else inner_objective_and_state
+        return lambda arrays, hparams, key: objective(problem, partitioned, key)(arrays, hparams)
+
+    def _refuse_unfit(self, problem: BilevelProblem, partitioned: PartitionedModel) -> None:
         """Raises `ValueError` where every step reads other data and the solver carries values from step to step."""
         if as_sampler(problem.train).changes and not self._resamples:
             name = self.solver_class.__name__
@@ -255,7 +261,6 @@ class AbstractInnerSolver(eqx.Module):
     ) -> tuple[Any, tuple[Any, ...]]:
         """Returns the jaxopt solver of these arguments, and what its methods take after their own."""
         options, has_state = dict(self.options), partitioned.layer_state is not None
-        objective = inner_objective_and_state if has_state else inner_objective
         if has_state and "opt" not in options:
             name = self.solver_class.__name__
             raise TypeError(f"inner_loss returns the state of layers, which {name} cannot carry: use OptaxSolver")
@@ -265,7 +270,7 @@ class AbstractInnerSolver(eqx.Module):
             options["opt"] = with_loss(optimiser, lambda arrays: value(arrays, hparams))
         if "implicit_diff" in inspect.signature(self.solver_class).parameters:
             options["implicit_diff"] = not differentiable  # jaxopt unrolls its line search only without it
-        loss = lambda arrays, hparams, key: objective(problem, partitioned, key)(arrays, hparams)
+        loss = self._objective(problem, partitioned)
         constraint = () if self.smooth else (hparams,)
         if "bounds" in options:
             constraint = (bounds_of(options, hparams),)

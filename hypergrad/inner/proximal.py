@@ -18,6 +18,9 @@ def prox_of(options: Mapping[str, Any]) -> Prox:
         return lambda v, hparams, scaling: jax.tree.map(jnp.clip, v, *bounds_of(options, hparams))
     if "projection" in options:
         return lambda v, hparams, scaling: options["projection"](v, hparams)
+    if "block_prox" in options:
+        blocks = jax.vmap(options["block_prox"], in_axes=(0, None, None))
+        return lambda v, hparams, scaling: blocks(v, hparams, scaling)
     return options.get("prox", lambda v, hparams, scaling: v)
 
 

@@ -3,16 +3,21 @@
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import jaxopt
 
+from ..data.sampler import Whole, as_sampler
 from ..ground.checks import Rule, function, integer, real
+from ..ground.tree import PartitionedModel, describe
+from ..problem import BilevelProblem
 from .base import AbstractInnerSolver
 from .optimiser_state import Transformation
 from .proximal import PROXIMAL
@@ -20,7 +25,7 @@ from .proximal import PROXIMAL
 Optimiser: TypeAlias = Transformation | Callable[[PyTree], Transformation]
 
 AVERAGE = real("average", least=0, below=1, optional=True)
-FUNCTIONS = {"prox", "projection"}  # options that jaxopt calls without looking at them first
+FUNCTIONS = {"prox", "projection", "block_prox"}  # options that jaxopt calls without looking at them first
 FIXED = (  # set here, not by users, or read by the solver's own loop alone
     "has_aux",
     "value_and_grad",
@@ -44,6 +49,12 @@ class JaxoptSolver(AbstractInnerSolver):
         JaxoptSolver(jaxopt.ProximalGradient, prox=lambda w, hparams, scaling: prox_lasso(w, jnp.exp(hparams), scaling))
         JaxoptSolver(jaxopt.LBFGSB, bounds=lambda hparams: (lower, upper))
 
+    `jaxopt.BlockCoordinateDescent` goes through the rows of one array of weights, with `block_prox` for each. Its inner
+    loss is a `jaxopt.objective.CompositeLinearFunction` with the methods `subfun(predictions, hparams, data, key)`,
+    `make_linop(hparams, data, key)`, `columnwise_lipschitz_const(hparams, data, key)` and, where there is a linear
+    term, `b(hparams, data, key)`; training data are read whole. One epoch counts as one gradient, and `tol` is compared
+    with max_j L_j ‖w - w_before‖, a bound on the norm of the proximal gradient that it steps by.
+
     `bounds`, of a class whose `update` takes them, is the pair, each like the trained arrays, or a function of the
     hyperparameters that returns it. `average` is as for `OptaxSolver`.
 
@@ -56,8 +67,10 @@ class JaxoptSolver(AbstractInnerSolver):
     def __init__(self, solver_class: Any, *, average: float | None = None, **options: Any):
         _check_class(solver_class)
         known = inspect.signature(solver_class).parameters
+        if solver_class is jaxopt.BlockCoordinateDescent:
+            solver_class = BlockCoordinateDescent
         more = {"bounds"} & set(inspect.signature(solver_class.update).parameters)
-        if missing := more - set(options):
+        if missing := (more | {"block_prox"} & set(known)) - set(options):
             raise TypeError(f"{solver_class.__name__} needs the option {', '.join(missing)}")
         if unknown := sorted(set(options) - set(known) - more | {"fun"} & set(options)):
             raise TypeError(f"{solver_class.__name__} takes no option {', '.join(unknown)} here")
@@ -81,6 +94,51 @@ class JaxoptSolver(AbstractInnerSolver):
     def with_num_steps(self, num_steps: int) -> "JaxoptSolver":
         """Returns the same solver with another number of updates."""
         return JaxoptSolver(self.solver_class, average=self.average, **(self.options | {"maxiter": num_steps}))
+
+    def _objective(self, problem: BilevelProblem, partitioned: PartitionedModel) -> Callable[..., Any]:
+        if self.solver_class is not BlockCoordinateDescent:
+            return super()._objective(problem, partitioned)
+        if not eqx.is_array(partitioned.arrays) or partitioned.arrays.ndim == 0:
+            raise TypeError(
+                "BlockCoordinateDescent goes through the rows of one array of weights, and params is "
+                f"{describe(partitioned.arrays)}"
+            )
+        return cast(Callable[..., Any], composite(problem))
+
+    def _refuse_unfit(self, problem: BilevelProblem, partitioned: PartitionedModel) -> None:
+        super()._refuse_unfit(problem, partitioned)
+        self._objective(problem, partitioned)
+
+
+def composite(problem: BilevelProblem) -> Any:
+    """Returns the inner loss, which is of composite form, on its data: a function of (weights, hparams, key)."""
+    train = as_sampler(problem.train)
+    if not isinstance(train, Whole):
+        raise TypeError("BlockCoordinateDescent reads the training data whole, and train is Batches of them")
+    bound, loss, data = jaxopt.objective.CompositeLinearFunction(), problem.inner_loss, train.data
+    if not isinstance(loss, type(bound)):
+        raise TypeError(
+            "BlockCoordinateDescent needs an inner_loss that is a jaxopt.objective.CompositeLinearFunction, got "
+            f"{loss!r}; for other losses use jaxopt.ProximalGradient"
+        )
+    bound.subfun = lambda predictions, hparams, key: loss.subfun(predictions, hparams, data, key)
+    for name in ("make_linop", "columnwise_lipschitz_const", "b"):
+        of_data = getattr(loss, name)
+        setattr(bound, name, lambda hparams, key, of_data=of_data: of_data(hparams, data, key))
+    return bound
+
+
+def _epoch(self: Any, params: Array, state: Any, hyperparams_prox: PyTree, *args: Any) -> Any:
+    """Returns the weights and the state after one epoch, which counts as one gradient."""
+    ready = self.init_state(params, hyperparams_prox, *args)
+    fresh = state._replace(predictions=ready.predictions, subfun_g=ready.subfun_g)
+    params, new = jaxopt.BlockCoordinateDescent.update(self, params, fresh, hyperparams_prox, *args)
+    largest = jnp.max(self.fun.columnwise_lipschitz_const(*args))
+    return params, new._replace(error=largest * new.error, num_grad_eval=state.num_grad_eval + 1)
+
+
+# Its updates compute predictions anew: they depend on the weights and hyperparameters alone.
+BlockCoordinateDescent: Any = type("BlockCoordinateDescent", (jaxopt.BlockCoordinateDescent,), {"update": _epoch})
 
 
 class OptaxSolver(AbstractInnerSolver):
@@ -126,10 +184,12 @@ def _check_class(solver_class: Any) -> None:
     if not inspect.isclass(solver_class) or not hasattr(solver_class, "init_state") or update is None:
         raise TypeError(f"solver_class must be a jaxopt solver class such as jaxopt.LBFGS, got {solver_class!r}")
     name, options = solver_class.__name__, inspect.signature(solver_class).parameters
-    if "fun" not in options or "block_prox" in options:
+    if "fun" not in options or (
+        "block_prox" in options and not issubclass(solver_class, jaxopt.BlockCoordinateDescent)
+    ):
         raise TypeError(
-            f"{name} minimises no scalar loss of any form (it takes residuals, a fixed-point map or a composite "
-            "objective); use a minimiser such as jaxopt.LBFGS, or OptaxSolver"
+            f"{name} minimises no scalar loss of any form (it takes residuals or a fixed-point map); use a minimiser "
+            "such as jaxopt.LBFGS, or OptaxSolver"
         )
     taken = inspect.signature(update).parameters.values()
     if more := {p.name for p in taken if p.kind is p.POSITIONAL_OR_KEYWORD} - {"self", "params", "state", *PROXIMAL}:

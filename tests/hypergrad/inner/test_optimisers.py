@@ -195,7 +195,6 @@ BAD_CLASSES = (
     jaxopt.LevenbergMarquardt,
     jaxopt.FixedPointIteration,
     jaxopt.AndersonAcceleration,
-    jaxopt.BlockCoordinateDescent,
     jaxopt.Bisection,
     jaxopt.ScipyMinimize,
 )
