@@ -1,21 +1,15 @@
 """Data of sparse regression and classification, centred, and scaled such that proximal gradient takes steps of 1."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
+from ..common import binary
 from ..common.data import Rows, Splits
 
-Name = Literal["generated", "diabetes", "breast_cancer"]
+Name = Literal["generated", "diabetes", "breast_cancer", "a9a", "ijcnn1"]
 GENERATED = {"num_train": 50, "num_valid": 50, "num_test": 500}
 FEATURES, INFORMATIVE, CORRELATION, SIGNAL_TO_NOISE = 1000, 10, 0.5, 3.0
-
-
-class Sparse(NamedTuple):
-    """The three parts, and the penalty above which all weights are zero."""
-
-    splits: Splits
-    largest_penalty: float
 
 
 def generated(seed: int) -> Rows:
@@ -32,36 +26,34 @@ def generated(seed: int) -> Rows:
     return Rows(x, signal + np.std(signal) / SIGNAL_TO_NOISE * draw.normal(size=len(x)))
 
 
-def load(name: Name, seed: int) -> Sparse:
-    """Returns the data set split by the seed: generated rows 50, 50 and 500, others in three equal parts."""
+def load(name: Name, seed: int, source: binary.Source | None, most: int) -> Splits:
+    """Returns the data set split by the seed: generated rows 50, 50 and 500, others in three equal parts.
+
+    `source` is that of a set with two classes, -1 and 1, of which `most` rows are drawn.
+    """
     if name == "generated":
         rows, ends = generated(seed), np.cumsum(list(GENERATED.values()))[:-1]
         order = np.arange(len(rows.y))
     else:
-        rows = bundled(name)
-        order = np.random.default_rng(seed).permutation(len(rows.y))
+        rows = diabetes() if source is None else binary.load(source)
+        order = np.random.default_rng(seed).permutation(len(rows.y))[:most]
         ends = np.array([len(order) // 3, 2 * len(order) // 3])
     train, valid, test = (rows.take(part) for part in np.split(order, ends))
-    return scaled(Splits(train, valid, test), classes=name == "breast_cancer")
+    return scaled(Splits(train, valid, test), classes=source is not None)
 
 
-def bundled(name: str) -> Rows:
-    """Returns a data set that ships with scikit-learn; classes are -1 and 1."""
-    from sklearn import datasets
+def diabetes() -> Rows:
+    """Returns the regression that ships with scikit-learn."""
+    from sklearn.datasets import load_diabetes
 
-    if name == "diabetes":
-        return Rows(*datasets.load_diabetes(return_X_y=True))
-    x, y = datasets.load_breast_cancer(return_X_y=True)
-    return Rows(x, 2.0 * y - 1)
+    return Rows(*load_diabetes(return_X_y=True))
 
 
-def scaled(splits: Splits, classes: bool) -> Sparse:
+def scaled(splits: Splits, classes: bool) -> Splits:
     """Standardises by the training rows, and divides all inputs by one number that makes the loss 1-smooth."""
     mean, spread = splits.train.x.mean(0), splits.train.x.std(0)
+    spread = np.where(spread > 0, spread, 1)
     centre, unit = (0.0, 1.0) if classes else (splits.train.y.mean(), splits.train.y.std())
     x = (splits.train.x - mean) / spread
     size = np.linalg.norm(x, 2) / np.sqrt(len(x)) / (2 if classes else 1)
-    parts = [Rows((part.x - mean) / spread / size, (part.y - centre) / unit) for part in splits]
-    x, y = parts[0]
-    largest = np.max(np.abs(x.T @ y)) / len(y) / (2 if classes else 1)
-    return Sparse(Splits(*parts), float(largest))
+    return Splits(*(Rows((part.x - mean) / spread / size, (part.y - centre) / unit) for part in splits))

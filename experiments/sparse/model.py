@@ -39,11 +39,6 @@ def elastic_net(w: Array, h: Array, scaling: Array) -> Array:
     return jaxopt.prox.prox_lasso(w, jnp.exp(h[0]), scaling) / (1 + scaling * jnp.exp(h[1]))
 
 
-def solver(prox: Callable[..., Array]) -> hg.JaxoptSolver:
-    """Returns accelerated proximal gradient descent with steps of 1, right for data that were `scaled`."""
-    return hg.JaxoptSolver(jaxopt.ProximalGradient, prox=prox, stepsize=1.0, maxiter=MOST)
-
-
 class Trained(NamedTuple):
     """The state after training, the validation loss, and the gradients spent."""
 
@@ -53,14 +48,26 @@ class Trained(NamedTuple):
 
 
 class Problem:
-    """One sparse problem: its data, its solver, and training at a penalty."""
+    """One sparse problem: its data, its solver, and training at a penalty.
+
+    `scale` is the norm of the gradient at zero weights, and `largest` the penalty above which all weights are zero.
+    """
 
     def __init__(self, loss: hg.problem.Loss, prox: Callable[..., Array], train: Rows, valid: Rows):
-        self.bilevel = hg.BilevelProblem(loss, loss, train, valid)
-        self.inner = solver(prox)
-        self.zeros = jnp.zeros(train.x.shape[1])
+        self.bilevel = self._bilevel(loss, train, valid)
+        self.inner, self.zeros = self._solver(prox), self._zeros(train)
         gradient = jax.grad(loss)(self.zeros, None, self.bilevel.train, jax.random.key(0))
-        self.scale = float(jnp.linalg.norm(gradient))
+        self.scale, self.largest = float(jnp.linalg.norm(gradient)), float(jnp.max(jnp.abs(gradient)))
+
+    def _bilevel(self, loss: hg.problem.Loss, train: Rows, valid: Rows) -> hg.BilevelProblem:
+        return hg.BilevelProblem(loss, loss, train, valid)
+
+    def _solver(self, prox: Callable[..., Array]) -> hg.JaxoptSolver:
+        """Returns accelerated proximal gradient descent with steps of 1, right for data that were `scaled`."""
+        return hg.JaxoptSolver(jaxopt.ProximalGradient, prox=prox, stepsize=1.0, maxiter=MOST)
+
+    def _zeros(self, train: Rows) -> Array:
+        return jnp.zeros(train.x.shape[1])
 
     def start(self, h: np.ndarray) -> hg.InnerState:
         """Returns the state at zero weights."""

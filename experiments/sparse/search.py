@@ -60,32 +60,31 @@ def _endless(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarr
     yield from rest
 
 
-def descended(problem: Problem, largest: float, like: np.ndarray, gradients: int) -> list[Row]:
+def descended(problem: Problem, like: np.ndarray, gradients: int) -> list[Row]:
     """Returns the paths of HOAG with its adaptive step from all starts, one after another, with equal budgets."""
     estimator = hg.HOAG(problem.inner, hg.CG(100, tol=0.0))
     path: list[Row] = []
     for decades in STARTS:
-        start = np.full_like(like, np.log(largest) - decades * np.log(10))
-        now = _followed(problem, estimator, hg.adaptive_step(), largest, (start, gradients // len(STARTS)))
+        start = np.full_like(like, np.log(problem.largest) - decades * np.log(10))
+        now = _followed(problem, estimator, hg.adaptive_step(), (start, gradients // len(STARTS)))
         spent = {unit: path[-1][unit] if path else 0 for unit in ("gradients", "seconds")}
         path += [line | {unit: line[unit] + spent[unit] for unit in spent} for line in now]
     return path
 
 
-def per_feature(problem: Problem, largest: float, start: np.ndarray, gradients: int) -> list[Row]:
+def per_feature(problem: Problem, start: np.ndarray, gradients: int) -> list[Row]:
     """Returns the path of Adam on one log-penalty per feature, along hypergradients of a fixed tight tolerance."""
     estimator = hg.Implicit(problem.inner, hg.CG(100), tol=1e-5 * problem.scale, warm_start=True)
-    return _followed(problem, estimator, optax.adam(0.1), largest, (start, gradients))
+    return _followed(problem, estimator, optax.adam(0.1), (start, gradients))
 
 
 def _followed(
     problem: Problem,
     estimator: hg.AbstractEstimator,
     optimiser: optax.GradientTransformation,
-    largest: float,
     begin: tuple[np.ndarray, int],
 ) -> list[Row]:
-    clip = lambda h: jnp.clip(h, *box(largest))
+    clip = lambda h: jnp.clip(h, *box(problem.largest))
     search = hg.GradientSearch(estimator, optimiser, projection=clip)
     start, gradients = begin
 

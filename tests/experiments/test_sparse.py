@@ -5,8 +5,10 @@ import json
 import jax
 import numpy as np
 import pytest
+from sklearn.svm import LinearSVC
 
-from experiments.sparse import data, model, run, search
+from experiments.common import binary
+from experiments.sparse import data, run, search, svm
 
 
 @pytest.fixture(autouse=True)
@@ -16,19 +18,40 @@ def as_users_run_it():
         yield
 
 
-@pytest.mark.parametrize("name", ["diabetes", "breast_cancer"])
-def test_data_are_scaled_for_steps_of_one_and_vanish_at_the_largest_penalty(name):
-    sparse = data.load(name, seed=0)
-    train = sparse.splits.train
-    curvature = 4 if name == "breast_cancer" else 1
+SOURCE = binary.find("breast_cancer", None)
+
+
+@pytest.mark.parametrize(("name", "source"), [("diabetes", None), ("breast_cancer", SOURCE)])
+def test_data_are_scaled_for_steps_of_one_and_vanish_at_the_largest_penalty(name, source):
+    splits = data.load(name, 0, source, 3000)
+    train = splits.train
+    curvature = 4 if source else 1
     np.testing.assert_allclose(np.linalg.norm(train.x, 2) ** 2 / len(train.x) / curvature, 1, rtol=1e-9)
     with jax.enable_x64(True):
-        loss = model.logistic if name == "breast_cancer" else model.squares
-        problem = model.Problem(loss, model.lasso, train, sparse.splits.valid)
-        weights = lambda factor: (
-            problem.train(h := np.log(factor * sparse.largest_penalty), problem.start(h)).state.params
-        )
+        problem = (run.LOGISTIC if source else run.LASSO)(train, splits.valid)
+        weights = lambda factor: problem.train(h := np.log(factor * problem.largest), problem.start(h)).state.params
         assert not np.any(weights(1.001)) and np.any(weights(0.95))
+
+
+def test_the_dual_of_the_support_vector_machine_is_that_of_scikit_learn():
+    splits = data.load("breast_cancer", 0, SOURCE, 300)
+    with jax.enable_x64(True):
+        problem = svm.Machine(splits.train, splits.valid)
+        h = np.log(problem.largest) - np.log(5)
+        alpha = np.asarray(problem.train(h, problem.start(h), 1e-9).state.params)
+        bound = problem.train(h := np.log(1.001 * problem.largest), problem.start(h), 1e-9).state.params
+        np.testing.assert_allclose(bound, np.exp(-h), rtol=1e-9)
+    penalty = 5 / problem.largest
+    known = LinearSVC(loss="hinge", C=penalty, fit_intercept=False, tol=1e-10, max_iter=10**6, random_state=0)
+    known.fit(splits.train.x, splits.train.y)
+    assert 0 < np.sum((alpha > 0) & (alpha < penalty)) < len(alpha)
+    np.testing.assert_allclose(known.coef_[0], (alpha * splits.train.y) @ splits.train.x, rtol=1e-5, atol=1e-7)
+
+
+def test_tasks_without_their_data_are_left_out(tmp_path, capsys):
+    config = run.Config(tasks=("lasso", "logistic, a9a"), data_dir=tmp_path)
+    assert run.present(config) == ("lasso",)
+    assert "logistic, a9a is left out" in capsys.readouterr().out
 
 
 def test_generated_features_are_correlated_with_their_neighbours():
