@@ -15,7 +15,7 @@ from ..inner import INNER, AbstractInnerSolver
 from ..problem import PROBLEM, BilevelProblem, as_floating, check_model, explain_derivatives
 from ..stats import Estimate
 from .common.accuracy import ErrorCheck, TrajectoryState, first_state
-from .common.refusals import refuse_tol
+from .common.refusals import refuse_tol, refuse_warm
 
 Step = TypeVar("Step", bound=Callable[..., Any])
 CHECK = instance("check", ErrorCheck, "an ErrorCheck", optional=True)
@@ -95,5 +95,5 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
         """Returns the state to start from, also where not all losses are `differentiable`."""
         state = self.inner.init_to_learn(problem, params, hparams, differentiable=differentiable)
         if self.warm_start:
-            self.inner.refuse_adrift(hparams, state)
+            refuse_warm(problem, self.inner, state, hparams)
         return first_state(state, hparams)

@@ -17,7 +17,7 @@ from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
 from .base import AbstractEstimator, checked_step
-from .common.refusals import refuse_tol
+from .common.refusals import refuse_tol, refuse_warm
 from .common.tangents import first_tangent, judged_tangent
 
 
@@ -67,7 +67,7 @@ class Forward(AbstractEstimator):
         state = self.inner.init_to_learn(problem, params, hparams)
         if not self.warm_start:
             return ForwardState(state, None)
-        self.inner.refuse_adrift(hparams, state)
+        refuse_warm(problem, self.inner, state, hparams)
         training = Training(self.inner, problem, as_hparams(hparams), jax.random.key(0))
         return ForwardState(state, _first_tangents(training, state))
 

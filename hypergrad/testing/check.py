@@ -103,6 +103,7 @@ CONTRACT = (
     Law(solver_laws.flat_is_refused, REPEATABLE, once=USUAL),
     Law(solver_laws.flat_loss_is_refused, REPEATABLE, once=USUAL),
     Law(solver_laws.unseen_is_refused, STATIONARY, once=USUAL, remake=True),
+    Law(solver_laws.forgotten_is_refused, REPEATABLE, once=USUAL, remake=True),
     Law(solver_laws.complex_weights, EXACT, once=((phasors, "conjugate"),)),
     Law(solver_laws.complex_closed_form, STATIONARY, once=((phasors, "conjugate"),), solved=True),
     Law(solver_laws.half_precision, REPEATABLE, once=USUAL, remake=True),

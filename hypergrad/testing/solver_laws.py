@@ -90,6 +90,21 @@ def _is_refused(call: Callable[[], Any], path: str) -> None:
         ensure(False, f"{path} was accepted")
 
 
+def forgotten_is_refused(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
+    """A hyperparameter of the optimiser's first state moves the value of every step, or is refused by its path."""
+    optimiser = lambda h: optax.adagrad(0.1, initial_accumulator_value=jnp.exp(h["unused"]))
+    estimator = make(hg.OptaxSolver(optimiser, inner.num_steps))
+    try:
+        state = estimator.init(case.problem, case.params, case.hparams)
+    except ValueError as error:
+        ensure("hparams['unused']" in str(error), f"refused without naming hparams['unused']: {error}")
+        return
+    _, state = estimator.step(case.problem, case.hparams, state, KEY)
+    moved = case.hparams | {"unused": case.hparams["unused"] + 1}
+    values = [estimator.step(case.problem, h, state, KEY)[0].value for h in (case.hparams, moved)]
+    ensure(values[0] != values[1], "hparams['unused'] was accepted and changes nothing at the second step")
+
+
 def complex_weights(estimator: hg.AbstractEstimator, case: Case) -> None:
     """Complex weights have the derivative of the value as hypergradient, or are refused by name."""
     _right_or_refused(lambda: finite_differences(estimator, case))

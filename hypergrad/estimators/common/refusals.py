@@ -3,6 +3,7 @@
 import operator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +80,27 @@ def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: In
         raise ValueError(
             f"{', '.join(unseen)} acts only through the optimiser: implicit estimators cannot see it (their "
             "hypergradient would lack its effect, whatever that is); use Reverse, DrMAD or Greedy"
+        )
+
+
+def refuse_warm(problem: BilevelProblem, inner: AbstractInnerSolver, state: InnerState, hparams: PyTree) -> None:
+    """Refuses optimisers with which training cannot go on from a warm start at other hyperparameters.
+
+    **Raises** what `inner.refuse_adrift` raises, and `ValueError` naming a hyperparameter that only the optimiser's
+    first state takes: from the second training on it would change nothing.
+    """
+    inner.refuse_adrift(hparams, state)
+    if not callable(inner.options.get("opt")):
+        return
+    arrays = lambda *states: eqx.filter(states, eqx.is_array)
+    first = lambda h: arrays(inner.restart(problem, h, state))
+    later = lambda h: arrays(inner.resume(problem, h, state), inner.step(problem, h, state, jax.random.key(0)))
+    met, kept = enters(first, hparams), enters(later, hparams)
+    paths = [path for path, _ in named_leaves(hparams, "hparams")]
+    if lost := [path for path, a, b in zip(paths, met, kept, strict=True) if a and not b]:
+        raise ValueError(
+            f"{', '.join(lost)} enters training through the first state of the optimiser alone: after a warm start it "
+            "would change nothing; use warm_start=False"
         )
 
 

@@ -12,6 +12,7 @@ from ...problem import PROBLEM, BilevelProblem, as_hparams
 from ...stats import Counts, Estimate, Stats
 from ...training import Evaluated, Training
 from ..base import AbstractEstimator, checked_step
+from ..common.refusals import refuse_warm
 from .perturbations import (
     BATCH,
     PAIRS,
@@ -72,7 +73,7 @@ class ES(AbstractEstimator):
         name, number = ("num_pairs", self.num_pairs) if self.batch_size is None else ("batch_size", self.batch_size)
         refuse_too_many(state.partitioned, number, name)
         if self.warm_start:
-            self.inner.refuse_adrift(hparams, state)
+            refuse_warm(problem, self.inner, state, hparams)
         return state
 
     @checked_step(InnerState)

@@ -30,9 +30,9 @@ def solver(optimiser):
 
 
 def estimators_for(name):
-    """Without one step where a schedule would count one; cold where the state keeps the largest rate so far, of which
-    the next value has a kink at the same rate."""
-    names = COLD if name == "learned schedule-free" else ALL
+    """Without one step where a schedule would count one; cold where a setting is of the first state alone, and where
+    the state keeps the largest rate so far, of which the next value has a kink at the same rate."""
+    names = COLD if name in ("learned first accumulator", "learned schedule-free") else ALL
     return tuple(one for one in names if name not in SCHEDULED or one != "Greedy, one step")
 
 
@@ -167,6 +167,14 @@ def test_weights_drift_apart_where_a_warm_start_cannot_follow():
     laws.finite_differences(hg.Reverse(inner), case)
     for make in (hg.Reverse, hg.Forward, hg.DrMAD):
         with pytest.raises(ValueError, match=r"state\['rate'\] starts from a hyperparameter and then changes"):
+            make(inner, warm_start=True).init(case.problem, case.params, case.hparams)
+
+
+def test_a_setting_of_the_first_state_alone_is_refused_for_warm_starts():
+    case, inner = problems.tuned(), hg.OptaxSolver(LEARNED["learned first accumulator"], 3)
+    for make in (hg.Reverse, hg.Forward, lambda inner, warm_start: hg.ES(inner, 2, warm_start=warm_start)):
+        make(inner, warm_start=False).init(case.problem, case.params, case.hparams)
+        with pytest.raises(ValueError, match=r"hparams\['log_rate'\] enters training through the first state"):
             make(inner, warm_start=True).init(case.problem, case.params, case.hparams)
 
 

@@ -113,6 +113,7 @@ SPOILT = {
     solver_laws.flat_is_refused: NO_MISTAKE,
     solver_laws.flat_loss_is_refused: NO_MISTAKE,
     solver_laws.unseen_is_refused: NO_MISTAKE,
+    solver_laws.forgotten_is_refused: other(lambda e: e.value, jnp.zeros_like),
     solver_laws.complex_weights: TOO_LARGE,
     solver_laws.complex_closed_form: TOO_LARGE,
     solver_laws.half_precision: wrong_in_halves,

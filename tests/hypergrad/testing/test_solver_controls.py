@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import hypergrad as hg
+import hypergrad.estimators.base
 import hypergrad.estimators.common.accuracy
 import hypergrad.estimators.common.implicit
 import hypergrad.estimators.common.refusals
@@ -57,6 +58,11 @@ def test_hyperparameters_looked_at_by_leaf_alone(plant):
     nothing = lambda right: lambda *arguments: [np.zeros(leaf.shape, bool) for leaf in jax.tree.leaves(arguments[-1])]
     plant(hypergrad.estimators.common.refusals, "_unseen_entries", nothing)
     broken(solver_laws.unseen_is_refused, hg.Implicit, Claim.STATIONARY)
+
+
+def test_a_setting_of_the_first_state_that_a_warm_start_forgets(plant):
+    plant(hypergrad.estimators.base, "refuse_warm", lambda right: lambda *arguments: None)
+    broken(solver_laws.forgotten_is_refused, lambda inner: hg.Reverse(inner, warm_start=True), Claim.EXACT)
 
 
 def test_error_measured_along_the_hypergradient_alone(plant):
