@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .rule import Rule
+from .rule import BeyondError, Rule
 
 LARGEST = 2**31 - 1  # counters and indices are int32
 HIGHEST = sys.float_info.max
@@ -46,14 +46,15 @@ def integer(
             raise TypeError
         if not math.isfinite(value) or int(value) != value:
             raise TypeError if isinstance(value, float) and math.isfinite(value) else ValueError
-        if not (least is None or least <= value) or value > most:
+        if not (least is None or least <= value):
             raise ValueError
+        if value > most:
+            raise ValueError if is_range else BeyondError(f"of at most {most}")
         return int(value)
 
     bounds = {None: "an integer", 0: "a non-negative integer", 1: "a positive integer"}
-    expected = bounds.get(least, f"an integer of at least {least}")
-    if most != LARGEST:
-        expected = f"an integer from {least} to {most}"
+    is_range = most != LARGEST and least is not None
+    expected = f"an integer from {least} to {most}" if is_range else bounds.get(least, f"an integer of at least {least}")
     return Rule(name, expected, convert, optional)
 
 

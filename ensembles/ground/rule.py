@@ -14,6 +14,10 @@ import numpy as np
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class BeyondError(ValueError):
+    """A number above a limit that goes without saying; the message says it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """A check of one argument, which is called with a value and returns it in the form that the library uses.
@@ -34,7 +38,8 @@ class Rule:
             return self.convert(value)
         except (TypeError, ValueError, OverflowError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
-            wanted = self.expected + (" or None" if self.optional else "")
+            limit = f" {error}" if isinstance(error, BeyondError) else ""
+            wanted = self.expected + limit + (" or None" if self.optional else "")
             raise kind(f"{self.name} must be {wanted}, got {shown(value)}") from None
 
 

@@ -69,7 +69,7 @@ def checked_solve(solve: Solve) -> Solve:
     def call(
         self: Any, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0
     ) -> LinearSolution:
-        for path, leaf in named_leaves(b, "b"):
+        for path, leaf in [*named_leaves(b, "b"), *named_leaves(init, "init")]:
             if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 raise TypeError(f"{path} must be an array of floating numbers, got {shown(leaf)}")
         return traced(self, matvec, b, init, tol)

@@ -84,6 +84,8 @@ class Float(Leaf):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_bounds(self, real)
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(f"Float has low {self.low} and high {self.high}, too far apart for floating numbers")
 
     def checked(self, value: Any) -> float:
         """Returns the value as a Python number. **Raises** `ValueError` where it does not fit."""

@@ -197,7 +197,10 @@ class _Loop:
     def _trained(self, state: SearcherState, trials: list[Trial]) -> list[Result]:
         keys = [_fold_in(self.key, np.uint32(trial.origin or 0)) for trial in trials]
         reports = [_Report(None if self.pruner is None else self.pruner.begin(state, trial)) for trial in trials]
-        listened = [revised(trial, report=report) for trial, report in zip(trials, reports, strict=True)]
+        listened = [  # with values of its own: an objective may take them out of the dictionary
+            revised(trial, params=dict(trial.params), report=report)
+            for trial, report in zip(trials, reports, strict=True)
+        ]
         try:
             results = list(self.objective(listened, keys))
         except Exception as error:

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-import jax
-import numpy as np
-
 from ..ground.checks import boolean, check_fields, function, instance, integer, real, text
+from .plain import plain, with_infinities, without_infinities
 from .space import PARAMS, Params, Space
 
 
@@ -143,15 +141,14 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Returns a dictionary that JSON can hold, with numbers that are not finite by name."""
-        return _without_infinities({name: value for name, value in vars(self).items() if name != "exception"})
+        return without_infinities({name: value for name, value in vars(self).items() if name != "exception"})
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Result":
         """Inverts `to_json`."""
-        return cls(**_with_infinities(dict(found)))
+        return cls(**with_infinities(dict(found)))
 
 
-PLAIN = frozenset((float, int, bool, str, type(None)))
 Checked = TypeVar("Checked", "Trial", "Result", "SearcherState")
 
 
@@ -160,35 +157,6 @@ def revised(instance: Checked, **changes: Any) -> Checked:
     copy = object.__new__(type(instance))
     vars(copy).update(vars(instance) | changes)
     return copy
-
-
-def plain(value: Any) -> Any:
-    """Returns numbers and arrays of NumPy and JAX as Python's own, in dictionaries and lists too."""
-    if type(value) in PLAIN:
-        return value
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return plain(np.asarray(value).tolist())
-    return value
-
-
-def _without_infinities(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_infinities(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_infinities(item) for item in value]
-    return {"not finite": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _with_infinities(value: Any) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {"not finite"}:
-            return float(value["not finite"])
-        return {key: _with_infinities(item) for key, item in value.items()}
-    return [_with_infinities(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ CLASSES = {
         hg.Reverse,
         WARM
         | {
-            "checkpoints": Kind(lambda: 2, lambda v: True if v is None else Int(2, least=1).judge(v)),
+            "checkpoints": Kind(lambda: "sqrt", lambda v: v is None or (None if Int(2, least=1).judge(v) else False)),
             "horizon": Int(2, 1, 3, optional=True),
             "storage": Some(lambda: jnp.float16),
         },

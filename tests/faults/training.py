@@ -15,6 +15,7 @@ from hypergrad.testing import laws, problems
 
 from .kinds import Bool, Function, Int, Key, Kind, Mapping, Only, Path, Real, Some, Word
 from .library import CASE, HPARAMS, PROBLEM, SEARCH, state_of
+from .options import OPTIONS
 from .searches import INNER, OUTER, case, inner
 
 AVERAGED = Real(0.5, least=0, below=1, optional=True)
@@ -211,4 +212,4 @@ CALLS = {
 
 def calls():
     """`{name: (callable, {argument: Kind})}`."""
-    return CALLS
+    return CALLS | OPTIONS

@@ -222,3 +222,9 @@ def test_adaptive_step_returns_after_a_failure():
         assert again.lipschitz == 2 * state.lipschitz and again.value == 1
     with pytest.raises(ValueError, match="params"):
         step.update(gradient, state, value=1.0)
+
+
+@pytest.mark.parametrize("init", [10**30, "text", jnp.ones(3, int)])
+def test_a_start_that_is_no_array_of_numbers_is_named(init):
+    with pytest.raises(TypeError, match="init must be an array of floating numbers"):
+        hg.CG().solve(lambda v: v, jnp.ones(3), init)

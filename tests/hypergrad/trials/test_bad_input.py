@@ -38,7 +38,12 @@ class TwoResults(hg.trials.AbstractObjective):
 
 BAD = [
     (ValueError, "high must be a finite number", lambda: hg.trials.Float(0.0, np.inf)),
+    (ValueError, "too far apart", lambda: hg.trials.Float(-1e308, 1e308)),
     (ValueError, "low 2 above high 1", lambda: hg.trials.Int(2, 1)),
+    (ValueError, "high must be an integer of at most 2147483647, got 10", lambda: hg.trials.Int(0, 10**12)),
+    (ValueError, "iterations must be an integer of at most .* or None", lambda: hg.Budget(iterations=10**30)),
+    (TypeError, "metrics of a Result must be plain", lambda: hg.trials.Result(1.0, metrics={"made": object()})),
+    (TypeError, "metrics of a Result .* must be text, got 1", lambda: hg.trials.Result(1.0, metrics={1: 2.0})),
     (TypeError, "low must be an integer", lambda: hg.trials.Int(0.5, 2)),
     (ValueError, "positive low", lambda: hg.trials.Float(0.0, 1.0, log=True)),
     (ValueError, "choices must be .* that differ", lambda: hg.trials.Categorical(("a", "a"))),

@@ -139,3 +139,13 @@ def test_a_broken_objective_is_raised_as_it_is(tmp_path):
         hg.trials.search_trials(hg.trials.Random(), SPACE, later, on_failure="raise", **options)
     with pytest.raises(FloatingPointError, match="all 4 trials failed, the first with: value nan"):
         hg.trials.search_trials(hg.trials.Random(), SPACE, lambda trial, key: np.nan, **options)
+
+
+def test_an_objective_may_take_its_values_out_of_the_trial():
+    def taking(trial, key):
+        return costly(hg.trials.Trial(trial.number, {name: trial.params.pop(name) for name in list(trial.params)}), key)
+
+    options = {"key": KEY, "num_trials": 3}
+    found = hg.trials.search_trials(hg.trials.Random(), SPACE, taking, **options)
+    wanted = hg.trials.search_trials(hg.trials.Random(), SPACE, costly, **options)
+    assert [one.trial for one in found.history] == [one.trial for one in wanted.history]
