@@ -10,14 +10,14 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, refusing, save_checkpoint
 from .files import Path, check_path, naming
 from .identity import Identity
 from .record_log import RecordLog
 
 
 class Autosave:
-    """A run's checkpoint and, in `<checkpoint>.records`, its records.
+    """A run's checkpoint and, next to it in `<checkpoint>.records`, its records; of a link, next to where it leads.
 
     Writing takes place in a thread: it holds the arrays of the state, which nobody changes, and no copy of them. While
     a write is under way no other begins.
@@ -44,7 +44,7 @@ class Autosave:
         self.identity, self.seconds, self.steps = identity, seconds, steps
         self.chunks, self.notes, self.loaded = chunks, notes, dict[str, Any]()
         row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), empty)
-        self.log = RecordLog(f"{self.path}.records", row)
+        self.log = RecordLog(f"{os.path.realpath(self.path)}.records", row)
         self._num_appended = 0  # chunks that are in the log
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -58,7 +58,8 @@ class Autosave:
         if not os.path.lexists(self.path):
             return state
         state, self.identity, header = load_checkpoint(self.path, state, self.identity)
-        self.loaded = header.get("notes", {})
+        with refusing(self.path):
+            self.loaded = dict(header.get("notes", {}))
         self.chunks[:] = [self.log.read(header)]
         self._num_appended = 1
         return state

@@ -11,6 +11,7 @@ import pytest
 import hypergrad as hg
 from hypergrad.ground import autosave, checkpoint
 from hypergrad.ground.autosave import Autosave
+from hypergrad.ground.checkpoint import save_checkpoint
 
 EMPTY = {"value": np.zeros(0, np.float32)}
 IDENTITY = {"run": "this one"}
@@ -176,6 +177,26 @@ def test_a_checkpoint_without_its_records_is_refused(tmp_path):
     (tmp_path / "run.ckpt.records").unlink()
     with pytest.raises(hg.CheckpointError, match="run.ckpt.records cannot be read"):
         saver(tmp_path).load(jnp.int32(0))
+
+
+def test_records_lie_next_to_the_file_that_a_link_leads_to(tmp_path):
+    folder = tmp_path / "links"
+    folder.mkdir()
+    (folder / "run.ckpt").symlink_to(tmp_path / "run.ckpt")
+    one = saver(folder)
+    go(one, 0, 5)
+    one.end(jnp.int32(5))
+    assert sorted(path.name for path in tmp_path.glob("run*")) == ["run.ckpt", "run.ckpt.records"]
+    assert [path.name for path in folder.iterdir()] == ["run.ckpt"] and (folder / "run.ckpt").is_symlink()
+    assert loaded(tmp_path) == loaded(folder) == (5, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("log", [[1], "text", {"notes": [1]}, {"notes": {}}, None])
+def test_what_a_crafted_file_says_of_records_is_refused(tmp_path, log):
+    one = saver(tmp_path)
+    save_checkpoint(tmp_path / "run.ckpt", [np.int32(3)], one.identity, log)
+    with pytest.raises(hg.CheckpointError, match="run.ckpt"):
+        one.load(np.int32(0))
 
 
 def test_arrays_are_let_go_as_they_are_written(tmp_path, monkeypatch):
