@@ -1,11 +1,12 @@
 """Growth of time and memory with steps, hyperparameters, rows, weights, replicas and trials.
 
-`python -m experiments.benchmarks.scaling` prints the fitted slopes and writes scaling.json and scaling.png.
+`python -m experiments.benchmarks.scaling` prints the fitted slopes and writes scaling.json and scaling.png. Finished
+parts are kept in `--out`: the same command goes on where it was stopped, and another with more parts takes them over.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ import optax
 import ensembles as ens
 import hypergrad as hg
 
+from ..common.cells import Cells, Labels
 from ..common.command import command
 from ..common.config import Options, Out, Positive, Some
 from ..common.figures import COLOURS, figure
@@ -37,7 +39,7 @@ SIZES: dict[str, tuple[int, ...]] = {
 WIDTH, BATCH = 16, 64
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config(Options):
     """Growth of time and memory, each part over sizes ten times apart.
 
@@ -56,7 +58,7 @@ class Config(Options):
     quick: bool = False  # The two smallest sizes of each part: shows that it runs, measures nothing.
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Call:
     """Something of one size to be timed, and the compiled program in it if there is one."""
 
@@ -233,16 +235,25 @@ def printed(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def of_part(config: Config, labels: Labels) -> dict[str, Any]:
+    """Returns the rows of one part, and where they were measured."""
+    part, rates = labels["part"], device_rates(config.repeats)
+    sizes = [size for size in SIZES[part] if size <= config.largest][: 2 if config.quick else None]
+    rows = [measured(part, size, config.repeats, rates) for size in sizes]
+    return {"rows": rows, "device": rates, "environment": environment()}
+
+
 def main(config: Config) -> None:
-    """Measures, prints, writes after every part."""
-    rates, rows = device_rates(config.repeats), list[dict[str, Any]]()
-    config.out.mkdir(parents=True, exist_ok=True)
+    """Measures, prints, writes."""
+    store, found = Cells(dataclasses.replace(config, parts=PARTS)), {}
     for part in config.parts:
-        sizes = [size for size in SIZES[part] if size <= config.largest]
-        rows += [measured(part, size, config.repeats, rates) for size in sizes[: 2 if config.quick else None]]
-        found = {"rows": rows, "slopes": list(slopes(rows)), "device": rates}
-        write_json(config.out / "scaling.json", {"environment": environment(), "config": config} | found)
+        labels = {"part": part, "quick": config.quick}
+        found[part] = store.get(labels, partial(of_part, config, labels))
         print(f"{part} done", flush=True)
+    rows = [row for one in found.values() for row in one["rows"]]
+    where = {part: {name: one[name] for name in ("environment", "device")} for part, one in found.items()}
+    results = {"measured": where, "config": config, "rows": rows, "slopes": list(slopes(rows))}
+    write_json(config.out / "scaling.json", results)
     print("\n" + text_table([printed(row) for row in rows]))
     show = lambda number: "-" if number is None else f"{number:.2f}"
     lines = [{name: one if name == "part" else show(one) for name, one in line.items()} for line in slopes(rows)]

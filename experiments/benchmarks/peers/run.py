@@ -1,15 +1,21 @@
-"""The comparison: every way to a hypergradient on every problem, in one process, interleaved."""
+"""The comparison: every way to a hypergradient on a problem, in one process, interleaved.
 
+Finished problems are kept in `--out`: the same command goes on where it was stopped, and another with more problems
+takes them over.
+"""
+
+import dataclasses
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
+from ...common.cells import Cells, Labels
 from ...common.config import Options, Out, Positive, Some
 from ...common.figures import COLOURS, figure
 from ...common.report import environment, text_table, write_json
@@ -24,9 +30,10 @@ from .networks import NETWORKS
 PLAIN = "JAX: training alone"
 ABSENT = {"optimistix": "optimistix", "gradhpo": "gradhpo"}  # packages of peers on JAX that may not be installed
 Problem = Literal["P1", "P2", "P3", "CNN", "LSTM"]
+ALL: tuple[Problem, ...] = get_args(Problem)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config(Options):
     """Hypergradients of ours and of other libraries on the same problems, on one CPU thread.
 
@@ -36,7 +43,7 @@ class Config(Options):
     Libraries that are not installed are left out by name: pip install 'hypergrad-jax[peers]'.
     """
 
-    problems: Some[Problem] = ("P1", "P2", "P3", "CNN", "LSTM")
+    problems: Some[Problem] = ALL
     """P1, P2, P3: see experiments.benchmarks.problems. CNN, LSTM: small networks, without torch."""
     rounds: Positive = 5  # Interleaved repetitions.
     out: Out = Path("results/peers")
@@ -99,22 +106,30 @@ def printed(row: dict[str, Any]) -> dict[str, str]:
 COLUMNS = ("runs", "MB", "first call s", "cosine", "rel. error")
 
 
+def measured(config: Config, labels: Labels) -> dict[str, Any]:
+    """Returns the rows of one problem, and where they were measured."""
+    makers = PROBLEMS | NETWORKS
+    case = makers[labels["problem"]](config.seed, **({"num_steps": 5} if config.quick else {}))
+    return {"rows": measure(case, 2 if config.quick else config.rounds), "environment": environment()}
+
+
 def main(config: Config) -> None:
     """Measures, prints, writes."""
     os.environ.update(ONE_THREAD)  # read when JAX first meets its device
-    rows: list[dict[str, Any]] = []
+    store = Cells(dataclasses.replace(config, problems=ALL))
     missing = [name for name in ("torch", "torchopt", "higher", "betty") if not with_torch.find_spec(name)]
     missing += [name for name, package in ABSENT.items() if not with_torch.find_spec(package)]
     if missing:
         print(f"not installed and left out: {', '.join(missing)}", flush=True)
-    makers = PROBLEMS | NETWORKS
+    found = {}
     for name in config.problems:
-        case = makers[name](config.seed, **({"num_steps": 5} if config.quick else {}))
-        rows += measure(case, 2 if config.quick else config.rounds)
+        labels = {"problem": name, "quick": config.quick}
+        found[name] = store.get(labels, partial(measured, config, labels))
         print(f"{name} done", flush=True)
+    rows = [row for part in found.values() for row in part["rows"]]
     print("\n" + text_table([printed(row) for row in rows]))
-    config.out.mkdir(parents=True, exist_ok=True)
-    results = {"environment": environment(), "config": config, "missing": missing, "rows": rows}
+    environments = {name: part["environment"] for name, part in found.items()}
+    results = {"environments": environments, "config": config, "missing": missing, "rows": rows}
     write_json(config.out / "peers.json", results)
     draw(config.out / "peers.png", [row for row in rows if "error" not in row])
 
