@@ -11,10 +11,10 @@ import hypergrad as hg
 from ensembles import replica
 
 from ..study.contest import Method, Task, Tracker, by_search, by_trials, full, tree_parzen, uniform, uniform_scalar
-from ..study.methods import by_gradient, estimators
+from ..study.methods import by_gradient, estimators, plain
 from ..study.settings import Setting
 
-MethodName = Literal["greedy", "drmad", "hoag", "reverse", "random", "random_scalar", "tpe", "best_scalar"]
+MethodName = Literal["greedy", "drmad", "hoag", "reverse", "random", "random_scalar", "tpe", "plain", "best_scalar"]
 ALL: tuple[MethodName, ...] = get_args(MethodName)
 SCALARS = 9  # grid of best_scalar
 
@@ -52,6 +52,7 @@ def methods(setting: Setting, hyper_lr: float, trial_steps: int, straight: int) 
         "random": by_search(hg.RandomSearch(trial, draw), 1, current=False),
         "random_scalar": by_trials(trial, uniform_scalar),
         "tpe": by_trials(trial, tree_parzen),
+        "plain": plain(setting),
         "best_scalar": best_scalar(setting.training(straight)),
     }
     climbers = {name: by_gradient(setting, estimator, adam)() for name, estimator in estimators(setting).items()}

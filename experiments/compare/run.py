@@ -43,8 +43,9 @@ class Config(OnSplits):
 
     A network with one hidden layer is trained on handwritten digits. Every weight has a Gaussian prior of its own,
     whose log-variance is a hyperparameter (4,810 of them for the digits). greedy, drmad, hoag and reverse follow
-    hypergradients; random draws all of them, random_scalar one for all, tpe (Optuna) one per layer. best_scalar
-    trains every value of a grid with the whole budget each: a bound for what one scalar can do, not at equal budget.
+    hypergradients; random draws all of them, random_scalar one for all, tpe (Optuna) one per layer. plain, the control,
+    trains at the start of the gradients with the whole budget. best_scalar trains every value of a grid with the whole
+    budget each: a bound for what one scalar can do, not at equal budget.
 
     The output folder holds config.json, summary.json, history.csv, table.md and the plots. A run that was stopped
     goes on where it was when started again with the same options.

@@ -62,6 +62,12 @@ def estimators(setting: Setting) -> dict[MethodName, Any]:
     }
 
 
+def plain(setting: Setting) -> Method:
+    """Returns plain training at the start for the whole budget: the control of every comparison."""
+    chunk = setting.chunk(setting.period, MEASUREMENTS)
+    return by_search(standing(setting.training(setting.period)), chunk, current=True)
+
+
 def by_gradient(setting: Setting, estimator: Any, rates: optax.GradientTransformation) -> Callable[..., Method]:
     """Returns a function from a rate, or `None` where `rates` has a fixed one, to the search along hypergradients."""
     search = hg.GradientSearch(estimator, rates, projection=into(setting.box))
@@ -78,8 +84,7 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
     draw = uniform(start, setting.prior)
     random = lambda inner: by_search(hg.RandomSearch(inner, draw), 1, current=False)
     explorer = random(setting.training(setting.inner_steps))
-    knots, chunk = min(KNOTS, setting.period), setting.chunk(setting.period, MEASUREMENTS)
-    several = hg.DrMAD(setting.training(setting.period), knots=knots, warm_start=True, check=None)
+    several = hg.DrMAD(setting.training(setting.period), knots=min(KNOTS, setting.period), warm_start=True, check=None)
     climbers = {
         name: by_gradient(setting, estimator, rates)
         for name, estimator in (estimators(setting) | {"drmad_knots": several}).items()
@@ -93,13 +98,12 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
         offset = 0.0 if setting.offset is None else setting.offset
         return by_gradient(setting, closed_form(setting.training(int(every)), offset), optax.sgd(1.0))()
 
-    control = by_search(standing(setting.training(setting.period)), chunk, current=True)
     climbers["random_greedy"] = lambda rate: one_after_another(explorer, climbers["greedy"](rate))
     return {
         "random": searching(random),
         "tpe": searching(lambda inner: by_trials(inner, tree_parzen)),
         "em": Contestant(EVERY, 10, expectation_maximisation),
-        "plain": Contestant((0.0,), 0.0, lambda _: control),
+        "plain": Contestant((0.0,), 0.0, lambda _: plain(setting)),
         **{name: Contestant(RATES, RATES[1], make) for name, make in climbers.items()},
     }
 
