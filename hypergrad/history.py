@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from .ground.show import paragraph, show, show_leaf
 from .ground.total import Total
-from .ground.tree import describe
+from .ground.tree import describe, named_entries, named_leaves
 from .stats import show_status
 
 UNITS = ("iterations", "gradients", "epochs", "seconds")
@@ -60,6 +60,15 @@ class History:
     def hparams(self) -> PyTree:
         """The hyperparameters at which `value` was measured, stacked."""
         return self.records.hparams
+
+    @property
+    def unmoved(self) -> tuple[str, ...]:
+        """Hyperparameters and entries of arrays that are the same at every step, by path and index; () for one step.
+
+        Their hypergradients are zero, see `Estimate.unreached`, or the optimiser or a projection holds them.
+        """
+        leaves = named_leaves(self.hparams, "hparams") if len(self) > 1 else []
+        return tuple(name for path, leaf in leaves for name in named_entries(path, np.all(leaf == leaf[0], axis=0)))
 
     @property
     def stats(self) -> Any:
@@ -171,10 +180,12 @@ class History:
             return [f"records: {show(self.records)}"]
         finite = values[np.isfinite(values)]
         best = f", best {show_leaf(finite.min())}" if len(finite) else ""
+        unmoved = [f"unmoved: {', '.join(self.unmoved)}"] if self.unmoved else []
         return [
             f"value: {show_leaf(values)}{best}",
             f"status: {show_status(status)}",
             f"hparams: {show(self.hparams)}",
+            *unmoved,
         ]
 
 

@@ -57,6 +57,14 @@ def test_slices_masks_and_indices_give_histories(index):
     np.testing.assert_array_equal(part.durations, history.durations[index])
 
 
+def test_what_never_moves_is_named():
+    _, history = go()
+    assert history.unmoved == ("hparams['unused']",) and history[:1].unmoved == ()
+    assert str(history).endswith("unmoved: hparams['unused']")
+    history.hparams["log_l2"][:, 1] = 0
+    assert history.unmoved == ("hparams['log_l2'][1]", "hparams['unused']")
+
+
 def test_parts_join_to_the_whole():
     _, history = go()
     same(history, history[:2] + history[2:])
