@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import Any
 
-from ..ground.checkpoint import CheckpointError
+from ..ground.checkpoint import CheckpointError, refusing
 from ..ground.files import check_path, naming
 from ..ground.lock import locked
 from .trial import Result, SearcherState, Trial
@@ -26,10 +26,11 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike[str], header: dict[str, Any]):
-        path, self._stack, self._checksum = check_path(path, "journal"), ExitStack(), ""
+        self.path = path = check_path(path, "journal")
+        self._stack, self._checksum = ExitStack(), ""
         header = json.loads(json.dumps({NAME: VERSION} | header))
         with naming(path, "journal"), self._stack:
-            self._file = self._stack.enter_context(open(path, "a+b"))  # noqa: SIM115
+            self._file = self._stack.enter_context(open(path, "a+b", buffering=0))  # noqa: SIM115
             self._stack.enter_context(locked(self._file, path))
             self._file.seek(0)
             content = self._file.read()
@@ -47,10 +48,12 @@ class Journal:
             self._stack = self._stack.pop_all()  # all went well: stay open
 
     def write(self, *events: dict[str, Any]) -> None:
-        """Appends events; they are on disk when this returns."""
-        self._file.write(b"".join(self._line(event) for event in events))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Appends events; they are on disk when this returns. **Raises** `OSError` naming the file."""
+        left = b"".join(self._line(event) for event in events)
+        with naming(self.path, "journal"):
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
 
     def __enter__(self) -> "Journal":
         return self
@@ -72,7 +75,7 @@ class Journal:
             self._line(event)
         except CheckpointError:
             raise
-        except (ValueError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} is damaged in line {number}: {error}") from None
         if found != self._checksum:
             raise CheckpointError(f"{path} is damaged: line {number} is changed, or lines before it are missing")
@@ -95,17 +98,22 @@ def tell_event(trial: Trial, result: Result) -> dict[str, Any]:
     return {"tell": trial.to_json(), "result": result.to_json()}
 
 
-def replay(state: SearcherState, events: list[dict[str, Any]]) -> SearcherState:
-    """Returns the state after the events of a journal: no searcher is asked again.
+def replay(state: SearcherState, events: list[dict[str, Any]], path: str) -> SearcherState:
+    """Returns the state after the events of the journal `path`: no searcher is asked again.
 
-    **Raises** `CheckpointError` for a number that is missing or doubled.
+    **Raises** `CheckpointError` for a number that is missing or doubled, and for what no search writes.
     """
-    for event in events:
-        is_ask = "ask" in event
-        trial = Trial(**event["ask" if is_ask else "tell"])
-        expected = [state.asked] if is_ask else [other.number for other in state.pending]
-        if trial.number not in expected:
-            raise CheckpointError(f"the journal has trial {trial.number} doubled or out of order")
-        result = None if is_ask else Result.from_json(event["result"])
-        state = state.after_ask(trial) if result is None else state.after_tell(trial, result)
+    with refusing(path):
+        for event in events:
+            state = _after(state, event, path)
     return state
+
+
+def _after(state: SearcherState, event: dict[str, Any], path: str) -> SearcherState:
+    is_ask = "ask" in event
+    trial = Trial(**event["ask" if is_ask else "tell"])
+    expected = [state.asked] if is_ask else [other.number for other in state.pending]
+    if trial.number not in expected:
+        raise CheckpointError(f"{path} has trial {trial.number} doubled or out of order")
+    state.space.checked(trial.params)
+    return state.after_ask(trial) if is_ask else state.after_tell(trial, Result.from_json(event["result"]))

@@ -114,7 +114,7 @@ def search_trials(
         _bar(progress, num_trials, budget) as advance,
     ):
         loop = _Loop(searcher.ask, searcher.tell, objective, key, fidelity, pruner, on_failure, file)
-        state = state if file is None else replay(state, file.events)
+        state = state if file is None else replay(state, file.events, file.path)
         advance(state)
         if state.asked and callback is not None and callback(state):
             return state

@@ -1,5 +1,6 @@
 """A journal keeps every finished trial, refuses what is damaged and lets one process in."""
 
+import errno
 import json
 import os
 import subprocess
@@ -80,10 +81,63 @@ def test_numbers_are_told_once():
     trial = hg.trials.Trial(0, {"a": 1, "b": 0.5})
     ask, tell = journal.ask_event(trial), journal.tell_event(trial, hg.trials.Result(1.0))
     start = RANDOM.init(SPACE, KEY)
-    assert len(journal.replay(start, [ask, tell]).history) == 1
+    assert len(journal.replay(start, [ask, tell], "a").history) == 1
     for events in ([ask, ask], [ask, tell, tell], [tell]):
-        with pytest.raises(hg.CheckpointError, match="trial 0 doubled or out of order"):
-            journal.replay(start, events)
+        with pytest.raises(hg.CheckpointError, match="a has trial 0 doubled or out of order"):
+            journal.replay(start, events, "a")
+
+
+ASK = {"ask": {"number": 0, "params": {"a": 1, "b": 0.5}, "fidelity": 1.0, "meta": {}}}
+CRAFTED = {
+    "nothing": {},
+    "a number": {"ask": 3},
+    "no values": {"ask": {"number": 0, "params": {}}},
+    "a value outside": {"ask": {"number": 0, "params": {"a": 9, "b": 0.5}}},
+    "more": {"ask": ASK["ask"] | {"report": "now"}},
+    "unknown": {"ask": ASK["ask"] | {"command": "rm"}},
+    "no result": {"tell": ASK["ask"]},
+    "another result": {"tell": ASK["ask"], "result": {"value": "low"}},
+    "a result that is a list": {"tell": ASK["ask"], "result": [1.0]},
+    "not finite": {"tell": ASK["ask"], "result": {"value": {"not finite": "much"}}},
+}
+
+
+@pytest.mark.row(35)
+@pytest.mark.parametrize("event", CRAFTED.values(), ids=CRAFTED)
+def test_crafted_lines_with_valid_checksums(tmp_path, finished, event):
+    path = tmp_path / "search.jsonl"
+    header = json.loads(finished[1].splitlines()[0])
+    with journal.Journal(path, {name: part for name, part in header.items() if name != "checksum"}) as file:
+        file.write(*([ASK] if "tell" in event else []), event)
+    with pytest.raises(hg.CheckpointError, match="search.jsonl"):
+        search(path)
+
+
+@pytest.mark.row(35)
+@pytest.mark.parametrize("line", [b"[1]", b"[" * 100_000, b"7", b"\xff"])
+def test_lines_that_are_no_events(tmp_path, finished, line):
+    path = tmp_path / "search.jsonl"
+    path.write_bytes(finished[1] + line + b"\n")
+    with pytest.raises(hg.CheckpointError, match=r"search.jsonl is damaged in line 6"):
+        search(path)
+
+
+@pytest.mark.row(34)
+def test_a_disk_that_fills_up_is_named_and_the_state_is_kept(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def filling(trial, key):
+        if trial.number == 2:
+            monkeypatch.setattr(os, "fsync", full)
+        return value(trial, key)
+
+    path = tmp_path / "search.jsonl"
+    with pytest.raises(OSError, match=r"journal='.*search.jsonl' cannot be used: No space left") as caught:
+        search(path, 4, filling)
+    assert len(caught.value.state.history) == 2
+    monkeypatch.undo()
+    assert outcome(search(path, 4)) == outcome(search(tmp_path / "other.jsonl", 4))
 
 
 HOLDER = """
