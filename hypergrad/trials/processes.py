@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import pickle
 import signal
 import time
 import traceback
@@ -28,6 +29,13 @@ SETTINGS = (  # of JAX, which a new process takes over
 READY = None  # the first message of a process
 
 
+class _Workers(list["_Worker"]):
+    """The processes of an objective. A copy of it, also in another process, starts its own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Workers, ()
+
+
 class Processes(AbstractObjective):
     """An objective that trains the trials of a batch in several processes at once.
 
@@ -51,7 +59,7 @@ class Processes(AbstractObjective):
     )
     workers: int = eqx.field(default=2, converter=integer("workers", least=1))
     time_limit: float | None = eqx.field(default=None, converter=real("time_limit", above=0, optional=True))
-    kept: "list[_Worker]" = eqx.field(default_factory=list, static=True, repr=False)
+    kept: _Workers = eqx.field(default_factory=_Workers, static=True, repr=False)
 
     def __call__(self, trials: Sequence[Trial], keys: Sequence[Array]) -> list[Result]:
         """Trains the trials, as many at once as there are workers."""
@@ -98,7 +106,7 @@ class _Worker:
         self.process = context.Process(target=_work, args=(there, function, settings), daemon=True)
         try:
             self.process.start()
-        except (AttributeError, TypeError, ValueError) as error:  # as multiprocessing complains of local functions
+        except (AttributeError, TypeError, ValueError, pickle.PicklingError) as error:  # of functions that have no name
             raise TypeError(f"function must be importable: {error}; define it at the top level of a module") from None
         there.close()
         self.index: int | None = None

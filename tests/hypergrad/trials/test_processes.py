@@ -1,6 +1,9 @@
 """Trials in several processes: the same results, and what befalls one is its own."""
 
+import copy
 import os
+import pickle
+import threading
 import time
 
 import jax
@@ -53,6 +56,17 @@ def test_what_befalls_a_process_is_its_trial_s():
     assert "in befallen" in str(caught.value)
 
 
-def test_functions_that_no_process_can_import_are_named():
+nameless = lambda trial, key: 0.0
+
+
+@pytest.mark.parametrize("function", [nameless, lambda trial, key: 0.0])
+def test_functions_that_no_process_can_import_are_named(function):
     with pytest.raises(TypeError, match="define it at the top level of a module"):
-        hg.trials.Processes(lambda trial, key: 0.0)([hg.trials.Trial(0, {})], [KEY])
+        hg.trials.Processes(function)([hg.trials.Trial(0, {})], [KEY])
+
+
+def test_copies_of_an_objective_in_use_start_their_own_processes():
+    objective = hg.trials.Processes(train, workers=1)
+    objective.kept.append(threading.Lock())  # as a process, it can be neither copied nor pickled
+    for copied in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
+        assert copied.kept == [] and copied.workers == 1
