@@ -2,13 +2,13 @@
 
 import math
 import multiprocessing
-import pickle
 import signal
 import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import equinox as eqx
@@ -105,9 +105,10 @@ class _Worker:
         settings = {name: getattr(jax.config, name) for name in SETTINGS}
         self.process = context.Process(target=_work, args=(there, function, settings), daemon=True)
         try:
-            self.process.start()
-        except (AttributeError, TypeError, ValueError, pickle.PicklingError) as error:  # of functions that have no name
+            ForkingPickler.dumps(function)
+        except Exception as error:  # of a local function, of one that is not what its name leads to, of what it holds
             raise TypeError(f"function must be importable: {error}; define it at the top level of a module") from None
+        self.process.start()
         there.close()
         self.index: int | None = None
         self.begun = math.inf  # not before the process is ready

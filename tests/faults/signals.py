@@ -24,8 +24,8 @@ from pathlib import Path
 
 from tests.helpers import ROOT
 
-LONGEST = 12.0  # seconds after the start until the signal
-GRACE = 30.0  # seconds to end
+LONGEST = 12.0  # seconds after the start until the signal, where nothing else runs
+GRACE = 60.0  # seconds to end
 SHARED = {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_ENABLE_COMPILATION_CACHE": "false"}  # so that compilations take time
 
 
@@ -92,6 +92,7 @@ def main():
     parser.add_argument("--signal", default="SIGINT", choices=["SIGINT", "SIGTERM"])
     parser.add_argument("--only", nargs="*", default=None)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--longest", type=float, default=LONGEST, help="seconds after the start until the signal")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further command after so long")
     arguments = parser.parse_args()
     number, generator = signal.Signals[arguments.signal], random.Random(arguments.seed)
@@ -102,7 +103,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
             for _ in range(arguments.rounds):
-                seconds = generator.uniform(0.5, LONGEST)
+                seconds = generator.uniform(0.5, arguments.longest)
                 code, said = interrupt(name, number, seconds, out)
                 codes[code] += 1
                 wrong += [(name, round(seconds, 2), fault, said[-300:]) for fault in faults(code, said, number, out)]

@@ -2,9 +2,9 @@
 
 import copy
 import os
-import pickle
 import threading
 import time
+from multiprocessing.reduction import ForkingPickler
 
 import jax
 import numpy as np
@@ -68,5 +68,5 @@ def test_functions_that_no_process_can_import_are_named(function):
 def test_copies_of_an_objective_in_use_start_their_own_processes():
     objective = hg.trials.Processes(train, workers=1)
     objective.kept.append(threading.Lock())  # as a process, it can be neither copied nor pickled
-    for copied in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
+    for copied in (copy.deepcopy(objective), ForkingPickler.loads(ForkingPickler.dumps(objective))):
         assert copied.kept == [] and copied.workers == 1
