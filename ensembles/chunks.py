@@ -44,6 +44,11 @@ def chunked(
     *Memory*: the bytes that XLA reports for temporaries and results.
 
     **Raises** `MemoryError` with the estimate where all replicas, or with `"auto"` a single one, do not fit.
+
+    **Example**
+
+        >>> ens.chunked(lambda w: w**2, 2)(jnp.arange(5))  # two at a time
+        Array([ 0,  1,  4,  9, 16], dtype=int32)
     """
     if isinstance(chunk, int):
         return _mapped(function, chunk)

@@ -24,6 +24,13 @@ def covariance(uncorrelated: ArrayLike, additive: ArrayLike, relative: ArrayLike
 
     **Source**: d'Agostini (1994); Ball et al. (2010), "Fitting parton distribution data with multiplicative
     normalization uncertainties".
+
+    **Example**
+
+        >>> u, common = jnp.array([0.1, 0.2]), jnp.array([[0.1], [0.1]])
+        >>> ens.covariance(u, common, relative=jnp.zeros((2, 0)), central=jnp.ones(2)).round(3)
+        Array([[0.02, 0.01],
+               [0.01, 0.05]], dtype=float32)
     """
     u, A, fractions, central = map(jnp.asarray, (uncorrelated, additive, relative, central))
     has_shape(u, (None,), "uncorrelated")
@@ -39,6 +46,12 @@ def cholesky(covariance: ArrayLike) -> Array:
     """Returns the lower factor L of C = L Lᵀ, which the statistics take in place of C.
 
     **Raises** `ValueError` where `covariance` is not square, not symmetric, not finite or not positive definite.
+
+    **Example**
+
+        >>> ens.cholesky(jnp.array([[4.0, 2.0], [2.0, 5.0]]))
+        Array([[2., 0.],
+               [1., 2.]], dtype=float32)
     """
     C = jnp.asarray(covariance)
     has_shape(C, (None, None), "covariance")
@@ -62,6 +75,12 @@ def mask_covariance(covariance: ArrayLike, mask: ArrayLike) -> Array:
     With its factor and the same `mask` the statistics are those of a part of the points, at a fixed shape.
 
     **Arguments**: `covariance` of shape (N, N); `mask` of shape (N,), true for the points that count.
+
+    **Example**
+
+        >>> ens.mask_covariance(jnp.array([[4.0, 2.0], [2.0, 5.0]]), jnp.array([True, False]))
+        Array([[4., 0.],
+               [0., 1.]], dtype=float32)
     """
     C, mask = jnp.asarray(covariance), jnp.asarray(mask)
     has_shape(mask, (None,), "mask")
@@ -71,7 +90,13 @@ def mask_covariance(covariance: ArrayLike, mask: ArrayLike) -> Array:
 
 @checked(factor(), array("residuals", finite=False))
 def whiten(factor: Array, residuals: Array) -> Array:
-    """Returns L⁻¹ r for residuals of shape (..., N): independent numbers of unit variance if C is right."""
+    """Returns L⁻¹ r for residuals of shape (..., N): independent numbers of unit variance if C is right.
+
+    **Example**
+
+        >>> ens.whiten(jnp.array([[2.0, 0.0], [1.0, 2.0]]), jnp.array([1.0, 1.5]))
+        Array([0.5, 0.5], dtype=float32)
+    """
     has_shape(factor, (None, None), "factor")
     has_shape(factor, (len(factor), len(factor)), "factor")
     if residuals.shape[-1:] != factor.shape[:1] or residuals.size == 0:

@@ -41,6 +41,11 @@ def make_folds(masks: ArrayLike, data: ArrayLike, covariance: ArrayLike) -> tupl
     Correlations between a fold and the rest are left out.
 
     **Raises** `ValueError` where a fold is empty or its covariance is not positive definite.
+
+    **Example**
+
+        >>> [fold.rows.tolist() for fold in ens.make_folds(masks, data, covariance)]
+        [[0, 1], [2, 3]]
     """
     masks, data, C = np.asarray(masks), np.asarray(data), np.asarray(covariance)
     has_shape(data, (None,), "data")
@@ -56,7 +61,13 @@ def make_folds(masks: ArrayLike, data: ArrayLike, covariance: ArrayLike) -> tupl
 def fold_chi2(
     predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None, best_fraction: float = 1.0
 ) -> Array:
-    """Returns <chi2> of every fold over its replicas, or over the best of them, of shape (K,)."""
+    """Returns <chi2> of every fold over its replicas, or over the best of them, of shape (K,).
+
+    **Example**
+
+        >>> [f"{one:.2f}" for one in ens.fold_chi2(by_fold, folds)]
+        ['1.38', '5.50']
+    """
     return _by_fold(lambda T, fold, keep: mean_chi2(T, fold.data, fold.factor, None, keep, best_fraction))(
         predictions, folds, keep
     )
@@ -64,7 +75,13 @@ def fold_chi2(
 
 @checked(PREDICTIONS, FOLDS, KEEP)
 def fold_phi2(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | None = None) -> Array:
-    """Returns φ² of every fold, of shape (K,)."""
+    """Returns φ² of every fold, of shape (K,).
+
+    **Example**
+
+        >>> [f"{one:.2f}" for one in ens.fold_phi2(by_fold, folds)]
+        ['1.00', '1.00']
+    """
     return _by_fold(lambda T, fold, keep: phi2(T, fold.factor, None, keep))(predictions, folds, keep)
 
 
@@ -83,6 +100,11 @@ def mean_loss(
     """Returns L1 = 1/K Σ_k <chi2_k>.
 
     **Source**: NNPDF (2024), arXiv:2410.16248: the loss that its search minimises, there with `best_fraction=0.9`.
+
+    **Example**
+
+        >>> print(f"{ens.mean_loss(by_fold, folds):.2f}")
+        3.44
     """
     return jnp.mean(fold_chi2(predictions, folds, keep, best_fraction))
 
@@ -94,6 +116,11 @@ def worst_loss(
     """Returns L2 = max_k <chi2_k>; its gradient is that of the worst fold.
 
     **Source**: as `mean_loss`.
+
+    **Example**
+
+        >>> print(f"{ens.worst_loss(by_fold, folds):.2f}")
+        5.50
     """
     return jnp.max(fold_chi2(predictions, folds, keep, best_fraction))
 
@@ -107,6 +134,11 @@ def spread_loss(predictions: Array, folds: tuple[Fold, ...], keep: ArrayLike | N
     **Raises** `ValueError` for one replica, whose spread is 0.
 
     **Source**: as `mean_loss`.
+
+    **Example**
+
+        >>> print(f"{ens.spread_loss(by_fold, folds):.2f}")
+        1.00
     """
     if predictions.ndim == 3 and predictions.shape[1] < 2:
         raise ValueError("predictions holds one replica per fold, whose spread is 0; give at least 2")
@@ -156,6 +188,13 @@ def outer_loss(
     - `drop_failed`: leaves out replicas whose predictions are not finite, or a million times larger than the data and
       the median replica; a fold without any replica left gives NaN. Where training can end in weights that are not
       finite, `replicate_loss` needs `drop_failed` too. `outliers` of the chi2 of each names them.
+
+    **Example**
+
+        >>> loss = ens.outer_loss(ens.mean_loss, lambda line, hparams, x: line[0] + line[1] * x)
+        >>> lines = jnp.tile(jnp.array([0.0, 1.0]), (4, 1))  # two replicas of two folds
+        >>> print(f"{loss(lines, None, (jnp.arange(1.0, 5.0), folds), key):.2f}")
+        1.19
     """
 
     def loss(replicas: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:

@@ -47,6 +47,13 @@ def cross_validation(inner_loss: Loss, outer_loss: Loss, data: PyTree, num_folds
     than folds.
 
     **Source**: Stone (1974).
+
+    **Example**
+
+        >>> folds = ens.cross_validation(penalised, mse, (x, y), 4, key)
+        >>> estimate = hg.value_and_hypergrad(hg.BilevelProblem(*folds), hg.Reverse(inner))
+        >>> print(f"{estimate(log_l2, jnp.zeros((4, 3)), key)[0]:.3f}")
+        0.663
     """
     leaves = jax.tree.leaves(data)
     if not leaves or not all(isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves):

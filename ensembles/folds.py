@@ -19,6 +19,12 @@ def kfold_masks(key: Array, num_rows: int, num_folds: int, strata: ArrayLike | N
     Folds differ in size by at most one row, and with `strata`, the group number of every row, also within every group.
 
     **Raises** `ValueError` where there are fewer rows than folds.
+
+    **Example**
+
+        >>> ens.kfold_masks(key, 4, num_folds=2).astype(int)
+        Array([[1, 0, 0, 1],
+               [0, 1, 1, 0]], dtype=int32)
     """
     rows, folds = num_rows, num_folds
     if rows < folds:
@@ -37,6 +43,12 @@ def group_masks(groups: ArrayLike, fold_of_group: ArrayLike) -> Array:
     that is never held out.
 
     **Raises** `ValueError` where a fold would be empty or a group has no fold.
+
+    **Example**
+
+        >>> ens.group_masks([0, 0, 1, 2], fold_of_group=[0, 1, -1]).astype(int)
+        Array([[1, 1, 0, 0],
+               [0, 0, 1, 0]], dtype=int32)
     """
     groups, fold = np.asarray(groups), np.asarray(fold_of_group)
     has_shape(groups, (None,), "groups")
@@ -62,6 +74,11 @@ def holdout_masks(key: Array, num_rows: int, fraction: float, num: int, strata: 
     to the nearest row.
 
     **Raises** `ValueError` where `fraction` is not between 0 and 1, or holds out no row or all.
+
+    **Example**
+
+        >>> ens.holdout_masks(key, 4, 0.25, num=2).sum(1)
+        Array([1, 1], dtype=int32)
     """
     refuse_too_large((40 + 16 * num) * num_rows, "num_rows" if num_rows > num else "num")
     codes = _codes(strata, num_rows)
@@ -79,6 +96,12 @@ def cross(masks: ArrayLike, pseudodata: ArrayLike) -> tuple[Array, Array]:
     """Returns the masks and the data of K·R replicas, every fold with every pseudodata, both of shape (K·R, rows).
 
     Replica k·R + r holds out fold k and sees row r of `pseudodata`; `by_fold` takes the replicas apart again.
+
+    **Example**
+
+        >>> held_out, targets = ens.cross(masks, ens.monte_carlo(key, data, factor, 3))
+        >>> held_out.shape, targets.shape
+        ((6, 4), (6, 4))
     """
     masks, pseudodata = jnp.asarray(masks), jnp.asarray(pseudodata)
     has_shape(masks, (None, None), "masks")
@@ -88,7 +111,14 @@ def cross(masks: ArrayLike, pseudodata: ArrayLike) -> tuple[Array, Array]:
 
 @checked(array("values", finite=False, kinds=ANY), integer("num_folds", least=1))
 def by_fold(values: Array, num_folds: int) -> Array:
-    """Returns values of K·R replicas in the shape (K, R, ...), see `cross`."""
+    """Returns values of K·R replicas in the shape (K, R, ...), see `cross`.
+
+    **Example**
+
+        >>> ens.by_fold(jnp.arange(6), num_folds=2)
+        Array([[0, 1, 2],
+               [3, 4, 5]], dtype=int32)
+    """
     if values.ndim == 0 or len(values) == 0 or len(values) % num_folds:
         raise ValueError(
             f"values has shape {values.shape}, its leading axis is not a multiple of num_folds = {num_folds}"

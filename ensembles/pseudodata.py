@@ -21,6 +21,11 @@ def monte_carlo(key: Array, data: ArrayLike, factor: ArrayLike, num: int) -> Arr
     `num`.
 
     **Source**: Giele, Keller, Kosower (2001); Del Debbio et al. (2005).
+
+    **Example**
+
+        >>> ens.monte_carlo(key, data, factor, 100).std(0).round(2)
+        Array([0.11, 0.11, 0.13, 0.13], dtype=float32)
     """
     data, lower = jnp.asarray(data), jnp.asarray(factor)
     has_shape(data, (None,), "data")
@@ -37,6 +42,11 @@ def bootstrap_weights(key: Array, num_rows: int, num: int) -> Array:
     As weights of the rows in a loss the counts are the bootstrap, without a copy of the data per replica.
 
     **Source**: Efron (1979).
+
+    **Example**
+
+        >>> ens.bootstrap_weights(key, 4, num=2).sum(1)
+        Array([4, 4], dtype=int32)
     """
     rows = num_rows
     refuse_too_large(2 * 4 * rows * num, "num_rows" if rows > num else "num")

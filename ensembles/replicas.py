@@ -35,7 +35,14 @@ def axes(name: str) -> Rule:
 
 @checked(KEY, integer("num", least=1))
 def replica_keys(key: Array, num: int) -> Array:
-    """Returns one key per replica; that of replica r is `fold_in(key, r)`, whatever their number."""
+    """Returns one key per replica; that of replica r is `fold_in(key, r)`, whatever their number.
+
+    **Example**
+
+        >>> keys = ens.replica_keys(key, 3)
+        >>> bool(keys[2] == jax.random.fold_in(key, 2))
+        True
+    """
     refuse_too_large(2 * 4 * jax.random.key_data(key).size * num, "num")
     return jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(num, dtype=jnp.uint32))
 
@@ -47,6 +54,12 @@ def init_replicas(make: Callable[[Array], PyTree], key: Array, num: int) -> PyTr
     **Arguments**: `make`, a function `key -> model`; the model may be any pytree or `eqx.Module`.
 
     **Raises** `ValueError` where `num` is not a positive integer.
+
+    **Example**
+
+        >>> models = ens.init_replicas(lambda key: eqx.nn.Linear(3, 1, key=key), key, 5)
+        >>> models.weight.shape
+        (5, 1, 3)
     """
     leaves = jax.tree.leaves(call("make", eqx.filter_eval_shape, "a key", make, key))
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
@@ -58,6 +71,11 @@ def replica(replicas: PyTree, r: int) -> PyTree:
     """Returns replica r alone.
 
     **Raises** `ValueError` for an index that is not there.
+
+    **Example**
+
+        >>> ens.replica({"w": jnp.arange(6).reshape(3, 2)}, 1)["w"]
+        Array([2, 3], dtype=int32)
     """
     num = num_replicas(replicas)
     if not isinstance(r, jax.core.Tracer):
@@ -67,7 +85,13 @@ def replica(replicas: PyTree, r: int) -> PyTree:
 
 @checked(function("function", "of a replica and what all share"))
 def map_replicas(function: Callable[..., PyTree], replicas: PyTree, *shared: PyTree) -> PyTree:
-    """Returns `function(replica, *shared)` for every replica at once, the results stacked."""
+    """Returns `function(replica, *shared)` for every replica at once, the results stacked.
+
+    **Example**
+
+        >>> ens.map_replicas(lambda w, x: w @ x, jnp.eye(2), jnp.array([3.0, 4.0]))
+        Array([3., 4.], dtype=float32)
+    """
     num_replicas(replicas)
     mapped = eqx.filter_vmap(function, in_axes=(eqx.if_array(0), *[None] * len(shared)))
     return call("function", mapped, "replicas", replicas, *shared)
@@ -99,6 +123,12 @@ def replicate_loss(
       hypergradients through the training of the others stay finite; `outer_loss(..., drop_failed=True)` leaves it out.
 
     Make it once per loss: a new function is traced again.
+
+    **Example**
+
+        >>> loss = ens.replicate_loss(mse, data_axes=(None, 0))  # inputs shared, targets of each
+        >>> print(f"{loss(jnp.zeros((2, 3)), log_l2, (x, jnp.stack([y, 2 * y])), key):.2f}")
+        21.04
     """
 
     def total(replicas: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Any:
@@ -137,6 +167,13 @@ def replicate_optimiser(
     That holds for optimisers that couple all weights of a model, such as `optax.clip_by_global_norm`, as well. With
     `settings`, a tree of arrays with a leading axis of replicas, `optimiser` is a function `setting -> optimiser`, and
     every replica has its own learning rate, clip norm and so on.
+
+    **Example**
+
+        >>> one = ens.replicate_optimiser(optax.sgd, settings=jnp.array([0.1, 0.2]))
+        >>> updates, _ = one.update(jnp.ones((2, 1)), one.init(jnp.zeros((2, 1))))
+        >>> updates.ravel()
+        Array([-0.1, -0.2], dtype=float32)
     """
     if isinstance(optimiser, optax.GradientTransformation):
         if settings is not None:
@@ -158,7 +195,13 @@ def replicate_optimiser(
 
 
 def is_finite(replicas: PyTree) -> Array:
-    """Returns for every replica whether all its floating numbers are finite; takes models and predictions alike."""
+    """Returns for every replica whether all its floating numbers are finite; takes models and predictions alike.
+
+    **Example**
+
+        >>> ens.is_finite(jnp.array([[1.0, 2.0], [jnp.nan, 0.0]]))
+        Array([ True, False], dtype=bool)
+    """
     num = num_replicas(replicas)
     leaves = jax.tree.leaves(eqx.filter(replicas, eqx.is_inexact_array))
     finite = [jnp.all(jnp.isfinite(leaf), axis=range(1, leaf.ndim)) for leaf in leaves]

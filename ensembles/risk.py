@@ -31,6 +31,12 @@ def sure(predictions: Array, targets: Array, noise_variance: Array | float) -> A
     second model. The noise of the random direction falls with the number of rows.
 
     **Source**: Stein (1981); Ramani, Blu, Unser (2008), equation 12, for the finite difference.
+
+    **Example**
+
+        >>> targets = ens.probed_targets(key, data, step=1e-2)
+        >>> print(f"{ens.sure(0.9 * targets, targets, noise_variance=0.01):.3f}")
+        0.084
     """
     has_shape(targets, (2, None), "targets")
     has_shape(predictions, jnp.shape(targets), "predictions", "targets")

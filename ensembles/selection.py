@@ -68,6 +68,12 @@ def one_sigma(
     **Raises** `ValueError` where all trials failed or the arguments do not fit each other.
 
     **Source**: NNPDF (2024), arXiv:2410.16248, selection after the search.
+
+    **Example**
+
+        >>> found = ens.one_sigma([1.0, 1.1, 1.2, 2.0], ranking=[3.0, 1.0, 2.0, 0.0], num=2)
+        >>> found.chosen, round(found.sigma, 2)
+        (array([1, 2]), 0.4)
     """
     losses, ranking = np.asarray(losses, float), np.asarray(ranking, float)
     has_shape(losses, (None,), "losses")
@@ -92,7 +98,13 @@ def one_sigma(
 
 @checked(integer("num_replicas", least=1), integer("num_sets", least=1), dataclasses.replace(KEY, optional=True))
 def spread_replicas(num_replicas: int, num_sets: int, key: Array | None = None) -> Array:
-    """Returns the index of the set of every replica: r mod `num_sets`, or with `key` drawn uniformly."""
+    """Returns the index of the set of every replica: r mod `num_sets`, or with `key` drawn uniformly.
+
+    **Example**
+
+        >>> ens.spread_replicas(5, num_sets=2)
+        Array([0, 1, 0, 1, 0], dtype=int32)
+    """
     refuse_too_large(3 * 8 * num_replicas, "num_replicas")
     replicas, sets = num_replicas, num_sets
     return jnp.arange(replicas) % sets if key is None else jax.random.randint(key, (replicas,), 0, sets)
@@ -103,6 +115,11 @@ def take_sets(hparams: PyTree, sets: ArrayLike) -> PyTree:
     """Returns the hyperparameters of every replica, from those of the sets stacked.
 
     They are for `hparams_axes=0` of `replicate_loss` and `settings` of `replicate_optimiser`.
+
+    **Example**
+
+        >>> ens.take_sets({"rate": jnp.array([0.1, 0.2])}, jnp.array([0, 1, 0]))["rate"]
+        Array([0.1, 0.2, 0.1], dtype=float32)
     """
     known = num_replicas(hparams, "hparams")
     if np.size(sets) == 0 or np.min(sets) < 0 or np.max(sets) >= known:
@@ -117,6 +134,11 @@ def outliers(values: ArrayLike, num_std: float = 4.0) -> np.ndarray:
     Mean and std are taken again over the rest until none is above.
 
     **Source**: NNPDF (2022), the veto after a fit.
+
+    **Example**
+
+        >>> ens.outliers([1.0, 1.1, 0.9, 1.0, 9.0], num_std=1.5)
+        array([False, False, False, False,  True])
     """
     values = np.asarray(values, float)
     has_shape(values, (None,), "values")

@@ -34,14 +34,26 @@ MESH = instance("mesh", Mesh, "a mesh, as replica_mesh returns it")
 
 @checked(several("devices", jax.Device, "a list of jax devices", least=1, optional=True))
 def replica_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of all devices of all processes, or of those given, along one axis."""
+    """Returns a mesh of all devices of all processes, or of those given, along one axis.
+
+    **Example**
+
+        >>> ens.replica_mesh(jax.devices()[:1]).axis_names
+        ('replicas',)
+    """
     devices = jax.devices() if devices is None else devices
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 @checked(integer("multiple", least=1))
 def pad_replicas(replicas: PyTree, multiple: int) -> PyTree:
-    """Returns the replicas and copies of the last one, up to a multiple of `multiple`."""
+    """Returns the replicas and copies of the last one, up to a multiple of `multiple`.
+
+    **Example**
+
+        >>> ens.pad_replicas(jnp.arange(3), multiple=2)
+        Array([0, 1, 2, 2], dtype=int32)
+    """
     num = num_replicas(replicas)
     refuse_too_large(
         sum(leaf.nbytes for leaf in jax.tree.leaves(replicas) if _is_array(leaf)) / num * multiple, "multiple"
@@ -52,7 +64,13 @@ def pad_replicas(replicas: PyTree, multiple: int) -> PyTree:
 
 @checked(integer("num", least=-LARGEST))
 def unpad(replicas: PyTree, num: int) -> PyTree:
-    """Returns the first `num` replicas, without padding."""
+    """Returns the first `num` replicas, without padding.
+
+    **Example**
+
+        >>> ens.unpad(jnp.arange(4), 3)
+        Array([0, 1, 2], dtype=int32)
+    """
     if not 1 <= num <= num_replicas(replicas):
         raise ValueError(f"num must be from 1 to the {num_replicas(replicas)} replicas there are, got {num}")
     return jax.tree.map(lambda leaf: leaf[:num] if _is_array(leaf) else leaf, replicas)
@@ -63,6 +81,12 @@ def shard_replicas(replicas: PyTree, mesh: Mesh) -> PyTree:
     """Spreads every array of `replicas` over the mesh along its leading axis, padded to a multiple of the devices.
 
     Replicas and their own data may come in one call or in several; the padding is the same.
+
+    **Example**
+
+        >>> mesh = ens.replica_mesh(jax.devices()[:1])
+        >>> ens.shard_replicas(jnp.zeros((4, 2)), mesh).sharding.spec
+        P('replicas',)
     """
     return _place(pad_replicas(replicas, mesh.size), NamedSharding(mesh, PartitionSpec(AXIS)))
 
@@ -75,7 +99,13 @@ def replicate_on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
 
 @checked(integer("num", least=1, optional=True))
 def gather(replicas: PyTree, num: int | None = None) -> PyTree:
-    """Returns all replicas, or the first `num`, as NumPy arrays in every process."""
+    """Returns all replicas, or the first `num`, as NumPy arrays in every process.
+
+    **Example**
+
+        >>> ens.gather(jnp.arange(4), 3)
+        array([0, 1, 2], dtype=int32)
+    """
     arrays = jax.tree.map(_to_host, replicas)
     return arrays if num is None else unpad(arrays, num)
 

@@ -35,7 +35,13 @@ class BiasVariance(NamedTuple):
 
 @checked(PREDICTIONS, DATA, FACTOR, MASK)
 def chi2(predictions: Array, data: ArrayLike, factor: Array, mask: ArrayLike | None = None) -> Array:
-    """Returns (T - D)ᵀ C⁻¹ (T - D)/N of shape (...), for predictions of shape (..., N)."""
+    """Returns (T - D)ᵀ C⁻¹ (T - D)/N of shape (...), for predictions of shape (..., N).
+
+    **Example**
+
+        >>> [f"{one:.2f}" for one in ens.chi2(predictions, data, factor)]  # of each replica
+        ['4.71', '1.71']
+    """
     check_points(predictions, factor, mask, data)
     white, count = whitened(predictions - jnp.asarray(data), factor, mask)
     return jnp.sum(white**2, axis=-1) / count
@@ -55,13 +61,24 @@ def mean_chi2(
     The latter is robust against a few failed fits.
 
     **Source**: NNPDF (2024), arXiv:2410.16248; `best_fraction=0.9` is its average over the best 90 %.
+
+    **Example**
+
+        >>> print(f"{ens.mean_chi2(predictions, data, factor):.3f}")
+        3.208
     """
     return mean_of_best(_chi2_of_kept(predictions, data, factor, mask, keep), best_fraction, keep)
 
 
 @checked(array("values", finite=False), BEST_FRACTION, KEEP)
 def mean_of_best(values: Array, best_fraction: float = 1.0, keep: ArrayLike | None = None) -> Array:
-    """Returns the mean of the ⌈`best_fraction` R⌉ lowest of R values."""
+    """Returns the mean of the ⌈`best_fraction` R⌉ lowest of R values.
+
+    **Example**
+
+        >>> ens.mean_of_best(jnp.array([1.0, 2.0, 9.0]), 2 / 3)
+        Array(1.5, dtype=float32)
+    """
     has_shape(values, (None,), "values")
     keep, count = kept(values, keep, "values")
     # Rounded first: 0.55 * 100 is a little above 55.
@@ -80,6 +97,11 @@ def phi2(predictions: Array, factor: Array, mask: ArrayLike | None = None, keep:
     with the covariance over R (not R - 1). The trace is what is computed: it does not cancel and needs no data.
 
     **Source**: NNPDF (2015), "Parton distributions for the LHC run II", equation 4.6.
+
+    **Example**
+
+        >>> print(f"{ens.phi2(predictions, factor):.3f}")
+        1.000
     """
     check_points(predictions, factor, mask)
     _, deviations, replicas = moments(predictions, keep)
@@ -102,6 +124,11 @@ def ensemble_chi2(
     with the covariance over R - 1; that of one replica is 0. *Cost*: one solve with L and one of size R.
 
     **Source**: Cruz-Martinez, Giani, Rabemananjara (2026), arXiv:2605.31482.
+
+    **Example**
+
+        >>> print(f"{ens.ensemble_chi2(predictions, data, factor):.3f}")
+        1.708
     """
     return _with_spread(predictions, data, factor, mask, keep)[0]
 
@@ -146,6 +173,12 @@ def bias_variance(
     The bias includes the noise of `data`, unless those are the truth.
 
     **Source**: Geman, Bienenstock, Doursat (1992).
+
+    **Example**
+
+        >>> found = ens.bias_variance(predictions, data)
+        >>> print(f"{found.bias:.4f} + {found.variance:.4f} = {found.total:.4f}")
+        0.0225 + 0.0100 = 0.0325
     """
     factor = jnp.eye(predictions.shape[-1], dtype=predictions.dtype) if factor is None else factor
     mean, _, _ = moments(predictions, keep)

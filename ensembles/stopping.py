@@ -70,6 +70,13 @@ def early_stopping(
     *Memory*: the parameters once more. *Bias*: the discontinuity at the stop is not differentiated.
 
     **Source**: Prechelt (1998), "Early stopping - but when?"; NNPDF (2022), the patience of one replica.
+
+    **Example**
+
+        >>> losses = lambda w: (w[:, 0] - 1) ** 2
+        >>> stopping = ens.early_stopping(ens.replicate_optimiser(optax.sgd(0.6)), losses, patience=2)
+        >>> stopping.init(jnp.zeros((2, 1))).stopped
+        Array([False, False], dtype=bool)
     """
     if concrete(patience) and not np.all(np.asarray(patience) >= 1):
         raise ValueError(f"patience must be at least 1 update, got {patience}")

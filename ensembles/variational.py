@@ -29,6 +29,12 @@ class MeanField(eqx.Module):
     distribution: they are not drawn and add nothing to `gaussian_kl`.
 
     **Arguments**: `model`, any pytree or `eqx.Module`; `log_std`, the initial log standard deviation of every weight.
+
+    **Example**
+
+        >>> posterior = ens.MeanField(jnp.zeros(3), log_std=-1.0)
+        >>> posterior.sample(key).shape
+        (3,)
     """
 
     mean: PyTree
@@ -81,6 +87,11 @@ def gaussian_kl(posterior: MeanField, log_variance: PyTree) -> Array:
     Shapes broadcast. The negatives of log-precisions are log-variances.
 
     **Source**: Graves (2011), section 4; Bakhteev and Strijov (2020).
+
+    **Example**
+
+        >>> print(f"{ens.gaussian_kl(ens.MeanField(jnp.ones(3), log_std=0.0), jnp.zeros(3)):.2f}")
+        1.50
     """
 
     def term(mean: Array, log_std: Array, h: Array, active: Array | bool) -> Array:
@@ -113,6 +124,13 @@ def negative_elbo(
     - `num_examples`: n, the size of the whole training set; `num_samples`: S.
 
     At the optimum over q the derivative in h is the partial derivative (envelope theorem).
+
+    **Example**
+
+        >>> posterior = ens.MeanField(jnp.zeros(3), log_std=-3.0)
+        >>> fit = lambda w: -jnp.sum((x @ w - y) ** 2)
+        >>> print(f"{ens.negative_elbo(posterior, jnp.zeros(3), fit, key, num_examples=20):.1f}")
+        82.0
     """
     mean = lambda model: jnp.mean(log_likelihood(model))
     draw = lambda key: call("log_likelihood", mean, "a model of posterior", posterior.sample(key))
@@ -127,6 +145,11 @@ def evidence_log_variance(posterior: MeanField) -> PyTree:
     They are the M-step of expectation maximisation.
 
     **Source**: MacKay (1992); Tipping (2001), the M-step of automatic relevance determination.
+
+    **Example**
+
+        >>> ens.evidence_log_variance(ens.MeanField(jnp.ones(3), log_std=0.0)).round(3)
+        Array([0.693, 0.693, 0.693], dtype=float32)
     """
     return jax.tree.map(
         lambda mean, log_std: jnp.log(mean**2 + jnp.exp(2 * log_std)), posterior.weights, posterior.log_std

@@ -22,6 +22,11 @@ class Budget(eqx.Module):
     A step is begun as long as something is left, so a budget is exceeded by less than one step.
 
     **Raises** `TypeError` or `ValueError` unless exactly one is given and it is a positive number.
+
+    **Example**
+
+        >>> hg.Budget(gradients=1000)
+        Budget(gradients=1000)
     """
 
     iterations: int | None = field(integer("iterations", most=LARGEST, optional=True), None)

@@ -24,7 +24,14 @@ CURVATURE = function("curvature", "(problem, hparams, partitioned, key) -> v -> 
 
 
 def hessian(problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array) -> MatVec:
-    """Returns v -> ∂²L/∂w² v. Linearised once; one key for every product, so that the operator is symmetric."""
+    """Returns v -> ∂²L/∂w² v. Linearised once; one key for every product, so that the operator is symmetric.
+
+    **Example**
+
+        >>> implicit = hg.Implicit(inner, curvature=hg.curvature.hessian)  # the default
+        >>> implicit.linear_solver
+        CG()
+    """
     gradient = jax.grad(inner_objective(problem, partitioned, key))
     return linearize(lambda arrays: gradient(arrays, hparams), partitioned.arrays)[1]
 
@@ -76,7 +83,17 @@ class GaussNewton(eqx.Module):
 
 
 def gauss_newton(problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array) -> MatVec:
-    """Returns v -> G v for a problem whose `inner_loss` is a `GaussNewton`. **Raises** `TypeError` for another."""
+    """Returns v -> G v for a problem whose `inner_loss` is a `GaussNewton`. **Raises** `TypeError` for another.
+
+    **Example**
+
+        >>> fit = lambda outputs, h, data, key: jnp.mean((outputs - data[1]) ** 2)
+        >>> parts = hg.GaussNewton(lambda w, h, data, key: data[0] @ w, fit, lambda w, h, data, key: jnp.exp(h) * w @ w)
+        >>> ridge = hg.BilevelProblem(parts, mse, problem.train, problem.valid)
+        >>> estimator = hg.Implicit(hg.OptaxSolver(optax.sgd(0.1), 200), curvature=hg.curvature.gauss_newton)
+        >>> print(f"{hg.value_and_hypergrad(ridge, estimator)(log_l2, w, key)[1]:.3f}")
+        0.329
+    """
     if not isinstance(problem.inner_loss, GaussNewton):
         raise TypeError("curvature=gauss_newton needs an inner_loss in parts: GaussNewton(outputs, loss, penalty)")
     return problem.inner_loss.product(problem, hparams, partitioned, key)

@@ -64,6 +64,15 @@ def diagnose(
     per inner solver two exact hypergradients (√T checkpoints), three where layers have a state.
 
     **Raises** what the estimators' `init` raises, and `ValueError` where the exact hypergradient is zero or not finite.
+
+    **Example**
+
+        >>> report = hg.diagnose(problem, [hg.DrMAD(inner), hg.OneStep(inner)], w, log_l2, key=key)
+        >>> for one in report.ranked:
+        ...     print(one.name, f"{one.norm_ratio:.2f}")
+        ...
+        DrMAD() 0.82
+        OneStep() 0.26
     """
     hparams = as_hparams(hparams)
     start = (problem, params, hparams, key)
@@ -92,7 +101,14 @@ def fewest_knots(
     problem: BilevelProblem, estimator: DrMAD, params: PyTree, hparams: PyTree, *, key: Array, cosine: float = RIGHT
 ) -> tuple[int, Diagnosis]:
     """Returns the fewest knots, of 1, 2, 4 and so on up to T, with which `estimator` reaches a similarity of
-    `cosine` with the exact hypergradient, and the findings on the way. It is T where only the exact path will do."""
+    `cosine` with the exact hypergradient, and the findings on the way. It is T where only the exact path will do.
+
+    **Example**
+
+        >>> knots, report = hg.fewest_knots(problem, hg.DrMAD(inner), w, log_l2, key=key)
+        >>> knots
+        1
+    """
     total, hparams = estimator.inner.num_steps, as_hparams(hparams)
     ladder = [*(2**k for k in range(total.bit_length()) if 2**k < total), total]
     start = (problem, params, hparams, key)

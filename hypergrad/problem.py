@@ -65,6 +65,12 @@ class BilevelProblem(eqx.Module):
 
     **Raises** `TypeError` where a loss is not callable or data hold objects or strings, `ValueError` where an
     array is empty or holds NaN or infinity; each names the argument and the path inside it.
+
+    **Example**
+
+        >>> ridge = hg.BilevelProblem(penalised, mse, train=(x[:10], y[:10]), valid=(x[10:], y[10:]))
+        >>> print(f"{hg.evaluate(inner, ridge, w, log_l2, key).value:.3f}")
+        0.352
     """
 
     inner_loss: Loss

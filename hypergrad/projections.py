@@ -34,5 +34,10 @@ def shrink_to_mean(share: float) -> ShrinkToMean:
     *Cost*: one pass over the hyperparameters.
 
     **Raises** `TypeError` or `ValueError` unless `share` is a number from 0 to 1.
+
+    **Example**
+
+        >>> hg.projections.shrink_to_mean(0.5)(jnp.array([0.0, 4.0]))
+        Array([1., 3.], dtype=float32)
     """
     return ShrinkToMean(share)

@@ -128,6 +128,14 @@ def run(
     **Raises** `CheckpointError` where the checkpoint is damaged, of another run, or in use; `OSError` where it cannot
     be written at the start; `FloatingPointError` where every step of the call failed, or as `throw` says, with the
     result in its attributes `state` and `history`.
+
+    **Example**
+
+        >>> search = hg.GradientSearch(hg.Reverse(inner), optax.adam(0.3))
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=hg.Budget(epochs=900))
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        0.352 -> 0.120
     """
     budget = as_budget(budget)
     example, state = _with_holdout(problem, state, holdout, patience)

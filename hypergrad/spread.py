@@ -68,6 +68,12 @@ def spread(
     *Cost, memory*: `num_keys` estimates, side by side.
 
     **Raises** what the estimator's `init` raises, and `ValueError` for fewer than two keys.
+
+    **Example**
+
+        >>> found = hg.spread(problem, hg.ES(inner, 4), w, log_l2, key=key, num_keys=4)
+        >>> print(f"{found.hypergradient:.3f} ± {found.hypergradient_std:.3f}")
+        0.321 ± 0.344
     """
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter((params, hparams), eqx.is_inexact_array)))
     refuse_too_large(4 * size * num_keys, "num_keys", f"training with {num_keys} keys side by side")

@@ -20,6 +20,11 @@ class Status(enum.IntFlag):
     """Run-time trouble, as flags that add up.
 
     print(Status(int(estimate.stats.status)))  # NONFINITE|INNER_UNCONVERGED
+
+    **Example**
+
+        >>> str(hg.Status.INACCURATE | hg.Status.ADJOINT_GROWTH)
+        'ADJOINT_GROWTH|INACCURATE'
     """
 
     OK = 0
@@ -51,6 +56,11 @@ class Counts(eqx.Module):
 
     `rows` is counted by searches: what all gradients, products and step-VJPs of the inner loss have read of `train`.
     Divided by the number of rows it is a number of epochs. Data without a common leading axis are one row.
+
+    **Example**
+
+        >>> print(hg.evaluate(inner, problem, w, log_l2, key).stats.counts)
+        Counts: iterations 20, inner_gradients 20, step_vjps 0, hvps 0, ..., gradients 20
     """
 
     iterations: Count  # updates of the model's parameters
@@ -116,10 +126,10 @@ class Counts(eqx.Module):
 class Stats(eqx.Module):
     """The work and the trouble of one estimator step.
 
-        >>> print(estimate.stats)
+        >>> print(hg.evaluate(inner, problem, w, log_l2, key).stats)
         Stats: OK
-          Counts: iterations 100, inner_gradients 100, step_vjps 100, hvps 0, outer_gradients 1, ...
-          residual 0, growth 1.3
+          Counts: iterations 20, inner_gradients 20, step_vjps 0, hvps 0, outer_gradients 0, ...
+          residual 0
 
     - `counts`: work done.
     - `status`: `Status` flags.

@@ -26,6 +26,13 @@ class Training(eqx.Module):
 
     Trajectory estimators are built from `step_vjp`. Step t draws with `fold_in(key, t)`, the outer loss at the end with
     `fold_in(key, T)`, the linear system of an implicit estimator with `fold_in(key, T + 1)`, T = `inner.num_steps`.
+
+    **Example**
+
+        >>> training = hg.Training(inner, problem, log_l2, key)
+        >>> end = training.advance(inner.init(problem, w, log_l2), 0, 20)
+        >>> [f"{weight:.2f}" for weight in end.params]
+        ['0.67', '-0.05', '-1.54']
     """
 
     inner: AbstractInnerSolver = eqx.field(converter=INNER)
@@ -163,6 +170,11 @@ def evaluate(
     included. *Cost*: one training run.
 
     **Raises** `TypeError` or `ValueError` where the arguments do not fit each other.
+
+    **Example**
+
+        >>> print(f"{hg.evaluate(inner, problem, w, log_l2, key).value:.3f}")
+        0.352
     """
     start = inner.start(problem, check_model(problem, params, hparams), hparams)
     training = Training(inner, problem, hparams, key)

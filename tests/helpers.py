@@ -1,5 +1,6 @@
 """The checkout and the code of its documents, short runs of searches, and losses of networks on the digits."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -12,6 +13,13 @@ import hypergrad as hg
 from hypergrad.testing import Case, laws
 
 ROOT = Path(__file__).parent.parent
+
+
+@contextlib.contextmanager
+def as_users_run_it():
+    """Sets single precision and optax's own promotion of types: tests are in float64."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def run_blocks(page: str, names: dict, language: str = "python") -> dict:

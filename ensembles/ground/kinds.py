@@ -54,7 +54,9 @@ def integer(
 
     bounds = {None: "an integer", 0: "a non-negative integer", 1: "a positive integer"}
     is_range = most != LARGEST and least is not None
-    expected = f"an integer from {least} to {most}" if is_range else bounds.get(least, f"an integer of at least {least}")
+    expected = (
+        f"an integer from {least} to {most}" if is_range else bounds.get(least, f"an integer of at least {least}")
+    )
     return Rule(name, expected, convert, optional)
 
 

@@ -49,6 +49,11 @@ class Batches(AbstractSampler):
     read.
 
     **Raises** `TypeError` or `ValueError` where rows cannot be drawn, naming the argument.
+
+    **Example**
+
+        >>> hg.BilevelProblem(penalised, mse, hg.Batches((x[:10], y[:10]), 5), (x[10:], y[10:])).train
+        Batches(data=(f32[10,3], f32[10]), size=5)
     """
 
     data: PyTree

@@ -21,6 +21,12 @@ def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
     same leading axis. *Cost*: one gather, whatever the size of the data.
 
     **Raises** `ValueError` where `size` is not positive or the leading axes differ.
+
+    **Example**
+
+        >>> inputs, targets = hg.minibatch(key, (x, y), 5)
+        >>> inputs.shape, targets.shape
+        ((5, 3), (5,))
     """
     rows = num_rows(data)
     refuse_large_batch(data, size)
@@ -35,6 +41,11 @@ def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
     `t`, which is below 2³¹. *Cost*: one gather and O(`size`) integer operations, whatever the size of the data.
 
     **Raises** `ValueError` where `size` is not positive or larger than the data, or the leading axes differ.
+
+    **Example**
+
+        >>> sorted(int(row) for t in range(2) for row in hg.epoch_batch(key, t, jnp.arange(6), 3))
+        [0, 1, 2, 3, 4, 5]
     """
     rows = num_rows(data)
     refuse_large_batch(data, size)

@@ -65,6 +65,12 @@ class DrMAD(AbstractTrajectoryEstimator):
     *When not to use it*: at high learning rate and momentum with few knots.
 
     **Source**: Fu, Luo, Feng, Low, Chua (2016), Algorithm 2 (knots=1); the knots are ours.
+
+    **Example**
+
+        >>> value, slope = hg.value_and_hypergrad(problem, hg.DrMAD(inner))(log_l2, w, key)
+        >>> print(f"{value:.3f} {slope:.3f}")
+        0.352 0.263
     """
 
     _: dataclasses.KW_ONLY

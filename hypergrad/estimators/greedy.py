@@ -40,6 +40,14 @@ class Greedy(AbstractTrajectoryEstimator):
 
     **Source**: Luketina et al. (2016), T1-T2; Bakhteev and Strijov (2020), greedy; Generalized Greedy (2025) for
     `decay`.
+
+    **Example**
+
+        >>> search = hg.GradientSearch(hg.Greedy(inner.with_num_steps(1)), optax.adam(0.1))
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=100)
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        1.905 -> 0.121
     """
 
     _: dataclasses.KW_ONLY

@@ -61,6 +61,12 @@ class HOAG(AbstractEstimator):
 
     **Source**: Pedregosa (2016), Algorithm 1. There tolerances are absolute; here they do not depend on the loss's
     scale.
+
+    **Example**
+
+        >>> value, slope = hg.value_and_hypergrad(problem, hg.HOAG(hg.JaxoptSolver(jaxopt.LBFGS)))(log_l2, w, key)
+        >>> print(f"{value:.3f} {slope:.3f}")
+        0.347 0.329
     """
 
     inner: AbstractInnerSolver = field(INNER)

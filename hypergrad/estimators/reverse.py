@@ -72,6 +72,12 @@ class Reverse(AbstractTrajectoryEstimator):
 
     **Source**: Domke (2012); Maclaurin, Duvenaud, Adams (2015); Shaban et al. (2019) for the horizon; Griewank (1992),
     Griewank and Walther (2000) for binomial checkpoints.
+
+    **Example**
+
+        >>> value, slope = hg.value_and_hypergrad(problem, hg.Reverse(inner))(log_l2, w, key)
+        >>> print(f"{value:.3f} {slope:.3f}")
+        0.352 0.321
     """
 
     _: dataclasses.KW_ONLY
@@ -170,6 +176,12 @@ class OneStep(AbstractTrajectoryEstimator):
     *When not to use it*: for learning rates and other hyperparameters whose effect is slow.
 
     **Source**: Bolte, Pauwels, Vaiter (2023), one-step differentiation.
+
+    **Example**
+
+        >>> value, slope = hg.value_and_hypergrad(problem, hg.OneStep(inner, check=None))(log_l2, w, key)
+        >>> print(f"{value:.3f} {slope:.3f}")
+        0.352 0.083
     """
 
     @property

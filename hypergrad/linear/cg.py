@@ -19,6 +19,13 @@ class CG(AbstractIterativeSolver):
     *Bias*: early stopping acts like damping.
     *When not to use it*: on an indefinite Hessian, where no answer of it can be trusted.
     **Source**: Hestenes and Stiefel (1952); truncated at negative curvature as in Steihaug (1983).
+
+    **Example**
+
+        >>> H = jnp.array([[2.0, 1.0], [1.0, 3.0]])
+        >>> found = hg.CG(2).solve(lambda v: H @ v, jnp.array([3.0, 4.0]))
+        >>> found.value.round(4), int(found.steps)
+        (Array([1., 1.], dtype=float32), 3)
     """
 
     @checked_solve
@@ -60,6 +67,12 @@ class NormalCG(AbstractIterativeSolver):
     the squared condition number.
     *When not to use it*: on anything ill-conditioned.
     **Source**: Hestenes and Stiefel (1952), section 10.
+
+    **Example**
+
+        >>> H = jnp.array([[2.0, 1.0], [1.0, -3.0]])  # indefinite
+        >>> hg.NormalCG(2).solve(lambda v: H @ v, jnp.array([3.0, -2.0])).value.round(4)
+        Array([1., 1.], dtype=float32)
     """
 
     @checked_solve

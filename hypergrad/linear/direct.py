@@ -18,6 +18,12 @@ class Dense(AbstractLinearSolver):
     *Cost*: P products and P³/3. *Memory*: P². *Bias*: none but rounding; a singular matrix gives an answer that is not
     finite, flagged.
     *When not to use it*: above some thousand parameters.
+
+    **Example**
+
+        >>> H = jnp.array([[2.0, 1.0], [1.0, 3.0]])
+        >>> hg.Dense().solve(lambda v: H @ v, jnp.array([3.0, 4.0])).value.round(4)
+        Array([1., 1.], dtype=float32)
     """
 
     symmetric: ClassVar[bool] = False

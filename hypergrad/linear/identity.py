@@ -24,6 +24,11 @@ class Identity(AbstractLinearSolver):
 
     **Source**: Luketina, Berglund, Greff, Raiko (2016) for the identity; Choe et al. (2023), SAMA, for the diagonal.
     There it is ∂u/∂g, the derivative of Adam's update u by the gradient g, for which see `OneStep` with Adam.
+
+    **Example**
+
+        >>> hg.linear.Identity(scale=0.5).solve(lambda v: v, jnp.array([3.0, 4.0])).value
+        Array([1.5, 2. ], dtype=float32)
     """
 
     _: dataclasses.KW_ONLY

@@ -21,6 +21,12 @@ class MINRES(AbstractIterativeSolver):
     *Cost*: one product per step and one or two more. *Memory*: seven vectors. *Bias*: early stopping acts like damping.
     *When not to use it*: on operators that are not symmetric; see `GMRES`.
     **Source**: Paige and Saunders (1975), section 6.
+
+    **Example**
+
+        >>> H = jnp.array([[2.0, 1.0], [1.0, -3.0]])  # indefinite
+        >>> hg.MINRES(2).solve(lambda v: H @ v, jnp.array([3.0, -2.0])).value.round(4)
+        Array([1., 1.], dtype=float32)
     """
 
     @checked_solve
@@ -72,6 +78,12 @@ class GMRES(AbstractIterativeSolver):
     *Bias*: early stopping acts like damping. Negative curvature is not detected.
     *When not to use it*: on symmetric operators.
     **Source**: Saad and Schultz (1986), through `jax.scipy.sparse.linalg.gmres`.
+
+    **Example**
+
+        >>> A = jnp.array([[2.0, 1.0], [0.0, 3.0]])  # not symmetric
+        >>> hg.GMRES(2).solve(lambda v: A @ v, jnp.array([3.0, 3.0])).value.round(4)
+        Array([1., 1.], dtype=float32)
     """
 
     symmetric: ClassVar[bool] = False

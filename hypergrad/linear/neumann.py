@@ -34,6 +34,12 @@ class Neumann(AbstractLinearSolver):
     *Bias*: ‖error‖ <= ρ^K ‖b‖/μ with ρ = max|1 - αλ|, so 0 < α < 2/λ_max is needed.
     *When not to use it*: on an indefinite or ill-conditioned Hessian.
     **Source**: Lorraine, Vicol, Duvenaud (2020), Algorithm 3.
+
+    **Example**
+
+        >>> half = lambda v: v / 2
+        >>> [float(hg.Neumann(k, step_size=1.0).solve(half, jnp.ones(1)).value[0]) for k in (1, 2, 3)]
+        [1.0, 1.5, 1.75]
     """
 
     symmetric: ClassVar[bool] = False

@@ -21,6 +21,11 @@ class Nystrom(AbstractLinearSolver):
     vectors. *Bias*: what the columns do not span is treated as zero curvature: there v = b / damping.
     *When not to use it*: where the spectrum of H falls slowly and `damping` is far below it.
     **Source**: Hataya and Yamada (2023), equation 6.
+
+    **Example**
+
+        >>> hg.Nystrom(2, damping=1e-3).solve(lambda v: 2 * v, jnp.array([1.0, 2.0])).value.round(2)
+        Array([0.5, 1. ], dtype=float32)
     """
 
     rank: int = field(integer("rank", least=1), 20)

@@ -39,6 +39,13 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
 
     **Source**: after Pedregosa (2016), section 3.2. The published code applies accepted steps twice and on a failure
     stays at the failed point; here it returns.
+
+    **Example**
+
+        >>> step = hg.adaptive_step()
+        >>> updates, _ = step.update(jnp.array([4.0]), step.init(jnp.array([1.0])), jnp.array([1.0]), value=2.0)
+        >>> updates
+        Array([-1.], dtype=float32)
     """
 
     def init(params: PyTree) -> AdaptiveStepState:

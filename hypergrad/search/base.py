@@ -35,12 +35,12 @@ class Anchor(eqx.Module):
 class SearchState(eqx.Module):
     """All that a search carries, as arrays.
 
-    >>> print(state)
-    SearchState: 40 steps
-      hparams: log_l2 -3.1, log_lr -2.4
-      best: value 0.413 at log_l2 -3.2, log_lr -2.4
-      model: 4 arrays, 113 numbers (float32)
-      spent: iterations 4000, ...
+    >>> print(hg.GradientSearch(hg.Reverse(inner), optax.adam(0.1)).init(problem, w, log_l2))
+    SearchState: 0 steps
+      hparams: -1
+      best: value inf at -1
+      model: 1 array, 3 numbers (float32)
+      spent: iterations 0, ...
     """
 
     hparams: PyTree

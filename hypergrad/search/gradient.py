@@ -38,6 +38,14 @@ class GradientSearch(AbstractSearch):
     less, and the share doubles with each of them. Weights and moments stay those of the last good point.
 
     Where the outer loss uses its key, `best` is chosen and reported by repeated evaluations; see `Best`.
+
+    **Example**
+
+        >>> search = hg.GradientSearch(hg.Reverse(inner), optax.adam(0.3))
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=200)
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        0.352 -> 0.126
     """
 
     estimator: AbstractEstimator = field(ESTIMATOR)

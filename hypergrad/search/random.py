@@ -24,6 +24,15 @@ class RandomSearch(AbstractSearch):
     uses its key, `best` is chosen and reported by repeated evaluations; see `Best`.
 
     **Source**: Bergstra and Bengio (2012).
+
+    **Example**
+
+        >>> prior = lambda key: jax.random.uniform(key, minval=-5.0, maxval=1.0)
+        >>> search = hg.RandomSearch(inner, prior)
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=200)
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        0.124 -> 0.118
     """
 
     inner: AbstractInnerSolver = field(INNER)

@@ -18,7 +18,15 @@ class Compilations(NamedTuple):
 
 
 def compilations() -> Compilations:
-    """Returns all since the first call in this process: subtract two of them."""
+    """Returns all since the first call in this process: subtract two of them.
+
+    **Example**
+
+        >>> before = hg.trials.compilations()
+        >>> _ = jax.jit(lambda a: a * 3.14159 + 2)(jnp.ones(7))
+        >>> hg.trials.compilations().since(before).number > 0
+        True
+    """
     return Compilations(len(_listening()["number"]), sum(_listening()["seconds"]))
 
 

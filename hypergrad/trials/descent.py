@@ -38,6 +38,17 @@ class Descent(AbstractSearcher):
     judged by one value.
 
     **Raises** `TypeError` or `ValueError` for settings that do not fit.
+
+    **Example**
+
+        >>> line = hg.trials.Space({"x": hg.trials.Float(-1.0, 1.0)})
+        >>> parabola = lambda trial, key: hg.trials.Result(
+        ...     trial.params["x"] ** 2, hypergradient={"x": 2 * trial.params["x"]}
+        ... )
+        >>> searcher = hg.trials.Descent(hg.trials.Random(), optax.adam(0.1), starts=3)
+        >>> state = hg.trials.search_trials(searcher, line, parabola, key=key, num_trials=20)
+        >>> state.best.result.value < 1e-3
+        True
     """
 
     base: AbstractSearcher = eqx.field(converter=instance("base", AbstractSearcher, "a searcher"))

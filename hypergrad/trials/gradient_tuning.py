@@ -33,7 +33,15 @@ class NormsState(NamedTuple):
 
 
 def record_norms() -> optax.GradientTransformation:
-    """Lets gradients through unchanged, and sums up the norm of each leaf."""
+    """Lets gradients through unchanged, and sums up the norm of each leaf.
+
+    **Example**
+
+        >>> watched = optax.chain(hg.trials.record_norms(), optax.sgd(0.1))
+        >>> _, state = watched.update(jnp.array([3.0, 4.0]), watched.init(jnp.zeros(2)))
+        >>> float(state[0].sums)
+        5.0
+    """
 
     def init(params: PyTree) -> NormsState:
         return NormsState(jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), params), jnp.zeros((), jnp.int32))

@@ -49,6 +49,13 @@ class PedAnova(AbstractImportance):
 
     **Source**: after Watanabe, Bansal and Hutter (2023), "PED-ANOVA"; kernels, bandwidth and subtraction are ours;
     the kernel of choices is that of Aitchison and Aitken (1976).
+
+    **Example**
+
+        >>> state = hg.trials.search_trials(hg.trials.Random(), space, objective, key=key, num_trials=40)
+        >>> found = hg.trials.PedAnova()(state)
+        >>> found["net"] > found["optimiser"]
+        True
     """
 
     quantile: float = eqx.field(default=0.2, converter=real("quantile", above=0, below=1))
@@ -89,6 +96,13 @@ class RidgeImportance(AbstractImportance):
     on standardised columns c_ij: x and (x - 1/2)² for a number at x in [0, 1], one indicator for each choice. By ridge
     regression with penalty `ridge` times the number of trials. Ranks stand for the values, which may span orders of
     magnitude. Where a leaf is not active a number counts as the middle of its range, a choice as the mean.
+
+    **Example**
+
+        >>> state = hg.trials.search_trials(hg.trials.Random(), space, objective, key=key, num_trials=40)
+        >>> found = hg.trials.RidgeImportance()(state)
+        >>> found["net"] > found["optimiser"]
+        True
     """
 
     ridge: float = eqx.field(default=0.1, converter=real("ridge", above=0))

@@ -31,6 +31,11 @@ class When:
     """A condition under which a leaf is active: its parent is active and has a certain value.
 
     Give one of `at_least` (for numbers) and `one_of` (a tuple of values).
+
+    **Example**
+
+        >>> hg.trials.When("layers", at_least=2).holds({"layers": 3})
+        True
     """
 
     parent: str
@@ -75,7 +80,13 @@ def _check_bounds(leaf: Any, bound: Callable[[str], Rule]) -> None:
 
 @dataclass(frozen=True)
 class Float(Leaf):
-    """A number in [low, high], uniform or, with `log`, uniform in its logarithm."""
+    """A number in [low, high], uniform or, with `log`, uniform in its logarithm.
+
+    **Example**
+
+        >>> round(hg.trials.Float(1e-4, 1e-2, log=True).decode(0.5), 6)
+        0.001
+    """
 
     low: float
     high: float
@@ -109,7 +120,13 @@ class Float(Leaf):
 
 @dataclass(frozen=True)
 class Int(Leaf):
-    """An integer from low to high, both included; with `log`, small ones are more likely."""
+    """An integer from low to high, both included; with `log`, small ones are more likely.
+
+    **Example**
+
+        >>> [hg.trials.Int(1, 3).decode(position) for position in (0.0, 0.5, 1.0)]
+        [1, 2, 3]
+    """
 
     low: int
     high: int
@@ -141,7 +158,13 @@ class Int(Leaf):
 
 @dataclass(frozen=True)
 class Categorical(Leaf):
-    """One of several values: strings, numbers, booleans or `None`, which JSON can hold."""
+    """One of several values: strings, numbers, booleans or `None`, which JSON can hold.
+
+    **Example**
+
+        >>> hg.trials.Categorical(("relu", "tanh")).decode(0.7)
+        'tanh'
+    """
 
     choices: tuple[Any, ...]
 

@@ -31,6 +31,14 @@ class PerTrial(AbstractObjective):
     """An objective that trains one trial at a time: `function(trial, key)` returns a `Result` or a loss.
 
     Measures seconds and compilations. An exception becomes a failed result.
+
+    **Example**
+
+        >>> state = hg.trials.search_trials(
+        ...     hg.trials.Random(), space, hg.trials.PerTrial(objective), key=key, num_trials=2
+        ... )
+        >>> len(state.history), len(state.failures)
+        (2, 0)
     """
 
     function: Callable[[Trial, Array], Result | float | Array] = eqx.field(
@@ -65,6 +73,16 @@ class Vmapped(AbstractObjective):
 
     The dictionary holds `value` and may hold any other entry of a `Result`. A program that fails to run makes its
     group's trials fail. The seconds of a group are shared evenly.
+
+    **Example**
+
+        >>> prepare = lambda trial: ("one shape", jnp.log(trial.params["lr"]))
+        >>> train = lambda shape, log_lr, data, key: {"value": (log_lr - jnp.log(0.01)) ** 2}
+        >>> state = hg.trials.search_trials(
+        ...     hg.trials.Random(), space, hg.trials.Vmapped(train, prepare), key=key, num_trials=8, batch=4
+        ... )
+        >>> len(state.history)
+        8
     """
 
     train: Callable[[Any, PyTree, PyTree, Array], dict[str, Any]] = eqx.field(

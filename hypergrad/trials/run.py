@@ -97,6 +97,12 @@ def search_trials(
     **Raises** `TypeError` or `ValueError` before anything is trained for arguments that do not fit, `CheckpointError`
     for a journal that is damaged, in use or of another search, the exception of a trial as `on_failure` says, and
     `FloatingPointError` if every trial failed.
+
+    **Example**
+
+        >>> state = hg.trials.search_trials(hg.trials.Random(), space, objective, key=key, num_trials=5)
+        >>> len(state.history), len(state.failures)
+        (5, 0)
     """
     _check_limits(num_trials, budget)
     objective = objective if isinstance(objective, AbstractObjective) else PerTrial(objective)

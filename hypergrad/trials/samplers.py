@@ -18,6 +18,12 @@ class Random(AbstractSearcher):
     """Random search: every leaf drawn by itself, uniformly over its range (or its logarithm).
 
     **Source**: Bergstra and Bengio (2012).
+
+    **Example**
+
+        >>> state = hg.trials.search_trials(hg.trials.Random(), space, objective, key=key, num_trials=20)
+        >>> print(f"{state.best.result.value:.3f} with {state.best.trial.params['units']} units")
+        0.001 with 20 units
     """
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
@@ -34,6 +40,12 @@ class Sobol(AbstractSearcher):
     Ask number n takes point n. A strategy that asks it only now and then leaves out the points between.
 
     **Source**: Sobol (1967); Owen (1998) for the scrambling; Bergstra and Bengio (2012) for their use here.
+
+    **Example**
+
+        >>> state = hg.trials.search_trials(hg.trials.Sobol(), space, objective, key=key, num_trials=20)
+        >>> print(f"{state.best.result.value:.3f} with {state.best.trial.params['units']} units")
+        0.009 with 20 units
     """
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
@@ -54,6 +66,11 @@ class Grid(AbstractSearcher):
 
     Integers and choices of which there are fewer than `points` take each value once. Once all combinations have been
     asked for it begins again; `size(space)` tells how many there are.
+
+    **Example**
+
+        >>> hg.trials.Grid(3).size(space)
+        9
     """
 
     points: int = eqx.field(converter=integer("points", least=1))
@@ -99,6 +116,13 @@ class FixedList(AbstractSearcher):
     - `listed`: the params of each trial.
     - `origins`: the numbers of the trials that these repeat, for `Trial.meta["origin"]`.
     - `then`: asked once the list is exhausted. Its asks are numbered on.
+
+    **Example**
+
+        >>> listed = hg.trials.FixedList([{"units": 16, "lr": 0.01}], then=hg.trials.Random())
+        >>> state = hg.trials.search_trials(listed, space, objective, key=key, num_trials=2)
+        >>> state.history[0].trial.params
+        {'units': 16, 'lr': 0.01}
     """
 
     listed: tuple[Params, ...]

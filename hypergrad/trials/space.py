@@ -41,6 +41,11 @@ class Space:
 
     **Raises** `TypeError` or `ValueError`, naming the leaf, for what is no leaf, or a condition on a later or unknown
     leaf or one that cannot hold.
+
+    **Example**
+
+        >>> space.decode([0.5, 0.5])["units"], space.blocks
+        (22, {'net': ('units',), 'optimiser': ('lr',)})
     """
 
     leaves: Mapping[str, AnyLeaf]

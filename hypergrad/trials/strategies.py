@@ -36,6 +36,13 @@ class DivideAndConquer(AbstractSearcher):
 
     **Source**: after divide and conquer of arXiv:2202.11841, of which only the abstract was available: "the best
     subnetworks of top-performing models are combined". The rest is a reconstruction.
+
+    **Example**
+
+        >>> searcher = hg.trials.DivideAndConquer(hg.trials.Random(), warmup=5)
+        >>> state = hg.trials.search_trials(searcher, space, objective, key=key, num_trials=20)
+        >>> sum("donors" in one.trial.meta for one in state.history)
+        7
     """
 
     base: AbstractSearcher = eqx.field(converter=BASE)
@@ -100,6 +107,13 @@ class SubnetworkAdaptive(AbstractSearcher):
 
     **Source**: after subnetwork-adaptive search of arXiv:2202.11841, of which only the abstract was available:
     "distributes computational resources based on the importance of each subnetwork". The rest is a reconstruction.
+
+    **Example**
+
+        >>> searcher = hg.trials.SubnetworkAdaptive(hg.trials.Random(), hg.trials.PedAnova(), warmup=5)
+        >>> state = hg.trials.search_trials(searcher, space, objective, key=key, num_trials=20)
+        >>> sum(one.trial.meta.get("block") == "net" for one in state.history)
+        2
     """
 
     base: AbstractSearcher = eqx.field(converter=BASE)

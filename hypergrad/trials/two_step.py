@@ -87,6 +87,14 @@ def two_step(
 
     **Source**: after Yu et al. (2023), "Two-step hyperparameter optimization" (arXiv:2302.03845). There the validation
     set shrinks with the training set; here it is the same in both steps.
+
+    **Example**
+
+        >>> steps = hg.trials.two_step(
+        ...     hg.trials.Random(), space, objective, key=key, num_trials=10, fraction=0.1, top=2
+        ... )
+        >>> [len(state.history) for state in steps.states]
+        [10, 2]
     """
     if top > num_trials:
         raise ValueError(f"top must be at most num_trials = {num_trials}, got {top}")
@@ -122,6 +130,14 @@ def n_step(
     is trained anew has the key of its origin. One that tuned hyperparameters inside goes on from where they came to.
 
     **Raises** `ValueError` before anything is trained for fractions or numbers that make no sense.
+
+    **Example**
+
+        >>> steps = hg.trials.n_step(
+        ...     hg.trials.Random(), space, objective, key=key, num_trials=10, fractions=(0.1, 0.3, 1.0), keep=(4, 2)
+        ... )
+        >>> [len(state.history) for state in steps.states]
+        [10, 4, 2]
     """
     _check(num_trials, fractions, keep)
     if journal is not None:
@@ -154,6 +170,11 @@ def nested_subset(data: PyTree, fraction: float, key: Array) -> PyTree:
     Subsets of one key are nested.
 
     **Raises** `ValueError` for a fraction outside (0, 1].
+
+    **Example**
+
+        >>> hg.trials.nested_subset(jnp.arange(100), 0.04, key).shape
+        (4,)
     """
     rows = num_rows(data)
     chosen = jax.random.permutation(key, rows)[: max(1, round(fraction * rows))]
@@ -162,7 +183,15 @@ def nested_subset(data: PyTree, fraction: float, key: Array) -> PyTree:
 
 @checked(TRIALS)
 def pareto_front(trials: Iterable[FinishedTrial]) -> list[FinishedTrial]:
-    """Returns the trials that none betters in both value and size, smallest first, those without a size left out."""
+    """Returns the trials that none betters in both value and size, smallest first, those without a size left out.
+
+    **Example**
+
+        >>> sized = lambda trial, key: hg.trials.Result(objective(trial, key), size=trial.params["units"])
+        >>> state = hg.trials.search_trials(hg.trials.Random(), space, sized, key=key, num_trials=30)
+        >>> [one.trial.params["units"] for one in hg.trials.pareto_front(state.history)]
+        [8, 10, 11, 17, 19, 20]
+    """
     front: list[FinishedTrial] = []
     sized = [one for one in trials if not one.result.failed and one.result.size is not None]
     for one in sorted(sized, key=lambda one: (one.result.size, one.result.value)):
@@ -173,7 +202,15 @@ def pareto_front(trials: Iterable[FinishedTrial]) -> list[FinishedTrial]:
 
 @checked(TRIALS, real("tolerance", least=0))
 def smallest_within_tolerance(trials: Iterable[FinishedTrial], tolerance: float) -> FinishedTrial | None:
-    """Returns the smallest model whose value is within `tolerance` (0.05: five percent) of the best."""
+    """Returns the smallest model whose value is within `tolerance` (0.05: five percent) of the best.
+
+    **Example**
+
+        >>> sized = lambda trial, key: hg.trials.Result(objective(trial, key), size=trial.params["units"])
+        >>> state = hg.trials.search_trials(hg.trials.Random(), space, sized, key=key, num_trials=30)
+        >>> hg.trials.smallest_within_tolerance(state.history, 3.0).trial.params["units"]
+        20
+    """
     front = pareto_front(trials)
     limit = front[-1].result.value + tolerance * abs(front[-1].result.value) if front else 0.0
     return next((one for one in front if one.result.value <= limit), None)

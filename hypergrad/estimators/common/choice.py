@@ -26,8 +26,8 @@ FLOPS_PER_BYTE = 200  # operations in the time of one byte kept and read again, 
 class Keeping:
     """A way of keeping training for reverse mode, and its bytes.
 
-        >>> print(hg.Reverse(inner, checkpoints="auto").plan(problem, params, hparams))
-        Keeping: 100 states of 100000 in 0.8 MB, every step computed at most 3 times
+        >>> print(hg.Reverse(inner, checkpoints="auto").plan(problem, w, log_l2))
+        Keeping: 20 states of 20 in ... MB, every step computed once
 
     `num_states` is 0 where the residuals of every step are kept. `repeats` is the most that one step is computed before
     it is differentiated.

@@ -40,6 +40,13 @@ class Combined(AbstractEstimator):
     better: it alone is cheaper. Where the outer loss has jumps that reverse mode does not see, use `ES`.
 
     **Source**: Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein (2019), equation 6.
+
+    **Example**
+
+        >>> both = hg.Combined(hg.Reverse(inner), hg.ES(inner, 16))
+        >>> value, slope = hg.value_and_hypergrad(problem, both)(log_l2, w, key)
+        >>> print(f"{value:.3f} {slope:.3f}")
+        0.352 0.322
     """
 
     reverse: AbstractTrajectoryEstimator

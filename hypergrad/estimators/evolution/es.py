@@ -56,6 +56,12 @@ class ES(AbstractEstimator):
     hyperparameters.
 
     **Source**: Nesterov and Spokoiny (2017); Salimans et al. (2017); antithetic pairs as in Metz et al. (2019).
+
+    **Example**
+
+        >>> value, slope = hg.value_and_hypergrad(problem, hg.ES(inner, 16))(log_l2, w, key)
+        >>> print(f"{value:.3f} {slope:.3f}")
+        0.352 0.214
     """
 
     inner: AbstractInnerSolver = eqx.field(converter=INNER)

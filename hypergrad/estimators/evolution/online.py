@@ -151,6 +151,14 @@ class PES(AbstractOnline):
     λ rests. The variance grows with the number of truncations. *When not to use it*: where whole runs are affordable.
 
     **Source**: Vicol, Metz, Sohl-Dickstein (2021), Algorithm 2; section 5 for the final loss.
+
+    **Example**
+
+        >>> search = hg.GradientSearch(hg.PES(inner, 5), optax.adam(0.1))
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=1000)
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        0.684 -> 0.244
     """
 
     def perturb(self, particles: Particles, begins: Array, fresh: PyTree) -> tuple[PyTree, PyTree]:
@@ -169,6 +177,14 @@ class NRES(AbstractOnline):
     perturbations that rest through training. *When not to use it*: where whole runs are affordable.
 
     **Source**: Li, Vicol, Metz, Sohl-Dickstein et al. (2023), Algorithm 1, in step instead of staggered.
+
+    **Example**
+
+        >>> search = hg.GradientSearch(hg.NRES(inner, 5), optax.adam(0.1))
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=1000)
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        0.684 -> 0.238
     """
 
     def perturb(self, particles: Particles, begins: Array, fresh: PyTree) -> tuple[PyTree, PyTree]:

@@ -114,6 +114,14 @@ class MAID(AbstractSearch):
     **Source**: after Salehi, Mukherjee, Roberts, Ehrhardt (2024, arXiv 2308.10098); there a step holds a whole line
     search, tolerances change by fixed factors, values are not corrected, and the bounds have other Lipschitz constants.
     A posteriori bounds of hypergradients: Ehrhardt and Roberts (2023).
+
+    **Example**
+
+        >>> search = hg.MAID(hg.OptaxSolver(optax.sgd(0.1), 50))
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=hg.Budget(gradients=2000))
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        0.444 -> 0.121
     """
 
     inner: AbstractInnerSolver = field(INNER)

@@ -44,6 +44,14 @@ class F2SA(AbstractSingleLoop):
     no trace.
 
     **Source**: Kwon, Kwon, Wright, Nowak (2023); there y descends on F + σL, with steps smaller by σ.
+
+    **Example**
+
+        >>> search = hg.F2SA(optax.sgd(0.1), optax.sgd(0.3), 10.0)
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=300)
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        2.865 -> 0.124
     """
 
     inner_optimiser: optax.GradientTransformation = field(optimiser("inner_optimiser"))

@@ -52,6 +52,14 @@ class SABA(AbstractLinearLoop):
     **Raises** `ValueError` from `init` where the data cannot be cut, naming the array.
 
     **Source**: Dagréou, Ablin, Vaiter, Moreau (2022); Defazio, Bach, Lacoste-Julien (2014) for SAGA.
+
+    **Example**
+
+        >>> search = hg.SABA(optax.sgd(0.1), optax.sgd(0.1), optax.sgd(0.3), num_batches=2)
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=300)
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        2.865 -> 0.122
     """
 
     num_batches: int = field(integer("num_batches", least=1))

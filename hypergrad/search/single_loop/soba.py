@@ -38,6 +38,14 @@ class SOBA(AbstractLinearLoop):
     rates leave no trace.
 
     **Source**: Dagréou, Ablin, Vaiter, Moreau (2022); there v has the opposite sign and one step size with w.
+
+    **Example**
+
+        >>> search = hg.SOBA(optax.sgd(0.1), optax.sgd(0.1), optax.sgd(0.3))
+        >>> state = search.init(problem, w, log_l2)
+        >>> state, history = hg.run(search, problem, state, key=key, budget=300)
+        >>> print(f"{history.value[0]:.3f} -> {state.best.value:.3f}")
+        2.865 -> 0.122
     """
 
     @checked(PROBLEM)

@@ -29,6 +29,12 @@ class MaskedMLP(eqx.Module):
 
     The initial weights are uniform in ±gain/√fan_in with the fan-in of the smaller network, as in `eqx.nn.Linear` with
     gain 1. Deep networks start to learn sooner with √6 (He et al. 2015).
+
+    **Example**
+
+        >>> model = hg.trials.MaskedMLP(3, 1, max_width=8, max_depth=2, widths=jnp.array([4, 2]), depth=2, key=key)
+        >>> model(jnp.ones(3)).shape, int(hg.trials.count_params(3, 1, jnp.array([4, 2]), 2))
+        ((1,), 29)
     """
 
     first: Array  # (max_width, in_size)

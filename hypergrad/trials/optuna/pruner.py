@@ -30,6 +30,23 @@ class Pruner(eqx.Module):
     was stopped reports them again.
 
     **Raises** `ImportError` without optuna.
+
+    **Example**
+
+        >>> import optuna
+        >>> def reporting(trial, key):
+        ...     for step in range(5):  # of a training
+        ...         value = objective(trial, key) + 1 / (step + 1)
+        ...         if trial.report(step, value):
+        ...             return hg.trials.Result(value, pruned=True)
+        ...     return value
+        ...
+        >>> pruner = hg.trials.Pruner(optuna.pruners.MedianPruner)
+        >>> state = hg.trials.search_trials(
+        ...     hg.trials.Random(), space, reporting, key=key, num_trials=20, pruner=pruner
+        ... )
+        >>> sum(one.result.pruned for one in state.history)
+        11
     """
 
     make: Callable[[], Any] = eqx.field(converter=function("make", "without arguments that returns an Optuna pruner"))

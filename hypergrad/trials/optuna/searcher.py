@@ -48,6 +48,14 @@ class Optuna(AbstractSearcher):
     `warn_independent_sampling=False`.
 
     **Raises** `ImportError` without optuna, and at the first ask where CMA-ES lacks cmaes or GP lacks torch.
+
+    **Example**
+
+        >>> import optuna
+        >>> tpe = hg.trials.Optuna(lambda seed: optuna.samplers.TPESampler(seed=seed))
+        >>> state = hg.trials.search_trials(tpe, space, objective, key=key, num_trials=15)
+        >>> print(f"{state.best.result.value:.3f}")
+        0.008
     """
 
     sampler: Callable[[int], Any] = eqx.field(converter=function("sampler", "from a seed to an Optuna sampler"))
