@@ -3,14 +3,13 @@
 import inspect
 import re
 
-import jax
 import pytest
 
 import ensembles
 import hypergrad as hg
 import hypergrad.testing
 
-from tests.helpers import ROOT, run_blocks
+from tests.helpers import ROOT, as_users_run_it, run_blocks
 
 DOCS = ROOT / "docs"
 ENTRIES = {
@@ -69,9 +68,9 @@ def test_pages_of_code_run(page):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", sorted(path.name for path in (DOCS / "tutorials").glob("*.md")))
 def test_tutorials_run_and_draw(page, tmp_path, monkeypatch):
-    """As a user runs them: in float32, with the usual promotion of types."""
+    """A tutorial runs as users run it, in float32 and with the usual promotion of types, and draws its images."""
     monkeypatch.chdir(tmp_path)
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    with as_users_run_it():
         run_blocks(f"docs/tutorials/{page}", {})
     text = (DOCS / "tutorials" / page).read_text()
     assert {path.name for path in tmp_path.iterdir()} == set(re.findall(r"/images/(\w+\.png)", text))

@@ -1,4 +1,4 @@
-"""How benchmarks take times, and the products whose cost they measure."""
+"""The clock of the benchmarks, and the products whose cost they measure."""
 
 import jax
 import numpy as np

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,18 +17,13 @@ from experiments.hypercleaning.model import corrupt
 
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
 STUDIES = {
     "hypercleaning": (hypercleaning.Config, {"noises": (1.5,)}),
     "overfit_validation": (overfit_validation.Config, {"start": 9.0}),
     "distillation": (distillation.Config, {"hidden": -1}),
 }
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def patterns(rows, seed):

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,19 +17,14 @@ from experiments.compare.run import ALL, Config, main
 
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
 SMALL = {"budget": 60, "trial_steps": 20, "seeds": 2, "hidden": 8, "num_train": 200, "num_valid": 100}
 SMALL |= {"jobs": 1}  # other threads do not see the precision that `as_users_run_it` sets
 FIELDS = {
     *("method", "seed", "criterion", "best_value", "test_accuracy", "test_nll", "iterations", "gradients"),
     *("hvps", "hyper_updates", "seconds", "status"),
 }
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def run_command(*arguments, **environment):

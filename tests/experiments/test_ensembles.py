@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import equinox as eqx
-import jax
 import pytest
 
 import ensembles as ens
@@ -17,14 +16,9 @@ from hypergrad.testing.tolerances import relative_error
 
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
 SMALL = {"sizes": (6,), "steps": 10, "rounds": 2, "alone": 2}
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision."""
-    with jax.enable_x64(False):
-        yield
 
 
 @pytest.mark.slow

@@ -13,12 +13,7 @@ from experiments.common.command import command
 from experiments.hoag import model, per_feature, run
 from experiments.hoag.search import cost_to, judged
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision, which the experiment leaves by itself, and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 @pytest.mark.slow

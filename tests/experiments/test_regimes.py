@@ -1,16 +1,10 @@
 """The study of regimes: the truth of each, and that every estimator is right where it should be."""
 
-import jax
 import pytest
 
 from experiments.regimes import run
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision, which the experiment leaves by itself, and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 @pytest.mark.slow

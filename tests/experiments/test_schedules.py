@@ -15,12 +15,7 @@ from experiments.schedules import run as schedules
 from experiments.short_horizon import model as quadratics
 from experiments.short_horizon import run as short_horizon
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 def check_output(folder, summary, plots):

@@ -3,7 +3,6 @@
 import csv
 import json
 
-import jax
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -16,12 +15,7 @@ from experiments.subnetworks.tables import efficiency
 from experiments.subnetworks.tasks import halves, moved
 from experiments.two_step import run as two_step
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 def test_the_scheme_on_which_data_are_made():

@@ -10,12 +10,7 @@ from sklearn.svm import LinearSVC
 from experiments.common import binary
 from experiments.sparse import data, run, search, svm
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision, which the experiment leaves by itself, and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 SOURCE = binary.find("breast_cancer", None)

@@ -23,14 +23,9 @@ from experiments.study.report import compare
 from experiments.study.run import Config, Table, main
 from experiments.study.settings import setting
 
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
+
 BOX = (-10.5, 2.5)
-
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def task_of(criterion, groups=per_weight):

@@ -13,12 +13,7 @@ from experiments.tabular.model import on_test
 from experiments.tabular.report import in_hindsight, in_words
 from experiments.tabular.run import QUICK, Config, main
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 @pytest.fixture

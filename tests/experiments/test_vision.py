@@ -18,12 +18,7 @@ from experiments.vision.report import in_words
 from experiments.vision.run import QUICK, Config, main
 from experiments.vision.text import CONCENTRATION, Lines, Source, Transformer, by_counts
 
-
-@pytest.fixture(autouse=True)
-def as_users_run_it():
-    """Single precision and optax's own type promotion."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
 def patterns(rows, seed):
