@@ -1,4 +1,4 @@
-"""What a stranger installs: one version, complete metadata, extras named by the messages that need them."""
+"""The package as a stranger installs it: one version, complete metadata, extras named where they are missing."""
 
 import ast
 import importlib.metadata
@@ -37,7 +37,7 @@ def test_the_jax_that_is_checked_for_is_the_jax_that_is_required():
 
 
 def test_whatever_is_imported_is_required():
-    """At the top of a module by the package itself, inside functions by one of its extras."""
+    """The package itself requires what the top of a module imports, and one of its extras what functions import."""
     required = {distribution(line) for line in PROJECT["dependencies"]}
     extras = {distribution(line) for lines in PROJECT["optional-dependencies"].values() for line in lines}
     for path in MODULES:

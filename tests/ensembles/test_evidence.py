@@ -135,7 +135,7 @@ def test_the_diagonal_bounds_the_evidence_and_is_exact_for_orthogonal_inputs():
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_lanczos_quadrature_comes_near_the_whole_with_its_derivatives(shape):
-    """With as many steps as weights the quadrature is exact, and only the probes are random."""
+    """The quadrature is exact with as many steps as weights; only the probes are random."""
     data, weights = linear_model(shape), SHAPES[shape][1]
     h = jnp.linspace(-1.0, 0.5, weights)
 

@@ -1,4 +1,4 @@
-"""What cannot fit is refused with the number, before it is allocated."""
+"""Requests that cannot fit are refused with their size, before anything is allocated."""
 
 import math
 

@@ -124,7 +124,7 @@ def test_hypergradient_of_a_sum_over_members_is_the_sum_of_theirs(name):
 
 
 def still(model, hparams, data, key):
-    """Without noise, so that one key serves all."""
+    """A loss without noise, so that one key serves all."""
     x, y, mask = data
     misfit = jnp.sum(mask * (jax.vmap(model)(x) - y) ** 2) / jnp.sum(mask)
     return misfit + jnp.exp(hparams["l2"]) * optax.tree.norm(eqx.filter(model, eqx.is_inexact_array), squared=True)

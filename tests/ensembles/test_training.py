@@ -89,7 +89,7 @@ def test_replicas_that_improve_train_to_the_end():
 
 @pytest.mark.parametrize("knots", [1, 3])
 def test_drmad_replays_who_stopped_when(knots):
-    """On a quadratic problem the path of lines is right, once what is decided on the way is not decided anew."""
+    """The path of lines is right on a quadratic problem, once what is decided on the way is not decided anew."""
     pull = lambda w, hparams, data, key: (w - data - hparams) ** 2  # a mixed derivative that is constant
     problem = hg.BilevelProblem(
         ens.replicate_loss(pull, 0), lambda w, *_: jnp.sum(w**2), jnp.array([1.0, 2.0, 3.0]), jnp.ones(3)

@@ -78,7 +78,7 @@ def test_the_best_elbo_is_the_evidence(seed):
 @pytest.mark.row(17)
 @pytest.mark.parametrize("estimator", ["implicit", "reverse", "greedy", "drmad"])
 def test_the_elbo_hypergradient_is_that_of_the_evidence(estimator):
-    """At the optimum dELBO/dh_i = ½ [(m_i² + s_i²) exp(-h_i) - 1], for every estimator."""
+    """The derivative dELBO/dh_i is ½ [(m_i² + s_i²) exp(-h_i) - 1] at the optimum, for every estimator."""
     x, y, h = linear_model(3)
     loss = lambda posterior, h, data, key: -exact_elbo(posterior, h, *data)
     problem = hg.BilevelProblem(loss, loss, (x, y), (x, y))

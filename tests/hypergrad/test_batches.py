@@ -102,7 +102,7 @@ WARM = {
 
 @pytest.mark.parametrize(("search", "steps"), some_slow(WARM, "greedy", "implicit", "f2sa"))
 def test_an_epoch_goes_on_from_one_step_of_a_search_to_the_next(search, steps):
-    """With 10 rows and batches of 4 every row has been read k times after 5 k / 2 updates."""
+    """Every row of 10 has been read k times after 5 k / 2 updates on batches of 4."""
     problem, params, hparams = counting()
     state = search.init(problem, params, hparams)
     for epochs in (6, 12):

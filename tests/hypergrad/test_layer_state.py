@@ -125,7 +125,7 @@ def test_other_states_move_and_are_differentiated_as_by_hand(make):
 
 
 def test_a_constant_state_would_give_another_hypergradient():
-    """What an estimator that forgets the running averages would find."""
+    """An estimator that forgets the running averages would find another number."""
     case = case_of()
 
     def forgetful(params, hparams, data, key):

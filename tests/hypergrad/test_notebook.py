@@ -1,4 +1,4 @@
-"""In a notebook an interrupted cell keeps what it has, and a second interrupt ends it at once."""
+"""An interrupted cell of a notebook keeps what it has, and a second interrupt ends it at once."""
 
 import time
 

@@ -196,7 +196,7 @@ def test_divergence_is_flagged_and_survived():
 @pytest.mark.row(20)
 @pytest.mark.parametrize("warm", [False, True])
 def test_a_gradient_search_keeps_its_place_after_divergence(warm):
-    """From a rate that diverges nothing moves; nothing that was found before is lost."""
+    """Nothing moves from a rate that diverges, and nothing that was found before is lost."""
     case = ridge()
     wild = hg.OptaxSolver(lambda h: optax.sgd(jnp.exp(h["log_lr"])), 300)
     search = hg.GradientSearch(hg.Reverse(wild, warm_start=warm), OUTER)

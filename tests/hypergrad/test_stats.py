@@ -1,4 +1,4 @@
-"""What an estimate says about itself: every flag is raised where it should be, and only there."""
+"""The status of an estimate: every flag is raised where it should be, and only there."""
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def test_a_saddle_is_flagged():
 
 @pytest.mark.parametrize(("limit", "kept"), [(2.0, 1), (5.0, 2), (1e3, 6)])
 def test_drmad_leaves_out_the_steps_where_its_adjoint_outgrows_the_limit(limit, kept):
-    """With H = 3I and rate 1 the adjoint doubles at every step: only the last steps count."""
+    """The adjoint doubles at every step with H = 3I and rate 1: only the last steps count."""
     case, inner = with_hessian([3.0] * 4), hg.OptaxSolver(optax.sgd(1.0), 6)
     found, estimate = status(hg.DrMAD(inner, max_growth=limit, check=None), case)
     assert found == (hg.Status.OK if kept == 6 else hg.Status.ADJOINT_GROWTH)

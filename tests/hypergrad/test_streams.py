@@ -153,7 +153,7 @@ SOURCES = {
 @pytest.mark.variants(quick=["memmap"], slow=["generator", "stateful"])
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_resumed_run_reads_on(name, whole, tmp_path):
-    """In other chunks, from a fresh iterable."""
+    """The second run has other chunks and a fresh iterable."""
     make, file = SOURCES[name](tmp_path), tmp_path / "run.ckpt"
     go(GREEDY, make(), 10, checkpoint=file, chunk=2)
     same(whole, go(GREEDY, make(), 24, checkpoint=file, chunk=3))

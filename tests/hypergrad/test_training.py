@@ -21,7 +21,7 @@ INNERS = {
 
 
 def same_states(found, expected):
-    """To rounding: not all are compiled alike; errors that were never measured are infinite."""
+    """States agree to rounding, as not all are compiled alike; errors that were never measured are infinite."""
     for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
 

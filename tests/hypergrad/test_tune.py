@@ -77,7 +77,7 @@ def best_rate():
 @pytest.mark.variants(quick=["0.01", "0.3", "9.0"], slow=["0.0003"])
 @pytest.mark.parametrize("rate", [3e-4, 1e-2, 3e-1, 9.0])
 def test_a_rate_from_any_start_is_near_the_best_fixed_one(rate):
-    """At 9 training diverges in a few updates."""
+    """Training diverges in a few updates at 9."""
     problem, params = noisy_quadratic()
     tuned = tune(problem, params, {"log_rate": jnp.log(rate)})
     assert float(tuned.value) < 2 * best_rate()

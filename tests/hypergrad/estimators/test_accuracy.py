@@ -75,7 +75,7 @@ def test_it_is_measured_every_so_often_and_counted():
 
 @pytest.mark.parametrize("scale", [2.0**-90, 2.0**90])
 def test_the_measured_error_has_no_unit(scale):
-    """In float32 the squares of the hypergradient would be zero or infinite."""
+    """The squares of the hypergradient would be zero or infinite in float32."""
     case, estimator = in_single_precision(problems.ridge()), hg.Greedy(MOMENTUM, warm_start=False)
     large = case.replace(valid={"scale": np.float32(scale)})
     plain, scaled = (laws.first_step(estimator, one)[0].stats.diagnostics for one in (case, large))
@@ -134,7 +134,7 @@ def test_bounds_are_refused_where_they_do_not_hold():
 
 @pytest.mark.parametrize(("num_hparams", "num_pairs", "fine"), [(200, 16, False), (2, 64, True), (2, 1, False)])
 def test_random_directions_are_trusted_only_where_they_add_up(num_hparams, num_pairs, fine):
-    """With 200 hyperparameters 16 pairs reach a cosine of 0.3, and noise alone has the size of its own error."""
+    """Sixteen pairs reach a cosine of 0.3 with 200 hyperparameters, and noise alone has the size of its own error."""
     slopes = np.random.default_rng(0).normal(size=num_hparams)
     inner_loss = lambda w, h, data, key: jnp.sum((w - h) ** 2) / 2
     problem = hg.BilevelProblem(inner_loss, lambda w, h, data, key: w @ data, np.ones(1), slopes)

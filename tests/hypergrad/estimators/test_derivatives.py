@@ -41,7 +41,7 @@ LOST = {"inner_loss": until, "outer_loss": until, "the gradient of inner_loss": 
 @pytest.mark.parametrize("named", LOST)
 @pytest.mark.parametrize("make", [hg.Reverse(SGD), hg.Implicit(SGD), SOBA])
 def test_a_loss_that_has_no_derivative_is_named(make, named):
-    """Before anything is compiled, and with what would have one."""
+    """The error comes before anything is compiled, and names a loss that would have a derivative."""
     case = problems.ridge()
     inner_loss, outer_loss = case.problem.inner_loss, case.problem.outer_loss
     if named == "outer_loss":

@@ -141,7 +141,7 @@ def test_truncated_reverse_mode_goes_the_wrong_way(horizon):
 
 @pytest.mark.parametrize("make", [hg.PES, hg.NRES])
 def test_persistent_strategies_reach_the_minimum(make):
-    """With truncations of the length at which reverse mode goes the wrong way."""
+    """The truncations have the length at which reverse mode goes the wrong way."""
     estimator = make(hg.OptaxSolver(dynamics(balance), 1000), 100, 32, sigma=0.02)
     search = hg.GradientSearch(estimator, optax.sgd(0.003))
     state = search.init(AT_THE_END, BALANCE, jnp.asarray(0.1))

@@ -215,7 +215,7 @@ def test_the_kink_gap_is_that_of_the_inactive_gradients():
 
 
 def test_a_kink_is_flagged():
-    """With orthogonal inputs |∇_j f| = λ on an inactive entry exactly: the derivative from the left is another one."""
+    """|∇_j f| is λ on an inactive entry, as inputs are orthogonal: the derivative from the left is another one."""
     train = {"x": np.eye(P) * np.sqrt(P), "y": np.array([3.0, 1.0, -2.0, 0.5, 0.0, 0.0]) * np.sqrt(P)}
     problem = hg.BilevelProblem(inner_loss, outer_loss, train, PROBLEM.valid)
     flag = lambda h: int(estimate_of(hg.Implicit(proximal(lasso)), jnp.asarray(h), problem).stats.status)

@@ -109,7 +109,7 @@ def test_reversal_in_floating_point_says_how_good_it_is():
 
 
 def test_too_long_a_way_back_is_flagged():
-    """With a momentum below what was promised the error outgrows its limit; in integers bits are left over."""
+    """The error outgrows its limit with a momentum below what was promised; in integers bits are left over."""
     case = ridge()
     inner = hg.OptaxSolver(hg.MomentumSGD(0.05, lambda hparams, t: 0.3), 200)
     for exact in (False, True):

@@ -59,7 +59,7 @@ def test_an_epoch_is_a_permutation_of_any_number_of_rows(t, rows, key):
 @pytest.mark.variants(quick=["5", "8"], slow=["17"])
 @pytest.mark.parametrize("rows", [3, 5, 8, 17])
 def test_every_pair_of_rows_is_equally_likely_to_come_first(rows):
-    """Over 20,000 orders, and over as many epochs of one order."""
+    """The counts are of 20,000 orders, and of as many epochs of one order."""
     number = 20_000
     words = jax.vmap(new_order)(jax.random.split(laws.KEY, number))
     keys = jax.vmap(lambda order: epoch_rows(order, jnp.uint32(0), rows, rows))(words)

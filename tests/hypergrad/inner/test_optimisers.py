@@ -30,8 +30,8 @@ def solver(optimiser):
 
 
 def estimators_for(name):
-    """Without one step where a schedule would count one; cold where a setting is of the first state alone, and where
-    the state keeps the largest rate so far, of which the next value has a kink at the same rate."""
+    """The estimators without `Greedy, one step` where a schedule would count one, and cold where a setting is of the
+    first state alone, or where the state keeps the largest rate so far, of which the next value has a kink."""
     names = COLD if name in ("learned first accumulator", "learned schedule-free") else ALL
     return tuple(one for one in names if name not in SCHEDULED or one != "Greedy, one step")
 
@@ -179,7 +179,7 @@ def test_a_setting_of_the_first_state_alone_is_refused_for_warm_starts():
 
 
 def test_a_schedule_of_hyperparameters_counts_one_training():
-    """From the second training on, every entry still reaches its step; with one step there is nothing to count."""
+    """Every entry still reaches its step from the second training on; with one step there is nothing to count."""
     case = problems.tuned()
     for make in (hg.MomentumSGD(lambda h, t: jnp.exp(h["log_rates"][t]), 0.9), LEARNED["learned rates"]):
         estimator = hg.Reverse(hg.OptaxSolver(make, 6), warm_start=True)

@@ -66,7 +66,7 @@ def minibatched(w, h, data, key):
 @pytest.mark.variants(quick=["random"], slow=["gradient", "soba"])
 @pytest.mark.parametrize("name", ["gradient", "random", "soba", "f2sa", "maid"])
 def test_the_value_of_minibatches_is_that_of_all_rows(name):
-    """For 20 keys: the value has no bias and its standard error is right."""
+    """The value has no bias and its standard error is right, over 20 keys."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2000, 5))
     rows = {"x": x, "y": x @ np.ones(5) + rng.normal(size=2000)}

@@ -168,7 +168,7 @@ def test_a_trial_that_is_given_up_while_it_is_told_is_added(tmp_path, monkeypatc
     given_up = []
 
     def late(result):
-        """What is told, while another process gives the first trial up."""
+        """Tells the result, while another process gives the first trial up."""
         if not given_up:
             given_up.append(searcher.kept.shared._trial_id(0))
             searcher.kept.shared.storage.set_trial_state_values(given_up[0], optuna.trial.TrialState.FAIL)
