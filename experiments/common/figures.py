@@ -57,10 +57,19 @@ def suboptimality_panels(
         axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def step_curves(ax: Any, history: Sequence[Row], x: str, y: str, colours: Mapping[str, str]) -> None:
+def step_curves(
+    ax: Any,
+    history: Sequence[Row],
+    x: str,
+    y: str,
+    colours: Mapping[str, str],
+    words: Mapping[str, str] | None = None,
+    dashed: Sequence[str] = (),
+) -> None:
     """Draws a `band` of y against x over the seeds for every method, each run a step function.
 
-    Measurements without a value of y are left out. A band begins where all runs have been measured.
+    Measurements without a value of y are left out. A band begins where all runs have been measured. `words` are the
+    names of methods in the legend; a `dashed` line does not hide the one below it.
     """
     known = [line for line in history if line[y] is not None]
     for name in dict.fromkeys(line["method"] for line in known):
@@ -68,5 +77,5 @@ def step_curves(ax: Any, history: Sequence[Row], x: str, y: str, colours: Mappin
         grid = np.linspace(max(run[0][x] for run in runs), max(run[-1][x] for run in runs), 400)
         indices = [np.searchsorted([line[x] for line in run], grid, side="right") - 1 for run in runs]
         values = [np.array([line[y] for line in run])[index] for run, index in zip(runs, indices, strict=True)]
-        band(ax, grid, values, name, colours[name])
+        band(ax, grid, values, (words or {}).get(name, name), colours[name], "--" if name in dashed else "-")
     ax.grid(alpha=0.3, which="both")

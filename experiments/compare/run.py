@@ -25,7 +25,7 @@ from ..study.cell import Draws, flat, make_task
 from ..study.contest import COUNTS, Task, budget_of, compete, compile_method, full
 from ..study.criteria import CRITERIA
 from ..study.methods import estimators
-from ..study.plots import COLOURS
+from ..study.plots import COLOURS, DASHED, WORDS
 from ..study.settings import IMAGES, Setting, log_probs, network
 from .methods import ALL, MethodName, methods
 
@@ -195,15 +195,19 @@ def draw(
         maps(out / "first_layer.png", learned, shape)
 
 
-def courses(path: Path, history: list[dict[str, Any]], unit: str, label: str) -> None:
+def courses(path: Path, history: list[dict[str, Any]], unit: str, measure: str) -> None:
     """Draws the best criterion so far against cost; a line where the budget was larger."""
     with figure(path) as axes:
-        step_curves(axes, [line for line in history if line["method"] != "best_scalar"], unit, "best", COLOURS)
+        others = [line for line in history if line["method"] != "best_scalar"]
+        step_curves(axes, others, unit, "best", COLOURS, WORDS, DASHED)
         scalar = {line["seed"]: line["best"] for line in history if line["method"] == "best_scalar"}  # the last counts
         values = [value for value in scalar.values() if value is not None]
         if values:
-            axes.axhline(np.median(values), color=COLOURS["best_scalar"], ls=":", label="best_scalar (larger budget)")
-        axes.set(xlabel=HEADINGS[unit], ylabel=f"best {label}", yscale="log")
+            label = f"{WORDS['best_scalar']}, larger budget"
+            axes.axhline(np.median(values), color=COLOURS["best_scalar"], ls=":", label=label)
+        axes.set(xlabel=HEADINGS[unit], ylabel=f"best {measure}", yscale="log")
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis("{x:g}")
         if unit == "seconds":
             axes.set_xscale("log")
         axes.legend(fontsize=8, ncols=2)
@@ -213,7 +217,7 @@ def histograms(path: Path, learned: dict[str, np.ndarray]) -> None:
     """Draws the learned prior log-variances of all weights."""
     with figure(path, size=(7, 4)) as axes:
         for name, values in learned.items():
-            axes.hist(values, bins=80, histtype="step", lw=1.6, color=COLOURS[name], label=name)
+            axes.hist(values, bins=80, histtype="step", lw=1.6, color=COLOURS[name], label=WORDS.get(name, name))
         axes.set(xlabel="prior log-variance", ylabel="weights", yscale="log")
         axes.legend()
 
@@ -227,5 +231,5 @@ def maps(path: Path, learned: dict[str, np.ndarray], shape: tuple[int, int]) -> 
     with figure(path, 1, len(images), (3 * len(images), 3.2), squeeze=False) as axes:
         for ax, name, image in zip(axes[0], learned, images, strict=True):
             drawn = ax.imshow(image, vmin=low, vmax=high, cmap="viridis")
-            ax.set(title=name, xticks=[], yticks=[])
+            ax.set(title=WORDS.get(name, name), xticks=[], yticks=[])
         axes[0, 0].figure.colorbar(drawn, ax=axes[0], label="mean prior log-variance", shrink=0.8)

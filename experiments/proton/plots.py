@@ -123,7 +123,7 @@ def set_chi2(path: Path, sets: Mapping[str, Mapping[str, float]]) -> None:
         ax.axhline(1, color="black", lw=0.8)
         ax.set_xticks(at, [f"{name}\n{row['points']}" for name, row in sets.items()], rotation=45, ha="right")
         ax.set(ylabel=r"$\chi^2/n$")
-        ax.legend()
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
 def trial_statistics(path: Path, trials: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:

@@ -23,6 +23,19 @@ COLOURS = {
     "random_greedy": "#8C564B",
     "plain": "#F0E442",
 }
+WORDS = {
+    "drmad": "DrMAD",
+    "hoag": "HOAG",
+    "random": "random search",
+    "random_scalar": "random, one variance",
+    "drmad_knots": "DrMAD, 5 knots",
+    "tpe": "TPE, one per layer",
+    "em": "closed-form step",
+    "best_scalar": "best single variance",
+    "random_greedy": "random, then greedy",
+    "plain": "plain training",
+}
+DASHED = ("reverse", "drmad_knots")  # which others lie below
 Lines = Sequence[Row]
 KEY = ("data", "criterion", "budget")
 
@@ -45,8 +58,10 @@ def convergence(path: Path, history: Lines, title: str) -> None:
     """Draws the best Q so far against cost."""
     unit = history[0]["budget"]
     with figure(path) as axes:
-        step_curves(axes, history, unit, "Q", COLOURS)
-        axes.set(xlabel=f"{unit} (weights)", ylabel="best Q so far, nats", title=title)
+        step_curves(axes, history, unit, "Q", COLOURS, WORDS, DASHED)
+        axes.set(
+            xlabel={"iterations": "updates of the weights"}.get(unit, unit), ylabel="best Q so far, nats", title=title
+        )
         axes.set_yscale("symlog", subs=(2, 5))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
@@ -60,7 +75,7 @@ def errors(path: Path, runs: Lines, title: str) -> None:
         for mine in grouped(runs, ("method",)):
             values, name = np.array([[run["E"], run["E_0.25"], run["E_0.5"]] for run in mine], float), mine[0]["method"]
             spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(3)
-            axes.errorbar(noises, values.mean(0), spread, color=COLOURS[name], label=name, capsize=2)
+            axes.errorbar(noises, values.mean(0), spread, color=COLOURS[name], label=WORDS.get(name, name), capsize=2)
         finish(axes, "noise on the weights, standard deviation", runs[0]["data"], title)
 
 
@@ -71,7 +86,8 @@ def image_noise(path: Path, noise: Lines, title: str) -> None:
             levels = grouped(sorted(mine, key=lambda line: line["image_noise"]), ("image_noise",))
             values = [np.mean([line["E"] for line in level]) for level in levels]
             name = mine[0]["method"]
-            axes.plot([level[0]["image_noise"] for level in levels], values, color=COLOURS[name], label=name)
+            at = [level[0]["image_noise"] for level in levels]
+            axes.plot(at, values, color=COLOURS[name], label=WORDS.get(name, name))
         finish(axes, "noise on the training inputs", noise[0]["data"], title)
 
 

@@ -51,23 +51,35 @@ def in_words(runs: Sequence[Row]) -> list[str]:
 
 
 def draw(path: Path, runs: Sequence[Row], history: Sequence[Row], cells: Sequence[dict[str, Any]]) -> None:
-    """Draws the test measure of every run, the course of the rate, and the weights of examples if there are any."""
+    """Draws the test measure of every run, rates that moved, and the weights of examples if there are any."""
     weighted = next((cell for cell in cells if "weights" in cell), None)
-    with figure(path, 1, 2 + (weighted is not None), (9 + 4 * (weighted is not None), 3.6)) as axes:
-        _points(axes[0], runs)
-        for method, colour in zip(dict.fromkeys(line["method"] for line in history), COLOURS, strict=False):
-            for n, run in enumerate(grouped([line for line in history if line["method"] == method], ("seed",))):
-                epochs, rates = [line["epochs"] for line in run], [line["rate"] for line in run]
-                axes[1].plot(epochs, rates, color=colour, lw=1.2, label=method if n == 0 else None)
-        axes[1].set(xlabel="epochs read", ylabel="rate before the cosine", yscale="log")
-        axes[1].legend(fontsize=7)
+    courses = grouped(history, ("method", "seed"))
+    moved = [course for course in courses if len({line["rate"] for line in course}) > 1]
+    panels = 1 + bool(moved) + (weighted is not None)
+    with figure(path, 1, panels, (1 + 4 * panels, 3.6), squeeze=False) as axes:
+        _points(axes[0, 0], runs)
+        if moved:
+            _rates(axes[0, 1], moved)
         if weighted is not None:
             weights, wrong = np.array(weighted["weights"]), np.array(weighted["wrong"])
             parts, bins = (weights[~wrong], weights[wrong]), np.linspace(0, 1, 31)
             label, row = ("right label", "wrong label"), weighted["runs"][0]
-            axes[2].hist(parts, bins, histtype="stepfilled", alpha=0.6, color=COLOURS[:2], label=label)
-            axes[2].set(xlabel=f"weight, {row['method']}, seed {row['seed']}", ylabel="training images", yscale="log")
-            axes[2].legend(fontsize=8)
+            axes[0, -1].hist(parts, bins, histtype="step", lw=1.6, color=COLOURS[:2], label=label)
+            words = f"weight of an example, {row['method']}, seed {row['seed']}"
+            axes[0, -1].set(xlabel=words, ylabel="training images", yscale="log")
+            axes[0, -1].legend(fontsize=8)
+
+
+def _rates(axis: Any, courses: Sequence[Sequence[Row]]) -> None:
+    """Draws the courses of the rates that moved, in one colour per method."""
+    for group, colour in zip(grouped([line for one in courses for line in one], ("method",)), COLOURS, strict=False):
+        for n, run in enumerate(grouped(group, ("seed",))):
+            label = run[0]["method"] if n == 0 else None
+            axis.plot(
+                [line["epochs"] for line in run], [line["rate"] for line in run], color=colour, lw=1.2, label=label
+            )
+    axis.set(xlabel="epochs read", ylabel="learned rate, before the cosine", yscale="log")
+    axis.legend(fontsize=7)
 
 
 def _points(axis: Any, runs: Sequence[Row]) -> None:
