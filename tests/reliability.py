@@ -5,6 +5,7 @@ import datetime
 import json
 import platform
 import re
+import subprocess
 from pathlib import Path
 
 import jax
@@ -18,7 +19,9 @@ scripts of `tests/faults` repeat what kills processes more often. This page is w
 
     {commands}
 
-{counts} from {first} to {last}, with Python {python}, jax {jax} on {machine}.
+{counts} from {first} to {last}.
+
+*Made at commit `{commit}` on {machine}, Python {python}, jax {jax}.*
 """
 
 
@@ -63,6 +66,7 @@ class Outcomes:
             counts=", ".join(f"{counts[outcome]} {outcome}" for outcome in ("passed", "failed", "skipped")),
             first=min(days),
             last=max(days),
+            commit=_commit(),
             python=platform.python_version(),
             jax=jax.__version__,
             machine=f"{jax.device_count()} {jax.devices()[0].device_kind} devices",
@@ -83,3 +87,9 @@ class Outcomes:
         ran = outcomes["passed"] + outcomes["failed"]
         passed = "all" if outcomes["passed"] == ran else f"{outcomes['passed']}"
         return f"{match[0]} {ran} | {passed if ran else 'none ran'} |"
+
+
+def _commit():
+    """Returns the present commit."""
+    git = ["git", "-C", str(HERE), "rev-parse", "--short=7", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

@@ -21,6 +21,7 @@ from hypergrad.testing.tolerances import relative_error
 from ..common.cells import Cells
 from ..common.command import command
 from ..common.config import Options
+from ..common.report import environment, made_by
 
 STEPS, SOLVED = 6, 400
 PAIRS, SIGMA, TRUNCATIONS = 1024, 0.01, 2
@@ -53,7 +54,13 @@ CALLS = {"PES": TRUNCATIONS, "NRES": TRUNCATIONS}
 """The steps of an estimator in one training, where it is not one."""
 HEAD = """# Optimisers and estimators
 
-What every estimator does with every optax optimiser, measured by `python -m experiments.benchmarks.optimisers`.
+```sh
+python -m experiments.benchmarks.optimisers
+```
+
+{made}
+
+What every estimator does with every optax optimiser.
 
 Ridge regression with eight rows, one log penalty per weight, and learned log learning rates where the optimiser reads
 them (the rows "learned" and "injected"), in float64. *exact*: the hypergradient is the derivative of the value, by
@@ -130,8 +137,16 @@ def main(config: Config) -> None:
         print(lines[-1], flush=True)
         jax.clear_caches()
     if not config.only:
-        sizes = {"steps": STEPS, "solved": SOLVED, "pairs": PAIRS, "sigma": SIGMA, "truncations": TRUNCATIONS}
-        config.page.write_text(HEAD.format(**sizes) + "\n".join(lines) + "\n")
+        made = made_by("python -m experiments.benchmarks.optimisers", environment())
+        sizes = {
+            "made": made,
+            "steps": STEPS,
+            "solved": SOLVED,
+            "pairs": PAIRS,
+            "sigma": SIGMA,
+            "truncations": TRUNCATIONS,
+        }
+        config.page.write_text(HEAD.format(made=made, **sizes) + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,14 @@ def environment() -> dict[str, Any]:
     }
 
 
+def made_by(command: str, where: Row) -> str:
+    """Returns the line of a page that says by what command, at which commit and where its numbers were made."""
+    cores = f"{where['cpu_count']} cores of an {platform.machine().replace('_', '-')} machine"
+    device = cores if where["platform"] == "cpu" else f"one {where['device']}"
+    commit = (where["commit"] or "unknown")[:7]
+    return f"*Made by `{command}` at commit `{commit}` on {device}, Python {where['python']}, jax {where['jax']}.*"
+
+
 def _commit() -> str | None:
     try:
         git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]

@@ -1,0 +1,86 @@
+"""Results in the documents: finished runs are copied into docs/results, and tables of pages are written from them."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .common.report import Row, made_by, text_table, write_json
+from .study.plots import WORDS
+
+DOCS = Path(__file__).parent.parent / "docs"
+PLACE = re.compile(r"(<!-- from results/([\w-]+)\.json -->\n).*?(<!-- end -->)", re.S)
+IN_WORDS = WORDS | {
+    "reverse": "reverse, ten steps at a time",
+    "best_scalar": "best single variance (nine times the budget)",
+    "tpe": "TPE, one variance per layer",
+    "random": "random, one variance per weight",
+}
+
+
+def compare(result: Row) -> str:
+    """Returns the table of the main job."""
+    columns = {"negative ELBO": "best_value", "test accuracy": "test_accuracy", "test loss": "test_nll"}
+    lines = [
+        {"method": IN_WORDS.get(line["method"], line["method"])} | {head: line[name] for head, name in columns.items()}
+        for line in result["table"]
+    ]
+    return text_table(lines)
+
+
+def short_horizon(result: Row) -> str:
+    """Returns the expected losses of the schedules."""
+    columns = {"expected loss": "final_loss", "first rate": "first_rate", "largest rate": "largest_rate"}
+    return text_table(
+        [{"method": line["method"]} | {head: line[name] for head, name in columns.items()} for line in result["table"]]
+    )
+
+
+TABLES: dict[str, Callable[[Row], str]] = {"compare": compare, "short_horizon": short_horizon}
+
+
+def read(name: str) -> Row:
+    """Returns what was published of an experiment."""
+    found: Row = json.loads((DOCS / "results" / f"{name}.json").read_text())
+    return found
+
+
+def written(page: str) -> str:
+    """Returns the text of a page with its tables written from the results."""
+
+    def table(match: re.Match[str]) -> str:
+        result = read(match[2])
+        made = made_by(result["command"], result["environment"])
+        return f"{match[1]}\n{made}\n\n{TABLES[match[2]](result)}\n\n{match[3]}"
+
+    return PLACE.sub(table, page)
+
+
+def publish(folder: Path) -> None:
+    """Copies the summary of a finished run into docs/results, without its curves."""
+    summary: Row = json.loads((folder / "summary.json").read_text())
+    name = Path(summary["config"]["out"]).name
+    if name not in TABLES:
+        raise SystemExit(f"no page has a table of {name!r}; known are {', '.join(TABLES)}")
+    options = {option: value for option, value in summary["config"].items() if option not in ("out", "data_dir")}
+    kept: dict[str, Any] = {"command": f"python -m experiments.{name}", "config": options}
+    kept |= {part: summary[part] for part in ("environment", "table", "runs")}
+    (DOCS / "results").mkdir(exist_ok=True)
+    write_json(DOCS / "results" / f"{name}.json", kept)
+
+
+def main(folders: list[str]) -> None:
+    """Publishes finished runs, by their output folders, and writes the tables of all pages."""
+    for folder in folders:
+        publish(Path(folder))
+    for page in sorted(DOCS.rglob("*.md")):
+        before = page.read_text()
+        if (after := written(before)) != before:
+            page.write_text(after)
+            print(page)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,261 @@
+"""Numbers in the documents: tables come from results, sentences from tables, quotations from the pages they link to."""
+
+import json
+import re
+
+import pytest
+
+from experiments.publish import TABLES, written
+
+from tests.helpers import ROOT
+
+DOCS = ROOT / "docs"
+NUMBER = r"(-?[\d,]+(?:\.\d+)?(?:e[+-]?\d+)?)"
+
+
+def text_of(page):
+    return " ".join((DOCS / page).read_text().split())
+
+
+def lines_of(page):
+    """The rows of all tables of a page, as lists of cells."""
+    rows = re.findall(r"^\|(.+)\|$", (DOCS / page).read_text(), re.M)
+    return [[cell.strip() for cell in row.split("|")] for row in rows]
+
+
+def rows_of(page, label):
+    """The rows of a page that begin with a label, numbers without their spread."""
+    found = [row[1:] for row in lines_of(page) if row[0].strip("*") == label]
+    assert found, (page, label)
+    value = lambda cell: float(re.match(NUMBER, cell)[1].replace(",", "")) if re.match(NUMBER, cell) else None
+    return [[value(cell) for cell in row] for row in found]
+
+
+def unit(text):
+    """The unit of the last digit shown; zeros at the end of an integer may be rounded."""
+    mantissa, _, exponent = text.replace(",", "").partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    zeros = 0 if decimals else len(mantissa) - len(mantissa.rstrip("0"))
+    return 10.0 ** (zeros - decimals + int(exponent or 0))
+
+
+def agree(page, sentence, *values):
+    """Compares the numbers of a sentence, `#` in its pattern, with values, to one unit of the last digit."""
+    pattern = re.escape(sentence).replace(r"\#", NUMBER)
+    match = re.search(pattern, text_of(page))
+    assert match, f"{page} does not say: {sentence}"
+    assert len(match.groups()) == len(values)
+    for text, value in zip(match.groups(), values, strict=True):
+        assert abs(float(text.replace(",", "")) - value) <= 1.001 * unit(text), (page, sentence, text, value)
+
+
+def test_tables_are_those_of_the_results():
+    pages = {page: page.read_text() for page in DOCS.rglob("*.md")}
+    assert all(written(text) == text for text in pages.values())
+    placed = {name for text in pages.values() for name in re.findall(r"<!-- from results/([\w-]+)\.json -->", text)}
+    assert placed == {path.stem for path in (DOCS / "results").glob("*.json")}
+    assert placed <= set(TABLES)
+
+
+def result_pages():
+    menu = (ROOT / "mkdocs.yml").read_text()
+    return re.findall(r": ([\w-]+\.md)", menu[menu.index("  - Results:") : menu.index("  - Contributing:")])
+
+
+@pytest.mark.parametrize("page", result_pages())
+def test_result_pages_begin_with_command_commit_and_machine(page):
+    """The first command comes before any other code, then the line on commit and machine, before any heading."""
+    head = (DOCS / page).read_text().split("\n## ")[0]
+    assert re.search(r"python -m (experiments|pytest)", head)
+    made = re.search(r"\*(Made by|Made at|Numbers of)[^*]+\*", head)
+    assert made and re.search(r"`[0-9a-f]{7}`", made[0]), f"{page} does not name its commit"
+    assert re.search(r"\bcores\b|\bNVIDIA\b|\bdevices\b", made[0]), f"{page} does not name its machine"
+
+
+def test_quoted_numbers_are_on_the_linked_pages():
+    """Every number of a point of the page on when it pays is on a page that the point links to."""
+    points = re.split(r"\n(?=- )|\n\n", (DOCS / "when.md").read_text())
+    quoted = 0
+    for point in points:
+        links = re.findall(r"\]\(([\w./-]+\.md)", point)
+        known = " ".join(text_of(link) for link in links)
+        for number in re.findall(r"(?<![\w.,-])-?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?", re.sub(r"\]\([^)]*\)", "", point)):
+            if links and (len(number) > 2 or "." in number):
+                quoted += 1
+                assert re.search(rf"(?<![\d.]){re.escape(number.rstrip(','))}(?!\d)", known), (number, links)
+    assert quoted > 50
+
+
+def test_study():
+    page, gradients = "study.md", ("greedy", "DrMAD", "HOAG", "reverse", "DrMAD, 5 knots", "random, then greedy")
+    at = {name: rows_of(page, name) for name in (*gradients, "random search", "TPE, one per layer", "exact optimum")}
+
+    def gains(table, column, over="random search"):
+        known = [at[name][table][column] for name in gradients if at[name][table][column] is not None]
+        return [value - at[over][table][column] for value in known]
+
+    ends = lambda *where: (min(gains(*where)), max(gains(*where)))
+    agree(page, "by # to # (± 8 at most) nats on digits, # to # (± 44) on WISDM", *ends(0, 2), *ends(0, 4))
+    agree(page, "on WISDM, # to # (± 75) on small MNIST", *ends(0, 6))
+    agree(page, "at equal gradients by #, # and # at least", *(min(gains(1, column)) for column in (2, 4, 6)))
+    cv = (*ends(0, 3), *ends(0, 3, "TPE, one per layer"), *ends(0, 5), *ends(0, 5, "TPE, one per layer"))
+    agree(page, "digits by # to # (± 5) and # to # (± 75) nats, WISDM by # to # (± 50) and # to # (± 28)", *cv)
+    share = [100 * gains(0, column)[number] / gains(0, column)[0] for column in (2, 4, 6) for number in (1, 2)]
+    agree(page, "are # and # % of greedy's on digits, # and # % on WISDM, # and # % on small MNIST", *share)
+    random, best = at["random search"][0], at["exact optimum"][0]
+    agree(page, "They are # nats above random search", at["greedy"][0][0] - random[0])
+    agree(page, "solved exactly, is # nats below", best[0] - rows_of(page, "random, each draw exact")[0][0])
+    of_greedy = [100 * (value - random[4]) / (at["greedy"][0][4] - random[4]) for value in (-1506, -1498, -1648, -1681)]
+    agree(page, "they end at -1506 and -1498, # and # % of greedy's", *of_greedy[:2])
+    agree(page, "they end at -1648 and -1681, # and # %", *of_greedy[2:])
+
+
+def test_experiments():
+    page = "experiments.md"
+    learned = [rows_of(page, name)[0][0] for name in ("HOAG", "DrMAD", "greedy", "reverse, ten steps at a time")]
+    best = rows_of(page, "best single variance (nine times the budget)")[0][0]
+    agree(page, "The bound of the gradient methods is # times better", best / max(learned))
+    at = {name: rows_of(page, name)[0] for name in ("no cleaning", "greedy with decay 0.9", "exact reverse, ten steps")}
+    below = [at[name][1] - at[name][0] for name in ("no cleaning", "greedy with decay 0.9")]
+    agree(page, "they are # and # points below them, two of our", *below)
+    summed = [rows_of(page, name)[0] for name in ("T1-T2, summed over images", "implicit, summed over images")]
+    near = [abs(row[column] - row[column + 1]) for column in (0, 2) for row in summed]
+    agree(page, "within # points at noise 0.5, and within # and # points at 0.3", max(near[2:]), *near[:2])
+
+
+def test_short_horizon():
+    page = "experiments.md"
+    at = {
+        name: rows_of(page, name)[0][0] for name in ("greedy, closed form", "best constant", "learned, expected loss")
+    }
+    assert at["learned, expected loss"] < at["best constant"] / 5 < at["greedy, closed form"] / 5
+    for estimator, closed in (
+        ("greedy, hg.Greedy", "greedy, closed form"),
+        ("learned, hg.Reverse", "learned, expected loss"),
+    ):
+        assert abs(rows_of(page, estimator)[0][0] / at[closed] - 1) < 0.02
+
+
+def test_tabular():
+    page = "tabular.md"
+    rows = {(row[0], row[1]): row[2:] for row in lines_of(page) if len(row) == 6 and "±" in row[2]}
+    value = {key: [float(cell.split()[0]) for cell in cells] for key, cells in rows.items()}
+    sets = ("energy", "yacht", "diabetes", "wine-quality-red")
+    tuned = {name: sorted(cells[2] for (of, _), cells in value.items() if of == name) for name in sets}
+    four, five = tuned["energy"][:4], tuned["yacht"][:5]
+    agree(page, "# to # on energy from four starts of six, # to # on yacht", four[0], four[-1], five[0], five[-1])
+    ends = [end for name in sets[2:] for end in (tuned[name][0], tuned[name][-1])]
+    agree(page, "# to # on diabetes and # to # on wine-quality-red from all", *ends)
+    ruined = ("rate / 30", "decay e^-2", "decay e^-4, rate 1e-4, b1 .5")
+    gains = [value[name, start][0] / value[name, start][2] for name in sets[:2] for start in ruined]
+    agree(page, "it is # to # times better on energy and yacht", min(gains), max(gains))
+    above = [one / value["yacht", "good"][3] for one in five]
+    agree(page, "and # to # times above it on yacht from five", min(above), max(above))
+    assert all(sum(rows_of(page, rival)[0]) == len(value) for rival in ("plain training", "TPE"))
+
+
+def test_vision():
+    three = re.compile(r"[\d.]+, [\d.]+, [\d.]+")
+    of = {row[0]: [float(one) for one in row[1].split(",")] for row in lines_of("vision.md") if three.fullmatch(row[1])}
+    gaps = [one - other for one, other in zip(of["example weights"], of["oracle"], strict=True)]
+    agree("vision.md", "stay #, # and # points above the oracle", *gaps)
+
+
+def test_proton():
+    all_of = {
+        seed: (row[2], row[5]) for seed, row in enumerate(rows_of("proton.md", str(seed))[0] for seed in range(3))
+    }
+    short = [all_of[seed][0] - all_of[seed][1] for seed in (1, 2)]
+    agree("proton.md", "in the others they end # and # short", *short)
+
+
+def test_convolutions():
+    own, product = (
+        rows_of("training.md", "`jax.lax.conv_general_dilated`")[0],
+        rows_of("training.md", "patches and a product")[0],
+    )
+    agree(
+        "training.md",
+        "the product is # times faster than XLA's convolution, and # times slower",
+        own[1] / product[1],
+        product[1] / own[0],
+    )
+
+
+GPU = json.loads((DOCS / "gpu.json").read_text())
+PART = {part: {row["name"]: row for row in found["rows"]} for part, found in GPU["parts"].items()}
+
+
+def test_gpu_replicas():
+    for size in (1, 10, 100, 300, 1000, 4000):
+        row = PART["ensembles"][f"{size} together"]
+        (shown,) = (
+            line
+            for line in lines_of("gpu.md")
+            if line[0] == f"{size:,}" and "million" in line[1] + line[1].replace("thousand", "million")
+        )
+        scale = {"thousand": 1e3, "million": 1e6}[shown[1].split()[1]]
+        for text, value in (
+            (shown[1].split()[0], row["replica_steps_per_second"] / scale),
+            (shown[2], GPU["replica_rate_over_two_cpu_cores"][str(size)]),
+            (shown[3].split()[0], row["millijoules_per_replica_step"]),
+        ):
+            assert abs(float(text) - value) <= 0.51 * unit(text), (size, text, value)
+
+
+def test_gpu_estimators():
+    names = {
+        "`Reverse`": "Reverse",
+        '`Reverse(checkpoints="sqrt")`': "Reverse sqrt(T)",
+        "`Reverse(horizon=20)`": "Reverse(horizon=20)",
+        "`Reversible`": "Reversible",
+        "`DrMAD(knots=1)`": "DrMAD(knots=1)",
+        "`Greedy`, every step": "Greedy every step",
+        "`Implicit`, CG(20)": "Implicit CG(20)",
+        "`Implicit`, Neumann(20)": "Implicit Neumann(20)",
+    }
+    for label, name in names.items():
+        row, shown = PART["cost"][name], next(line for line in lines_of("gpu.md") if line[0] == label)
+        values = row["time_over_plain"], row["time_over_bare"], row["temp_bytes"] / 1e6, row["cosine"]
+        for text, value in zip(shown[1:], values, strict=True):
+            assert abs(float(text.replace(",", "")) - value) <= 0.51 * unit(text), (label, text, value)
+
+
+def test_gpu_mnist():
+    names = {
+        "greedy": "greedy",
+        "DrMAD": "drmad",
+        "HOAG": "hoag",
+        "TPE, one variance per layer": "tpe",
+        "random": "random",
+    }
+    for label, name in names.items():
+        rows = [PART["study"][f"{name}, seed {seed}"] for seed in (0, 1)]
+        shown = next(line for line in lines_of("gpu.md") if line[0] == label)
+        for column, key in enumerate(("Q", "E", "E_0.25", "E_0.5"), 1):
+            for text, row in zip(shown[column].split(", "), rows, strict=True):
+                assert abs(float(text.replace(",", "")) - row[key]) <= 0.51 * unit(text), (label, text, row[key])
+
+
+def test_gpu_sentences():
+    product, weights, proton = PART["device"], PART["weights"], PART["proton"]
+    default, highest = product["product, default"], product["product, highest"]
+    slower = highest["seconds"] / default["seconds"]
+    agree(
+        "gpu.md",
+        "off by # then, and by # at `highest`, which takes # times",
+        default["relative_error"],
+        highest["relative_error"],
+        slower,
+    )
+    greedy = weights["Greedy, online"]
+    agree(
+        "gpu.md",
+        "takes # ms, # times a plain update, with # copies",
+        greedy["update_us"] / 1e3,
+        greedy["time_over_plain"],
+        greedy["peak_copies"],
+    )
+    losses = [proton[f"trial {number}"]["L1"] for number in range(1, 31)]
+    assert losses.index(min(losses)) == 21
+    agree("gpu.md", "lower the criterion from # to # at the 22nd", losses[0], min(losses))
