@@ -23,10 +23,17 @@ def as_users_run_it():
 
 
 def run_blocks(page: str, names: dict, language: str = "python") -> dict:
-    """Runs the code blocks of a page of the checkout as one program; returns the names, with those it defines."""
+    """Runs the code blocks of a page of the checkout as one program; returns the names, with those it defines.
+
+    A block that begins with `%%writefile` is written to that file, as a notebook does.
+    """
     blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.S)
     assert blocks, page
     for block in blocks:
+        if block.startswith("%%writefile "):
+            first, _, rest = block.partition("\n")
+            Path(first.split()[1]).write_text(rest)
+            continue
         exec(compile(block, page, "exec"), names)
     return names
 

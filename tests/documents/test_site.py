@@ -73,4 +73,4 @@ def test_tutorials_run_and_draw(page, tmp_path, monkeypatch):
     with as_users_run_it():
         run_blocks(f"docs/tutorials/{page}", {})
     text = (DOCS / "tutorials" / page).read_text()
-    assert {path.name for path in tmp_path.iterdir()} == set(re.findall(r"/images/(\w+\.png)", text))
+    assert {path.name for path in tmp_path.glob("*.png")} == set(re.findall(r"/images/(\w+\.png)", text))
