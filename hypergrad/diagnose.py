@@ -21,6 +21,7 @@ from .ground.checks import Rule, checked, instance, integer, random_key, real
 from .ground.dependence import enters
 from .inner import AbstractInnerSolver
 from .problem import PROBLEM, BilevelProblem, as_hparams
+from .smoothing import Smoothing, smoothing
 from .spread import spread
 from .stats import Stats, Status
 
@@ -61,7 +62,8 @@ def diagnose(
     - `num_keys`: the number of keys over which the spread of a random hypergradient is measured, at least 2; 0 for not.
 
     *Cost*: per estimator its own step four times, and `num_keys` times more, side by side, where it depends on the key;
-    per inner solver two exact hypergradients (√T checkpoints), three where layers have a state.
+    per inner solver two exact hypergradients (√T checkpoints), three where layers have a state, and where one is
+    ill-conditioned 585 to 1,170 training runs of `ES`, 65 side by side, which measure the range to smooth over.
 
     **Raises** what the estimators' `init` raises, and `ValueError` where the exact hypergradient is zero or not finite.
 
@@ -77,6 +79,7 @@ def diagnose(
     hparams = as_hparams(hparams)
     start = (problem, params, hparams, key)
     references: list[_Reference] = []
+    smoothings: dict[int, Smoothing] = {}  # by the identity of the reference
     findings = []
     named: Mapping[str, Any] = named_estimators(estimators)  # each with an inner solver
     for name, estimator in named.items():
@@ -87,8 +90,18 @@ def diagnose(
         if known is None:
             known = _reference(inner, start)
             references.append(known)
-        findings.append(_examine(name, estimator, start, known, num_keys))
+        found = _examine(name, estimator, start, known, num_keys)
+        if found.verdict == "ill-conditioned":
+            if id(known) not in smoothings:
+                smoothings[id(known)] = smoothing(known.inner, *start)
+            found = _advised(found, smoothings[id(known)])
+        findings.append(found)
     return Diagnosis(tuple(findings))
+
+
+def _advised(found: Finding, ladder: Smoothing) -> Finding:
+    sigma = float("nan") if ladder.sigma is None else ladder.sigma
+    return dataclasses.replace(found, sigma=sigma, advice=ladder.advice)
 
 
 @checked(

@@ -34,6 +34,9 @@ class Finding:
       by 10⁻⁴ of their size and of what training changes; 1 where they are equal.
     - `state_share`: ‖g - g_s‖/‖g‖ of the *exact* hypergradients g through the state of layers and g_s with that state
       as a constant: what implicit estimators and single loops leave out. 0 where layers have no state.
+    - `sigma`: where the verdict is `ill-conditioned`, the width σ over which `ES` should smooth the outer loss, the
+      largest of nine at which the noise of 32 pairs is at most 0.48 of the signal; NaN if there is none, or for other
+      verdicts. `advice` says it in words.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Finding:
     status: Status
     steps: int
     state_share: float
+    sigma: float = float("nan")
+    advice: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -79,8 +84,8 @@ class Finding:
             "wrong": f"{about}, norm {self.norm_ratio:.3g} times the right one; do not trust it here",
             "not finite": f"{self.name}: a hypergradient that is not finite over {self.steps} steps",
             "ill-conditioned": f"{about}; but that one agrees to {self.stability:.2f} with itself when the first "
-            "weights change by 1e-4: training is chaotic; lower the learning rate, take a shorter horizon, "
-            "or smooth the outer loss with ES, PES, NRES or Combined",
+            "weights change by 1e-4: training is chaotic; lower the learning rate or take a shorter horizon"
+            + (f"; {self.advice}" if self.advice else ""),
         }.get(self.verdict)
         return None if text is None else text + silent
 

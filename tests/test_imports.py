@@ -47,7 +47,7 @@ FLOORS = [
     {"linear", "inner", "history", "findings"},
     {"training", "curvature"},
     {"estimators"},
-    {"spread"},
+    {"spread", "smoothing"},
     {"value_and_hypergrad", "diagnose", "search"},
     {"course"},
     {"failures"},
