@@ -25,6 +25,7 @@ from .checks import INTEGERS, Rule, array, call, checked, concrete, function, in
 from .structures import Diagonal as Diagonal
 from .structures import Factor, Structure, jacobian
 from .structures import Full as Full
+from .structures import Kronecker as Kronecker
 from .structures import Lanczos as Lanczos
 
 Outputs = Callable[[PyTree], Array]  # a model -> its outputs on some rows, of shape (rows,) or (rows, outputs)
@@ -116,14 +117,14 @@ def whole(model: PyTree) -> PyTree:
     return model
 
 
-STRUCTURE = instance("structure", Structure, "Full(), Lanczos() or Diagonal()")
+STRUCTURE = instance("structure", Structure, "Full(), Lanczos(), Kronecker() or Diagonal()")
 WHERE = function("where", "from a model to the part of it that has a prior")
 
 
 class Laplace(eqx.Module):
     """Laplace's approximation at the weights of a model.
 
-    - `structure`: `Full()`, or `Lanczos()` or `Diagonal()` where the matrix is too large.
+    - `structure`: `Full()`, or `Lanczos()`, `Kronecker()` or `Diagonal()` where the matrix is too large.
     - `where`: the part of the model whose weights have a prior, e.g. `lambda model: model.layers[-1]` for the last
       layer. The others are constants, and `log_variance` is a prefix of this part.
 
@@ -146,7 +147,7 @@ class Laplace(eqx.Module):
         """
         weights, h = _weights(self.where(model), log_variance)
         of, values = self._outputs_of(outputs, model)
-        factor = Factor(of, weights, h, likelihood.root(values))
+        factor = Factor(of, weights, h, likelihood.root(values), self._shapes(model))
         fit = (
             call("likelihood", likelihood.negative_log, "the outputs of model", values)
             + jnp.sum(weights**2 * jnp.exp(-h)) / 2
@@ -166,9 +167,12 @@ class Laplace(eqx.Module):
         """
         weights, h = _weights(self.where(model), log_variance)
         of, values = self._outputs_of(outputs, model)
-        factor = Factor(of, weights, h, likelihood.root(values))
+        factor = Factor(of, weights, h, likelihood.root(values), self._shapes(model))
         new, mean = self._outputs_of(new_outputs, model, "new_outputs")
         return mean, self.structure.covariance(factor, jacobian(new, weights, mean.size) * jnp.exp(h / 2))
+
+    def _shapes(self, model: PyTree) -> tuple[tuple[int, ...], ...]:
+        return tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(eqx.filter(self.where(model), eqx.is_inexact_array)))
 
     def _outputs_of(self, outputs: Outputs, model: PyTree, name: str = "outputs") -> tuple[Outputs, Array]:
         """Returns the outputs as a function of the vector of weights, and their values."""

@@ -1,11 +1,13 @@
-"""The matrix I + BᵀB of a Laplace approximation, with BᵀB = P^-½ G P^-½: whole, its diagonal, or as products alone."""
+"""The matrix I + BᵀB of a Laplace approximation, BᵀB = P^-½ G P^-½: whole, as products, Kronecker factors, diagonal."""
 
 import abc
+import math
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import cho_solve
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array
@@ -23,6 +25,7 @@ class Factor(eqx.Module):
     weights: Array
     h: Array
     root: Array
+    shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)  # of the arrays that `weights` holds one after another
 
     def dense(self) -> Array:
         """Returns B."""
@@ -78,6 +81,69 @@ class Diagonal(Structure):
     def covariance(self, factor: Factor, at: Array) -> Array:
         """Returns V (I + diag(BᵀB))⁻¹ Vᵀ."""
         return (at / (1 + jnp.sum(factor.dense() ** 2, 0))) @ transposed(at)
+
+
+class Kronecker(Structure):
+    """One Kronecker product for every matrix of weights, and the whole block of every vector such as a bias.
+
+    With M the rows of B in the shape of the matrix, the block BᵀB of its weights is replaced by
+
+        (Σ M Mᵀ) ⊗ (Σ Mᵀ M) / Σ ‖M‖²
+
+    which has the block's own partial traces. Arrays of more axes count as matrices of their first axis against the
+    rest. Correlations between arrays are left out. For dense layers M is the gradient in the layer's outputs times the
+    layer's inputs, and the factors are those of K-FAC but for the weights of the rows. It is exact for one linear layer
+    with Gaussian noise and a prior per weight matrix, per input or per output.
+    *Cost* and *memory*: min(d, n k) derivatives, n k d, and the eigenvalues of matrices of the size of the layers.
+    *Bias*: no bound; between `Diagonal` and `Full` in what it neglects.
+
+    **Source**: Martens and Grosse (2015); Ritter, Botev, Barber (2018); Immer et al. (2021).
+    """
+
+    def log_det(self, factor: Factor) -> Array:
+        """Returns the sum of log (1 + μ_i ν_j) over the eigenvalues of both factors, and of log det of other blocks."""
+        total = jnp.zeros((), factor.weights.dtype)
+        for rows in _blocks(factor):
+            if rows.ndim == 2:
+                total += 2 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(_gram(rows)))))
+            else:
+                left, right = (jnp.maximum(jnp.linalg.eigvalsh(part), 0) for part in _factors(rows))
+                total += jnp.sum(jnp.log1p(left[:, None] * right))
+        return total
+
+    def covariance(self, factor: Factor, at: Array) -> Array:
+        """Returns V (I + BᵀB)⁻¹ Vᵀ."""
+        total = jnp.zeros((*at.shape[:2], at.shape[1]), at.dtype)
+        for rows, part in zip(_blocks(factor), _split(at, factor.shapes), strict=True):
+            if rows.ndim == 2:
+                solve = jax.vmap(lambda right, rows=rows: jnp.linalg.solve(_inner(rows), right))
+                total += part @ solve(transposed(part))
+            else:
+                (left, across), (right, along) = (jnp.linalg.eigh(half) for half in _factors(rows))
+                turned = across.T @ part @ along
+                scaled = turned / (1 + jnp.maximum(left, 0)[:, None] * jnp.maximum(right, 0))
+                total += jnp.einsum("nkij,nlij->nkl", turned, scaled)
+        return total
+
+
+def _split(rows: Array, shapes: tuple[tuple[int, ...], ...]) -> list[Array]:
+    """Returns the entries of every array: (..., size) for vectors, (..., first axis, rest) for others."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    parts = jnp.split(rows, ends, -1)
+    matrix = lambda part, shape: part if len(shape) < 2 else part.reshape(*part.shape[:-1], shape[0], -1)
+    return [matrix(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _blocks(factor: Factor) -> list[Array]:
+    """Returns the columns of B of every array: (n k, size) for vectors, (n k, first axis, rest) for others."""
+    return _split(factor.dense(), factor.shapes)
+
+
+def _factors(rows: Array) -> tuple[Array, Array]:
+    """Returns Σ M Mᵀ / Σ ‖M‖² and Σ Mᵀ M."""
+    size = jnp.sum(rows**2)
+    left = jnp.einsum("rij,rkj->ik", rows, rows) / jnp.where(size > 0, size, 1)
+    return left, jnp.einsum("rij,rik->jk", rows, rows)
 
 
 class Lanczos(Structure):
@@ -153,8 +219,12 @@ def jacobian(of: Callable[[Array], Array], weights: Array, num_outputs: int) -> 
 
 def _gram(rows: Array) -> Array:
     """Returns I + BᵀB or I + BBᵀ, whichever is smaller."""
-    small = rows.T if rows.shape[0] < rows.shape[1] else rows
-    return jnp.eye(small.shape[1], dtype=rows.dtype) + small.T @ small
+    return _inner(rows.T if rows.shape[0] < rows.shape[1] else rows)
+
+
+def _inner(rows: Array) -> Array:
+    """Returns I + BᵀB."""
+    return jnp.eye(rows.shape[1], dtype=rows.dtype) + rows.T @ rows
 
 
 def transposed(stack: Array) -> Array:
