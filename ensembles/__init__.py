@@ -3,7 +3,8 @@
 `init_replicas`, `replicate_loss` and `replicate_optimiser` turn many models into one problem; `monte_carlo`,
 `bootstrap_weights` and `kfold_masks` give every replica its own data; `chi2`, `phi2` and others are statistics of the
 predictions; `mean_loss` and others are criteria of hyperparameters; `one_sigma` chooses among trials; `shard_replicas`
-spreads an ensemble over devices; `evidence` is Laplace's marginal likelihood.
+spreads an ensemble over devices; `population_gradient` is a hypergradient from perturbed replicas; `evidence` is
+Laplace's marginal likelihood.
 """
 
 from . import evidence as evidence
@@ -30,6 +31,9 @@ from .folds import cross as cross
 from .folds import group_masks as group_masks
 from .folds import holdout_masks as holdout_masks
 from .folds import kfold_masks as kfold_masks
+from .population import PopulationGradient as PopulationGradient
+from .population import perturbed_hparams as perturbed_hparams
+from .population import population_gradient as population_gradient
 from .pseudodata import bootstrap_weights as bootstrap_weights
 from .pseudodata import monte_carlo as monte_carlo
 from .replicas import init_replicas as init_replicas

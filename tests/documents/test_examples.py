@@ -24,6 +24,7 @@ SEEN_ELSEWHERE = {
     "ensembles.BiasVariance",
     "ensembles.CrossValidation",
     "ensembles.Fold",
+    "ensembles.PopulationGradient",
     "ensembles.Selection",
     "ensembles.StoppingState",
     "hypergrad.AbstractSearch",

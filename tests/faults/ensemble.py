@@ -9,7 +9,7 @@ import ensembles as ens
 
 from .evidence import CALLS as EVIDENCE
 from .kinds import Function, Int, Key, Kind, Only, Real, Some, numeric
-from .statistics import DATA, STATISTICS, Factor, N, Numbers, R, log_likelihood, rows
+from .statistics import DATA, STATISTICS, Factor, Mask, N, Numbers, R, log_likelihood, rows
 
 OPTIMISER = Only(lambda: optax.sgd(0.1))
 REPLICAS = Kind(lambda: {"w": rows()[0]}, lambda value: None)
@@ -23,6 +23,24 @@ FUNCTIONS = {
             "key": Key(),
             "targets": Kind(lambda: rows()[1], lambda v: None if np.ndim(v) == 1 else False),
             "step": Real(0.1, above=0),
+        },
+    ),
+    "perturbed_hparams": (
+        ens.perturbed_hparams,
+        {
+            "key": Key(),
+            "hparams": Some(lambda: np.ones(2)),
+            "sigma": Real(0.1, above=0),
+            "num": Kind(lambda: 4, lambda v: None if Int(4, least=4, most=10**5).judge(v) is not False else False),
+        },
+    ),
+    "population_gradient": (
+        ens.population_gradient,
+        {
+            "losses": Numbers(lambda: np.ones(4), finite=False),
+            "perturbed": Some(lambda: np.arange(8.0).reshape(4, 2)),
+            "sigma": Real(0.1, above=0),
+            "keep": Mask(lambda: np.ones(4, bool)),
         },
     ),
     "sure": (
