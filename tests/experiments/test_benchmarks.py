@@ -1,10 +1,11 @@
 """The clock of the benchmarks, and the products whose cost they measure."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import cost
+from experiments.benchmarks import cost, stochastic
 from experiments.benchmarks.measure import Rounds
 from experiments.benchmarks.problems import PROBLEMS
 
@@ -24,3 +25,19 @@ def test_products_are_along_training():
     cotangent, hypergradient = products["step_vjp"]()
     assert hypergradient.shape == case.hparams.shape
     assert cotangent.partitioned.arrays.shape == case.params.shape
+
+
+@pytest.mark.slow
+def test_the_hypergradient_at_a_minimum_is_that_of_differences():
+    config, random, size = stochastic.Config(rows=100, hidden=3, log_penalty=-2.0), np.random.default_rng(0), 0.05
+    case = stochastic.network(config)
+    direction = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype("float32"), case.hparams)
+
+    def outer_loss(distance):
+        hparams = jax.tree.map(lambda leaf, way: leaf + jnp.float32(distance) * way, case.hparams, direction)
+        params, _ = stochastic.solved(case.problem, case.params, hparams)
+        return float(case.problem.outer_loss(params, hparams, case.problem.valid, jax.random.key(0)))
+
+    slope = case.exact @ np.concatenate([way.ravel() for way in jax.tree.leaves(direction)])
+    assert abs(slope) > 1e-3
+    np.testing.assert_allclose((outer_loss(size) - outer_loss(-size)) / (2 * size), slope, rtol=0.01)
