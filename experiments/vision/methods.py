@@ -21,6 +21,8 @@ from .model import BOX, DEFAULTS, RATE_BOX, Kind, hparams_of, inner_loss, optimi
 PERIODS = 25  # times that plain training looks at the validation rows
 PERIOD, HORIZON = 25, 5  # updates between two moves of the few hyperparameters, and the last that are differentiated
 AVERAGE = 0.9
+THRESHOLD = 4.0  # of the loss from which a row counts less, at first: that of even classes is 2.3
+ONLINE_COST = 1 + 2 * HORIZON / PERIOD  # gradients for each update
 OUTER, STAY = optax.adam(0.2), optax.sgd(0.0)
 SHARE = 0.6  # of the budget, to learn weights of examples before new weights of the network are trained
 STEP = 1.0  # root mean square of a move of the log-odds of examples
@@ -61,6 +63,11 @@ class Task:
         """The same, with the log-odds of one weight per training row, all even."""
         return self.defaults | {"example": jnp.zeros(len(self.train.y))}
 
+    @property
+    def gated(self) -> dict[str, Any]:
+        """The few hyperparameters, with weights by loss that are even at first."""
+        return self.defaults | {"weighting": {"threshold": jnp.float32(THRESHOLD), "log_slope": jnp.float32(0)}}
+
     def record(self, rows: int, value: float, hparams: PyTree) -> None:
         """Adds the best loss so far to the history, and the hyperparameters of the moment."""
         epochs = (self.read + rows) / len(self.train.y)
@@ -88,11 +95,21 @@ def plain(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
     return hg.GradientSearch(Directed(inner, lambda params, hparams: optax.tree.zeros_like(hparams)), STAY)
 
 
-@cache
-def online(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
-    """Returns training that moves the few hyperparameters along short horizons, at averaged weights."""
-    inner = hg.OptaxSolver(optimiser(kind, updates), PERIOD, average=AVERAGE)
-    return hg.GradientSearch(hg.Reverse(inner, horizon=HORIZON, warm_start=True, check=None), OUTER)
+def short_horizon(outer: optax.GradientTransformation) -> Make:
+    """Returns training that moves hyperparameters along short horizons, at averaged weights."""
+
+    @cache
+    def make(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
+        inner = hg.OptaxSolver(optimiser(kind, updates), PERIOD, average=AVERAGE)
+        return hg.GradientSearch(hg.Reverse(inner, horizon=HORIZON, warm_start=True, check=None), outer)
+
+    return make
+
+
+def apart(name: str, one: optax.GradientTransformation, few: optax.GradientTransformation) -> Any:
+    """Returns an optimiser that moves the hyperparameter `name` by `one`, and the others by `few`."""
+    group = lambda hparams: {key: "one" if key == name else "few" for key in hparams}
+    return optax.multi_transform({"one": one, "few": few}, group)
 
 
 def equal_moves(size: float) -> optax.GradientTransformation:
@@ -107,8 +124,7 @@ def equal_moves(size: float) -> optax.GradientTransformation:
 
 def cleaning(few: optax.GradientTransformation) -> Make:
     """Returns training that moves the weights of examples along all updates of an epoch, and the others by `few`."""
-    group = lambda hparams: {name: "examples" if name == "example" else "few" for name in hparams}
-    outer = optax.multi_transform({"examples": equal_moves(STEP), "few": few}, group)
+    outer = apart("example", equal_moves(STEP), few)
 
     @cache
     def make(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
@@ -226,8 +242,10 @@ METHODS: dict[str, Method] = {
     "plain": by_search(plain),
     "tpe, 10 % trials": tpe(0.1),
     "tpe, 25 % trials": tpe(0.25),
-    "online": by_search(online, 1 + 2 * HORIZON / PERIOD),
+    "online": by_search(short_horizon(OUTER), ONLINE_COST),
     "tune": tune,
+    "weights by loss": by_search(short_horizon(apart("weighting", OUTER, STAY)), ONLINE_COST, lambda task: task.gated),
+    "by loss and all": by_search(short_horizon(OUTER), ONLINE_COST, lambda task: task.gated),
     "example weights": then_anew(by_search(cleaning(STAY), 3.0, lambda task: task.weighted), SHARE),
     "weights and all": then_anew(by_search(cleaning(OUTER), 3.0, lambda task: task.weighted), SHARE),
 }

@@ -70,6 +70,8 @@ def values_of(hparams: dict[str, Any]) -> dict[str, float]:
         "momentum": jax.nn.sigmoid(hparams["logit_momentum"]),
         "smoothing": jax.nn.sigmoid(hparams["logit_smoothing"]),
     } | {name: jnp.exp(value) for name, value in hparams.get("log_augment", {}).items()}
+    if "weighting" in hparams:
+        found |= {"threshold": hparams["weighting"]["threshold"], "slope": jnp.exp(hparams["weighting"]["log_slope"])}
     return {name: float(value) for name, value in found.items()}
 
 
@@ -103,6 +105,15 @@ def cross_entropy(logits: Array, y: Array, smoothing: Array | float = 0.0) -> Ar
     return found if y.ndim == 1 else jnp.mean(found[:, 1:], 1)
 
 
+def weight_by_loss(weighting: dict[str, Array], rows: Array) -> Array:
+    """Returns a weight for each row, a logistic function of its loss that is held for the gradient.
+
+    **Source**: Shu et al. (2019), Meta-Weight-Net, with a threshold and a slope in place of their network.
+    """
+    held = jax.lax.stop_gradient(rows)
+    return jax.nn.sigmoid(jnp.exp(weighting["log_slope"]) * (weighting["threshold"] - held))
+
+
 def inner_loss(params, hparams, data, key):
     """Returns the weighted, smoothed cross-entropy of augmented rows with the penalties, and the running averages."""
     x = data.x
@@ -113,6 +124,8 @@ def inner_loss(params, hparams, data, key):
     rows = cross_entropy(logits, data.y, jax.nn.sigmoid(hparams["logit_smoothing"]))
     if "example" in hparams:
         rows = 2 * jax.nn.sigmoid(hparams["example"][data.row]) * rows
+    if "weighting" in hparams:
+        rows = weight_by_loss(hparams["weighting"], rows) * rows
     penalties = [
         jnp.exp(log_decay) * jnp.sum(weight**2) / 2
         for log_decay, weight in zip(hparams["log_decay"], matrices(params[0]), strict=True)
@@ -131,6 +144,17 @@ def _measured(params, x, y):
     wrong = jnp.argmax(logits, -1) != y
     wrong = wrong.astype(jnp.float32) if y.ndim == 1 else jnp.mean(wrong[:, 1:], 1)
     return wrong, cross_entropy(logits, y)
+
+
+def weights_of(params: PyTree, hparams: PyTree, data: Any) -> np.ndarray | None:
+    """Returns the weights of training rows, those by loss as they are for this model; `None` where rows have none."""
+    if "example" in hparams:
+        return np.asarray(jax.nn.sigmoid(hparams["example"]))
+    if "weighting" not in hparams:
+        return None
+    logits = predict(eqx.nn.inference_mode(params), data.x)[0]
+    rows = cross_entropy(logits, data.y, jax.nn.sigmoid(hparams["logit_smoothing"]))
+    return np.asarray(weight_by_loss(hparams["weighting"], rows))
 
 
 def measure(params: PyTree, data: Any) -> dict[str, float]:

@@ -12,7 +12,7 @@ from ..common.figures import COLOURS, figure
 from ..common.report import Row, grouped, save, spread_table, text_table
 
 COLUMNS = ("test_error", "test_loss", "valid_loss", "epochs", "updates", "seconds")
-LEARNED = ("decay", "rate", "momentum", "smoothing", "shift", "zoom")
+LEARNED = ("decay", "rate", "momentum", "smoothing", "shift", "zoom", "threshold", "slope")
 
 
 def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -25,7 +25,8 @@ def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
     sentences = in_words(runs)
     draw(config.out / "vision.png", runs, history, cells)
     title = f"Errors in percent, losses in nats; mean ± standard deviation over {config.seeds} seeds"
-    summary = save(config, runs, table, history, title, hparams=hparams, words=sentences)
+    empty = {name: None for line in history for name in line}
+    summary = save(config, runs, table, [empty | line for line in history], title, hparams=hparams, words=sentences)
     (config.out / "hyperparameters.md").write_text(text_table(hparams) + "\n")
     (config.out / "words.md").write_text("\n".join(f"- {sentence}" for sentence in sentences) + "\n")
     print("\n".join(sentences))
@@ -51,15 +52,16 @@ def in_words(runs: Sequence[Row]) -> list[str]:
 
 
 def draw(path: Path, runs: Sequence[Row], history: Sequence[Row], cells: Sequence[dict[str, Any]]) -> None:
-    """Draws the test measure of every run, rates that moved, and the weights of examples if there are any."""
+    """Draws the test measure of every run, thresholds or rates that moved, and the weights of examples, if any."""
     weighted = next((cell for cell in cells if "weights" in cell), None)
-    courses = grouped(history, ("method", "seed"))
-    moved = [course for course in courses if len({line["rate"] for line in course}) > 1]
+    name = "threshold" if any("threshold" in line for line in history) else "rate"
+    courses = grouped([line for line in history if name in line], ("method", "seed"))
+    moved = [course for course in courses if len({line[name] for line in course}) > 1]
     panels = 1 + bool(moved) + (weighted is not None)
     with figure(path, 1, panels, (1 + 4 * panels, 3.6), squeeze=False) as axes:
         _points(axes[0, 0], runs)
         if moved:
-            _rates(axes[0, 1], moved)
+            _courses(axes[0, 1], moved, name)
         if weighted is not None:
             weights, wrong = np.array(weighted["weights"]), np.array(weighted["wrong"])
             parts, bins = (weights[~wrong], weights[wrong]), np.linspace(0, 1, 31)
@@ -70,15 +72,15 @@ def draw(path: Path, runs: Sequence[Row], history: Sequence[Row], cells: Sequenc
             axes[0, -1].legend(fontsize=8)
 
 
-def _rates(axis: Any, courses: Sequence[Sequence[Row]]) -> None:
-    """Draws the courses of the rates that moved, in one colour per method."""
+def _courses(axis: Any, courses: Sequence[Sequence[Row]], name: str) -> None:
+    """Draws how a hyperparameter moved, in one colour per method."""
     for group, colour in zip(grouped([line for one in courses for line in one], ("method",)), COLOURS, strict=False):
         for n, run in enumerate(grouped(group, ("seed",))):
             label = run[0]["method"] if n == 0 else None
-            axis.plot(
-                [line["epochs"] for line in run], [line["rate"] for line in run], color=colour, lw=1.2, label=label
-            )
-    axis.set(xlabel="epochs read", ylabel="learned rate, before the cosine", yscale="log")
+            epochs, values = [line["epochs"] for line in run], [line[name] for line in run]
+            axis.plot(epochs, values, color=colour, lw=1.2, label=label)
+    words = {"threshold": "learned threshold of the loss", "rate": "learned rate, before the cosine"}
+    axis.set(xlabel="epochs read", ylabel=words[name], yscale="log")
     axis.legend(fontsize=7)
 
 

@@ -17,13 +17,14 @@ from ..common.data import Rows, image_sets
 from . import text
 from .images import CLASSES, draw
 from .methods import METHODS, Result, Task
-from .model import measure, values_of
+from .model import measure, values_of, weights_of
 from .network import ResNet
 from .report import report
 
 COMMON = ("plain", "tpe, 10 % trials", "tpe, 25 % trials", "online", "tune")
+WEIGHTED = ("example weights", "weights and all", "weights by loss", "by loss and all")
 CHOICES: dict[str, tuple[str, ...]] = {
-    "labels": ("oracle", "plain", "validation rows", "tpe, 25 % trials", "example weights", "weights and all"),
+    "labels": ("oracle", "plain", "validation rows", "tpe, 25 % trials", *WEIGHTED),
     "clean": COMMON,
     "text": COMMON,
 }
@@ -64,9 +65,10 @@ class Config(WithData):
     validation rows on those rows alone. tpe trains a trial per 10 or 25 % of the budget, the first at the defaults.
     online moves the few hyperparameters every 25 updates along the last five, at averaged weights. tune is
     `hypergrad.tune`. example weights spends 60 % of its budget on one weight per example, moved every epoch along all
-    updates of it, and trains anew with these; weights and all moves the rest too. All read the training rows equally
-    often and keep their best model on the validation rows; where hyperparameters are learned by derivatives, half of
-    these choose, but for the training anew. Test rows are measured once, at the end.
+    updates of it, and trains anew with these; weights and all moves the rest too. weights by loss learns, as online
+    does, from which loss on an example counts less, and how sharply; by loss and all moves the rest too. All read the
+    training rows equally often and keep their best model on the validation rows; where hyperparameters are learned by
+    derivatives, half of these choose, but for the training anew. Test rows are measured once, at the end.
     """
 
     task: Literal["labels", "clean", "text"] = "labels"
@@ -121,9 +123,9 @@ def judged(found: Result, drawn: Drawn, more: dict[str, float]) -> dict[str, Any
     row = {f"test_{name}": value for name, value in measure(found.params, drawn.test).items()}
     row |= {"valid_loss": found.value, "epochs": found.rows / len(drawn.train.y), "updates": found.updates}
     row |= more | drawn.more | values_of(found.hparams)
-    if "example" not in found.hparams:
+    if (weights := weights_of(found.params, found.hparams, drawn.train)) is None:
         return {"runs": [row]}
-    weights, wrong = np.asarray(jax.nn.sigmoid(found.hparams["example"])), ~np.isin(drawn.train.row, drawn.right)
+    wrong = ~np.isin(drawn.train.row, drawn.right)
     return {"runs": [row | {"auc": float(roc_auc_score(wrong, -weights))}], "weights": weights, "wrong": wrong}
 
 

@@ -1,5 +1,6 @@
 """Images and text: convolution, augmentation and source against closed forms, and what a run writes."""
 
+import csv
 import json
 
 import equinox as eqx
@@ -13,8 +14,8 @@ from experiments.common.data import Rows
 from experiments.vision import run as vision
 from experiments.vision.images import augment, draw, warp
 from experiments.vision.methods import equal_moves
-from experiments.vision.model import cross_entropy
-from experiments.vision.report import in_words
+from experiments.vision.model import cross_entropy, weight_by_loss
+from experiments.vision.report import COLUMNS, in_words, report
 from experiments.vision.run import QUICK, Config, main
 from experiments.vision.text import CONCENTRATION, Lines, Source, Transformer, by_counts
 
@@ -112,12 +113,30 @@ def test_the_words_tell_the_distance_from_the_oracle_and_the_source():
     assert in_words(text) == ["plain: test loss above that of the source by 0.2500 nats, counts by 0.0500."]
 
 
+def test_a_report_holds_methods_with_and_without_a_threshold(tmp_path):
+    line = {"seed": 0, "method": "plain", "epochs": 1.0, "valid_loss": 1.0, "rate": 0.1}
+    by_loss = {"method": "weights by loss", "threshold": 2.0}
+    run = line | dict.fromkeys(COLUMNS, 1.0)
+    cells = [{"runs": [run], "history": [line]}, {"runs": [run | by_loss], "history": [line | by_loss]}]
+    report(Config(out=tmp_path, seeds=1), cells)
+    with open(tmp_path / "history.csv", newline="") as file:
+        assert [found["threshold"] for found in csv.DictReader(file)] == ["", "2.0"]
+
+
 def test_moves_of_examples_keep_their_proportions_and_size():
     optimiser, gradient = equal_moves(1.5), {"example": jnp.array([3.0, -4.0])}
     for factor in (1.0, 100.0):
         scaled = jax.tree.map(lambda leaf, factor=factor: factor * leaf, gradient)
         move, _ = optimiser.update(scaled, optimiser.init(gradient))
         np.testing.assert_allclose(move["example"], -1.5 * gradient["example"] / np.sqrt(12.5), rtol=1e-6)
+
+
+def test_weights_fall_with_the_loss_and_are_held():
+    weighting, rows = {"threshold": jnp.float32(2), "log_slope": jnp.log(3.0)}, jnp.array([0.0, 2.0, 4.0])
+    weights, slope = jax.value_and_grad(lambda rows: jnp.sum(weight_by_loss(weighting, rows) * rows))(rows)
+    right = 1 / (1 + np.exp(-3 * (2 - np.asarray(rows))))
+    np.testing.assert_allclose(slope, right, rtol=1e-5)
+    assert float(weights) == pytest.approx(right @ np.asarray(rows), rel=1e-5)
 
 
 @pytest.mark.slow
