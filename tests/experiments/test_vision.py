@@ -83,6 +83,7 @@ def test_no_prediction_beats_the_entropy_of_the_source():
     np.testing.assert_allclose(np.einsum("ab,abc->bc", source.stationary, source.next_letter), source.stationary)
     train, test = source.write(200, 50, random), source.write(2000, 50, random)
     assert test.x.shape == (2000, 50) and np.array_equal(test.x[:, 1:], test.y[:, :-1])
+    np.testing.assert_array_equal(test.take(np.array([7, 3])).y, test.y[[7, 3]])
     assert source.cross_entropy(test) == pytest.approx(source.entropy, rel=0.01)
     assert source.cross_entropy(test) < by_counts(train, test) < source.cross_entropy(test) + 0.01
     uniform = Source(np.full((2, 2, 2), 0.5))
