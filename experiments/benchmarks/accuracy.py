@@ -1,8 +1,8 @@
 """The measured error of approximate hypergradients compared with the true one, over a very long training.
 
 `python -m experiments.benchmarks.accuracy` trains a small tanh network on the digits, one penalty per weight, at
-learning rate 0.1 and momentum 0.9. The exact hypergradient is that of `Reverse` with √T checkpoints. The guide has a table
-of what was found.
+learning rate 0.1 and momentum 0.9. The exact hypergradient is that of `Reverse` with √T checkpoints. The guide has a
+table of what was found.
 """
 
 import dataclasses
