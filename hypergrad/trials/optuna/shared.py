@@ -8,8 +8,8 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from ...ground.files import check_path
 from ..space import Params
@@ -20,8 +20,11 @@ BEAT, SOURCE, WORKER, RETRY, SEARCH = (
     f"hypergrad:{name}" for name in ("heartbeat", "source", "worker", "retry of", "search")
 )
 PATIENCE = 3  # heartbeats that a process may miss
-ATTEMPTS = 5  # to ask for a trial that others do not give up meanwhile
+ATTEMPTS = 5  # to ask for a trial that others do not give up meanwhile, and to open a data base that others open too
+PAUSE = 0.1  # seconds before the second attempt to open, twice as many before the third, and so on
 NAMELESS = 10  # heartbeats after which a trial without values and attributes is nobody's
+
+Opened = TypeVar("Opened")
 
 
 class SharedStudy:
@@ -30,8 +33,8 @@ class SharedStudy:
     def __init__(self, storage: Any, name: str, heartbeat: float):
         self.heartbeat, create = heartbeat, translation.package().create_study
         with _opening():
-            self.storage = _storage(storage)
-            self.study = create(storage=self.storage, study_name=name, load_if_exists=True)
+            self.storage = _patiently(lambda: _storage(storage))
+            self.study = _patiently(lambda: create(storage=self.storage, study_name=name, load_if_exists=True))
         self.id = self.storage.get_study_id_from_name(name)
         self.training: dict[int, int] = {}  # ids of the trials that this process trains, by number
         self.checked: float | None = None  # for stale trials, the last time
@@ -141,6 +144,21 @@ def _opening() -> Iterator[None]:
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"storage cannot be opened: {error}") from error
+
+
+def _patiently(make: Callable[[], Opened]) -> Opened:
+    """Returns what `make` returns, after several attempts where the data base refuses one: of two processes that make
+    the tables of a new data base at once, one fails.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return make()
+        except Exception as error:
+            refusals = (getattr(one, "orig", None) for one in (error, error.__cause__))  # as SQLAlchemy wraps them
+            if not any(isinstance(one, Exception) for one in refusals):
+                raise
+        time.sleep(attempt * PAUSE)
+    return make()
 
 
 def _storage(storage: Any) -> Any:

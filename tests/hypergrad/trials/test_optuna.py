@@ -1,6 +1,7 @@
 """Optuna's samplers: the study follows the search; shared studies lose and double nothing."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ import jax
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 
 import hypergrad as hg
-from hypergrad.trials.optuna import memory, translation
+from hypergrad.trials.optuna import memory, shared, translation
 
 from tests.hypergrad.trials.examples import KEY, SPACE, cma_es, loss, tpe
 
@@ -140,6 +142,21 @@ def test_a_grid_begins_again(tmp_path, kind, storage):
     space = hg.trials.Space({"a": hg.trials.Int(0, 2), "c": hg.trials.Categorical(("x", "y"))})
     state = hg.trials.search_trials(searcher, space, lambda trial, key: trial.params["a"], key=KEY, num_trials=8)
     assert len({str(one.trial.params) for one in state.history[:6]}) == 6 and len(state.history) == 8
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_data_base_whose_tables_another_process_makes_is_opened(tmp_path, monkeypatch, failures):
+    opened, errors = shared._storage, [sqlite3.IntegrityError("made at this moment")] * failures
+
+    def contested(storage):
+        if errors:
+            raise sqlalchemy.exc.IntegrityError("INSERT", {}, errors.pop())
+        return opened(storage)
+
+    monkeypatch.setattr(shared, "_storage", contested)
+    monkeypatch.setattr(shared, "PAUSE", 0.01)
+    study = shared.SharedStudy(f"sqlite:///{tmp_path}/study.db", "s", 60.0)
+    assert study.study.trials == [] and not errors
 
 
 def test_telling_twice_is_harmless(tmp_path):
