@@ -32,8 +32,8 @@ import hypergrad as hg
 from tests.faults.kill import SHARED, changed, finished
 from tests.helpers import ROOT
 
-WORKERS, TRIALS, HEARTBEAT = 4, 40, 0.5
-LONGEST = 120.0  # seconds that a worker may take in the end
+WORKERS, HEARTBEAT = 4, 0.5
+LONGEST = 300.0  # seconds that a worker may take in the end
 SPACE = hg.trials.Space({"x": hg.trials.Float(0.0, 1.0), "n": hg.trials.Int(1, 9)})
 
 
@@ -58,18 +58,17 @@ def searcher_of(storage, folder):
     return hg.trials.Optuna(tpe, storage=storage, study=str(folder), heartbeat=HEARTBEAT)
 
 
-def work(storage, folder, number):
+def work(storage, folder, number, trials):
     """Searches with a journal of its own."""
+    options = {"num_trials": trials, "journal": Path(folder) / f"worker{number}.jsonl"}
     searcher = searcher_of(storage, folder)
-    print("begins", flush=True)
-    options = {"num_trials": TRIALS, "journal": Path(folder) / f"worker{number}.jsonl"}
-    hg.trials.search_trials(searcher, SPACE, train, key=jax.random.key(number), **options)
+    return hg.trials.search_trials(searcher, SPACE, train, key=jax.random.key(number), **options)
 
 
-def start(storage, folder, number):
+def start(storage, folder, number, trials):
     command = [sys.executable, "-m", "tests.faults.workers", "--worker", str(number), "--folder", str(folder)]
     return subprocess.Popen(
-        [*command, "--storage", storage],
+        [*command, "--storage", storage, "--trials", str(trials)],
         cwd=ROOT,
         env=os.environ | SHARED,
         stdout=subprocess.PIPE,
@@ -78,10 +77,10 @@ def start(storage, folder, number):
     )
 
 
-def disturb(storage, folder, kills, seed):
+def disturb(storage, folder, trials, kills, seed):
     """Counts of kills, restarts and losses, when all workers have finished."""
     generator, counts = random.Random(seed), collections.Counter()
-    workers = [start(storage, folder, number) for number in range(WORKERS)]
+    workers = [start(storage, folder, number, trials) for number in range(WORKERS)]
     while counts["kills"] < kills and any(worker.poll() is None for worker in workers):
         time.sleep(generator.uniform(0.0, 3.0))
         number = generator.choice([i for i, worker in enumerate(workers) if worker.poll() is None] or [0])
@@ -90,7 +89,7 @@ def disturb(storage, folder, kills, seed):
         workers[number].communicate()
         counts["kills"] += workers[number].returncode == -signal.SIGKILL
         counts["lost"] += changed(before, finished(folder))
-        workers[number] = start(storage, folder, number)
+        workers[number] = start(storage, folder, number, trials)
     for number, worker in enumerate(workers):
         _, errors = worker.communicate(timeout=LONGEST)
         if worker.returncode:
@@ -99,7 +98,7 @@ def disturb(storage, folder, kills, seed):
     return counts
 
 
-def examine(storage, folder, counts):
+def examine(storage, folder, num_trials, counts):
     """Adds what is wrong in the study and the journals to the counts."""
     searcher = searcher_of(storage, folder)
     trials = searcher._shared().study.trials
@@ -107,8 +106,7 @@ def examine(storage, folder, counts):
     counts["running"] = sum(trial.state.name in ("RUNNING", "WAITING") for trial in trials)
     told = collections.Counter()
     for number in range(WORKERS):
-        options = {"num_trials": TRIALS, "journal": folder / f"worker{number}.jsonl"}
-        state = hg.trials.search_trials(searcher, SPACE, train, key=jax.random.key(number), **options)
+        state = work(storage, folder, number, num_trials)  # from the journal alone
         counts["trials"] += len(state.history)
         counts["wrong"] += sum(one.result.value != value(one.trial.params) for one in state.history)
         told.update(str(one.trial.params) for one in state.history)
@@ -119,20 +117,21 @@ def examine(storage, folder, counts):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--trials", type=int, default=40, help="of each worker")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", default="{folder}/study.log", help="a file or the address of a data base")
     parser.add_argument("--worker", type=int)
     parser.add_argument("--folder")
     arguments = parser.parse_args()
     if arguments.worker is not None:
-        work(arguments.storage, arguments.folder, arguments.worker)
+        work(arguments.storage, arguments.folder, arguments.worker, arguments.trials)
         return
     counts, rounds = collections.Counter(), 0
     while counts["kills"] < arguments.kills:
         with tempfile.TemporaryDirectory() as folder:
             storage, left = arguments.storage.format(folder=folder), arguments.kills - counts["kills"]
-            found = disturb(storage, Path(folder), left, arguments.seed + rounds)
-            examine(storage, Path(folder), found)
+            found = disturb(storage, Path(folder), arguments.trials, left, arguments.seed + rounds)
+            examine(storage, Path(folder), arguments.trials, found)
         counts, rounds = counts + found, rounds + 1
     print(f"{counts['kills']} times SIGKILL of one of {WORKERS} workers in {rounds} searches")
     print(f"{counts['trials']} trials, {counts['lost'] + counts['missing']} of them lost after they were finished")

@@ -118,7 +118,10 @@ class SharedStudy:
                 given_up = self.storage.set_trial_state_values(self._trial_id(trial.number), states.FAIL)
             except optuna.exceptions.UpdateFinishedTrialError:  # another process was first
                 continue
-            if given_up:
+            told = self.storage.get_trial(self._trial_id(trial.number))
+            if told.value is not None:  # it was told at this very moment, which SQLite does not prevent
+                self.study.add_trial(translation.completed(told))
+            elif given_up:
                 self.study.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
 
     def _is_stale(self, trial: Any) -> bool:

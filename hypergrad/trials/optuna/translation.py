@@ -93,6 +93,12 @@ def frozen(space: Space, params: Params, result: Result | None, **attributes: An
     return trials.create_trial(params=params, distributions=distributions, **outcome, **attributes)
 
 
+def completed(trial: Any) -> Any:
+    """Returns a complete trial to add to a study, with the values of one that holds a value and another state."""
+    kept = {name: getattr(trial, name) for name in ("params", "distributions", "value", "user_attrs")}
+    return package().trial.create_trial(**kept, intermediate_values=trial.intermediate_values)
+
+
 def tell(study: Any, trial: Any, result: Result) -> None:
     """Tells the result of a trial of the study, with what it reported; one that was told before stays as it is.
 

@@ -199,6 +199,27 @@ def test_a_trial_that_is_given_up_while_it_is_told_is_added(tmp_path, monkeypatc
     assert [trials[1].value, trials[2].value] == [one.result.value for one in state.history]
 
 
+def test_a_trial_that_is_told_while_it_is_given_up_is_kept(tmp_path, monkeypatch):
+    """SQLite lets two processes change the state of one trial, of which each has seen that it runs."""
+    address = f"sqlite:///{tmp_path}/study.db"
+    slow, other = (hg.trials.Optuna(tpe, storage=address, heartbeat=30.0) for _ in range(2))
+    state, trial = slow.ask(slow.init(SPACE, KEY))
+    monkeypatch.setattr(other._shared(), "_is_stale", lambda trial: True)
+
+    def give_up(trial_id, state_wanted, values=None):
+        slow.tell(state, trial, hg.trials.Result(0.5, size=3.0))
+        with sqlite3.connect(tmp_path / "study.db") as base:
+            base.execute("UPDATE trials SET state = 'FAIL' WHERE trial_id = ?", [trial_id])
+        base.close()
+        return True
+
+    monkeypatch.setattr(other.kept.shared.storage, "set_trial_state_values", give_up)
+    other.ask(other.init(SPACE, jax.random.key(7)))
+    trials = other.kept.shared.study.trials
+    assert [one.state.name for one in trials] == ["FAIL", "COMPLETE", "RUNNING"]
+    assert trials[1].params == trial.params and trials[1].value == 0.5 and trials[1].user_attrs["size"] == 3.0
+
+
 WORKER = """
 import sys, time, jax, optuna
 import hypergrad as hg
