@@ -98,6 +98,11 @@ def disturb(storage, folder, trials, kills, seed):
     return counts
 
 
+def named(params):
+    """The values as a text; not all storages keep their order."""
+    return str(sorted(params.items()))
+
+
 def examine(storage, folder, num_trials, counts):
     """Adds what is wrong in the study and the journals to the counts."""
     searcher = searcher_of(storage, folder)
@@ -109,8 +114,8 @@ def examine(storage, folder, num_trials, counts):
         state = work(storage, folder, number, num_trials)  # from the journal alone
         counts["trials"] += len(state.history)
         counts["wrong"] += sum(one.result.value != value(one.trial.params) for one in state.history)
-        told.update(str(one.trial.params) for one in state.history)
-    known = collections.Counter(str(trial.params) for trial in trials if trial.state.name == "COMPLETE")
+        told.update(named(one.trial.params) for one in state.history)
+    known = collections.Counter(named(trial.params) for trial in trials if trial.state.name == "COMPLETE")
     counts["missing"], counts["twice"] = (told - known).total(), (known - told).total()
 
 

@@ -73,17 +73,18 @@ class SharedStudy:
             result = Result.failure("added with other values")
         if not is_done:
             try:
-                self._finish(number, result)
-            except translation.package().exceptions.UpdateFinishedTrialError:  # given up at this moment
-                if not result.failed:
-                    self._add(state, one)
+                is_told = self._finish(number, result)
+            except translation.package().exceptions.UpdateFinishedTrialError:
+                is_told = False
+            if not (is_told or result.failed):  # given up at this moment
+                self._add(state, one)
         return None
 
-    def _finish(self, number: int, result: Result) -> None:
+    def _finish(self, number: int, result: Result) -> bool:
         for name, value in translation.attributes(result).items():
             self.storage.set_trial_user_attr(self._trial_id(number), name, value)
         trials = translation.package().trial
-        translation.tell(self.study, trials.Trial(self.study, self._trial_id(number)), result)
+        return translation.tell(self.study, trials.Trial(self.study, self._trial_id(number)), result)
 
     def best(self) -> FinishedTrial | None:
         """Returns the best trial of all processes; its result holds the value and the user attributes as metrics."""

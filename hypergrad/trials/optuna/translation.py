@@ -99,8 +99,10 @@ def completed(trial: Any) -> Any:
     return package().trial.create_trial(**kept, intermediate_values=trial.intermediate_values)
 
 
-def tell(study: Any, trial: Any, result: Result) -> None:
+def tell(study: Any, trial: Any, result: Result) -> bool:
     """Tells the result of a trial of the study, with what it reported; one that was told before stays as it is.
+
+    Returns `False` for one that another process gave up before.
 
     A grid that has no more points asks the study to stop, which only Optuna's own loop can. It is left to begin again.
     """
@@ -109,10 +111,12 @@ def tell(study: Any, trial: Any, result: Result) -> None:
         trial.report(value, int(step))
     state = states.FAIL if result.failed else states.PRUNED if result.pruned else None
     try:
-        study.tell(trial, result.value if state is None else None, state=state, skip_if_finished=True)
+        told = study.tell(trial, result.value if state is None else None, state=state, skip_if_finished=True)
     except RuntimeError as error:
         if "Study.stop" not in str(error):
             raise
+        return True
+    return bool(told.state == (state or states.COMPLETE))
 
 
 def attributes(result: Result) -> dict[str, Any]:
