@@ -14,6 +14,7 @@ import numpy as np
 from .report import Row, grouped
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+ACROSS = 4  # panels in a row
 
 
 @contextmanager
@@ -49,11 +50,17 @@ def suboptimality_panels(
     path: Path, panels: Sequence[Sequence[Row]], by: str, cost: str, label: str, colours: Mapping[str, str]
 ) -> None:
     """Draws the value `above` the minimum against a cost, one panel for each group of runs, named by `by`."""
-    with figure(path, 1, len(panels), (4.4 * len(panels) + 1.5, 4.2), squeeze=False) as axes:
-        for ax, lines in zip(axes[0], panels, strict=True):
+    columns = min(len(panels), ACROSS)
+    rows = -(-len(panels) // columns)
+    with figure(path, rows, columns, (4.4 * columns + 1.5, 4.2 * rows), squeeze=False) as axes:
+        for ax, lines in zip(axes.flat, panels, strict=False):
             step_curves(ax, lines, cost, "above", colours)
             ax.set(yscale="log", title=lines[0][by], xlabel=label)
-        axes[0, 0].set(ylabel="validation loss above its minimum")
+            ax.locator_params(axis="x", nbins=4)
+        for ax in axes.flat[len(panels) :]:
+            ax.set_axis_off()
+        for ax in axes[:, 0]:
+            ax.set(ylabel="validation loss above its minimum")
         axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 

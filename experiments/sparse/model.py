@@ -51,7 +51,10 @@ class Problem:
     """One sparse problem: its data, its solver, and training at a penalty.
 
     `scale` is the norm of the gradient at zero weights, and `largest` the penalty above which all weights are zero.
+    `decades` is the range of penalties that is searched below it.
     """
+
+    decades = 2
 
     def __init__(self, loss: hg.problem.Loss, prox: Callable[..., Array], train: Rows, valid: Rows):
         self.bilevel = self._bilevel(loss, train, valid)
@@ -68,6 +71,12 @@ class Problem:
 
     def _zeros(self, train: Rows) -> Array:
         return jnp.zeros(train.x.shape[1])
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The range of log-penalties, for every method."""
+        high = float(np.log(self.largest))
+        return high - self.decades * float(np.log(10)), high
 
     def start(self, h: np.ndarray) -> hg.InnerState:
         """Returns the state at zero weights."""

@@ -60,16 +60,17 @@ class Config(WithData):
     """Find the penalties of sparse models on held-out rows: hypergradients against grid and random search.
 
     Models are trained by accelerated proximal gradient descent. HOAG differentiates through its fixed point and moves
-    by the adaptive step, from three starts, 1/3, 1 and 5/3 decades below the penalty that makes all weights zero,
-    because the validation loss has several minima. The grid holds equally spaced log-penalties over two decades, each
-    trained on from the last. Random search may spend as many gradients as the grid, HOAG a fifth of them. What counts
-    is the validation loss of the exact solution at the best penalty so far. scikit-learn's LassoCV solves the same grid
-    on the same split by coordinate descent, for comparison in seconds.
+    by the adaptive step, from three starts, at 1/6, 1/2 and 5/6 of the range of log-penalties, because the validation
+    loss has several minima. The range is two decades below the penalty that makes all weights zero. The grid holds
+    equally spaced log-penalties, each trained on from the last. Random search may spend as many gradients as the grid,
+    HOAG a fifth of them. What counts is the validation loss of the exact solution at the best penalty so far.
+    scikit-learn's LassoCV solves the same grid on the same split by coordinate descent, for comparison in seconds.
 
     Then every feature gets a penalty of its own, from the best single one on.
 
     The support vector machine is trained in its dual by block coordinate descent; its penalty is 1/C, and the largest
-    one that above which all rows are support vectors. a9a and ijcnn1 are left out where the folder does not hold them.
+    one that above which all α are C; the range below it is four decades. a9a and ijcnn1 are left out where the folder
+    does not hold them.
 
     After Bertrand et al. (2022), whose results are figures.
     """
@@ -93,7 +94,7 @@ def one_task(config: Config, name: TaskName, seed: int, advance: Advance) -> dic
     reached = solved(problem, data, best_of(paths["grid"])["h"])[1] * (1 + NEAR)
     runs = [summary_of(problem, data, method, path, reached) for method, path in paths.items()]
     if name.startswith("lasso"):
-        runs.append(by_scikit_learn(problem, data, search.lattice(problem.largest, 1, config.points)))
+        runs.append(by_scikit_learn(problem, data, search.lattice(problem.limits, 1, config.points)))
     if task.per_feature:
         chosen = best_of(paths["hypergradient"])["h"]
         start = np.full(problem.zeros.shape, chosen)
@@ -129,12 +130,12 @@ def present(config: Config) -> tuple[TaskName, ...]:
 
 def search_all(config: Config, task: Task, problem: model.Problem, data: Splits, seed: int) -> dict[str, list[Row]]:
     """Returns the path of every method, with the exact validation loss and the lowest so far at every point."""
-    largest, number = problem.largest, task.num_penalties
-    points = search.lattice(largest, number, config.points)
+    limits, number = problem.limits, task.num_penalties
+    points = search.lattice(limits, number, config.points)
     search.tried(problem, iter(points[:1]), None)  # compiles
     paths = {"grid": search.tried(problem, iter(points), None)}
     budget = paths["grid"][-1]["gradients"]
-    paths["random"] = search.tried(problem, search.draws(largest, number, seed), budget)
+    paths["random"] = search.tried(problem, search.draws(limits, number, seed), budget)
     paths["hypergradient"] = search.descended(problem, points[0], round(config.share * budget))
     for method, path in paths.items():
         judge(problem, data, path, anew=method == "hypergradient")

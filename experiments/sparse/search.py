@@ -16,29 +16,23 @@ from .model import Problem
 
 MethodName = Literal["hypergradient", "grid", "random"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
-DECADES = 2  # below the largest penalty
-STARTS = (1 / 3, 1, 5 / 3)  # decades below it at which descents start
+STARTS = (1 / 6, 1 / 2, 5 / 6)  # of the range, from the largest penalty down, at which descents start
 
 
-def box(largest: float) -> tuple[float, float]:
-    """Returns the range of log-penalties, for every method."""
-    return float(np.log(largest) - DECADES * np.log(10)), float(np.log(largest))
-
-
-def lattice(largest: float, num_penalties: int, points: int) -> np.ndarray:
+def lattice(limits: tuple[float, float], num_penalties: int, points: int) -> np.ndarray:
     """Returns `points` log-penalties equally spaced from the largest down, of two penalties √points each."""
-    low, high = box(largest)
+    low, high = limits
     if num_penalties == 1:
         return np.linspace(high, low, points)
     side = np.linspace(high, low, round(np.sqrt(points)))
     return np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
 
 
-def draws(largest: float, num_penalties: int, seed: int) -> Iterator[np.ndarray]:
+def draws(limits: tuple[float, float], num_penalties: int, seed: int) -> Iterator[np.ndarray]:
     """Yields log-penalties uniform in the box."""
     draw = np.random.default_rng(seed)
     while True:
-        yield draw.uniform(*box(largest), size=() if num_penalties == 1 else num_penalties)
+        yield draw.uniform(*limits, size=() if num_penalties == 1 else num_penalties)
 
 
 def tried(problem: Problem, proposals: Iterator[np.ndarray], gradients: int | None) -> list[Row]:
@@ -64,8 +58,9 @@ def descended(problem: Problem, like: np.ndarray, gradients: int) -> list[Row]:
     """Returns the paths of HOAG with its adaptive step from all starts, one after another, with equal budgets."""
     estimator = hg.HOAG(problem.inner, hg.CG(100, tol=0.0))
     path: list[Row] = []
-    for decades in STARTS:
-        start = np.full_like(like, np.log(problem.largest) - decades * np.log(10))
+    low, high = problem.limits
+    for share in STARTS:
+        start = np.full_like(like, high - share * (high - low))
         now = _followed(problem, estimator, hg.adaptive_step(), (start, gradients // len(STARTS)))
         spent = {unit: path[-1][unit] if path else 0 for unit in ("gradients", "seconds")}
         path += [line | {unit: line[unit] + spent[unit] for unit in spent} for line in now]
@@ -84,7 +79,7 @@ def _followed(
     optimiser: optax.GradientTransformation,
     begin: tuple[np.ndarray, int],
 ) -> list[Row]:
-    clip = lambda h: jnp.clip(h, *box(problem.largest))
+    clip = lambda h: jnp.clip(h, *problem.limits)
     search = hg.GradientSearch(estimator, optimiser, projection=clip)
     start, gradients = begin
 

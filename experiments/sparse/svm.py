@@ -52,6 +52,8 @@ class Machine(Problem):
     `largest` is the penalty 1/C above which no row lies outside the margin, so that all α are C.
     """
 
+    decades = 4
+
     def __init__(self, train: Rows, valid: Rows):
         self.train_rows = train
         super().__init__(Dual(), box, train, valid)

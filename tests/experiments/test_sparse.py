@@ -57,9 +57,9 @@ def test_generated_features_are_correlated_with_their_neighbours():
 
 
 def test_a_lattice_of_two_penalties_covers_the_box():
-    points = search.lattice(1.0, 2, 9)
+    points = search.lattice((-4.0, 1.0), 2, 9)
     assert points.shape == (9, 2)
-    np.testing.assert_allclose(sorted(set(points[:, 0])), np.linspace(*search.box(1.0), 3))
+    np.testing.assert_allclose(sorted(set(points[:, 0])), [-4.0, -1.5, 1.0])
 
 
 def test_hypergradients_come_as_low_as_the_grid(tmp_path, capsys):
