@@ -1,5 +1,6 @@
 """The course of a run, one compiled call for each chunk of steps."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from .data.stream import Stream
 from .ground.program import Program
 from .ground.total import WORD, Total
 from .history import History, join
+from .pace import Pace
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
 
@@ -43,70 +45,123 @@ class Plan(eqx.Module):
 
 
 class Course:
-    """The state that a run has come to, and the columns of its history, in `chunks` once they are gathered."""
+    """The state that a run has come to, and the columns of its history, in `chunks` once they are gathered.
 
-    def __init__(self, plan: Plan, state: SearchState, stream: Stream | None = None):
-        self.plan, self.stream, self.chunks = plan, stream, list[Columns]()
+    Calls of the compiled program are sent ahead, as many as `pace` says, before the records of the first are read.
+    """
+
+    def __init__(self, plan: Plan, state: SearchState, pace: Pace, stream: Stream | None = None):
+        self.plan, self.stream, self.pace, self.chunks = plan, stream, pace, list[Columns]()
         self.num_rows = as_sampler(plan.problem.train).num_rows  # in an epoch
-        self.program, self._tables, self._durations = Program(_advance, plan, state), list[Tables](), list[float]()
+        state = _as_arrays(state)
+        self.program = Program(_advance, plan, state, packed=not pace.watched)
+        self._blocks, self._durations = list[Tables](), list[np.ndarray]()
+        self.is_lost = False  # True once a call has failed to which the state was donated
         self._take(state)
 
     def _take(self, state: SearchState) -> None:
-        self._leaves = jax.tree.leaves(state)
         self._state: SearchState | None = state
+        self._tables, self._lent = self.program.pack(state), True
+        self._sent = list[Any]()  # results of calls whose records are still on the device
+        self._begun = time.monotonic()  # the first of these calls
         self._spent = [int(getattr(state.spent, name)) for name in COUNTS]
         self.num_steps = int(state.num_steps)
 
     @property
     def state(self) -> SearchState:
         """The state, put together when it is asked for."""
+        self._read()
         if self._state is None:
-            self._state = jax.tree.unflatten(self.program.state_structure, self._leaves)
+            self._state, self._lent = self.program.unpack(self._tables), True
         return self._state
 
-    def walk(self, budget: Budget, started: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Moves chunk by chunk until budget or stream is at its end; yields the statuses of each chunk.
+    def entry(self, choose: Callable[[SearchState], Any]) -> np.ndarray:
+        """Returns one number of the state, such as `lambda state: state.best.value`, without the rest."""
+        return self.program.entry(self._tables, choose)
 
-        The second array says which values are finite.
+    def walk(self, budget: Budget, started: float, most: Callable[[int], int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Moves until budget or stream is at its end; yields the statuses of all steps since the last look.
+
+        The second array says which values are finite. From step n on at most `most(n)` steps are taken at a time.
         """
         # An array, so that one compilation serves every amount.
         limit = Total.of(budget.limit(self.num_rows))
-        is_over = self._end(budget, started)
+        is_over, left = self._end(budget, started)
         while not is_over():
-            begun = time.monotonic()
-            if not (room := self._fed()):
-                return
-            leaves, tables = self.program(self._leaves, limit, self.num_steps + room)
-            spent, status, finite = self.program.layout.last(tables, 3)
-            number = len(status)
-            now = _totals(spent[-1:])[0].tolist() if number else self._spent
-            taken = (time.monotonic() - begun) / max(number, 1)
-            if self.stream is not None:
-                self.stream.used(number)
-            # no interrupt comes between these: state and records belong together
-            self._leaves, self._state, self._spent = leaves, None, now
-            self.num_steps += number
-            self._tables.append(tables)
-            self._durations += [taken] * number
-            yield status, finite
+            self._begun = time.monotonic()
+            for take in self.pace.takes(min(most(self.num_steps), left())):
+                if not (room := self._fed(take)):
+                    return
+                self._send(limit, room)
+            status, finite = self._read()
+            self.pace.adapt(len(status), time.monotonic() - self._begun)
+            if len(status):
+                yield status, finite
+
+    def _send(self, limit: Total, take: int) -> None:
+        """Calls the program, and does not wait for it."""
+        tables = self._sent[-1][0] if self._sent else self._tables
+        if self.program.donates and self._lent:
+            self._tables = tables = self.program.own(tables)
+        self._state, self._lent = None, False
+        try:
+            self.program(tables, limit, take, self._sent)
+        except Exception:
+            self.is_lost = self.program.donates
+            raise
+
+    def _read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Waits for what was sent; returns the statuses of its steps, and which values are finite.
+
+        **Raises** what a call raised. State and records are then those before it.
+        """
+        if not self._sent:
+            return np.zeros(0, np.int32), np.zeros(0, bool)
+        parts, tables, error = [], self._tables, None
+        for after, records, number in self._sent:
+            try:
+                parts.append([np.asarray(table)[: int(number)] for table in records])
+            except Exception as raised:
+                error, self.is_lost = raised, self.program.donates
+                break
+            tables = after
+        if error is not None and not parts:
+            self._sent = []
+            raise error
+        block = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+        spent, status, finite = self.program.layout.last(block, 3)
+        number = len(status)
+        taken = np.full(number, (time.monotonic() - self._begun) / max(number, 1))
+        now = _totals(spent[-1:])[0].tolist() if number else self._spent
+        if self.stream is not None:
+            self.stream.used(number)
+        # no interrupt comes between these: state and records belong together
+        self._tables, self._sent, self._spent = tables, [], now
+        self.num_steps += number
+        self._blocks += [block]
+        self._durations += [taken]
+        if error is not None:
+            raise error
+        return status, finite
 
     def gather(self) -> None:
-        """Puts the records of the last chunks into `chunks`."""
-        if not self._tables:
+        """Puts the records since the last time into `chunks`."""
+        self._read()
+        if not self._blocks:
             return
-        whole = [np.concatenate(tables) for tables in zip(*self._tables, strict=True)]
+        whole = [np.concatenate(tables) for tables in zip(*self._blocks, strict=True)]
         records, spent, _, _ = self.program.layout.unpack(whole)
         iterations, gradients, rows = _totals(spent).T.copy()
         epochs = rows / (self.num_rows if self.stream is None else np.nan)
-        columns = records, iterations, gradients, epochs, np.array(self._durations)
-        self._tables, self._durations = [], []
+        columns = records, iterations, gradients, epochs, np.concatenate(self._durations)
+        self._blocks, self._durations = [], []
         self.chunks.append(columns)
 
-    def _fed(self) -> int:
+    def _fed(self, take: int) -> int:
         """Takes the training data of the next steps, and returns the number of steps that they last."""
         if self.stream is None:
-            return self.plan.chunk
-        stretch, room = self.stream.next(self.state.num_steps)
+            return take
+        stretch, room = self.stream.next(jnp.int32(self.num_steps))
         if not room:
             read, spent = self.stream.position.batches, self._spent[0]
             text = f"the stream ended after {read} batches, before the budget was spent (iterations: {spent})"
@@ -126,7 +181,7 @@ class Course:
 
     def resume(self, state: SearchState, notes: dict[str, Any]) -> None:
         """Goes on from a checkpoint, with its state and its notes."""
-        self._take(state)
+        self._take(_as_arrays(state))
         if self.stream is not None and "stream" in notes:
             self.stream.restore(notes["stream"])
 
@@ -141,19 +196,26 @@ class Course:
 
     def is_over(self, budget: Budget, started: float) -> bool:
         """Returns whether the budget is spent, or patience exhausted."""
-        return self._end(budget, started)()
+        return self._end(budget, started)[0]()
 
-    def _end(self, budget: Budget, started: float) -> Callable[[], bool]:
-        """Returns `is_over` as a function that takes little time."""
+    def _end(self, budget: Budget, started: float) -> tuple[Callable[[], bool], Callable[[], int]]:
+        """Returns `is_over` as a function that takes little time, and the steps left if all are as the last were."""
         limit, amount = budget.limit(self.num_rows), budget.amount
         index = None if budget.count is None else COUNTS.index(budget.count)
-        patient = self.plan.patience is not None
+        patience = None if self.plan.patience is None else int(self.plan.patience)
+        first, spent_first = self.num_steps, list(self._spent)
 
         def is_over() -> bool:
             spent = time.monotonic() - started >= amount if index is None else self._spent[index] >= limit
-            return spent or (patient and not self.plan.has_patience(self.state))
+            return spent or (patience is not None and int(self.entry(lambda state: state.stale)) >= patience)
 
-        return is_over
+        def left() -> int:
+            if index is None or self.num_steps == first:
+                return self.pace.most
+            per_step = max((self._spent[index] - spent_first[index]) / (self.num_steps - first), 1e-9)
+            return max(1, math.ceil(min((limit - self._spent[index]) / per_step, self.pace.most)))
+
+        return is_over, left
 
     @property
     def nothing(self) -> Columns:
@@ -169,17 +231,21 @@ class Course:
         return join([History(*columns) for columns in self.chunks or [self.nothing]])
 
 
-def _advance(plan: Plan, state: SearchState, limit: Total, until: Array) -> Any:
-    """Does the steps up to number `until`, at most `plan.chunk`, while something of the budget is left.
+def _as_arrays(state: SearchState) -> SearchState:
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf), state)
+
+
+def _advance(plan: Plan, state: SearchState, limit: Total, take: Array) -> Any:
+    """Does at most `take` steps, of which there is room for `plan.chunk`, while something of the budget is left.
 
     Returns the state, with room for a chunk what was kept of each step, what was spent after it, its status and whether
     its value is finite, and the number of steps done.
     """
 
     def unfinished(carry: Any) -> Array:
-        state, *_ = carry
+        state, _, index = carry
         left = True if plan.count is None else getattr(state.spent, plan.count) < limit
-        return left & (state.num_steps < until) & plan.has_patience(state)
+        return left & (index < take) & plan.has_patience(state)
 
     def body(carry: Any) -> Any:
         state, rooms, index = carry

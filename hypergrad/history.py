@@ -37,9 +37,9 @@ class History:
       included.
     - `epochs`: float64, of shape (steps,): the share of the training rows that the search had read by then, as often
       as they were read; see `Counts.rows`.
-    - `durations`: float64, of shape (steps,): seconds that each step took. The time of a compiled call is shared
-      equally by its steps, and the first includes compilation. It is no leaf of the pytree, because no repetition
-      gives the same: a history made by `jax.tree.map` has `None` here.
+    - `durations`: float64, of shape (steps,): seconds that each step took. The time of calls that were sent together
+      is shared equally by their steps, and the first includes compilation. It is no leaf of the pytree, because no
+      repetition gives the same: a history made by `jax.tree.map` has `None` here.
 
     `value`, `hparams`, `stats` are those of `records`. An integer index gives the record of one step. A slice, a mask
     or an array of indices gives a history. `+` joins two histories.

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,7 +24,9 @@ from .ground.identity import Identity, devices, digest, program_digest, refuse_d
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History
+from .pace import Pace
 from .problem import PROBLEM, BilevelProblem
+from .progress import progress_bar, show
 from .search.base import STATE, AbstractSearch, Record, SearchState
 from .search.holdout import with_holdout
 
@@ -41,7 +44,7 @@ def everything(record: Record) -> Record:
     PROBLEM,
     STATE,
     random_key("key"),
-    integer("chunk", least=1),
+    integer("chunk", least=1, optional=True),
     function("callback", "(state, history) -> true to stop", optional=True),
     boolean("progress"),
     path("checkpoint", optional=True),
@@ -58,7 +61,7 @@ def run(
     *,
     key: Array,
     budget: Budget | int,
-    chunk: int = 1,
+    chunk: int | None = None,
     callback: Callable[[SearchState, History], Any] | None = None,
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -80,7 +83,8 @@ def run(
     - `state`: from `search.init`, or from an earlier run to continue it. `budget` bounds `state.spent` as a whole (for
       `seconds`: this call).
     - `budget`: a `Budget`; an integer means iterations.
-    - `chunk`: steps per compiled call. More is faster for short steps and reports less often.
+    - `chunk`: steps per compiled call. `None` means 1 with a callback or a stream, else as many as take some hundredths
+      of a second, whose records have 16 MB.
     - `callback(state, history)`: called after every chunk with the history of its steps; a true result stops the run.
     - `progress`: show a bar (needs tqdm).
     - `checkpoint`: a file. If it exists the run goes on from there, and a checkpoint of another run is refused, saying
@@ -114,8 +118,8 @@ def run(
     **Failures.** The first step of a call whose value, hypergradient or update is not finite is reported by a
     `RuntimeWarning` with its likely cause. The statuses in the history tell all of them.
 
-    **Interrupts.** Ctrl-C takes effect after the chunk under way and the save that follows. The `KeyboardInterrupt`
-    then has the result so far in its attributes `state` and `history`:
+    **Interrupts.** Ctrl-C takes effect after the steps under way, a tenth of a second or one chunk, and the save that
+    follows. The `KeyboardInterrupt` then has the result so far in its attributes `state` and `history`:
 
         try:
             state, history = hg.run(search, problem, state, key=key, budget=5000)
@@ -139,10 +143,11 @@ def run(
     """
     budget = as_budget(budget)
     example, state = _with_holdout(problem, state, holdout, patience)
-    problem, feed = _with_stream(search, example, state, stream, chunk, budget)
-    state = _checked_state(search, problem, state, key, keep, chunk)
-    plan = Plan(search, problem, key, keep, chunk, budget.count, stream is not None, _as_array(patience))
-    course, started, saver = Course(plan, state, stream=feed), time.monotonic(), None
+    problem, feed = _with_stream(search, example, state, stream, chunk or 1, budget)
+    watched = callback is not None or stream is not None or throw
+    state, pace = _checked_state(search, problem, state, key, keep, chunk, watched)
+    plan = Plan(search, problem, key, keep, pace.room, budget.count, stream is not None, _as_array(patience))
+    course, started, saver = Course(plan, state, pace, stream=feed), time.monotonic(), None
     if checkpoint is not None:
         identity = _identity(search, problem, state, key, keep)
         saver = Autosave(checkpoint, identity, course.chunks, course.nothing, every, every_steps, course.notes)
@@ -150,13 +155,13 @@ def run(
     failures, left = Failures(search, example, key), not course.is_over(budget, started)
     try:
         with (
-            _bar(progress, budget) as bar,
+            progress_bar(progress, budget) as bar,
             HeldSignals(saver is not None, STOPS) as signals,
             _saving(saver, course, left),
         ):
-            for taken in course.walk(budget, started):
+            for taken in course.walk(budget, started, _until_saved(saver)):
                 failures.look(course, *taken)
-                _show(bar, course, failures.failed, budget, started)
+                show(bar, course, failures.failed, budget, started)
                 if throw and failures.failed:
                     break
                 if (callback is not None and callback(course.state, course.latest)) or signals.received:
@@ -212,9 +217,15 @@ def _with_stream(
 
 
 def _checked_state(
-    search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, keep: Keep, chunk: int
-) -> SearchState:
-    """Returns the state with its work in totals.
+    search: AbstractSearch,
+    problem: BilevelProblem,
+    state: SearchState,
+    key: Array,
+    keep: Keep,
+    chunk: int | None,
+    watched: bool,
+) -> tuple[SearchState, Pace]:
+    """Returns the state with its work in totals, and the pace of the run.
 
     **Raises**, naming the argument, unless a step takes `state`, returns one like it, and `chunk` records have room.
     """
@@ -228,8 +239,8 @@ def _checked_state(
     except Exception as error:
         raise ValueError(f"keep fails on the record of a step: {error}") from error
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
-    refuse_too_large(size * chunk, "chunk", f"the records of {chunk} steps")
-    return eqx.tree_at(lambda s: s.spent, state, state.spent.totals)
+    refuse_too_large(size * (chunk or 1), "chunk", f"the records of {chunk} steps")
+    return eqx.tree_at(lambda s: s.spent, state, state.spent.totals), Pace(chunk, watched, size)
 
 
 @contextlib.contextmanager
@@ -239,7 +250,7 @@ def _saving(saver: Autosave | None, course: Course, left: bool) -> Iterator[None
         stack.callback(course.close)
         if saver is not None and left:
             saver.begin(course.state, course.num_steps)
-            stack.callback(lambda: saver.end(course.state))
+            stack.callback(lambda: saver.end(None if course.is_lost else course.state))
             stack.callback(course.gather)
         yield
 
@@ -248,6 +259,11 @@ def _save_if_due(saver: Autosave | None, course: Course) -> None:
     if saver is not None and saver.is_due(course.num_steps):
         course.gather()
         saver.save(course.state, course.num_steps)
+
+
+def _until_saved(saver: Autosave | None) -> Callable[[int], int]:
+    """Returns the function from the number of steps done to those until the next save."""
+    return (lambda num_steps: sys.maxsize) if saver is None else saver.steps_left
 
 
 def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:
@@ -274,22 +290,3 @@ def _identity(search: AbstractSearch, problem: BilevelProblem, state: SearchStat
         "key": digest(key),
         "start": digest(state),
     }
-
-
-def _show(bar: Any, course: Course, failed: int, budget: Budget, started: float) -> None:
-    """Moves the progress bar, if there is one."""
-    if bar is not None:
-        best, failures = float(course.state.best.value), {"failed": failed} if failed else {}
-        bar.set_postfix(best=f"{best:.5g}", steps=course.num_steps, **failures, refresh=False)
-        bar.update(min(course.used(budget, started), bar.total) - bar.n)
-
-
-def _bar(progress: bool, budget: Budget) -> Any:
-    if not progress:
-        return contextlib.nullcontext()
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError("progress=True needs tqdm: pip install 'hypergrad-jax[progress]'") from error
-    form = "{l_bar}{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}{postfix}]"
-    return tqdm(total=budget.amount, unit=f" {budget.unit}", bar_format=form)

@@ -1,6 +1,7 @@
 """Saving a run while it goes on."""
 
 import os
+import sys
 import threading
 import time
 import warnings
@@ -89,11 +90,15 @@ class Autosave:
         self._saved_at, self._saved_step = time.monotonic(), num_steps
         self._start(state)
 
-    def end(self, state: PyTree) -> None:
-        """Saves what is not saved yet, and lets other processes in."""
+    def steps_left(self, num_steps: int) -> int:
+        """Returns the number of steps until a save is due, at least 1."""
+        return sys.maxsize if self.steps is None else max(self.steps - (num_steps - self._saved_step), 1)
+
+    def end(self, state: PyTree | None) -> None:
+        """Saves what is not saved yet, unless the state is lost, and lets other processes in."""
         try:
             self._join()
-            if self._num_appended < len(self.chunks) or self._error:
+            if state is not None and (self._num_appended < len(self.chunks) or self._error):
                 self._start(state)
                 self._join()
         finally:

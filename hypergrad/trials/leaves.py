@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -144,16 +145,17 @@ class Int(Leaf):
             raise ValueError(f"must lie in [{self.low}, {self.high}], got {value}")
         return int(value)
 
+    @cached_property
     def _cells(self) -> Float:
         return Float(self.low - 0.5, self.high + 0.5, self.log)
 
     def encode(self, value: int) -> float:
         """Returns the position of a value in [0, 1]."""
-        return self._cells().encode(value)
+        return self._cells.encode(value)
 
     def decode(self, position: float) -> int:
         """Returns the value at a position in [0, 1]."""
-        return int(min(max(math.floor(self._cells().decode(position) + 0.5), self.low), self.high))
+        return int(min(max(math.floor(self._cells.decode(position) + 0.5), self.low), self.high))
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -22,7 +23,12 @@ from .space import Space
 from .trial import FinishedTrial, Result, SearcherState, Trial, revised
 
 OnFailure = Literal["record", "raise"]
-_fold_in = jax.jit(jax.random.fold_in)  # dispatched once instead of in parts
+BLOCK = 32  # keys made together
+
+
+@jax.jit
+def _block_of_keys(key: Array, first: Array) -> tuple[Array, ...]:
+    return tuple(jax.vmap(lambda number: jax.random.fold_in(key, first + number))(jnp.arange(BLOCK, dtype=jnp.uint32)))
 
 
 KNOWN = several("known", FinishedTrial, "a list of FinishedTrial")
@@ -172,6 +178,7 @@ class _Loop:
     pruner: Pruner | None
     on_failure: OnFailure
     file: Journal | None
+    keys: dict[int, tuple[Array, ...]] = field(default_factory=dict)  # of a block of trials
 
     def ask(self, state: SearcherState, number: int) -> SearcherState:
         """Asks for so many trials, unless some are pending."""
@@ -201,7 +208,7 @@ class _Loop:
         return state
 
     def _trained(self, state: SearcherState, trials: list[Trial]) -> list[Result]:
-        keys = [_fold_in(self.key, np.uint32(trial.origin or 0)) for trial in trials]
+        keys = [self._key(trial.origin or 0) for trial in trials]
         reports = [_Report(None if self.pruner is None else self.pruner.begin(state, trial)) for trial in trials]
         listened = [  # with values of its own: an objective may take them out of the dictionary
             revised(trial, params=dict(trial.params), report=report)
@@ -214,6 +221,14 @@ class _Loop:
         if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
             raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {results!r}")
         return [revised(one, reported=report.values) for one, report in zip(results, reports, strict=True)]
+
+    def _key(self, number: int) -> Array:
+        """Returns `fold_in(key, number)`; such keys are made together, because a call takes longer than they do."""
+        block, index = divmod(number, BLOCK)
+        if block not in self.keys:
+            self.keys.clear()
+            self.keys[block] = _block_of_keys(self.key, np.uint32(block * BLOCK))
+        return self.keys[block][index]
 
     def _raise(self, results: list[Result], *, first: bool) -> None:
         """Raises the exception of a trial where the policy says so; the trials stay pending in the journal."""

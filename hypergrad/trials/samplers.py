@@ -28,7 +28,7 @@ class Random(AbstractSearcher):
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes a random point of the unit cube."""
-        return state.space.decode(random.random(len(state.space.leaves)), fixed), {}
+        return state.space.decoded(random.random(len(state.space.leaves)), fixed), {}
 
     def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
         """Does nothing."""

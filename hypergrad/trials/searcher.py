@@ -55,9 +55,10 @@ class AbstractSearcher(eqx.Module):
 
         **Raises** `ValueError` for a name or value of `fixed` that does not fit the space.
         """
-        fixed = state.space.checked_some(fixed)
+        fixed = state.space.checked_some(fixed) if fixed else fixed
         random = np.random.default_rng([*state.seed, state.asked])
-        params, meta = self.propose(state, random, fixed)
+        # By the class, because a bound method of a module is a module, and made anew at every call.
+        params, meta = type(self).propose(self, state, random, fixed)
         trial = Trial(state.asked, state.space.checked(params), meta=meta)
         return state.after_ask(trial), trial
 
@@ -67,13 +68,15 @@ class AbstractSearcher(eqx.Module):
 
         **Raises** `ValueError` for values that do not fit the space, or a trial told twice or never asked for.
         """
-        if trial.number is not None and all(other.number != trial.number for other in state.pending):
+        asked = [other for other in state.pending if other.number == trial.number]
+        if trial.number is not None and not asked:
             raise ValueError(f"trial {trial.number} is not pending: told before, or of another search")
-        params = state.space.checked(trial.params)
+        known = asked and asked[0].params is trial.params  # and so was checked when it was asked for
+        params = trial.params if known else state.space.checked(trial.params)
         if result.tuned:
             params = state.space.checked(params | result.tuned)
-        trial = revised(trial, params=params)
-        self.publish(state, trial, result)
+        trial = trial if params is trial.params else revised(trial, params=params)
+        type(self).publish(self, state, trial, result)
         return state.after_tell(trial, result)
 
 

@@ -75,6 +75,9 @@ class Space:
     @checks.checked(PARAMS)
     def active(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """Returns the leaves that are active at these values. **Raises** `ValueError` for one without a value."""
+        return self._active(params)
+
+    def _active(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         known: Params = {}
         for name, leaf in self.leaves.items():
             if leaf.when is None or leaf.when.holds(known):
@@ -90,7 +93,7 @@ class Space:
         **Raises** `ValueError` naming the leaf that is unknown, missing, not active, of a wrong type or out of range.
         """
         given = self.checked_some(params)
-        active = self.active(given)
+        active = self._active(given)
         if extra := [name for name in given if name not in active]:
             raise ValueError(f"params has {extra[0]!r}, which is not active where {self.leaves[extra[0]].when}")
         return {name: given[name] for name in active}
@@ -136,10 +139,14 @@ class Space:
         """
         if len(point) != len(self.leaves):  # type: ignore[arg-type]
             raise ValueError(f"point must have {len(self.leaves)} numbers, one for each leaf, got {point}")
+        return self.decoded(np.asarray(point), fixed)
+
+    def decoded(self, point: np.ndarray, fixed: Mapping[str, Any]) -> Params:
+        """Returns what `decode` does, of a point that is known to fit."""
         params: Params = {}
-        for (name, leaf), position in zip(self.leaves.items(), point, strict=True):
+        for (name, leaf), position in zip(self.leaves.items(), point.tolist(), strict=True):
             if leaf.when is None or leaf.when.holds(params):
-                params[name] = fixed[name] if name in fixed else leaf.decode(float(position))
+                params[name] = fixed[name] if name in fixed else leaf.decode(position)
         return params
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -1,14 +1,15 @@
 """Trials, their results, and the state of a search: plain values that JSON can hold."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from ..ground.checks import boolean, check_fields, function, instance, integer, real, text
 from .plain import plain, with_infinities, without_infinities
 from .space import PARAMS, Params, Space
+from .told import Told
 
 
 def _ignored(step: int, value: float) -> bool:
@@ -109,7 +110,7 @@ class Result:
     exception: Exception | None = field(default=None, repr=False, compare=False)  # not saved
 
     def __post_init__(self) -> None:
-        given = vars(self).copy()
+        given = {name: value for name, value in vars(self).items() if not _is_default(name, value)}
         for name, value in given.items():
             if name != "exception":
                 try:
@@ -117,6 +118,8 @@ class Result:
                 except TypeError as error:
                     raise TypeError(f"{name} of a Result must be plain numbers or arrays of them: {error}") from None
         for name in ("value", "iterations", "gradients", "seconds", "size"):
+            if name not in given:
+                continue
             number = getattr(self, name)
             if isinstance(number, list) and len(number) == 1 and not isinstance(given[name], list | tuple):
                 number = number[0]
@@ -125,7 +128,7 @@ class Result:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise TypeError(f"{name} of a Result must be a number, got {number!r}")
             object.__setattr__(self, name, float(number) if name in ("value", "size") else number)
-        check_fields(self, *RESULT_FIELDS)
+        check_fields(self, *[rule for rule in RESULT_FIELDS if rule.name in given])
 
     @property
     def failed(self) -> bool:
@@ -147,6 +150,15 @@ class Result:
     def from_json(cls, found: Mapping[str, Any]) -> "Result":
         """Inverts `to_json`."""
         return cls(**with_infinities(dict(found)))
+
+
+DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Result) if one.default_factory is MISSING}
+EMPTY: dict[str, Any] = {one.name: one.default_factory for one in fields(Result) if one.default_factory is not MISSING}
+
+
+def _is_default(name: str, value: Any) -> bool:
+    """Returns whether a field of a result was not given, or is empty."""
+    return value is DEFAULTS[name] if name in DEFAULTS else type(value) is EMPTY[name] and not value
 
 
 Checked = TypeVar("Checked", "Trial", "Result", "SearcherState")
@@ -196,7 +208,7 @@ class SearcherState:
     seed: tuple[int, ...]
     asked: int = 0
     pending: tuple[Trial, ...] = ()
-    history: tuple[FinishedTrial, ...] = ()
+    history: Sequence[FinishedTrial] = field(default_factory=Told)
 
     @property
     def ranked(self) -> list[FinishedTrial]:
@@ -235,7 +247,7 @@ class SearcherState:
         """Returns the state once the result of `trial` is known."""
         pending = tuple(other for other in self.pending if trial.number is None or other.number != trial.number)
         new = FinishedTrial(trial, result)
-        after = revised(self, pending=pending, history=(*self.history, new))
+        after = revised(self, pending=pending, history=_told(self.history).grown(new))
         usable = not (result.failed or result.pruned)
         better = usable and (self.best is None or result.value < self.best.result.value)
         more = Spent() if trial.number is None else Spent(result.iterations, result.gradients, result.seconds)
@@ -262,6 +274,10 @@ class SearcherState:
         history = (FinishedTrial(Trial(**one["trial"]), Result.from_json(one["result"])) for one in found["history"])
         pending = tuple(Trial(**trial) for trial in found["pending"])
         return cls(Space.from_json(found["space"]), tuple(found["seed"]), found["asked"], pending, tuple(history))
+
+
+def _told(history: Sequence[FinishedTrial]) -> Told[FinishedTrial]:
+    return history if isinstance(history, Told) else Told(history)
 
 
 STATE = instance("state", SearcherState, "the state that init, ask or tell returned")

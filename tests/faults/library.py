@@ -245,7 +245,7 @@ FUNCTIONS = {
             "state": Only(lambda: state_of(SEARCH)),
             "key": Key(),
             "budget": Int(3, least=1),
-            "chunk": Int(1, least=1),
+            "chunk": Int(1, least=1, optional=True),
             "callback": Function(lambda *_: True, optional=True, own=True),
             "progress": Bool(),
             "checkpoint": Path(),

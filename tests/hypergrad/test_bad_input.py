@@ -238,7 +238,7 @@ def wrong_runs():
         ],
         "key": [None, 3, "key", jnp.zeros(2), jax.random.split(laws.KEY)],
         "budget": [None, "4", True, 0, -1, 2.5, float("nan"), float("inf"), [4], 10**30],
-        "chunk": [None, "4", True, 0, -1, 2.5, float("nan"), 10**30, 2**31 - 1],
+        "chunk": ["4", True, 0, -1, 2.5, float("nan"), 10**30, 2**31 - 1],
         "callback": [3, "print", [print]],
         "progress": [None, 1, "yes"],
         "checkpoint": [True, 3, np.int64(3), object(), ""],

@@ -1,10 +1,11 @@
-"""Chunks of steps called with flat lists: records come back as they were, and equal plans share one program."""
+"""Chunks of steps called with few arrays: all come back as they were, and equal plans share one program."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from hypergrad.ground.program import SMALL, Layout, Program
+from hypergrad.ground.program import LARGE, SMALL, Layout, Program
 
 
 def record(k):
@@ -12,19 +13,21 @@ def record(k):
     return {"flag": k > 1, "many": jnp.full(SMALL + 1, k), "none": jnp.zeros((0, 2)), "pair": (k, 0.5 * k)}
 
 
-def advance(plan, state, limit, until):
-    """Takes steps of size `plan[0]` until the state is at `until`, with room for four."""
+def advance(plan, state, limit, take):
+    """Takes at most `take` steps of size `plan[0]` until the state is at `limit`, with room for four."""
 
     def body(carry):
         state, rooms, index = carry
         return (
-            state + plan[0],
-            jax.tree.map(lambda room, leaf: room.at[index].set(leaf), rooms, record(state)),
+            state | {"a": state["a"] + plan[0]},
+            jax.tree.map(lambda room, leaf: room.at[index].set(leaf), rooms, record(state["a"])),
             index + 1,
         )
 
-    rooms = jax.tree.map(lambda leaf: jnp.zeros((4, *jnp.shape(leaf)), jnp.result_type(leaf)), record(state))
-    return jax.lax.while_loop(lambda carry: carry[0] < jnp.minimum(limit, until), body, (state, rooms, jnp.int32(0)))
+    rooms = jax.tree.map(lambda leaf: jnp.zeros((4, *jnp.shape(leaf)), jnp.result_type(leaf)), record(state["a"]))
+    return jax.lax.while_loop(
+        lambda carry: (carry[0]["a"] < limit) & (carry[2] < take), body, (state, rooms, jnp.int32(0))
+    )
 
 
 def test_records_survive_their_packing():
@@ -36,14 +39,31 @@ def test_records_survive_their_packing():
     np.testing.assert_array_equal(layout.last(tables, 1)[0], records["pair"][1])
 
 
-def test_a_program_returns_the_steps_done_and_pins_no_room():
-    program = Program(advance, (jnp.float64(1.0), "static"), jnp.float64(0.0))
-    (state,), tables = program([jnp.float64(0.0)], jnp.float64(3.0), 100)
-    assert state == 3 and all(len(table) == 3 and table.base is None for table in tables)
-    np.testing.assert_array_equal(program.layout.unpack(tables)["pair"][0], np.arange(3.0))
+def start():
+    """A state with arrays of several types and sizes."""
+    many = jnp.arange(LARGE // 8 + 1.0)
+    return {"a": jnp.float64(0.0), "b": jnp.arange(6).reshape(2, 3), "key": jax.random.key(3), "many": many}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_program_returns_state_records_and_the_steps_done(packed):
+    """A state that was lent is not written over; one that was not is, if it is large."""
+    state = start()
+    program, sent = Program(advance, (jnp.float64(1.0), "static"), state, packed), []
+    assert program.donates is packed
+    tables = program.own(program.pack(state)) if packed else program.pack(state)
+    program(tables, jnp.float64(3.0), 2, sent)
+    program(sent[0][0], jnp.float64(3.0), 100, sent)
+    assert [int(number) for _, _, number in sent] == [2, 1]
+    assert packed == any(table.is_deleted() for table in sent[0][0])
+    assert program.entry(sent[1][0], lambda state: state["a"]) == 3
+    after = program.unpack(sent[1][0])
+    assert after["a"] == 3 and jax.random.key_data(after["key"]).tolist() == [0, 3]
+    jax.tree.map(np.testing.assert_array_equal, (after["b"], after["many"]), (start()["b"], state["many"]))
+    np.testing.assert_array_equal(program.layout.unpack(sent[0][1])["pair"][0][:2], np.arange(2.0))
 
 
 def test_equal_plans_share_their_program_and_others_do_not():
-    make = lambda number, name: Program(advance, (jnp.float64(number), name), jnp.float64(0.0))
+    make = lambda number, name: Program(advance, (jnp.float64(number), name), start())
     assert make(1.0, 1)._call is make(2.0, 1)._call
     assert make(1.0, 1)._call is not make(1.0, True)._call
