@@ -75,6 +75,15 @@ def optimised():
     _compile_anew(disabled=before)
 
 
+@pytest.fixture
+def quickly_compiled():
+    """Programs are compiled without optimisation, for slow tests that compile much and compute little."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    _compile_anew(disabled=True)
+    yield
+    _compile_anew(disabled=before)
+
+
 def _compile_anew(disabled):
     jax.config.update("jax_disable_most_optimizations", disabled)
     eqx.clear_caches()

@@ -1,5 +1,7 @@
 """The order of the rows in an epoch, a keyed bijection that is evaluated one batch at a time."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,10 +41,12 @@ def epoch_rows(order: Array, t: Array, size: int, rows: int) -> Array:
     return _permuted(index, keys, rows, bits).astype(jnp.int32)
 
 
+@partial(jax.jit, static_argnames=("rows", "bits"))  # traced once: it is unrolled, and needed at every step there is
 def _permuted(index: Array, keys: Array, rows: int, bits: int) -> Array:
     """Returns the row at every index, both uint32; `keys` have a leading axis of rounds, of an even length."""
     high, low = bits - bits // 2, bits // 2
 
+    @jax.jit
     def network(value: Array) -> Array:
         left, right, widths = value >> low, value & _mask(low), (high, low)
         for key in keys:
