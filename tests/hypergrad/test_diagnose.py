@@ -83,7 +83,7 @@ def test_chaos_is_not_blamed_on_the_estimator():
         found = hg.diagnose(problem, estimator, params, hparams, key=laws.KEY).findings[0]
         assert found.verdict == verdict
         assert ("chaotic" in found.warning) is (verdict == "ill-conditioned")
-        assert ("smoothing with ES" in found.warning) is (verdict == "ill-conditioned")  # 32 pairs are too few here
+        assert ("with ES" in found.warning) is (verdict == "ill-conditioned")
 
 
 class Opposite(hg.AbstractEstimator):
