@@ -29,7 +29,7 @@ def test_products_are_along_training():
 
 @pytest.mark.slow
 def test_the_hypergradient_at_a_minimum_is_that_of_differences():
-    config, random, size = stochastic.Config(rows=100, hidden=3, log_penalty=-2.0), np.random.default_rng(0), 0.05
+    config, random, size = stochastic.Config(rows=100, hidden=3, log_penalty=-2.0), np.random.default_rng(0), 0.0125
     case = stochastic.network(config)
     direction = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype("float32"), case.hparams)
 
@@ -40,4 +40,4 @@ def test_the_hypergradient_at_a_minimum_is_that_of_differences():
 
     slope = case.exact @ np.concatenate([way.ravel() for way in jax.tree.leaves(direction)])
     assert abs(slope) > 1e-3
-    np.testing.assert_allclose((outer_loss(size) - outer_loss(-size)) / (2 * size), slope, rtol=0.15)  # of second order
+    np.testing.assert_allclose((outer_loss(size) - outer_loss(-size)) / (2 * size), slope, rtol=0.01)
