@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 # Set before JAX is imported, and inherited by the workers and by the programs that tests start.
@@ -43,18 +44,19 @@ hypothesis.settings.load_profile("laws")
 
 
 def pytest_configure(config):
-    """Compiles quick tests quickly and slow ones as users do: two thirds of the time went into optimisation."""
+    """Compiles quick tests, and the programs they start, quickly: two thirds of the time went into optimisation."""
     path, kept = config.getoption("reliability"), config.getoption("outcomes")
     if (path or kept) and "PYTEST_XDIST_WORKER" not in os.environ:
         arguments = [word for word in config.invocation_params.args if not word.startswith("--deselect")]
         config.pluginmanager.register(Outcomes(path, shlex.join(arguments), kept))
-    if config.getoption("markexpr") == "not slow and not sweep":
+    if config.getoption("markexpr") == QUICK:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # inherited by workers and by the programs that tests start
         jax.config.update("jax_disable_most_optimizations", True)
         if "PYTEST_XDIST_WORKER" not in os.environ:  # inherited from the first process
             os.environ["XLA_FLAGS"] += "".join(taken_by_xla(QUICKER))
 
 
+QUICK = "not slow and not sweep"  # the marks of the README's command
 QUICKER = " --xla_cpu_use_fusion_emitters=false", " --xla_cpu_parallel_codegen_split_count=1"  # less to compile
 
 
@@ -66,28 +68,26 @@ def taken_by_xla(flags):
     return [flag for flag, trial in trials.items() if trial.wait() == 0]
 
 
+@pytest.fixture(autouse=True)
+def compiled(request):
+    """In slow tests, programs of experiments and documents are compiled as users have them, all others quickly."""
+    names, folder = request.fixturenames, request.path.relative_to(Path(__file__).parent).parts[0]
+    quickly = folder in ("hypergrad", "ensembles") or request.config.getoption("markexpr") == QUICK
+    disabled = (quickly or "quickly_compiled" in names) and "optimised" not in names
+    if jax.config.values["jax_disable_most_optimizations"] != disabled:
+        jax.config.update("jax_disable_most_optimizations", disabled)
+        eqx.clear_caches()
+        jax.clear_caches()
+
+
 @pytest.fixture
 def optimised():
     """Programs are compiled as users have them: without optimisation two loops around one step can round otherwise."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    _compile_anew(disabled=False)
-    yield
-    _compile_anew(disabled=before)
 
 
 @pytest.fixture
 def quickly_compiled():
     """Programs are compiled without optimisation, for slow tests that compile much and compute little."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    _compile_anew(disabled=True)
-    yield
-    _compile_anew(disabled=before)
-
-
-def _compile_anew(disabled):
-    jax.config.update("jax_disable_most_optimizations", disabled)
-    eqx.clear_caches()
-    jax.clear_caches()
 
 
 def pytest_unconfigure():
