@@ -76,6 +76,7 @@ def compiled(request):
     disabled = (quickly or "quickly_compiled" in names) and "optimised" not in names
     if jax.config.values["jax_disable_most_optimizations"] != disabled:
         jax.config.update("jax_disable_most_optimizations", disabled)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(disabled))  # of programs that the test starts
         eqx.clear_caches()
         jax.clear_caches()
 
