@@ -70,10 +70,10 @@ def taken_by_xla(flags):
 
 @pytest.fixture(autouse=True)
 def compiled(request):
-    """In slow tests, programs of experiments and documents are compiled as users have them, all others quickly."""
+    """In slow tests, programs of experiments and tutorials are compiled as users have them, all others quickly."""
     names, folder = request.fixturenames, request.path.relative_to(Path(__file__).parent).parts[0]
-    quickly = folder in ("hypergrad", "ensembles") or request.config.getoption("markexpr") == QUICK
-    disabled = (quickly or "quickly_compiled" in names) and "optimised" not in names
+    quickly = folder in ("hypergrad", "ensembles", "documents") or request.config.getoption("markexpr") == QUICK
+    disabled = quickly and "optimised" not in names
     if jax.config.values["jax_disable_most_optimizations"] != disabled:
         jax.config.update("jax_disable_most_optimizations", disabled)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(disabled))  # of programs that the test starts
@@ -84,11 +84,6 @@ def compiled(request):
 @pytest.fixture
 def optimised():
     """Programs are compiled as users have them: without optimisation two loops around one step can round otherwise."""
-
-
-@pytest.fixture
-def quickly_compiled():
-    """Programs are compiled without optimisation, for slow tests that compile much and compute little."""
 
 
 def pytest_unconfigure():

@@ -13,7 +13,7 @@ TEXT = "\n".join(TEXTS)
 
 
 @pytest.mark.slow
-def test_the_python_examples_run(capsys, quickly_compiled):
+def test_the_python_examples_run(capsys):
     names: dict = {}
     for page in PAGES:
         run_blocks(page, names)

@@ -66,6 +66,7 @@ def test_pages_of_code_run(page):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("page", sorted(path.name for path in (DOCS / "tutorials").glob("*.md")))
 def test_tutorials_run_and_draw(page, tmp_path, monkeypatch):
     """A tutorial runs as users run it, in float32 and with the usual promotion of types, and draws its images."""
