@@ -180,7 +180,7 @@ class History:
             return [f"records: {show(self.records)}"]
         finite = values[np.isfinite(values)]
         best = f", best {show_leaf(finite.min())}" if len(finite) else ""
-        unmoved = [f"unmoved: {', '.join(self.unmoved)}"] if self.unmoved else []
+        unmoved = [f"unmoved: {', '.join(names)}"] if (names := self.unmoved) else []
         return [
             f"value: {show_leaf(values)}{best}",
             f"status: {show_status(status)}",

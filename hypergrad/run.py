@@ -118,6 +118,9 @@ def run(
     **Failures.** The first step of a call whose value, hypergradient or update is not finite is reported by a
     `RuntimeWarning` with its likely cause. The statuses in the history tell all of them.
 
+    A state of 16 MB or more is overwritten by the steps, to save memory: where one raises (no memory, an error in a
+    callback of a loss), the last checkpoint and the `state` given are what is left.
+
     **Interrupts.** Ctrl-C takes effect after the steps under way, a tenth of a second or one chunk, and the save that
     follows. The `KeyboardInterrupt` then has the result so far in its attributes `state` and `history`:
 
