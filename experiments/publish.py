@@ -9,6 +9,7 @@ from typing import Any
 
 from .common.report import Row, made_by, text_table, write_json
 from .study.plots import WORDS
+from .vision import page as vision
 
 DOCS = Path(__file__).parent.parent / "docs"
 PLACE = re.compile(r"(<!-- from results/([\w-]+)\.json -->\n).*?(<!-- end -->)", re.S)
@@ -38,7 +39,22 @@ def short_horizon(result: Row) -> str:
     )
 
 
-TABLES: dict[str, Callable[[Row], str]] = {"compare": compare, "short_horizon": short_horizon}
+TABLES: dict[str, Callable[[Row], str]] = {
+    "compare": compare,
+    "short_horizon": short_horizon,
+    "vision_labels": vision.images,
+    "vision_clean": vision.images,
+    "vision_text": vision.text,
+}
+TASKS = ("vision",)  # experiments of several tasks, each with its own result
+
+
+def command(name: str) -> str:
+    """Returns the command of a result."""
+    experiment, _, task = name.partition("_")
+    return (
+        f"python -m experiments.{experiment} --task {task}" if experiment in TASKS else f"python -m experiments.{name}"
+    )
 
 
 def read(name: str) -> Row:
@@ -65,7 +81,7 @@ def publish(folder: Path) -> None:
     if name not in TABLES:
         raise SystemExit(f"no page has a table of {name!r}; known are {', '.join(TABLES)}")
     options = {option: value for option, value in summary["config"].items() if option not in ("out", "data_dir")}
-    kept: dict[str, Any] = {"command": f"python -m experiments.{name}", "config": options}
+    kept: dict[str, Any] = {"command": command(name), "config": options}
     kept |= {part: summary[part] for part in ("environment", "table", "runs")}
     (DOCS / "results").mkdir(exist_ok=True)
     write_json(DOCS / "results" / f"{name}.json", kept)

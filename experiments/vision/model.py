@@ -139,11 +139,11 @@ def outer_loss(params, hparams, data, key):
 
 
 @eqx.filter_jit
-def _measured(params, x, y):
+def _measured(params, x, y, smoothing):
     logits, _ = predict(eqx.nn.inference_mode(params), x)
     wrong = jnp.argmax(logits, -1) != y
     wrong = wrong.astype(jnp.float32) if y.ndim == 1 else jnp.mean(wrong[:, 1:], 1)
-    return wrong, cross_entropy(logits, y)
+    return wrong, cross_entropy(logits, y, smoothing)
 
 
 def weights_of(params: PyTree, hparams: PyTree, data: Any) -> np.ndarray | None:
@@ -152,13 +152,18 @@ def weights_of(params: PyTree, hparams: PyTree, data: Any) -> np.ndarray | None:
         return np.asarray(jax.nn.sigmoid(hparams["example"]))
     if "weighting" not in hparams:
         return None
-    logits = predict(eqx.nn.inference_mode(params), data.x)[0]
-    rows = cross_entropy(logits, data.y, jax.nn.sigmoid(hparams["logit_smoothing"]))
-    return np.asarray(weight_by_loss(hparams["weighting"], rows))
+    _, rows = _in_chunks(params, data, jax.nn.sigmoid(hparams["logit_smoothing"]))
+    return np.asarray(weight_by_loss(hparams["weighting"], jnp.asarray(rows)))
 
 
 def measure(params: PyTree, data: Any) -> dict[str, float]:
-    """Returns the share of wrong answers in percent and the mean cross-entropy in nats, row by row in chunks."""
-    parts = [_measured(params, data.x[n : n + CHUNK], data.y[n : n + CHUNK]) for n in range(0, len(data.y), CHUNK)]
-    wrong, loss = (np.concatenate([np.asarray(part[n]) for part in parts]) for n in range(2))
+    """Returns the share of wrong answers in percent and the mean cross-entropy in nats."""
+    wrong, loss = _in_chunks(params, data, jnp.float32(0))
     return {"error": 100 * float(np.mean(wrong)), "loss": float(np.mean(loss))}
+
+
+def _in_chunks(params: PyTree, data: Any, smoothing: Array) -> list[np.ndarray]:
+    """Returns what is wrong and the cross-entropy, for every row."""
+    chunks = [slice(n, n + CHUNK) for n in range(0, len(data.y), CHUNK)]
+    parts = [_measured(params, data.x[chunk], data.y[chunk], smoothing) for chunk in chunks]
+    return [np.concatenate([np.asarray(part[n]) for part in parts]) for n in range(2)]
