@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from ..ground.checks import choice, integer
 from .draws import num_rows, refuse_large_batch, take
 from .order import epoch_rows, new_order
-from .sampler import AbstractSampler, Reading, mean_over
+from .sampler import AbstractSampler, Reading, mean_over, weighted
 
 DRAW = 2**31 - 2  # folded into the key of a step for its rows: the loss draws with the key itself
 
@@ -136,5 +136,4 @@ class Batches(AbstractSampler):
         if not rest:
             return mean
         last = function(jax.tree.map(lambda leaf: leaf[-rest:], self.data), jax.random.fold_in(key, chunks))
-        share = rest / self.num_rows
-        return jax.tree.map(lambda a, b: ((1 - share) * a + share * b).astype(b.dtype), mean, last)
+        return weighted(mean, last, rest / self.num_rows)

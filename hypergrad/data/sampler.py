@@ -127,13 +127,26 @@ def mean_over(function: Callable[[Array], PyTree], number: int) -> PyTree:
     """Returns the mean of `function(0), ..., function(number - 1)`, one after the other.
 
     Derivatives compute each call again instead of storing its intermediate values. Half precision is summed in single.
+    What is no floating number, such as a counter or a random key in the state of layers, is that of the last call.
     """
-    shapes = jax.eval_shape(function, jnp.int32(0))
+    shapes, _ = eqx.partition(jax.eval_shape(function, jnp.int32(0)), _has_mean)
     wide = lambda leaf: jnp.promote_types(leaf.dtype, jnp.float32)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, wide(leaf)), shapes)
 
-    def body(total: PyTree, j: Array) -> tuple[PyTree, None]:
-        return optax.tree.add(total, jax.tree.map(lambda leaf: leaf.astype(wide(leaf)), function(j))), None
+    def body(total: PyTree, j: Array) -> tuple[PyTree, PyTree]:
+        found, others = eqx.partition(function(j), _has_mean)
+        return optax.tree.add(total, jax.tree.map(lambda leaf: leaf.astype(wide(leaf)), found)), others
 
-    total, _ = jax.lax.scan(jax.checkpoint(body), zeros, jnp.arange(number, dtype=jnp.int32))
-    return jax.tree.map(lambda leaf, like: (leaf / number).astype(like.dtype), total, shapes)
+    total, others = jax.lax.scan(jax.checkpoint(body), zeros, jnp.arange(number, dtype=jnp.int32))
+    mean = jax.tree.map(lambda leaf, like: (leaf / number).astype(like.dtype), total, shapes)
+    return eqx.combine(mean, jax.tree.map(lambda leaf: leaf[-1], others))
+
+
+def weighted(one: PyTree, other: PyTree, share: float) -> PyTree:
+    """Returns (1 - share) · one + share · other, and `other` where a leaf is no floating number."""
+    mix = lambda a, b: ((1 - share) * a + share * b).astype(b.dtype) if _has_mean(b) else b
+    return jax.tree.map(mix, one, other)
+
+
+def _has_mean(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)

@@ -140,6 +140,26 @@ def test_all_rows_in_chunks_are_the_full_data(size):
         assert_close(*found)
 
 
+@pytest.mark.parametrize("key", [jax.random.PRNGKey(5), jax.random.key(5)], ids=["raw", "typed"])
+def test_chunks_average_neither_counters_nor_keys_of_layers(key):
+    """Every chunk gives the same next counter and key, which a mean in floating numbers would round."""
+
+    def inner_loss(params, hparams, data, _):
+        w, (mean, count, key) = params
+        mean = 0.5 * mean + 0.5 * jnp.mean(data["x"])
+        return jnp.mean((w - data["x"]) ** 2) + hparams * w**2, (mean, count + 1, jax.random.split(key)[0])
+
+    outer_loss = lambda params, hparams, data, key: params[0] ** 2
+    x, first = jnp.arange(10.0), 2**24 + 1
+    problem = hg.BilevelProblem(inner_loss, outer_loss, hg.Batches({"x": x}, SIZE, order="all"), None)
+    start = (jnp.zeros(()), (jnp.zeros(()), jnp.int32(first), key))
+    found = hg.evaluate(hg.OptaxSolver(optax.sgd(0.1), 1), problem, start, jnp.asarray(0.1), laws.KEY).params
+    mean, count, after = found[1]
+    np.testing.assert_allclose(mean, 0.5 * np.mean(x))
+    assert count == first + 1
+    np.testing.assert_array_equal(jax.random.key_data(after), jax.random.key_data(jax.random.split(key)[0]))
+
+
 def quiet_loss(w, hparams, data, key):
     return ridge_inner(w, hparams, data | {name: data[name][0] for name in ("scale", "shift")}, key)
 
