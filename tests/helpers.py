@@ -1,4 +1,4 @@
-"""The checkout and the code of its documents, short runs of searches, and losses of networks on the digits."""
+"""The checkout and the code of its documents, short runs of searches, images, and losses of networks on the digits."""
 
 import contextlib
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import hypergrad as hg
@@ -42,6 +43,15 @@ def after_steps(search, case: Case, steps: int, key=laws.KEY):
     """`(state, history)` of so many steps of a search, in one compiled call."""
     state = search.init(case.problem, case.params, case.hparams)
     return hg.run(search, case.problem, state, key=key, budget=10**9, chunk=steps, callback=lambda *_: True)
+
+
+def patterns(rows, seed):
+    """Images of 784 pixels and their classes: ten fixed random patterns under noise, easy to tell apart."""
+    random = np.random.default_rng(seed)
+    prototypes = np.random.default_rng(0).random((10, 7, 1, 7, 1)) > 0.5
+    y = random.integers(0, 10, rows).astype(np.int32)
+    x = np.broadcast_to(prototypes[y], (rows, 7, 4, 7, 4)) + 0.3 * random.standard_normal((rows, 7, 4, 7, 4))
+    return x.reshape(rows, 784).astype(np.float32), y
 
 
 def digits_inner(model, hparams, data, key):

@@ -1,9 +1,13 @@
 """A count of the programs that JAX compiles, and of the seconds that takes."""
 
 import functools
+import threading
 from typing import NamedTuple
 
 import jax
+
+COMPILE = "/jax/core/compile/backend_compile_duration"
+LOWER = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 
 
 class Compilations(NamedTuple):
@@ -27,19 +31,25 @@ def compilations() -> Compilations:
         >>> hg.trials.compilations().since(before).number > 0
         True
     """
-    return Compilations(len(_listening()["number"]), sum(_listening()["seconds"]))
+    return _heard().total
+
+
+class _Heard:
+    """The total of what JAX's own monitoring reports, from any thread."""
+
+    def __init__(self) -> None:
+        self.total, self.lock = Compilations(0, 0.0), threading.Lock()
+
+    def listen(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event in (COMPILE, LOWER):
+            with self.lock:
+                number, seconds = self.total
+                self.total = Compilations(number + (event == COMPILE), seconds + duration_secs)
 
 
 @functools.cache
-def _listening() -> dict[str, list[float]]:
-    """Returns lists that JAX's own monitoring appends to."""
-    heard: dict[str, list[float]] = {"number": [], "seconds": []}
-
-    def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            heard["number"].append(1)
-        if event in ("/jax/core/compile/backend_compile_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration"):
-            heard["seconds"].append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
+def _heard() -> _Heard:
+    """Returns the total, which counts from the first call on."""
+    heard = _Heard()
+    jax.monitoring.register_event_duration_secs_listener(heard.listen)
     return heard

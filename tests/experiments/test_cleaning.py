@@ -15,7 +15,7 @@ from experiments.common.data import MNIST, Rows, fashion_mnist
 from experiments.hypercleaning import run as hypercleaning
 from experiments.hypercleaning.model import corrupt
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, patterns
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -24,15 +24,6 @@ STUDIES = {
     "overfit_validation": (overfit_validation.Config, {"start": 9.0}),
     "distillation": (distillation.Config, {"hidden": -1}),
 }
-
-
-def patterns(rows, seed):
-    """Ten fixed random images under noise, easy to tell apart."""
-    random = np.random.default_rng(seed)
-    prototypes = np.random.default_rng(0).random((10, 784)) > 0.7
-    y = random.integers(0, 10, rows).astype(np.int32)
-    noise = 0.3 * random.standard_normal((rows, 784))
-    return Rows((prototypes[y] + noise).astype(np.float32), y)
 
 
 def check_files(folder, summary, plots):
@@ -47,7 +38,8 @@ def check_files(folder, summary, plots):
 
 @pytest.fixture
 def small_images(monkeypatch):
-    monkeypatch.setattr(hypercleaning, "image_sets", lambda name, folder: (patterns(800, 1), patterns(300, 2)))
+    images = Rows(*patterns(800, 1)), Rows(*patterns(300, 2))
+    monkeypatch.setattr(hypercleaning, "image_sets", lambda name, folder: images)
 
 
 CLEANING = {"noises": (0.5,), "seeds": 1, "num_train": 200, "num_valid": 400, "batch": 50, "inner_lr": 0.05}
@@ -80,7 +72,7 @@ def test_hypercleaning_protocols(small_images):
 
 @pytest.mark.parametrize("noise", [0.3, 0.5])
 def test_wrong_labels_are_those_of_other_classes(noise):
-    rows = patterns(4000, 3)
+    rows = Rows(*patterns(4000, 3))
     train, wrong = corrupt(rows, noise, seed=0)
     np.testing.assert_array_equal(train.y != rows.y, wrong)
     assert wrong.mean() == pytest.approx(noise)

@@ -19,16 +19,9 @@ from experiments.vision.report import COLUMNS, in_words, report
 from experiments.vision.run import QUICK, Config, main
 from experiments.vision.text import CONCENTRATION, Lines, Source, Transformer, by_counts
 
+from tests.helpers import patterns
+
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
-
-
-def patterns(rows, seed):
-    """Ten fixed random images under noise, easy to tell apart."""
-    random = np.random.default_rng(seed)
-    prototypes = np.random.default_rng(0).random((10, 7, 1, 7, 1)) > 0.5
-    y = random.integers(0, 10, rows).astype(np.int32)
-    x = np.broadcast_to(prototypes[y], (rows, 7, 4, 7, 4)) + 0.3 * random.standard_normal((rows, 7, 4, 7, 4))
-    return Rows(x.reshape(rows, 784).astype(np.float32), y)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -55,7 +48,7 @@ def test_images_move_and_grow_about_their_centre():
 
 
 def test_a_share_of_the_labels_is_wrong_and_pixels_are_means():
-    sets = patterns(100, 1), patterns(20, 2)
+    sets = Rows(*patterns(100, 1)), Rows(*patterns(20, 2))
     found = draw(sets, 0, (60, 30, 14), 0.4)
     assert found.wrong.sum() == 24 and len(found.test.y) == 20
     assert found.train.x.shape == (60, 14, 14) and list(found.train.row) == list(range(60))
@@ -142,7 +135,8 @@ def test_weights_fall_with_the_loss_and_are_held():
 
 @pytest.mark.slow
 def test_a_quick_run_writes_everything_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(vision, "image_sets", lambda name, folder: (patterns(300, 1), patterns(50, 2)))
+    images = Rows(*patterns(300, 1)), Rows(*patterns(50, 2))
+    monkeypatch.setattr(vision, "image_sets", lambda name, folder: images)
     small = {"methods": ("plain", "example weights"), "epochs": 4, "side": 7, "blocks": 0}
     config = Config(out=tmp_path, quick=True, **(QUICK | small))
     summary = main(config)
