@@ -24,7 +24,7 @@ SHORT_PRODUCT = 1e-4  # relative error of a product of float32 matrices that are
 DIFFERENCE = 1e-4  # step of the central differences, in float64
 
 
-class Case(NamedTuple):
+class Subject(NamedTuple):
     """An estimator with training after which it has no bias, and the relative error that it may have."""
 
     estimator: hg.AbstractEstimator
@@ -32,21 +32,21 @@ class Case(NamedTuple):
     limit: float = ROUNDING
 
 
-def cases() -> dict[str, Case]:
+def subjects() -> dict[str, Subject]:
     """Returns every estimator by name."""
     one, few, many = (hg.OptaxSolver(optax.sgd(0.3), steps) for steps in (1, 20, 400))
     momentum = hg.OptaxSolver(hg.MomentumSGD(0.1, 0.9), 20)
     tight = hg.tolerances.exponential(1e-6)
     return {
-        "Reverse": Case(hg.Reverse(few), few),
-        "Forward": Case(hg.Forward(few), few),
-        "Reversible": Case(hg.Reversible(momentum), momentum),
-        "DrMAD, every knot": Case(hg.DrMAD(few, knots=20), few),
-        "Greedy, one step": Case(hg.Greedy(one), one),
-        "OneStep, one step": Case(hg.OneStep(one), one),
-        "Implicit, converged": Case(hg.Implicit(many, hg.CG(5)), many),
-        "HOAG, converged": Case(hg.HOAG(many, hg.CG(5), schedule=tight), many),
-        "ES, smoothed": Case(hg.ES(few, 512, sigma=0.1), few, NOISE),
+        "Reverse": Subject(hg.Reverse(few), few),
+        "Forward": Subject(hg.Forward(few), few),
+        "Reversible": Subject(hg.Reversible(momentum), momentum),
+        "DrMAD, every knot": Subject(hg.DrMAD(few, knots=20), few),
+        "Greedy, one step": Subject(hg.Greedy(one), one),
+        "OneStep, one step": Subject(hg.OneStep(one), one),
+        "Implicit, converged": Subject(hg.Implicit(many, hg.CG(5)), many),
+        "HOAG, converged": Subject(hg.HOAG(many, hg.CG(5), schedule=tight), many),
+        "ES, smoothed": Subject(hg.ES(few, 512, sigma=0.1), few, NOISE),
     }
 
 
@@ -80,11 +80,11 @@ def differences(inner: hg.AbstractInnerSolver) -> np.ndarray:
         return np.array([(value(hparams + step) - value(hparams - step)) / (2 * DIFFERENCE) for step in steps])
 
 
-def error_of(case: Case) -> float:
+def error_of(subject: Subject) -> float:
     """Returns the relative error of the hypergradient, in float32, against `differences`."""
     problem, params, hparams = ridge(jnp.float32)
-    _, found = hg.value_and_hypergrad(problem, case.estimator)(hparams, params, jax.random.key(0))
-    expected = differences(case.inner)
+    _, found = hg.value_and_hypergrad(problem, subject.estimator)(hparams, params, jax.random.key(0))
+    expected = differences(subject.inner)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
@@ -122,10 +122,10 @@ def self_test() -> list[str]:
     report("float32 products", error < SHORT_PRODUCT, f"relative error {error:.1e}")
     if error >= SHORT_PRODUCT:
         print("    rounded to fewer bits: jax.config.update('jax_default_matmul_precision', 'highest') is exact")
-    for name, case in cases().items():
+    for name, subject in subjects().items():
         try:
-            error = error_of(case)
-            report(name, error < case.limit, f"relative error {error:.1e} against differences")
+            error = error_of(subject)
+            report(name, error < subject.limit, f"relative error {error:.1e} against differences")
         except Exception as trouble:  # the other estimators are tested all the same
             report(name, False, f"{type(trouble).__name__}: {trouble}")
     return failed

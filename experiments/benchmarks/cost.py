@@ -99,7 +99,7 @@ def entries(case: Benchmark) -> list[Entry]:
         Entry("DrMAD(knots=1)", hg.DrMAD(inner, knots=1, check=None), (bare.drmad(case),)),
         Entry("Reversible", hg.Reversible(reversible, check=None), (bare.reversal(case),)),
         Entry("Greedy every step", hg.Greedy(inner, decay=1.0, warm_start=False, check=None), (bare.greedy(case),)),
-        Entry("Implicit CG(20)", hg.Implicit(inner, hg.CG(20, tol=0.0)), (bare.implicit(case, bare.cg(20)),)),
+        Entry("Implicit CG(20)", hg.Implicit(inner, hg.CG(20, rtol=0.0)), (bare.implicit(case, bare.cg(20)),)),
         Entry("Implicit Neumann(20)", hg.Implicit(inner, neumann), (bare.implicit(case, bare.neumann(20, lr)),)),
     ]
 

@@ -47,7 +47,7 @@ class Config:
     out: Path = Path("results/stochastic")  # Folder of stochastic.json.
 
 
-class Case(NamedTuple):
+class Solved(NamedTuple):
     """A problem on all rows, solved, and its exact hypergradient."""
 
     problem: hg.BilevelProblem
@@ -69,7 +69,7 @@ def penalty(params: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
     return jnp.asarray(l2(eqx.filter(params, eqx.is_inexact_array), hparams))
 
 
-def quadratic(config: Config) -> Case:
+def quadratic(config: Config) -> Solved:
     """Returns ridge regression whose features differ in size by a factor of ten; the Hessian of a batch is singular but
     for the penalty."""
     rng = np.random.default_rng(0)
@@ -89,10 +89,10 @@ def quadratic(config: Config) -> Case:
     w = np.linalg.solve(hessian, x.T @ y / len(y))
     exact = -np.exp(hparams) * w * np.linalg.solve(hessian, u.T @ (u @ w - z) / len(z))
     params, hparams = jnp.asarray(w, jnp.float32), jnp.asarray(hparams, jnp.float32)
-    return Case(hg.BilevelProblem(inner, outer, train, valid), params, hparams, exact)
+    return Solved(hg.BilevelProblem(inner, outer, train, valid), params, hparams, exact)
 
 
-def network(config: Config) -> Case:
+def network(config: Config) -> Solved:
     """Returns a tanh network on digits with one penalty per weight, at a minimum over all training rows."""
     data, count = digit_rows(), config.rows
     order = np.random.default_rng(0).permutation(len(data.y))
@@ -104,7 +104,7 @@ def network(config: Config) -> Case:
     outer = lambda model, hparams, data, key: fit(outputs(model, hparams, data, key), hparams, data, key)
     problem = hg.BilevelProblem(hg.GaussNewton(outputs, fit, penalty), outer, train, valid)
     params, exact = solved(problem, model, hparams)
-    return Case(problem, params, hparams, exact)
+    return Solved(problem, params, hparams, exact)
 
 
 def solved(problem: hg.BilevelProblem, model: PyTree, hparams: PyTree) -> tuple[PyTree, np.ndarray]:
@@ -153,7 +153,7 @@ def methods(inner: hg.AbstractInnerSolver, budget: int) -> dict[str, Method]:
     }
 
 
-def measure(case: Case, method: Method, config: Config) -> dict[str, float]:
+def measure(case: Solved, method: Method, config: Config) -> dict[str, float]:
     """Returns the cosine with the exact hypergradient, its spread over keys, and the cost of all solves."""
     batches = hg.Batches(
         case.problem.train, config.size, num_batches=min(method.num_batches, config.rows // config.size)
@@ -176,7 +176,7 @@ def measure(case: Case, method: Method, config: Config) -> dict[str, float]:
     return {"cosine": float(cosines.mean()), "spread": float(cosines.std()), "cost": float(np.mean(costs))}
 
 
-CASES: dict[str, Callable[[Config], Case]] = {"ridge regression": quadratic, "digits network": network}
+CASES: dict[str, Callable[[Config], Solved]] = {"ridge regression": quadratic, "digits network": network}
 
 
 def main(config: Config) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def make_search() -> hg.GradientSearch:
     step, which the published code lengthens by 5 % after a success, is too short for thirty steps on some draws.
     """
     diagonal = lambda log_penalty: (jnp.exp(log_penalty) + MISFIT) / ROWS
-    estimator = hg.HOAG(model.lbfgs(MOST), hg.CG(100, tol=0.0), preconditioner=diagonal)
+    estimator = hg.HOAG(model.lbfgs(MOST), hg.CG(100, rtol=0.0), preconditioner=diagonal)
     box = lambda log_penalty: jnp.clip(log_penalty, -BOX, BOX)
     return hg.GradientSearch(estimator, hg.adaptive_step(shrink=0.7), projection=box)
 

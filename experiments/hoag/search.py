@@ -36,11 +36,11 @@ class Searches:
     """All methods, made once for all data sets and seeds."""
 
     def __init__(self):
-        inner, linear = model.lbfgs(MOST), hg.CG(200, tol=0.0)
+        inner, linear = model.lbfgs(MOST), hg.CG(200, rtol=0.0)
         estimators: dict[str, hg.AbstractEstimator] = {
             name: hg.HOAG(inner, linear, schedule=schedule) for name, schedule in SCHEDULES.items()
         }
-        estimators["implicit"] = hg.Implicit(inner, hg.CG(200, tol=TIGHT), tol=TIGHT, warm_start=True)
+        estimators["implicit"] = hg.Implicit(inner, hg.CG(200, rtol=TIGHT), tol=TIGHT, warm_start=True)
         step, box = hg.adaptive_step(), lambda log_penalty: jnp.clip(log_penalty, *model.BOX)
         self.inner, self.train = inner, model.make_trainer(inner)
         self.by_gradient = {name: hg.GradientSearch(one, step, projection=box) for name, one in estimators.items()}

@@ -16,7 +16,7 @@ from ..common.report import Row, grouped, made_by, save, text_table
 from .problems import REGIMES, Regime
 
 QUICK = {"regimes": ("short unroll", "non-smooth", "chaotic"), "seeds": 3}
-LINEAR = hg.CG(20, tol=1e-10)
+LINEAR = hg.CG(20, rtol=1e-10)
 Make = Callable[[hg.AbstractInnerSolver, float, int], hg.AbstractEstimator]
 ESTIMATORS: dict[str, Make] = {
     "Reverse": lambda inner, sigma, pairs: hg.Reverse(inner),

@@ -56,7 +56,7 @@ def _endless(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarr
 
 def descended(problem: Problem, like: np.ndarray, gradients: int) -> list[Row]:
     """Returns the paths of HOAG with its adaptive step from all starts, one after another, with equal budgets."""
-    estimator = hg.HOAG(problem.inner, hg.CG(100, tol=0.0))
+    estimator = hg.HOAG(problem.inner, hg.CG(100, rtol=0.0))
     path: list[Row] = []
     low, high = problem.limits
     for share in STARTS:

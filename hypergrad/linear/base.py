@@ -53,10 +53,10 @@ class AbstractLinearSolver(eqx.Module):
     stochastic: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, tol: Array | float) -> LinearSolution:
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """Returns a `LinearSolution`, from `init` (from zero if `None`).
 
-        An iteration stops once the relative residual is at most `max(tol, self.tol)`, or the budget is spent.
+        An iteration stops once the relative residual is at most `max(rtol, self.rtol)`, or the budget is spent.
         """
 
 
@@ -64,20 +64,20 @@ def checked_solve(solve: Solve) -> Solve:
     """Checks the arguments of a linear solver's `solve`."""
     traced = explained(_explain)(solve)
 
-    @checked(function("matvec", "v -> H v"), real("tol", least=0))
+    @checked(function("matvec", "v -> H v"), real("rtol", least=0))
     @functools.wraps(solve)
     def call(
-        self: Any, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0
+        self: Any, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0
     ) -> LinearSolution:
         for path, leaf in [*named_leaves(b, "b"), *named_leaves(init, "init")]:
             if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 raise TypeError(f"{path} must be an array of floating numbers, got {shown(leaf)}")
-        return traced(self, matvec, b, init, tol)
+        return traced(self, matvec, b, init, rtol)
 
     return call  # type: ignore[return-value]
 
 
-def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, tol: Array | float) -> None:
+def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> None:
     if not jax.tree.leaves(b):
         raise ValueError("b has no arrays: there is nothing to solve")
     draws: tuple[tuple[Array, ...], ...] = ((), (jnp.int32(0),)) if solver.stochastic else ((),)
@@ -130,13 +130,13 @@ DAMPING = real("damping", least=0)
 class AbstractIterativeSolver(AbstractLinearSolver):
     """A solver that comes closer with every step.
 
-    **Arguments**: `max_steps`, the budget; `damping`, added to the diagonal; `tol`, the relative residual to stop at.
+    **Arguments**: `max_steps`, the budget; `damping`, added to the diagonal; `rtol`, the relative residual to stop at.
     """
 
     max_steps: int = field(integer("max_steps", least=1), 20)
     _: dataclasses.KW_ONLY
     damping: float = field(DAMPING, 0.0)
-    tol: float = field(real("tol", least=0), 1e-6)
+    rtol: float = field(real("rtol", least=0), 1e-6)
 
 
 def first_iterate(matvec: MatVec, b: PyTree, init: PyTree | None) -> tuple[PyTree, PyTree, int]:

@@ -29,10 +29,10 @@ class CG(AbstractIterativeSolver):
     """
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
-        target = jnp.maximum(tol, self.tol) ** 2 * vdot(b, b)
+        target = jnp.maximum(rtol, self.rtol) ** 2 * vdot(b, b)
         v, residual, spent = first_iterate(product, b, init)
         start = (v, residual, residual, vdot(residual, residual), jnp.int32(0), jnp.bool_(False))
 
@@ -76,8 +76,8 @@ class NormalCG(AbstractIterativeSolver):
     """
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; the tolerance bounds ‖A (b - A v)‖ / ‖A b‖."""
         product = damped(matvec, self.damping)
-        found = CG(self.max_steps, tol=self.tol).solve(lambda v: product(product(v)), product(b), init, tol)
+        found = CG(self.max_steps, rtol=self.rtol).solve(lambda v: product(product(v)), product(b), init, rtol)
         return last_iterate(product, b, found.value, 2 * found.steps + 1, jnp.bool_(False))

@@ -32,8 +32,8 @@ class Dense(AbstractLinearSolver):
     damping: float = field(DAMPING, 0.0)
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
-        """See `AbstractLinearSolver.solve`; neither `init` nor `tol` is needed."""
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+        """See `AbstractLinearSolver.solve`; neither `init` nor `rtol` is needed."""
         right, unravel = ravel_pytree(b)
         product = damped(matvec, self.damping)
         column = lambda e: ravel_pytree(product(unravel(e)))[0]

@@ -35,6 +35,6 @@ class Identity(AbstractLinearSolver):
     scale: float = field(real("scale", above=0), 1.0)
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
-        """See `AbstractLinearSolver.solve`; neither `init` nor `tol` is used."""
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+        """See `AbstractLinearSolver.solve`; neither `init` nor `rtol` is used."""
         return measured(matvec, b, optax.tree.scale(self.scale, b), jnp.int32(0))

@@ -30,12 +30,12 @@ class MINRES(AbstractIterativeSolver):
     """
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
         v, residual, spent = first_iterate(product, b, init)
         size, zero = norm(residual), optax.tree.zeros_like(b)
-        target = jnp.maximum(tol, self.tol) * norm(b)
+        target = jnp.maximum(rtol, self.rtol) * norm(b)
         unit = lambda vector, length: optax.tree.scale(1 / jnp.where(length > 0, length, 1), vector)
         one, nought = jnp.ones_like(size), jnp.zeros_like(size)
 
@@ -89,10 +89,10 @@ class GMRES(AbstractIterativeSolver):
     symmetric: ClassVar[bool] = False
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
         v, _, spent = first_iterate(product, b, init)
-        target = jnp.maximum(tol, self.tol)
+        target = jnp.maximum(rtol, self.rtol)
         v, _ = gmres(product, b, v, tol=target, restart=self.max_steps, maxiter=1, solve_method="batched")
         return last_iterate(product, b, v, jnp.int32(self.max_steps + 1 + spent), jnp.bool_(False))

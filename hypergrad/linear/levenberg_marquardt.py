@@ -28,7 +28,7 @@ class LevenbergMarquardt(AbstractLinearSolver):
     0, then ‖Hb‖/‖b‖ · 0.01 · 4^k. So a positive definite H that is the same for all batches is solved as `CG` does, and
     the one of a few batches is damped where it promises what others do not keep.
 
-    **Arguments**: `max_steps` of conjugate gradients for each δ; `max_tries`, the number of δ; `tol`, the relative
+    **Arguments**: `max_steps` of conjugate gradients for each δ; `max_tries`, the number of δ; `rtol`, the relative
     residual to stop at.
 
     *Cost*: for every δ that is tried, up to `max_steps` + 4 products, of which one with a draw of its own and fewer
@@ -45,20 +45,20 @@ class LevenbergMarquardt(AbstractLinearSolver):
     max_steps: int = field(integer("max_steps", least=1), 20)
     _: dataclasses.KW_ONLY
     max_tries: int = field(integer("max_tries", least=1), 8)
-    tol: float = field(real("tol", least=0), 1e-6)
+    rtol: float = field(real("rtol", least=0), 1e-6)
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; the residual is that of the damped system."""
         size = norm(b)
         scale = norm(matvec(b)) / jnp.where(size > 0, size, 1)
-        cg = CG(self.max_steps, tol=self.tol)
+        cg = CG(self.max_steps, rtol=self.rtol)
 
         def attempt(carry: PyTree) -> PyTree:
             tries, before, _ = carry
             damping = jnp.where(tries == 0, 0, FIRST * FACTOR ** (tries - 1).astype(scale.dtype) * scale)
             system = damped(matvec, damping)
-            found = cg.solve(system, b, init, tol)
+            found = cg.solve(system, b, init, rtol)
             gain = lambda operator: vdot(b, found.value) - vdot(found.value, operator(found.value)) / 2
             predicted, measured = gain(system), gain(lambda v: matvec(v, tries))
             trusted = ~found.negative_curvature & (predicted >= 0) & (measured >= TRUSTED * predicted)

@@ -49,14 +49,14 @@ class Neumann(AbstractLinearSolver):
     damping: float = field(DAMPING, 0.0)
     step_size: float | None = field(real("step_size", above=0, optional=True), None)
     power_steps: int = field(integer("power_steps", least=1), 5)
-    tol: float = field(real("tol", least=0), 0.0)
+    rtol: float = field(real("rtol", least=0), 0.0)
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
         alpha, power_steps = step_of(self.step_size, lambda v, _: product(v), b, self.power_steps)
-        target = jnp.maximum(tol, self.tol) ** 2 * vdot(b, b)
+        target = jnp.maximum(rtol, self.rtol) ** 2 * vdot(b, b)
         v, residual, spent = first_iterate(product, b, init)
 
         def unfinished(carry: PyTree) -> Array:

@@ -34,8 +34,8 @@ class Nystrom(AbstractLinearSolver):
     seed: int = field(integer("seed", least=0), 0)
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
-        """See `AbstractLinearSolver.solve`; neither `init` nor `tol` is needed."""
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+        """See `AbstractLinearSolver.solve`; neither `init` nor `rtol` is needed."""
         right, unravel = ravel_pytree(b)
         rank = min(self.rank, right.size)
         chosen = jax.random.permutation(jax.random.key(self.seed), right.size)[:rank]

@@ -58,8 +58,8 @@ class SGD(AbstractLinearSolver):
     power_steps: int = field(integer("power_steps", least=1), 5)
 
     @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, tol: Array | float = 0.0) -> LinearSolution:
-        """See `AbstractLinearSolver.solve`; `tol` is not used. A start that is not finite is replaced by αb."""
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+        """See `AbstractLinearSolver.solve`; `rtol` is not used. A start that is not finite is replaced by αb."""
         product = damped(matvec, self.damping)
         alpha, spent = step_of(self.step_size, product, b, self.power_steps)
         first = optax.tree.scale(alpha, b)

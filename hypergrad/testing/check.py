@@ -16,7 +16,7 @@ from ..ground.checks import Rule, boolean, checked, function, instance, integer,
 from . import laws, solver_laws
 from .laws import Make
 from .problems import AVERAGES, SIZES, TRAINING, Case, logistic, net, phasors, quadratic, ridge, scheduled, tuned
-from .strategies import Trial, seeds_of, simpler
+from .strategies import Example, seeds_of, simpler
 from .tolerances import loosened as with_tolerances
 
 
@@ -51,12 +51,12 @@ class Law:
     def __str__(self) -> str:
         return self.law.__name__
 
-    def hold(self, make: Make, trial: Trial) -> None:
+    def hold(self, make: Make, example: Example) -> None:
         """Raises where the law is broken."""
         if self.remake:
-            self.law(make, trial.inner, trial.case)
+            self.law(make, example.inner, example.case)
         else:
-            self.law(make(trial.inner), trial.case)
+            self.law(make(example.inner), example.case)
 
 
 EVERY = frozenset(Claim)
@@ -126,13 +126,13 @@ class Broken:
     """A law that was broken, the smallest example that was found, and what was raised there."""
 
     law: Law
-    trial: Trial
+    example: Example
     error: Exception
 
     def __str__(self) -> str:
         text = str(self.error) if isinstance(self.error, AssertionError) else repr(self.error)
         meaning = (self.law.law.__doc__ or "").partition("\n")[0]
-        return f"\n{self.law}: {meaning}\n on {self.trial}\n" + "\n".join(f"  {line}" for line in text.splitlines())
+        return f"\n{self.law}: {meaning}\n on {self.example}\n" + "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def _laws(values: Any) -> tuple[Callable[..., None], ...]:
@@ -198,7 +198,7 @@ def check_estimator(
     - `loosened`: a factor on every tolerance, for estimators that difference numerically.
     - `only`, `without`: functions of `hypergrad.testing.laws` to try alone, or to leave out.
     - `fail_fast`: stop at the first law that is broken.
-    - `shrink`: trials spent on a smaller example of every broken law, each compiled anew; 0 is quick.
+    - `shrink`: examples tried to find a smaller one for every broken law, each compiled anew; 0 is quick.
 
     Returns the laws that hold. *Cost*: 10 to 40 seconds, most of it compilation.
 
@@ -227,34 +227,34 @@ def check_estimator(
 def _first_broken(
     law: Law, make: Make, optimisers: Mapping[str, Any], num_steps: int, examples: int, shrink: int
 ) -> Broken | None:
-    """Returns the law broken on the smallest trial that was found, or nothing."""
+    """Returns the law broken on the smallest example that was found, or nothing."""
     steps, first = SOLVED_STEPS if law.solved else num_steps, next(iter(optimisers))
     times = {pair: examples for pair in law.often} | dict.fromkeys(law.once, 1)
     for (problem, name), most in times.items():
         if name not in optimisers and (problem is scheduled or name in AVERAGES):
             continue  # no other optimiser reads its rates, and not every estimator takes an average
-        trial = Trial(problem, 0, SIZES[problem][-1], name if name in optimisers else first, steps, optimisers)
-        broken = _find(seeds_of(trial, vary=most > 1), law, make, most)
+        example = Example(problem, 0, SIZES[problem][-1], name if name in optimisers else first, steps, optimisers)
+        broken = _find(seeds_of(example, vary=most > 1), law, make, most)
         if broken:
             fewer = [steps] if law.solved else sorted({1, min(2, steps), steps})
-            smaller = _find(simpler(broken.trial, fewer), law, make, shrink, type(broken.error)) if shrink else None
+            smaller = _find(simpler(broken.example, fewer), law, make, shrink, type(broken.error)) if shrink else None
             return smaller or broken
     return None
 
 
 def _find(
-    strategy: SearchStrategy[Trial], law: Law, make: Make, most: int, kind: type[Exception] = Exception
+    strategy: SearchStrategy[Example], law: Law, make: Make, most: int, kind: type[Exception] = Exception
 ) -> Broken | None:
-    """Returns the law broken with an error of this kind, on the smallest of at most `most` trials of hypothesis."""
+    """Returns the law broken with an error of this kind, on the smallest of at most `most` examples of hypothesis."""
     tried: dict[str, Broken | None] = {}  # its shrinking would go on for long, and every new size is compiled
     last: list[Broken] = []
 
-    def breaks(trial: Trial) -> bool:
-        if str(trial) not in tried:
+    def breaks(example: Example) -> bool:
+        if str(example) not in tried:
             if len(tried) == most:
                 return False
-            tried[str(trial)] = _tried(law, make, trial)
-        found = tried[str(trial)]
+            tried[str(example)] = _tried(law, make, example)
+        found = tried[str(example)]
         if found is None or not isinstance(found.error, kind):
             return False
         last[:] = [found]
@@ -266,9 +266,9 @@ def _find(
     return last[0] if last else None
 
 
-def _tried(law: Law, make: Make, trial: Trial) -> Broken | None:
+def _tried(law: Law, make: Make, example: Example) -> Broken | None:
     try:
-        law.hold(make, trial)
+        law.hold(make, example)
     except Exception as error:  # also what a user's estimator raises: it is reported with the law
-        return Broken(law, trial, error)
+        return Broken(law, example, error)
     return None

@@ -45,7 +45,7 @@ def hyperparameters(draw: st.DrawFn, size: int) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class Example:
     """An example for a law: a problem with its seed and sizes, an optimiser and a number of steps."""
 
     problem: Callable[..., Case]
@@ -71,19 +71,19 @@ class Trial:
         return f"{self.problem.__name__}({arguments}), {self.optimiser}, T = {self.num_steps}"
 
 
-def seeds_of(trial: Trial, vary: bool) -> st.SearchStrategy[Trial]:
-    """Returns the same trial with other seeds, if they are to vary."""
-    return st.builds(dataclasses.replace, st.just(trial), seed=seeds if vary else st.just(trial.seed))
+def seeds_of(example: Example, vary: bool) -> st.SearchStrategy[Example]:
+    """Returns the same example with other seeds, if they are to vary."""
+    return st.builds(dataclasses.replace, st.just(example), seed=seeds if vary else st.just(example.seed))
 
 
-def simpler(trial: Trial, steps: Sequence[int]) -> st.SearchStrategy[Trial]:
-    """Draws trials of the same problem that may be smaller, with one of `steps`; shrinks to the smallest."""
-    names = list(dict.fromkeys([next(iter(trial.optimisers)), trial.optimiser]))
+def simpler(example: Example, steps: Sequence[int]) -> st.SearchStrategy[Example]:
+    """Draws examples of the same problem that may be smaller, with one of `steps`; shrinks to the smallest."""
+    names = list(dict.fromkeys([next(iter(example.optimisers)), example.optimiser]))
     return st.builds(
         dataclasses.replace,
-        st.just(trial),
+        st.just(example),
         optimiser=st.sampled_from(names),
         num_steps=st.sampled_from(steps),
-        sizes=st.sampled_from(SIZES[trial.problem]),
+        sizes=st.sampled_from(SIZES[example.problem]),
         seed=seeds,
     )

@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from ..ground.checks import boolean, check_fields, function, instance, integer, real, text
+from .growing import Growing
 from .plain import plain, with_infinities, without_infinities
 from .space import PARAMS, Params, Space
-from .told import Told
 
 
 def _ignored(step: int, value: float) -> bool:
@@ -208,7 +208,7 @@ class SearcherState:
     seed: tuple[int, ...]
     asked: int = 0
     pending: tuple[Trial, ...] = ()
-    history: Sequence[FinishedTrial] = field(default_factory=Told)
+    history: Sequence[FinishedTrial] = field(default_factory=Growing)
 
     @property
     def ranked(self) -> list[FinishedTrial]:
@@ -247,7 +247,7 @@ class SearcherState:
         """Returns the state once the result of `trial` is known."""
         pending = tuple(other for other in self.pending if trial.number is None or other.number != trial.number)
         new = FinishedTrial(trial, result)
-        after = revised(self, pending=pending, history=_told(self.history).grown(new))
+        after = revised(self, pending=pending, history=_growing(self.history).grown(new))
         usable = not (result.failed or result.pruned)
         better = usable and (self.best is None or result.value < self.best.result.value)
         more = Spent() if trial.number is None else Spent(result.iterations, result.gradients, result.seconds)
@@ -276,8 +276,8 @@ class SearcherState:
         return cls(Space.from_json(found["space"]), tuple(found["seed"]), found["asked"], pending, tuple(history))
 
 
-def _told(history: Sequence[FinishedTrial]) -> Told[FinishedTrial]:
-    return history if isinstance(history, Told) else Told(history)
+def _growing(history: Sequence[FinishedTrial]) -> Growing[FinishedTrial]:
+    return history if isinstance(history, Growing) else Growing(history)
 
 
 STATE = instance("state", SearcherState, "the state that init, ask or tell returned")

@@ -1,4 +1,4 @@
-"""Law 12: replicas over devices and processes, padded, are replicas on one."""
+"""Replicas over devices and processes, padded, are replicas on one."""
 
 import os
 import socket

@@ -84,7 +84,7 @@ def test_the_elbo_hypergradient_is_that_of_the_evidence(estimator):
     problem = hg.BilevelProblem(loss, loss, (x, y), (x, y))
     inner = hg.OptaxSolver(optax.sgd(1e-3, 0.5), 20)
     chosen = {
-        "implicit": hg.Implicit(inner, hg.CG(20, tol=1e-12)),
+        "implicit": hg.Implicit(inner, hg.CG(20, rtol=1e-12)),
         "reverse": hg.Reverse(inner),
         "greedy": hg.Greedy(inner),
         "drmad": hg.DrMAD(inner),

@@ -25,7 +25,7 @@ ONLINE = EVOLUTION | {
     "truncation": Kind(lambda: 1, lambda value: Int(1, 1, 3).judge(value) and value != 2),
     "final": Bool(),
 }
-LINEAR = {"max_steps": Int(3, least=1), "damping": Real(0.1, least=0), "tol": Real(0.0, least=0)}
+LINEAR = {"max_steps": Int(3, least=1), "damping": Real(0.1, least=0), "rtol": Real(0.0, least=0)}
 
 
 def loss(w, hparams, data, key):
@@ -57,7 +57,7 @@ def search_calls(search):
 
 
 def linear_calls(solver):
-    args = {"matvec": Function(lambda v: v), "b": Some(lambda: jnp.ones(2)), "tol": Real(0.0, least=0)}
+    args = {"matvec": Function(lambda v: v), "b": Some(lambda: jnp.ones(2)), "rtol": Real(0.0, least=0)}
     return {f"{type(solver).__name__}.solve": (solver.solve, args)}
 
 
@@ -153,7 +153,7 @@ CLASSES = {
         {
             "inner": Only(lambda: hg.OptaxSolver(hg.MomentumSGD(0.1, 0.9), 3)),
             "exact": Bool(),
-            "tol": Real(0.1, above=0, below=1),
+            "rtol": Real(0.1, above=0, below=1),
             "min_momentum": Real(0.5, above=0, below=1, optional=True),
         },
     ),
@@ -187,7 +187,7 @@ CLASSES = {
     ),
     "LevenbergMarquardt": (
         hg.linear.LevenbergMarquardt,
-        {"max_steps": Int(3, least=1), "max_tries": Int(3, least=1), "tol": Real(1e-3, least=0)},
+        {"max_steps": Int(3, least=1), "max_tries": Int(3, least=1), "rtol": Real(1e-3, least=0)},
     ),
     "Identity": (hg.linear.Identity, {"scale": Real(0.5, above=0)}),
     "AdamDiagonal": (

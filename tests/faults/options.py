@@ -56,7 +56,7 @@ OPTIONS = {
     **{
         f"{type(solver).__name__}.solve.init": (
             functools.partial(solver.solve, lambda v: 2 * v, jnp.ones(2)),
-            {"init": Some(lambda: jnp.zeros(2)), "tol": Real(0.0, least=0)},
+            {"init": Some(lambda: jnp.zeros(2)), "rtol": Real(0.0, least=0)},
         )
         for solver in SOLVERS
     },

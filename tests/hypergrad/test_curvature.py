@@ -48,7 +48,7 @@ def test_the_parts_make_the_loss():
 def test_gauss_newton_is_the_hessian_of_a_linear_model():
     case, problem = in_parts(logits)
     for make in MAKE:
-        estimator = make(LONG, hg.CG(5, tol=1e-14), curvature=hg.curvature.gauss_newton)
+        estimator = make(LONG, hg.CG(5, rtol=1e-14), curvature=hg.curvature.gauss_newton)
         value = hg.value_and_hypergrad(problem, estimator)
         assert_close(value(case.hparams, case.params, laws.KEY)[1], case.exact(), "solved")
 
@@ -84,7 +84,7 @@ def test_the_prior_as_preconditioner(make):
     prior = lambda h: jnp.exp(h["log_l2"])
 
     def found(**options):
-        estimator = make(inner, hg.CG(5, tol=1e-12), **options)
+        estimator = make(inner, hg.CG(5, rtol=1e-12), **options)
         state = estimator.init(problem, case.params, hparams)
         state = estimator.step(problem, hparams, state, laws.KEY)[0]
         return state.hypergradient["log_l2"], float(state.stats.residual)

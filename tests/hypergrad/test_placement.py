@@ -72,7 +72,7 @@ def test_an_implicit_hypergradient_is_blind_to_the_scale_of_the_inner_loss(facto
     """The solution and H⁻¹B stay as they are."""
     inner = hg.OptaxSolver(optax.sgd(0.3 / factor), 2000)
     case = ridge().replace(train={"scale": jnp.asarray(factor)})
-    laws.closed_form(hg.Implicit(inner, hg.CG(10, tol=1e-14)), case)
+    laws.closed_form(hg.Implicit(inner, hg.CG(10, rtol=1e-14)), case)
 
 
 MESH = jax.make_mesh((4,), ("parts",), axis_types=(AxisType.Auto,))

@@ -19,8 +19,9 @@ class Broken(hg.Reverse):
         raise RuntimeError("no memory left")
 
 
-def only(monkeypatch, **cases):
-    monkeypatch.setattr(self_test, "cases", lambda: {name: self_test.Case(one, SHORT) for name, one in cases.items()})
+def only(monkeypatch, **estimators):
+    subjects = {name: self_test.Subject(one, SHORT) for name, one in estimators.items()}
+    monkeypatch.setattr(self_test, "subjects", lambda: subjects)
 
 
 def test_a_wrong_and_a_broken_estimator_are_named(monkeypatch, capsys):

@@ -47,7 +47,7 @@ def test_unfinished_training_is_flagged():
 
 def test_the_outer_gap_is_what_the_value_would_still_change():
     case, inner = ridge(), hg.OptaxSolver(optax.sgd(0.3), 40)
-    _, estimate = status(hg.Implicit(inner, hg.CG(10, tol=1e-14)), case)
+    _, estimate = status(hg.Implicit(inner, hg.CG(10, rtol=1e-14)), case)
     _, solved = status(hg.Implicit(LONG, hg.CG(10)), case)
     change = jnp.abs(solved.value - estimate.value)
     assert change > 1e-7

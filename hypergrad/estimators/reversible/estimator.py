@@ -37,15 +37,15 @@ class Reversible(AbstractTrajectoryEstimator):
 
     - `inner`: `OptaxSolver(MomentumSGD(learning_rate, momentum), num_steps)` with a momentum above 0.
     - `exact`: arithmetic without loss; needs JAX's 64-bit mode.
-    - `tol`: wanted relative error of the recovered states; sets the stretches to log(tol/ε)/log(1/μ) steps, ε the
+    - `rtol`: wanted relative error of the recovered states; sets the stretches to log(rtol/ε)/log(1/μ) steps, ε the
       machine epsilon.
     - `min_momentum`: the lowest momentum to expect, needed where it is a function of the hyperparameters.
     - `warm_start`: train on from where the last step ended.
     - `check`: how the error of the hypergradient is measured where it is not exact, see `ErrorCheck`; `None` for not.
 
     `diagnostics["reversal_error"]` is measured where states are known: the largest ‖recovered - stored‖/‖stored‖ at the
-    beginning of a stretch. Above 10 times `tol` the status is IRREVERSIBLE. With `exact` it is 0, or 1 and IRREVERSIBLE
-    where numbers outgrew their range or the momentum was below `min_momentum`.
+    beginning of a stretch. Above 10 times `rtol` the status is IRREVERSIBLE. With `exact` it is 0, or 1 and
+    IRREVERSIBLE where numbers outgrew their range or the momentum was below `min_momentum`.
 
     *Cost*: as `Reverse`; with `exact` two to three times that. *Memory*: one state per stretch; with `exact` one 64-bit
     word per weight and 61 steps (for μ >= 1/2), 1/61 of the weights' path in float64. It is not independent of T, and
@@ -66,7 +66,7 @@ class Reversible(AbstractTrajectoryEstimator):
 
     _: dataclasses.KW_ONLY
     exact: bool = field(boolean("exact"), False)
-    tol: float = field(real("tol", above=0, below=1), 1e-2)
+    rtol: float = field(real("rtol", above=0, below=1), 1e-2)
     min_momentum: float | None = field(real("min_momentum", above=0, below=1, optional=True), None)
 
     def __check_init__(self) -> None:
@@ -134,7 +134,7 @@ class Reversible(AbstractTrajectoryEstimator):
         counts = Counts(
             iterations=total, inner_gradients=(2 if self.exact else 1) * total, step_vjps=total, outer_gradients=1
         )
-        status = flag(~(error <= (0 if self.exact else 10 * self.tol)), Status.IRREVERSIBLE)
+        status = flag(~(error <= (0 if self.exact else 10 * self.rtol)), Status.IRREVERSIBLE)
         stats = stats_of(adjoint, counts, status, reversal_error=error)
         hypergradient = cast_like(adjoint.hypergradient, hparams)
         return checked(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
@@ -143,4 +143,4 @@ class Reversible(AbstractTrajectoryEstimator):
         if self.exact:
             return fixed_point.products_per_word(self._momentum)
         epsilon = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(start.partitioned.arrays))
-        return max(int(math.log(max(self.tol / epsilon, 2)) / -math.log(self._momentum)), 1)
+        return max(int(math.log(max(self.rtol / epsilon, 2)) / -math.log(self._momentum)), 1)

@@ -92,7 +92,7 @@ class MAID(AbstractSearch):
     **Arguments**
 
     - `inner`: the inner solver; its `num_steps` bounds one evaluation.
-    - `linear_solver`: one without damping; its `tol` bounds what can be reached.
+    - `linear_solver`: one without damping; its `rtol` bounds what can be reached.
     - `strong_convexity`: μ > 0, a function of the hyperparameters such as the smallest penalty, or `None` to estimate.
     - `rtol`: the first and largest ε and δ, both relative.
     - `step_size`: the first α; `None` for a first step of root mean square 1.

@@ -28,7 +28,7 @@ APPROXIMATE = {
     "horizon": hg.Reverse(MOMENTUM, horizon=4),
     "half precision": hg.Reverse(MOMENTUM, storage=jnp.bfloat16),
     "one step": hg.OneStep(MOMENTUM, warm_start=True),
-    "backwards": hg.Reversible(hg.OptaxSolver(hg.MomentumSGD(0.1, 0.5), 40), tol=0.5),
+    "backwards": hg.Reversible(hg.OptaxSolver(hg.MomentumSGD(0.1, 0.5), 40), rtol=0.5),
 }
 
 
@@ -95,7 +95,7 @@ def test_the_bound_of_an_implicit_hypergradient_holds_and_is_not_vacuous(make):
     exact = flat(case.exact())
     for num_steps in (10, 30, 100):
         for tol in (0.3, 1e-6):
-            inner, linear_solver = hg.OptaxSolver(optax.sgd(0.3), num_steps), hg.CG(20, tol=jnp.asarray(tol))
+            inner, linear_solver = hg.OptaxSolver(optax.sgd(0.3), num_steps), hg.CG(20, rtol=jnp.asarray(tol))
             for estimator in (
                 hg.Implicit(inner, linear_solver, power_steps=30),
                 hg.HOAG(inner, linear_solver, power_steps=30),

@@ -83,7 +83,7 @@ CASES = {
     "non-negative, a penalty per weight": (Ridge(), positive, jnp.linspace(-3.0, -1.0, P), by_positive_ridge),
     "non-negative, linear term": (Tilted(), positive, jnp.asarray(0.8), by_tilt),
 }
-SOLVER = hg.CG(20, tol=1e-13)
+SOLVER = hg.CG(20, rtol=1e-13)
 
 
 @pytest.mark.variants(

@@ -14,7 +14,7 @@ from hypergrad.testing.problems import quadratic
 from hypergrad.testing.strategies import seeds
 
 LONG = hg.OptaxSolver(optax.sgd(0.3), 3000)
-DENSE = hg.CG(30, tol=1e-14)
+DENSE = hg.CG(30, rtol=1e-14)
 
 
 @pytest.mark.row(2)

@@ -131,7 +131,7 @@ def test_implicit_is_a_dense_solve_at_the_end_of_training(make):
     by_w, direct = jax.grad(lambda w, h: outer(case, w, h), argnums=(0, 1))(w, case.hparams)
     v = jnp.linalg.solve(jax.jacobian(gradient)(w, case.hparams), by_w)
     mixed = jax.vjp(lambda h: gradient(w, h), case.hparams)[1](v)[0]
-    found = laws.answer(make(INNER, hg.CG(6, tol=1e-14)), case)[1]
+    found = laws.answer(make(INNER, hg.CG(6, rtol=1e-14)), case)[1]
     assert_close(found, jax.tree.map(jnp.subtract, direct, mixed), "gradient")
 
 
@@ -160,7 +160,7 @@ def test_a_warm_start_goes_on_and_a_cold_one_begins_again(make, warm):
 
 def test_hoag_starts_warm_and_measures_against_the_first_gradient():
     case, inner = ridge(), hg.OptaxSolver(optax.sgd(0.3), 2000)
-    estimator = hg.HOAG(inner, hg.CG(10, tol=0.0), schedule=hg.tolerances.exponential(1e-4, 0.1))
+    estimator = hg.HOAG(inner, hg.CG(10, rtol=0.0), schedule=hg.tolerances.exponential(1e-4, 0.1))
     first = jnp.linalg.norm(jax.grad(ridge_inner)(case.params, case.hparams, case.problem.train, laws.KEY))
     state = estimator.init(case.problem, case.params, case.hparams)
     for k, tolerance in enumerate((1e-4, 1e-5, 1e-6)):

@@ -19,8 +19,8 @@ ESTIMATORS = {
     "forward": (hg.Forward, Claim.EXACT),
     "drmad": (hg.DrMAD, Claim.QUADRATIC),
     "greedy": (hg.Greedy, Claim.APPROXIMATE),
-    "implicit cg": (lambda inner: hg.Implicit(inner, hg.CG(6, tol=1e-13)), Claim.STATIONARY),
-    "hoag": (lambda inner: hg.HOAG(inner, hg.CG(6, tol=1e-13)), Claim.APPROXIMATE),
+    "implicit cg": (lambda inner: hg.Implicit(inner, hg.CG(6, rtol=1e-13)), Claim.STATIONARY),
+    "hoag": (lambda inner: hg.HOAG(inner, hg.CG(6, rtol=1e-13)), Claim.APPROXIMATE),
 }
 VARIANTS = {
     "reverse sqrt": (lambda inner: hg.Reverse(inner, checkpoints="sqrt"), Claim.EXACT),
@@ -35,7 +35,7 @@ VARIANTS = {
         Claim.EXACT,
     ),
     "greedy, decay": (lambda inner: hg.Greedy(inner, decay=0.9, warm_start=False), Claim.APPROXIMATE),
-    "implicit minres": (lambda inner: hg.Implicit(inner, hg.MINRES(8, tol=1e-13)), Claim.STATIONARY),
+    "implicit minres": (lambda inner: hg.Implicit(inner, hg.MINRES(8, rtol=1e-13)), Claim.STATIONARY),
     "implicit dense": (lambda inner: hg.Implicit(inner, hg.Dense()), Claim.STATIONARY),
     "implicit neumann": (lambda inner: hg.Implicit(inner, hg.Neumann(5, step_size=0.2)), Claim.APPROXIMATE),
 }
@@ -76,7 +76,7 @@ def test_variants_keep_the_laws_of_numbers_and_form(make, claim):
 
 MOMENTUM = {"momentum": hg.MomentumSGD(0.1, 0.9), "slow": hg.MomentumSGD(lambda hparams, t: 0.1 / (1 + t), 0.5)}
 REVERSIBLE = {
-    "floating point": lambda inner: hg.Reversible(inner, tol=1e-13),
+    "floating point": lambda inner: hg.Reversible(inner, rtol=1e-13),
     "integers": lambda inner: hg.Reversible(inner, exact=True),
 }
 
@@ -101,7 +101,7 @@ def test_drmad_is_not_exact_where_the_hessian_changes():
         laws.agree(hg.DrMAD(INNER["momentum"]), hg.Reverse(INNER["momentum"]), ridge())
 
 
-@pytest.mark.parametrize("solver", [hg.CG(10, tol=1e-14), hg.Neumann(2000, step_size=0.3)])
+@pytest.mark.parametrize("solver", [hg.CG(10, rtol=1e-14), hg.Neumann(2000, step_size=0.3)])
 @given(seed=seeds)
 def test_implicit_is_the_limit_of_reverse(solver, seed):
     case = quadratic(seed)
@@ -116,7 +116,7 @@ def test_neumann_is_truncated_reverse_at_the_fixed_point(terms, seed):
 
 
 TOLERANCES = (1e-1, 1e-3, 1e-5, 1e-7, 1e-9)
-TIGHTER = [hg.HOAG(LONG, hg.CG(20, tol=0.0), schedule=hg.tolerances.exponential(tolerance)) for tolerance in TOLERANCES]
+TIGHTER = [hg.HOAG(LONG, hg.CG(20, rtol=0.0), schedule=hg.tolerances.exponential(first)) for first in TOLERANCES]
 
 
 @pytest.mark.row(4)

@@ -88,11 +88,11 @@ PROBLEMS = {
     ),
 }
 LINEAR = {
-    "cg": hg.CG(20, tol=1e-13),
-    "minres": hg.MINRES(20, tol=1e-13),
-    "gmres": hg.GMRES(P, tol=1e-13),
+    "cg": hg.CG(20, rtol=1e-13),
+    "minres": hg.MINRES(20, rtol=1e-13),
+    "gmres": hg.GMRES(P, rtol=1e-13),
     "dense": hg.Dense(),
-    "the fixed point's own iteration": hg.Neumann(3000, step_size=1.0, tol=1e-13),
+    "the fixed point's own iteration": hg.Neumann(3000, step_size=1.0, rtol=1e-13),
 }
 
 
@@ -115,7 +115,7 @@ def estimate_of(estimator, hparams, problem=PROBLEM):
 @pytest.mark.parametrize("make", ["implicit", "hoag"])
 def test_closed_forms(name, make):
     inner, hparams, exact = PROBLEMS[name]
-    solver = hg.CG(20, tol=1e-13)
+    solver = hg.CG(20, rtol=1e-13)
     estimator = hg.Implicit(inner, solver) if make == "implicit" else hg.HOAG(inner, solver, schedule=lambda k: 1e-13)
     found = estimate_of(estimator, hparams)
     expected = exact(np.asarray(found.params), np.asarray(hparams))
@@ -151,7 +151,7 @@ def test_non_negative_least_squares():
     problem = hg.BilevelProblem(loss, outer_loss, PROBLEM.train, PROBLEM.valid)
     inner = hg.JaxoptSolver(jaxopt.ProjectedGradient, projection=positive, maxiter=2000, tol=1e-14)
     h = jnp.linspace(-3.0, -1.0, P)
-    found = estimate_of(hg.Implicit(inner, hg.CG(20, tol=1e-13)), h, problem)
+    found = estimate_of(hg.Implicit(inner, hg.CG(20, rtol=1e-13)), h, problem)
     w, on = np.asarray(found.params), np.asarray(found.params) > 0
     assert 0 < on.sum() < P
     v = np.zeros(P)
@@ -181,7 +181,7 @@ COUPLED = {
 @pytest.mark.parametrize("name", COUPLED)
 def test_coupled_proximal_steps_agree_with_differences_and_have_no_kink_gap(name):
     inner, h = COUPLED[name]
-    found = estimate_of(hg.Implicit(inner, hg.CG(20, tol=1e-13)), h)
+    found = estimate_of(hg.Implicit(inner, hg.CG(20, rtol=1e-13)), h)
     at = lambda h: float(hg.evaluate(inner, PROBLEM, jnp.zeros(P), h, laws.KEY).value)
     np.testing.assert_allclose(found.hypergradient, (at(h + 1e-5) - at(h - 1e-5)) / 2e-5, rtol=1e-7)
     assert np.isnan(found.stats.diagnostics["kink_gap"])

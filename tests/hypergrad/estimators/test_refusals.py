@@ -88,7 +88,7 @@ def test_a_rate_that_follows_the_penalty_is_seen():
     case = problems.ridge()
     rate = lambda h: 1 / (2 + jnp.exp(jnp.max(h["log_l2"])))
     inner = hg.OptaxSolver(lambda h: optax.sgd(rate(h)), 3000)
-    laws.closed_form(hg.Implicit(inner, hg.CG(10, tol=1e-14)), case)
+    laws.closed_form(hg.Implicit(inner, hg.CG(10, rtol=1e-14)), case)
 
 
 def test_many_penalties_of_which_some_weights_have_no_input_are_accepted():
@@ -117,10 +117,10 @@ def test_exact_reversal_refuses_complex_weights_by_name():
 
 
 SOLVERS = {
-    "cg": hg.CG(20, tol=1e-13),
-    "normal cg": hg.NormalCG(20, tol=1e-13),
-    "minres": hg.MINRES(20, tol=1e-13),
-    "gmres": hg.GMRES(8, tol=1e-13),
+    "cg": hg.CG(20, rtol=1e-13),
+    "normal cg": hg.NormalCG(20, rtol=1e-13),
+    "minres": hg.MINRES(20, rtol=1e-13),
+    "gmres": hg.GMRES(8, rtol=1e-13),
     "neumann": hg.Neumann(3000, step_size=0.2),
     "dense": hg.Dense(),
     "nystrom": hg.Nystrom(10, damping=1e-9),
@@ -137,7 +137,7 @@ def test_complex_weights_under_every_linear_solver(name):
 
 def test_complex_weights_under_hoag():
     inner = hg.OptaxSolver(optax.chain(problems.CONJUGATE, optax.sgd(0.3)), 2000)
-    estimator, case = hg.HOAG(inner, hg.CG(20, tol=0.0), schedule=lambda k: 1e-12), problems.phasors()
+    estimator, case = hg.HOAG(inner, hg.CG(20, rtol=0.0), schedule=lambda k: 1e-12), problems.phasors()
     laws.closed_form(estimator, case)
 
 

@@ -101,7 +101,7 @@ def test_reversal_in_floating_point_says_how_good_it_is():
     case, inner = net(), solver(400)
     right = estimate(hg.Reverse(inner), case).hypergradient
     for tol in (1e-10, 1e-3):
-        found = estimate(hg.Reversible(inner, tol=tol), case)
+        found = estimate(hg.Reversible(inner, rtol=tol), case)
         assert found.stats.status == hg.Status.OK
         assert found.stats.diagnostics["reversal_error"] < 10 * tol
         for a, b in zip(*map(jax.tree.leaves, (found.hypergradient, right)), strict=True):
@@ -134,7 +134,7 @@ def test_schedules_and_rates_per_part_can_be_learned(exact, warm):
     inner = hg.OptaxSolver(optimiser, 6)
     pair = (
         hg.Reverse(inner, warm_start=warm),
-        hg.Reversible(inner, exact=exact, tol=1e-12, min_momentum=0.5, warm_start=warm),
+        hg.Reversible(inner, exact=exact, rtol=1e-12, min_momentum=0.5, warm_start=warm),
     )
     states = [e.init(case.problem, case.params, hparams) for e in pair]
     for k in range(2):
@@ -155,7 +155,7 @@ def test_schedules_and_rates_per_part_can_be_learned(exact, warm):
     [
         (lambda: hg.Reversible(hg.OptaxSolver(optax.sgd(0.1, 0.9), 3)), "MomentumSGD"),
         (lambda: hg.Reversible(solver(3, 0.0)), "momentum must be above 0"),
-        (lambda: hg.Reversible(solver(3), tol=2.0), "tol"),
+        (lambda: hg.Reversible(solver(3), rtol=2.0), "rtol"),
         (lambda: hg.MomentumSGD(-0.1), "learning_rate"),
         (lambda: hg.MomentumSGD(0.1, 1.0), "momentum"),
         (lambda: hg.Reversible(hg.OptaxSolver(hg.MomentumSGD(0.1, lambda h, t: 0.9), 3)), "min_momentum"),

@@ -65,10 +65,10 @@ def test_growth_is_measured_although_the_outer_loss_sees_no_weights():
 def test_an_implicit_estimator_takes_the_average_for_the_solution():
     case = ridge()
     slow = hg.OptaxSolver(optax.sgd(0.3), 60, average=0.99)
-    estimate, _ = laws.first_step(hg.Implicit(slow, hg.CG(6, tol=1e-13)), case)
+    estimate, _ = laws.first_step(hg.Implicit(slow, hg.CG(6, rtol=1e-13)), case)
     assert estimate.stats.status & hg.Status.INNER_UNCONVERGED  # the last weights are solved, the average is not yet
     solved = hg.OptaxSolver(optax.sgd(0.3), 2000, average=0.9)
-    for estimator in (hg.Implicit(solved, hg.CG(6, tol=1e-13)), hg.HOAG(solved, hg.CG(6, tol=1e-13))):
+    for estimator in (hg.Implicit(solved, hg.CG(6, rtol=1e-13)), hg.HOAG(solved, hg.CG(6, rtol=1e-13))):
         estimate, _ = laws.first_step(estimator, case)
         gradient = jax.grad(case.problem.inner_loss)(estimate.params, case.hparams, case.problem.train, laws.KEY)
         assert (norm(gradient) < 1e-6) == (not estimate.stats.status & hg.Status.INNER_UNCONVERGED)
@@ -95,7 +95,7 @@ def test_maid_bounds_its_error_at_the_average():
     state, history = hg.run(
         search, case.problem, search.init(case.problem, case.params, case.hparams), key=laws.KEY, budget=800
     )
-    exact = hg.Implicit(hg.OptaxSolver(optax.sgd(0.3), 4000), hg.CG(10, tol=1e-14))
+    exact = hg.Implicit(hg.OptaxSolver(optax.sgd(0.3), 4000), hg.CG(10, rtol=1e-14))
     solved = laws.answer(exact, case.replace(hparams=state.best.hparams))
     assert abs(solved[0] - state.best.value) <= 1e-2
     assert np.all(np.asarray(history.stats.diagnostics["value_error"])[1:] < np.inf)

@@ -107,7 +107,7 @@ def test_reverse_through_jaxopt_solvers(inner):
 def test_implicit_with_jaxopt_solvers(solver):
     inner = hg.JaxoptSolver(solver, maxiter=300)
     with loosened(1e3):  # a gradient norm of 1e-12 is out of reach of some line searches
-        laws.closed_form(hg.Implicit(inner, hg.CG(10, tol=1e-14), tol=1e-12), ridge())
+        laws.closed_form(hg.Implicit(inner, hg.CG(10, rtol=1e-14), tol=1e-12), ridge())
 
 
 @pytest.mark.row(42)

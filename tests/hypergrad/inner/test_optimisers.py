@@ -124,7 +124,7 @@ def test_what_cannot_be_differentiated_is_refused_by_name(name):
 
 def test_line_searches_of_optax_train_under_implicit_estimators():
     case = problems.ridge()
-    laws.closed_form(hg.Implicit(hg.OptaxSolver(optax.lbfgs(), 40), hg.CG(10, tol=1e-14)), case)
+    laws.closed_form(hg.Implicit(hg.OptaxSolver(optax.lbfgs(), 40), hg.CG(10, rtol=1e-14)), case)
 
 
 @pytest.mark.parametrize("name", ["polyak", "plateau", "momo"])

@@ -42,15 +42,15 @@ def test_cg_is_the_dense_solution(damping, warm, seed):
     matrix = positive(np.random.default_rng(seed), 6)
     matvec, b, right = system(matrix, seed)
     init = {"v": jnp.full(6, 0.1)} if warm else None
-    found = solve(hg.CG(7, damping=damping, tol=1e-14), matvec, b, init)
+    found = solve(hg.CG(7, damping=damping, rtol=1e-14), matvec, b, init)
     np.testing.assert_allclose(found.value["v"], np.linalg.solve(matrix + damping * np.eye(6), right), rtol=1e-8)
     assert found.residual < 1e-10 and not found.negative_curvature
 
 
 SOLVERS = {
-    "MINRES": lambda damping: hg.MINRES(9, damping=damping, tol=1e-13),
-    "GMRES": lambda damping: hg.GMRES(6, damping=damping, tol=1e-14),
-    "NormalCG": lambda damping: hg.NormalCG(20, damping=damping, tol=1e-14),
+    "MINRES": lambda damping: hg.MINRES(9, damping=damping, rtol=1e-13),
+    "GMRES": lambda damping: hg.GMRES(6, damping=damping, rtol=1e-14),
+    "NormalCG": lambda damping: hg.NormalCG(20, damping=damping, rtol=1e-14),
     "Dense": lambda damping: hg.Dense(damping=damping),
 }
 
@@ -78,7 +78,7 @@ def test_negative_curvature_is_seen(solver):
 @given(seed=seeds)
 def test_minres_never_makes_the_residual_larger(seed):
     matvec, b, right = system(positive(np.random.default_rng(seed), 12, -1.0, 3.0), seed)
-    residuals = [float(solve(hg.MINRES(k, tol=0.0), matvec, b).residual) for k in (1, 2, 4, 8, 12)]
+    residuals = [float(solve(hg.MINRES(k, rtol=0.0), matvec, b).residual) for k in (1, 2, 4, 8, 12)]
     assert all(after <= before * (1 + 1e-9) for before, after in itertools.pairwise([1.0, *residuals]))
     basis = np.linalg.qr(
         np.column_stack([np.linalg.matrix_power(np.array(matvec({"v": np.eye(12)})["v"]), k) @ right for k in range(4)])
@@ -91,7 +91,7 @@ def test_minres_never_makes_the_residual_larger(seed):
 def test_gmres_solves_what_is_not_symmetric():
     skewed = np.eye(3) + np.triu(np.ones((3, 3)), 1) * 3
     matvec, b, right = system(skewed)
-    np.testing.assert_allclose(solve(hg.GMRES(3, tol=1e-14), matvec, b).value["v"], np.linalg.solve(skewed, right))
+    np.testing.assert_allclose(solve(hg.GMRES(3, rtol=1e-14), matvec, b).value["v"], np.linalg.solve(skewed, right))
 
 
 @pytest.mark.parametrize("rank", [2, 6, 20])
@@ -130,13 +130,19 @@ def test_neumann_is_its_series(seed):
 def test_neumann_finds_a_step_size_that_converges(seed):
     matrix = positive(np.random.default_rng(seed), 5, 0.5, 200.0)
     matvec, b, right = system(matrix, seed)
-    found = solve(hg.Neumann(20_000, tol=1e-10), matvec, b)
+    found = solve(hg.Neumann(20_000, rtol=1e-10), matvec, b)
     np.testing.assert_allclose(found.value["v"], np.linalg.solve(matrix, right), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     "solver",
-    [hg.CG(5, tol=0.0), hg.Neumann(5, step_size=1e-3), hg.Neumann(5), hg.MINRES(5, tol=0.0), hg.NormalCG(2, tol=0.0)],
+    [
+        hg.CG(5, rtol=0.0),
+        hg.Neumann(5, step_size=1e-3),
+        hg.Neumann(5),
+        hg.MINRES(5, rtol=0.0),
+        hg.NormalCG(2, rtol=0.0),
+    ],
 )
 def test_the_budget_is_kept_and_the_residual_is_true(solver):
     matrix = positive(np.random.default_rng(1), 30, 1e-3, 1e3)

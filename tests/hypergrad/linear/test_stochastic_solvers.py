@@ -100,7 +100,7 @@ def near(samples, mean):
 
 def test_averaged_solutions_have_a_bias_and_the_series_with_fresh_batches_has_none():
     """E H_b⁻¹ = h/(h² - s²) is not (E H_b)⁻¹ = 1/h."""
-    one_draw = over_keys(hg.CG(5, tol=1e-14)).hypergradient
+    one_draw = over_keys(hg.CG(5, rtol=1e-14)).hypergradient
     solution, m = RIGHT / CURVATURE, 1 - ALPHA * CURVATURE
     assert near(one_draw, RIGHT * CURVATURE / (CURVATURE**2 - SPREAD**2)) and not near(one_draw, solution)
     fresh = over_keys(hg.linear.SGD(8, step_size=ALPHA))
@@ -171,7 +171,7 @@ def test_the_damping_is_the_first_at_which_another_batch_confirms_the_gain(seed)
     noise = rng.normal(size=(8, 8))
     fixed, b = true + 0.4 * (noise + noise.T), rng.normal(size=8)
     assert np.linalg.eigvalsh(fixed)[0] < 0
-    found = jax.jit(lambda b: hg.linear.LevenbergMarquardt(30, tol=1e-13).solve(draws_of(fixed, true), b))(b)
+    found = jax.jit(lambda b: hg.linear.LevenbergMarquardt(30, rtol=1e-13).solve(draws_of(fixed, true), b))(b)
     scale = np.linalg.norm(fixed @ b) / np.linalg.norm(b)
     for damping in (0, *(scale * 0.01 * 4.0**k for k in range(8))):
         system = fixed + damping * np.eye(8)
@@ -190,7 +190,7 @@ def test_without_noise_nothing_is_damped_and_every_product_is_counted():
         jax.debug.callback(lambda: calls.append(1))
         return jnp.asarray(matrix) @ v
 
-    for solver in (hg.linear.LevenbergMarquardt(9, tol=1e-12), hg.linear.SGD(5), hg.linear.Identity()):
+    for solver in (hg.linear.LevenbergMarquardt(9, rtol=1e-12), hg.linear.SGD(5), hg.linear.Identity()):
         calls.clear()
         found = jax.jit(lambda b, solver=solver: solver.solve(counted, b))(b)
         jax.effects_barrier()

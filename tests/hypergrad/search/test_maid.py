@@ -23,7 +23,7 @@ from hypergrad.testing.tolerances import flat
 from tests.helpers import after_steps
 
 INNER = hg.OptaxSolver(optax.sgd(0.3), 3000)
-CG = hg.CG(20, tol=1e-14)
+CG = hg.CG(20, rtol=1e-14)
 SMALLEST = {  # a lower bound of the Hessian's eigenvalues: exact, and twice the smallest penalty
     "quadratic": 0.3,
     "ridge": lambda h: jnp.exp(jnp.min(h["log_l2"])),
@@ -52,7 +52,7 @@ def test_the_bounds_hold_and_are_not_vacuous(name, seed):
     case = CASES[name](seed)
     value, exact, ratios = solved_value(case, case.hparams), flat(case.exact()), []
     for tolerance in (0.3, 0.03, 1e-3, 1e-5):
-        for solver in (hg.CG(20, tol=jnp.asarray(tol)) for tol in (1e-14, tolerance)):  # arrays: compiled once
+        for solver in (hg.CG(20, rtol=jnp.asarray(tol)) for tol in (1e-14, tolerance)):  # arrays: compiled once
             search = hg.MAID(
                 INNER, solver, strong_convexity=SMALLEST[name], rtol=jnp.asarray(tolerance), power_steps=50
             )
@@ -149,14 +149,14 @@ def test_it_beats_hoag_with_a_badly_chosen_schedule():
 def test_all_work_is_counted():
     case, search = (
         quadratic(),
-        hg.MAID(hg.OptaxSolver(optax.sgd(0.3), 7), hg.CG(4, tol=1e-14), strong_convexity=0.3, rtol=1e-9),
+        hg.MAID(hg.OptaxSolver(optax.sgd(0.3), 7), hg.CG(4, rtol=1e-14), strong_convexity=0.3, rtol=1e-9),
     )
     _, record = search.step(case.problem, search.init(case.problem, case.params, case.hparams), laws.KEY)
     counts = record.stats.counts
     assert (counts.iterations, counts.inner_gradients, counts.outer_gradients) == (7, 7 + 1 + 2, 1 + 1)
     # 4 of CG, one each for its start and its residual, one mixed; 2 + 6 for the bounds
     assert counts.hvps == 4 + 2 + 1 + 2 + 6
-    estimated = hg.MAID(hg.OptaxSolver(optax.sgd(0.3), 7), hg.CG(4, tol=1e-14), rtol=1e-9)
+    estimated = hg.MAID(hg.OptaxSolver(optax.sgd(0.3), 7), hg.CG(4, rtol=1e-14), rtol=1e-9)
     _, record = estimated.step(case.problem, estimated.init(case.problem, case.params, case.hparams), laws.KEY)
     assert counts.hvps + 4 <= record.stats.counts.hvps <= counts.hvps + 2 + 4 + 2
 

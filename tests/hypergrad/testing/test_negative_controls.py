@@ -35,7 +35,7 @@ def test_a_wrong_sign_of_the_direct_term_is_caught():
             return hg.Implicit(self.inner).init(problem, params, hparams)
 
         def step(self, problem, hparams, state, key):
-            estimate, state = hg.Implicit(self.inner, hg.CG(10, tol=1e-14)).step(problem, hparams, state, key)
+            estimate, state = hg.Implicit(self.inner, hg.CG(10, rtol=1e-14)).step(problem, hparams, state, key)
             direct = jax.grad(problem.outer_loss, argnums=1)(estimate.params, hparams, problem.valid, key)
             flipped = optax.tree.add_scale(estimate.hypergradient, -2, direct)
             return eqx.tree_at(lambda e: e.hypergradient, estimate, flipped), state
@@ -54,7 +54,7 @@ def test_a_wrong_sign_of_the_mixed_term_is_caught(plant):
         return wrong
 
     plant(hypergrad.estimators.implicit, "hypergradient_at_solution", mutation)
-    caught(laws.closed_form, lambda inner: hg.Implicit(inner, hg.CG(10, tol=1e-14)), Claim.STATIONARY)
+    caught(laws.closed_form, lambda inner: hg.Implicit(inner, hg.CG(10, rtol=1e-14)), Claim.STATIONARY)
 
 
 def test_a_dropped_direct_term_is_caught(plant):
@@ -210,7 +210,7 @@ class Mistaken(hg.linear.AbstractLinearSolver):
 
     mistake: str
 
-    def solve(self, matvec, b, init=None, tol=0.0):
+    def solve(self, matvec, b, init=None, rtol=0.0):
         v, r, p = jnp.zeros_like(b), b, b
         for step in range(len(b)):
             if self.mistake == "aliased series":  # p and v are one array (ThrunGroup)

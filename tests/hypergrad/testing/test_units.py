@@ -12,7 +12,7 @@ from hypergrad.testing import units_of_the_losses
 from hypergrad.testing.problems import ridge
 from hypergrad.testing.units import in_single_precision
 
-CG = hg.CG(20, tol=1e-12)
+CG = hg.CG(20, rtol=1e-12)
 SEARCHES = {
     "HOAG": lambda c: hg.GradientSearch(hg.HOAG(hg.OptaxSolver(optax.sgd(0.3 / c), 300), CG), hg.adaptive_step()),
     "Implicit, far from solved": lambda c: hg.GradientSearch(

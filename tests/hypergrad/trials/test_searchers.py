@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hypergrad as hg
-from hypergrad.trials.told import Told
+from hypergrad.trials.growing import Growing
 
 from tests.hypergrad.trials.examples import KEY, SEARCHERS, SPACE, loss, told
 
@@ -240,11 +240,11 @@ def test_a_leaf_whose_value_does_not_matter_has_no_importance():
 
 
 def test_a_history_grows_without_changing_those_before():
-    first = Told([1])
+    first = Growing([1])
     second, other = first.grown(2), first.grown(3)
     third = second.grown(4)
     assert [list(one) for one in (first, second, other, third)] == [[1], [1, 2], [1, 3], [1, 2, 4]]
     assert third[-1] == 4 and third[1:] == (2, 4) and list(reversed(third)) == [4, 2, 1] and third == (1, 2, 4)
-    assert second != third and not Told() and repr(first) == "(1,)"
+    assert second != third and not Growing() and repr(first) == "(1,)"
     with pytest.raises(IndexError):
         second[2]

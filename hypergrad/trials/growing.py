@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar, overload
 Item = TypeVar("Item")
 
 
-class Told(Sequence[Item], Generic[Item]):
+class Growing(Sequence[Item], Generic[Item]):
     """An immutable sequence that shares its items with those that it grew from: one more costs the same at any length.
 
     Slices are tuples. Equal to any sequence of equal items.
@@ -16,11 +16,11 @@ class Told(Sequence[Item], Generic[Item]):
         self._items = list(items)
         self._length = len(self._items)
 
-    def grown(self, item: Item) -> "Told[Item]":
+    def grown(self, item: Item) -> "Growing[Item]":
         """Returns the sequence with one more item; only the first to grow from one shares its items."""
         if len(self._items) > self._length:
-            return Told([*self, item])
-        longer: Told[Item] = object.__new__(Told)
+            return Growing([*self, item])
+        longer: Growing[Item] = object.__new__(Growing)
         self._items.append(item)
         longer._items, longer._length = self._items, self._length + 1
         return longer
