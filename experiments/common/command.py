@@ -76,8 +76,8 @@ def share_cores(jobs: int) -> None:
 
 
 def num_cores() -> int:
-    """Returns the number of the processor's cores."""
-    return os.cpu_count() or 1
+    """Returns the number of cores that this process may use: `taskset` can leave it few of many."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _processor() -> str:

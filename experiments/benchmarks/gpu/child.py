@@ -13,10 +13,9 @@ from typing import Any
 
 import jax
 
-from ...common.command import keep_programs
+from ...common.command import keep_programs, num_cores
 from ...common.report import as_json
 from .config import Config, from_json
-from .device import num_cores
 
 MODULES = {
     "device": "device",

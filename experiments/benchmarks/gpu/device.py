@@ -1,7 +1,5 @@
 """The device, its ceilings, and the precision of its products."""
 
-import os
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +11,7 @@ import numpy as np
 
 import hypergrad as hg
 
+from ...common.command import num_cores
 from ...common.report import environment
 from .. import bare, problems
 from ..cost import training
@@ -35,11 +34,6 @@ def describe() -> dict[str, Any]:
     """Returns the device, driver, versions, and power at rest."""
     more = {"cores": num_cores(), "matmul_precision": str(jax.config.jax_default_matmul_precision)}
     return environment() | nvml() | more
-
-
-def num_cores() -> int:
-    """Returns the number of cores that this process may use: `taskset` can leave it few of many."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def nvml() -> dict[str, Any]:
