@@ -9,6 +9,7 @@ from typing import Any
 
 from .common.report import Row, made_by, text_table, write_json
 from .study.plots import WORDS
+from .tabular import page as tabular
 from .vision import page as vision
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -42,19 +43,22 @@ def short_horizon(result: Row) -> str:
 TABLES: dict[str, Callable[[Row], str]] = {
     "compare": compare,
     "short_horizon": short_horizon,
+    "tabular": tabular.errors_and_counts,
+    "tabular_full": tabular.errors_and_counts,
     "vision_labels": vision.images,
     "vision_clean": vision.images,
     "vision_text": vision.text,
 }
 TASKS = ("vision",)  # experiments of several tasks, each with its own result
+OPTIONAL = ("counts",)  # parts of some summaries
 
 
 def command(name: str) -> str:
     """Returns the command of a result."""
     experiment, _, task = name.partition("_")
-    return (
-        f"python -m experiments.{experiment} --task {task}" if experiment in TASKS else f"python -m experiments.{name}"
-    )
+    if experiment in TASKS:
+        return f"python -m experiments.{experiment} --task {task}"
+    return f"python -m experiments.{name.removesuffix('_full')}"
 
 
 def read(name: str) -> Row:
@@ -83,6 +87,7 @@ def publish(folder: Path) -> None:
     options = {option: value for option, value in summary["config"].items() if option not in ("out", "data_dir")}
     kept: dict[str, Any] = {"command": command(name), "config": options}
     kept |= {part: summary[part] for part in ("environment", "table", "runs")}
+    kept |= {part: summary[part] for part in OPTIONAL if part in summary}
     (DOCS / "results").mkdir(exist_ok=True)
     write_json(DOCS / "results" / f"{name}.json", kept)
 

@@ -20,13 +20,14 @@ def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Writes summary.json, history.csv, table.md, report.md and the plot, and returns the summary."""
     runs, history = rows(cells, "runs"), rows(cells, "history")
     yardstick = in_hindsight(rows(cells, "fixed"), list(dict.fromkeys(run["start"] for run in runs)))
-    table = wide(runs + yardstick)
-    sentences = [*in_words(runs + yardstick), seconds_in_words(runs)]
+    table, counts = wide(runs + yardstick), verdicts(runs + yardstick)
+    sentences = [*in_words(counts), seconds_in_words(runs)]
     draw(config.out / "test_error_against_cost.png", history)
     overview(config.out / "bad_starts.png", history, yardstick)
     title = f"Test error, mean ± standard deviation over {config.seeds} splits: RMSE, or the share of wrong classes"
     full = spread_table(runs, BY, ("test_error", "test_nll", "calibration_error", "valid_loss", "gradients", "seconds"))
-    summary = save(config, runs, table, history, title, by_method=full, words=sentences, fixed=yardstick)
+    more = {"by_method": full, "words": sentences, "fixed": yardstick, "counts": counts}
+    summary = save(config, runs, table, history, title, **more)
     text = [title + ".", "", text_table(table), "", *(f"- {sentence}" for sentence in sentences)]
     (config.out / "report.md").write_text("\n".join(text) + "\n")
     print("\n".join(sentences))
@@ -54,26 +55,39 @@ def wide(runs: Sequence[Row]) -> list[Row]:
     return lines
 
 
-def in_words(runs: Sequence[Row]) -> list[str]:
-    """Returns a sentence for each rival of `tune`: on how many sets and starts it is ahead, level or behind.
+def verdicts(runs: Sequence[Row]) -> list[Row]:
+    """Returns one line for each rival of `tune`: on how many sets and starts that is ahead, level or behind, and where.
 
     Two methods differ where the mean difference over the splits is more than its standard error.
     """
     ours = {_place(run): run["test_error"] for run in runs if run["method"] == "tune"}
-    sentences = []
+    lines: list[Row] = []
     for method in dict.fromkeys(run["method"] for run in runs):
         if method == "tune" or not ours:
             continue
-        verdicts: dict[str, list[str]] = {"ahead of": [], "level with": [], "behind": []}
+        found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
         rivals = [run for run in runs if run["method"] == method and _place(run) in ours]
         for group in grouped(rivals, ("set", "start")):
             gains = np.array([run["test_error"] - ours[_place(run)] for run in group])
             error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-            verdict = "level with" if abs(gains.mean()) <= error else "ahead of" if gains.mean() > 0 else "behind"
-            verdicts[verdict].append(f"{group[0]['set']} ({group[0]['start']})")
-        counts = ", ".join(f"{word} {method} in {len(places)}" for word, places in verdicts.items())
-        lost = f" Behind on: {'; '.join(verdicts['behind'])}." if verdicts["behind"] else ""
-        sentences.append(f"tune is {counts} of {sum(map(len, verdicts.values()))} cases.{lost}")
+            verdict = "level" if abs(gains.mean()) <= error else "ahead" if gains.mean() > 0 else "behind"
+            found[verdict].append(f"{group[0]['set']} ({group[0]['start']})")
+        lines.append(
+            {"rival": method} | {word: len(places) for word, places in found.items()} | {"lost": found["behind"]}
+        )
+    return lines
+
+
+def in_words(counts: Sequence[Row]) -> list[str]:
+    """Returns a sentence for each line of `verdicts`."""
+    sentences = []
+    for line in counts:
+        rival, total = line["rival"], sum(line[word] for word in ("ahead", "level", "behind"))
+        lost = f" Behind on: {'; '.join(line['lost'])}." if line["lost"] else ""
+        sentences.append(
+            f"tune is ahead of {rival} in {line['ahead']}, level with {rival} in {line['level']}, behind {rival} in "
+            f"{line['behind']} of {total} cases.{lost}"
+        )
     return sentences
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.tabular.data import available, read
 from experiments.tabular.model import on_test
-from experiments.tabular.report import in_hindsight, in_words
+from experiments.tabular.report import in_hindsight, in_words, verdicts
 from experiments.tabular.run import QUICK, Config, main
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
@@ -78,7 +78,7 @@ def test_the_words_count_what_the_numbers_say():
     errors = {"bad": (3.0, 3.5), "good": (1.0, 1.2), "odd": (0.5, 0.6)}
     plain = [run("plain", start, seed, value) for start, pair in errors.items() for seed, value in enumerate(pair)]
     ours = [run("tune", start, seed, 1.0 + 0.2 * seed) for start in errors for seed in (0, 1)]
-    (sentence,) = in_words(plain + ours)
+    (sentence,) = in_words(verdicts(plain + ours))
     assert sentence == (
         "tune is ahead of plain in 1, level with plain in 1, behind plain in 1 of 3 cases. Behind on: s (odd)."
     )
