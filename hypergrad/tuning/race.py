@@ -1,23 +1,27 @@
-"""The starts that race, and the course of each."""
+"""The starts that race, the course of each, and the search that all of them take."""
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import optax
 from jaxtyping import PyTree
 
+from ..budget import Budget
+from ..estimators.reverse import Reverse
 from ..failures import NotFiniteError
 from ..ground.tree import distinct
 from ..history import History
-from ..inner import AbstractInnerSolver
+from ..inner import AbstractInnerSolver, InnerState
 from ..problem import BilevelProblem
 from ..run import run
 from ..search.base import SearchState
 from ..search.gradient import GradientSearch
 
 CHUNK = 10  # hyper-steps per compiled call
+GROWTH = 100.0  # of the adjoint, from which a shorter horizon is taken
 
 
 @dataclasses.dataclass
@@ -58,20 +62,71 @@ class Rival:
         self.history = history if stored or self.history is None else self.history + history
 
 
-def line_up(
-    search: GradientSearch,
+class Choice(NamedTuple):
+    """A search, its first state, the growth of its adjoint, gradients per hyper-step, and gradients spent to choose."""
+
+    search: GradientSearch
+    first: SearchState
+    growth: float
+    cost: int
+    spent: int
+
+    @property
+    def estimator(self) -> Reverse:
+        """The estimator of the search."""
+        estimator = self.search.estimator
+        assert isinstance(estimator, Reverse)  # `choose` has made it
+        return estimator
+
+
+def choose(
     inner: AbstractInnerSolver,
+    optimiser: optax.GradientTransformation,
+    projection: Callable[[PyTree], PyTree],
     problem: BilevelProblem,
     params: PyTree,
-    starts: Sequence[tuple[str, PyTree]],
-) -> list[Rival]:
-    """Returns the starts before the race. The problem is checked, and traced, for the first of them alone."""
-    first = search.init(problem, params, starts[0][1])
+    hparams: PyTree,
+    options: dict[str, Any],
+) -> Choice:
+    """Returns the search with the longest horizon over which the adjoint keeps its size.
+
+    Horizons are K/10 and the halves of it. One step is taken where none is better. A trial is a hyper-step, by the
+    program of the race, so that this is compiled once.
+    """
+
+    def make(horizon: int) -> GradientSearch:
+        estimator = Reverse(inner, horizon=horizon, warm_start=True, check=None)
+        return GradientSearch(estimator, optimiser, projection=projection)
+
+    # A program that is watched differs from one that is not.
+    watched = None if options["callback"] is None else lambda *_: False
+    trial_options = options | {"budget": Budget(gradients=1), "callback": watched, "checkpoint": None}
+    horizon, spent = max(inner.num_steps // 10, 1), 0
+    first = make(horizon).init(problem, params, hparams)  # the same for every horizon
+    while True:
+        search, trial = make(horizon), Rival("a trial", first)
+        trial.go_on(search, problem, trial_options)
+        assert trial.history is not None  # go_on sets it
+        growth, cost = float(trial.history.stats.diagnostics["growth"][0]), trial.gradients
+        spent += cost
+        if growth <= GROWTH or horizon == 1:
+            return Choice(search, first, growth, cost, spent)
+        horizon //= 2
+
+
+def line_up(choice: Choice, problem: BilevelProblem, starts: Sequence[tuple[str, PyTree]]) -> list[Rival]:
+    """Returns the starts before the race. The problem was checked, and traced, for the first of them alone."""
+    first, inner = choice.first, choice.estimator.inner
     assert first.anchor is not None  # a GradientSearch has one
     where = lambda s: (s.hparams, s.best.hparams, s.anchor.hparams, s.inner_state.inner)
 
     def at(hparams: PyTree) -> SearchState:
-        training = inner.restart(problem, hparams, first.inner_state.inner)
+        training = _restarted(inner, problem, hparams, first.inner_state.inner)
         return distinct(eqx.tree_at(where, first, (hparams, hparams, hparams, training)))
 
     return [Rival(name, at(hparams)) for name, hparams in starts]
+
+
+@eqx.filter_jit
+def _restarted(inner: AbstractInnerSolver, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> InnerState:
+    return inner.restart(problem, hparams, state)  # traced once for all starts

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 
 from ..ground.show import show
-from .race import Rival
-from .setup import GROWTH, Choice
+from .race import GROWTH, Choice, Rival
 
 
 def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int) -> tuple[str, ...]:
@@ -17,8 +16,8 @@ def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int) -> 
     lines = [
         f"Trained {state.spent.iterations} updates for {spent} gradient equivalents in all, moving the hyperparameters "
         f"every {inner.num_steps} updates, {len(history)} times.",
-        f"Hypergradients reach back {choice.horizon} updates. The adjoint grew {choice.growth:.3g}-fold over them in a "
-        f"trial; the limit is {GROWTH:g}.",
+        f"Hypergradients reach back {choice.estimator.horizon} updates. The adjoint grew {choice.growth:.3g}-fold over "
+        f"them in a trial; the limit is {GROWTH:g}.",
         f"The outer loss is that of weights averaged over about {1 / (1 - inner.average):.0f} updates: short horizons "
         "would else drive learning rates to zero.",
     ]

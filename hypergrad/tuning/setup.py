@@ -1,37 +1,24 @@
-"""The choices that `tune` makes before it starts: periods, estimator, optimiser and starts."""
+"""The choices that `tune` makes before it starts: periods, optimiser and starts."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from ..estimators.reverse import Reverse
 from ..ground.checks import shown
 from ..ground.dependence import enters
-from ..ground.tree import describe, named_leaves
+from ..ground.tree import PartitionedModel, describe, named_leaves
 from ..inner import AbstractInnerSolver
-from ..problem import BilevelProblem, check_model, inner_objective, outer_objective
+from ..problem import BilevelProblem, inner_objective, outer_objective
 
 ADAM = optax.adam(0.2)  # of the hyperparameters, in units of their scale
 FAST = 2.0  # times as far moves what enters a loss, such as a penalty: it acts at once, a momentum only later
 SHIFT = math.log(10.0)  # from the given start to its rivals, in units of the scale
-GROWTH = 100.0  # of the adjoint, from which a shorter horizon is taken
-
-
-class Choice(NamedTuple):
-    """An estimator, its horizon, the growth of its adjoint, gradients per hyper-step, and gradients spent to choose."""
-
-    estimator: Reverse
-    horizon: int
-    growth: float
-    cost: int
-    spent: int
 
 
 def periods(inner: AbstractInnerSolver, total: int) -> AbstractInnerSolver:
@@ -41,26 +28,6 @@ def periods(inner: AbstractInnerSolver, total: int) -> AbstractInnerSolver:
     if solver.average is not None:
         return solver
     return eqx.tree_at(lambda s: s.average, solver, 1 - 1 / (2 * period), is_leaf=lambda leaf: leaf is None)
-
-
-def choose_estimator(
-    inner: AbstractInnerSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array
-) -> Choice:
-    """Returns the estimator with the longest horizon over which the adjoint keeps its size.
-
-    Horizons are K/10 and the halves of it. One step is taken where none is better.
-    """
-    make = lambda horizon: Reverse(inner, horizon=horizon, warm_start=True, check=None)
-    horizon, spent = max(inner.num_steps // 10, 1), 0
-    state = make(horizon).init(problem, params, hparams)  # the same for every horizon
-    while True:
-        estimator = make(horizon)
-        estimate, _ = estimator.step(problem, hparams, state, key)
-        growth, cost = float(estimate.stats.diagnostics["growth"]), int(estimate.stats.counts.gradients)
-        spent += cost
-        if growth <= GROWTH or horizon == 1:
-            return Choice(estimator, horizon, growth, cost, spent)
-        horizon //= 2
 
 
 class ScaledUpdate(eqx.Module):
@@ -97,9 +64,9 @@ def like(tree: PyTree, hparams: PyTree, name: str) -> PyTree:
     return full
 
 
-def in_losses(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> list[bool]:
+def in_losses(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> list[bool]:
     """Returns for every array of hyperparameters whether it enters a loss; what enters none enters the optimiser."""
-    key, partitioned = jax.random.key(0), check_model(problem, params, hparams)
+    key = jax.random.key(0)
     losses = lambda h: (
         inner_objective(problem, partitioned, key)(partitioned.arrays, h),
         outer_objective(problem, partitioned, key)(partitioned.arrays, h),
@@ -107,15 +74,14 @@ def in_losses(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> list[
     return enters(losses, hparams)
 
 
-def steps(problem: BilevelProblem, params: PyTree, hparams: PyTree, scale: PyTree) -> PyTree:
-    """Returns the scale, times `FAST` for the hyperparameters that enter a loss."""
+def steps(scale: PyTree, fast: Sequence[bool]) -> PyTree:
+    """Returns the scale, times `FAST` for the hyperparameters that enter a loss, see `in_losses`."""
     units, treedef = jax.tree.flatten(scale)
-    fast = in_losses(problem, params, hparams)
     return jax.tree.unflatten(treedef, [unit * (FAST if at else 1.0) for unit, at in zip(units, fast, strict=True)])
 
 
 def all_starts(
-    problem: BilevelProblem, params: PyTree, hparams: PyTree, scale: PyTree, given: Sequence[PyTree] | None
+    hparams: PyTree, scale: PyTree, fast: Sequence[bool], given: Sequence[PyTree] | None
 ) -> list[tuple[str, PyTree]]:
     """Returns the starts of the race by name, the given one first."""
     found = [("the given start", hparams)]
@@ -125,7 +91,7 @@ def all_starts(
         return found + [(f"starts[{n}]", like(start, hparams, f"starts[{n}]")) for n, start in enumerate(given)]
     leaves, treedef = jax.tree.flatten(hparams)
     paths = [path for path, _ in named_leaves(hparams, "hparams")]
-    for place, in_loss in enumerate(in_losses(problem, params, hparams)):
+    for place, in_loss in enumerate(fast):
         for word, sign in () if in_loss else (("smaller", -SHIFT), ("larger", SHIFT)):
             moved = [
                 leaf + sign * unit if at == place else leaf

@@ -16,10 +16,10 @@ from ..history import History
 from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem, as_hparams, check_model
 from ..search.base import SearchState
-from ..search.gradient import GradientSearch, identity
-from .race import line_up
+from ..search.gradient import identity
+from .race import choose, line_up
 from .report import report
-from .setup import all_starts, choose_estimator, like, periods, scaled_adam, steps
+from .setup import all_starts, in_losses, like, periods, scaled_adam, steps
 
 SHARE = 0.15  # of the budget that the choice of a start may take
 LEAST = 200  # gradients of a budget
@@ -119,20 +119,20 @@ def tune(
     """
     total = max(math.ceil(1.2 * inner.num_steps), LEAST) if budget is None else budget
     hparams = as_hparams(hparams)
-    check_model(problem, params, hparams)
+    partitioned = check_model(problem, params, hparams)
     unit = like(scale, hparams, "scale")
     if any(bool(jnp.any(leaf < 0)) for leaf in jax.tree.leaves(unit)):
         raise ValueError("scale must be at least 0: it is the distance over which a hyperparameter matters")
-    named = all_starts(problem, params, hparams, unit, starts)
-    choice = choose_estimator(periods(inner, total), problem, params, hparams, key)
-    search = GradientSearch(choice.estimator, scaled_adam(steps(problem, params, hparams, unit)), projection=projection)
-    race = line_up(search, choice.estimator.inner, problem, params, named)
+    fast = in_losses(problem, partitioned, hparams)
+    named = all_starts(hparams, unit, fast, starts)
+    common: dict[str, Any] = {"key": key, "holdout": holdout, "patience": patience, "callback": callback}
+    choice = choose(periods(inner, total), scaled_adam(steps(unit, fast)), projection, problem, params, hparams, common)
+    race = line_up(choice, problem, named)
 
     def advance(number: int, gradients: int) -> None:
-        rival, place = race[number], None if checkpoint is None else f"{os.fspath(checkpoint)}.{number}"
-        options: dict[str, Any] = {"holdout": holdout, "patience": patience, "callback": callback, "checkpoint": place}
-        options |= {"key": jax.random.fold_in(key, number), "budget": Budget(gradients=gradients)}
-        rival.go_on(search, problem, options)
+        place = None if checkpoint is None else f"{os.fspath(checkpoint)}.{number}"
+        own = {"key": jax.random.fold_in(key, number), "checkpoint": place, "budget": Budget(gradients=gradients)}
+        race[number].go_on(choice.search, problem, common | own)
 
     alive, rounds, limit = list(range(len(race))), math.ceil(math.log2(len(race))), 0
     for _ in range(rounds):
@@ -142,7 +142,7 @@ def tune(
         alive = sorted(alive, key=lambda number: race[number].loss)[: math.ceil(len(alive) / 2)]
     winner = race[alive[0]]
     others = choice.spent + sum(rival.gradients for rival in race if rival is not winner)
-    last = total - others - choice.cost - (holdout is not None)
+    last = total - others - choice.cost
     if last >= 0:  # one more hyper-step fits
         advance(alive[0], last + 1)
     if winner.history is None or not math.isfinite(winner.loss):

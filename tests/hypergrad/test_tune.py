@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import hypergrad as hg
+from hypergrad.ground.tree import PartitionedModel, partition
 from hypergrad.testing import laws
 from hypergrad.tuning import setup
 
@@ -152,7 +153,8 @@ def test_what_enters_a_loss_moves_twice_as_far():
     problem, params, _ = regression()
     start = {"log_decay": jnp.zeros(()), "log_rate": jnp.log(0.1)}
     unit = jax.tree.map(jnp.ones_like, start)
-    assert setup.steps(problem, params, start, unit) == {"log_decay": setup.FAST, "log_rate": 1.0}
+    fast = setup.in_losses(problem, partition(params), start)
+    assert setup.steps(unit, fast) == {"log_decay": setup.FAST, "log_rate": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,8 @@ def test_starts_are_found_on_batches_and_with_a_state_of_layers():
     outer = lambda params, h, data, key: squares(params[0], h, data, key)
     batches = hg.BilevelProblem(with_state, outer, hg.Batches(problem.train, 32), hg.Batches(rows, 32))
     hparams = {"log_decay": jnp.asarray(-2.0), "log_rate": jnp.asarray(-3.0)}
-    found = setup.all_starts(batches, (w, jnp.zeros(2)), hparams, jax.tree.map(jnp.ones_like, hparams), None)
+    fast = setup.in_losses(batches, PartitionedModel((w, jnp.zeros(2)), has_state=True), hparams)
+    found = setup.all_starts(hparams, jax.tree.map(jnp.ones_like, hparams), fast, None)
     assert [name for name, _ in found] == [
         "the given start",
         "hparams['log_rate'] smaller",
