@@ -1,7 +1,8 @@
 """Hypergradients inside a trial: its continuous hyperparameters move by gradient while it is trained."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,8 +14,9 @@ from jaxtyping import Array, PyTree
 
 from ..budget import Budget
 from ..estimators.base import ESTIMATOR, AbstractEstimator
-from ..ground.checks import checked, integer, optimiser, random_key, several
+from ..ground.checks import checked, function, integer, optimiser, random_key, several
 from ..ground.total import Total
+from ..history import History
 from ..problem import PROBLEM, BilevelProblem
 from ..run import run
 from ..search.base import Record, SearchState
@@ -23,6 +25,8 @@ from .leaves import Float
 from .searcher import SPACE
 from .space import PARAMS, Space
 from .trial import Result
+
+REPORT = function("report", "(step, value) -> true to stop", optional=True)
 
 
 class NormsState(NamedTuple):
@@ -115,23 +119,38 @@ class GradientTuner(eqx.Module):
         values = {name: np.log(params[name]) if leaf.log else params[name] for name, leaf in self.leaves}
         return {name: jnp.asarray(np.asarray(value, float)) for name, value in values.items()}
 
-    @checked(PROBLEM, PARAMS, random_key())
+    @checked(PROBLEM, PARAMS, random_key(), integer("chunk", least=1), REPORT)
     def run(
-        self, problem: BilevelProblem, model: PyTree, params: Mapping[str, Any], *, key: Array, budget: Budget | int
+        self,
+        problem: BilevelProblem,
+        model: PyTree,
+        params: Mapping[str, Any],
+        *,
+        key: Array,
+        budget: Budget | int,
+        chunk: int = 10,
+        report: Callable[[int, float], Any] | None = None,
     ) -> Result:
-        """Trains and tunes by `hypergrad.run`. Only an interrupt ends it early, no NaN."""
+        """Trains and tunes by `hypergrad.run`. Only an interrupt or `report` ends it early, no NaN.
+
+        `report(step, value)` gets the lowest outer loss so far after every `chunk` hyper-steps. Where it returns true
+        the trial ends, with a result that is `pruned`: give `trial.report` for a pruner.
+        """
         state = self._init(problem, model, self.hparams(params))
+        reports = None if report is None else _Reports(report)
         try:
             with warnings.catch_warnings():  # the result says so
                 warnings.filterwarnings("ignore", ".* has no finite result", RuntimeWarning)
-                state, _ = run(self.search, problem, state, key=key, budget=budget, chunk=10, keep=_nothing)
+                state, _ = run(
+                    self.search, problem, state, key=key, budget=budget, chunk=chunk, keep=_nothing, callback=reports
+                )
         except FloatingPointError as error:
             return Result.failure(f"no hypergradient was finite: {error}")
         found = jax.tree.map(float, self._found(state))
         if not np.isfinite(found["value"]):
             return Result.failure("no hypergradient was finite")
         tuned = {name: min(max(found["tuned"][name], leaf.low), leaf.high) for name, leaf in self.leaves}
-        return Result(**found | {"tuned": tuned})
+        return Result(**found | {"tuned": tuned, "pruned": reports is not None and reports.stopped})
 
     @checked(PROBLEM, random_key(), integer("steps", least=1))
     def scan(
@@ -171,6 +190,20 @@ class GradientTuner(eqx.Module):
             "gradients": Total.of(state.spent.gradients).rounded,
             "metrics": {"hyper_updates": Total.of(state.spent.hyper_updates).rounded},
         }
+
+
+@dataclass
+class _Reports:
+    """The callback of a run that passes the lowest outer loss on, and keeps whether it was told to stop."""
+
+    report: Callable[[int, float], Any]
+    stopped: bool = False
+
+    def __call__(self, state: SearchState, history: History) -> bool:
+        value = float(state.best.value)
+        if np.isfinite(value):
+            self.stopped = bool(self.report(int(state.num_steps), value))
+        return self.stopped
 
 
 def _nothing(record: Record) -> tuple[()]:

@@ -126,3 +126,18 @@ def test_values_stay_in_their_range_and_failures_are_results():
     assert shot.failed and "finite" in shot.error
     with pytest.raises(ValueError, match="names has 'units'"):
         hg.trials.GradientTuner(SIZES, ["units"], INSIDE.search.estimator, optax.sgd(0.1))
+
+
+def test_reports_are_the_lowest_losses_and_end_a_trial():
+    problem, start, heard = ridge(), {"decay_a": 1.0, "decay_b": 0.5, "shift": 0.0}, []
+
+    def report(step, value):
+        heard.append((step, value))
+        return step == 15
+
+    tune = lambda **more: INSIDE.run(problem, jnp.zeros(2), start, key=KEY, budget=300, chunk=5, **more)
+    ended, whole = tune(report=report), tune()
+    assert [step for step, _ in heard] == [5, 10, 15]
+    assert ended.pruned and ended.metrics["hyper_updates"] == 15 and ended.value == heard[-1][1]
+    assert heard == sorted(heard, key=lambda one: -one[1]) and heard[0][1] > whole.value
+    assert not whole.pruned and whole.metrics["hyper_updates"] == 20
