@@ -13,6 +13,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array
 
 from .checks import integer
+from .ground.kinds import random_key
 
 
 class Factor(eqx.Module):
@@ -151,16 +152,18 @@ class Lanczos(Structure):
 
         log det A ≈ mean of zᵀ log(A) z,    ∂ log det A ≈ mean of zᵀ A⁻¹ ∂A z,    z random signs
 
-    Both come from the Krylov space of `num_steps` dimensions that starts at z. The signs are the same at every call, so
-    that the criterion is a smooth function. *Cost*: `num_probes` · `num_steps` products. *Memory*: `num_steps` vectors
-    for each probe. *Bias*: none from the probes; that of the quadrature falls exponentially with the steps. The error
-    of the mean falls with the root of the number of probes.
+    Both come from the Krylov space of `num_steps` dimensions that starts at z. Without `key` the signs are the same at
+    every call, so that the criterion is a smooth function. A search along many hyperparameters would learn those signs:
+    give it the key of the outer loss as `key`, and each call draws its own. *Cost*: `num_probes` · `num_steps`
+    products. *Memory*: `num_steps` vectors for each probe. *Bias*: none from the probes; that of the quadrature falls
+    exponentially with the steps. The error of the mean falls with the root of the number of probes.
 
     **Source**: Ubaru, Chen, Saad (2017); the derivative as in Gardner et al. (2018).
     """
 
     num_probes: int = eqx.field(converter=integer("num_probes", least=1), default=16)
     num_steps: int = eqx.field(converter=integer("num_steps", least=1), default=20)
+    key: Array | None = eqx.field(converter=random_key(optional=True), default=None)
 
     def log_det(self, factor: Factor) -> Array:
         """Returns log det (I + BᵀB), estimated."""
@@ -177,7 +180,8 @@ class Lanczos(Structure):
             slope = jnp.vdot(solved, factor.product(z))
             return jax.lax.stop_gradient(value - slope) + slope
 
-        return jnp.mean(jax.vmap(estimate)(jax.random.split(jax.random.key(0), self.num_probes)))
+        key = jax.random.key(0) if self.key is None else self.key
+        return jnp.mean(jax.vmap(estimate)(jax.random.split(key, self.num_probes)))
 
     def covariance(self, factor: Factor, at: Array) -> Array:
         """Returns V (I + BᵀB)⁻¹ Vᵀ by conjugate gradients."""

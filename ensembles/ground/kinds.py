@@ -136,7 +136,7 @@ def several(name: str, kind: type, expected: str, least: int = 0, optional: bool
     return Rule(name, expected, convert, optional)
 
 
-def random_key(name: str = "key") -> Rule:
+def random_key(name: str = "key", optional: bool = False) -> Rule:
     """Returns a rule for one random key. A key of the old style, two `uint32`, becomes a typed one."""
 
     def convert(value: Any) -> Any:
@@ -150,4 +150,4 @@ def random_key(name: str = "key") -> Rule:
             raise TypeError
         return jax.random.wrap_key_data(value)
 
-    return Rule(name, "one random key such as jax.random.key(0)", convert)
+    return Rule(name, "one random key such as jax.random.key(0)", convert, optional)

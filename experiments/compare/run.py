@@ -34,7 +34,11 @@ BOX = (-10.0, 4.0)  # range of the log-variances, for every method
 START = -3.0  # the middle of the box
 EVALUATION_ROWS = 5000
 TEST_SAMPLES = 64  # of the posterior
-LABELS = {"elbo": "negative ELBO per example", "validation": "validation loss"}
+LABELS = {
+    "elbo": "negative ELBO per example",
+    "evidence": "negative log evidence per example",
+    "validation": "validation loss",
+}
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ class Config(OnSplits):
     goes on where it was when started again with the same options.
     """
 
-    criterion: Literal["elbo", "validation"] = "elbo"
-    """elbo: variational evidence bound on the training data. validation: cross-entropy on held-out data."""
+    criterion: Literal["elbo", "evidence", "validation"] = "elbo"
+    """elbo: variational evidence bound on the training data. evidence: Laplace evidence of the training data.
+    validation: cross-entropy on held-out data."""
     methods: Some[MethodName] = ALL  # Methods to run.
     budget: float = 3000  # Budget of every method, per seed.
     budget_unit: Literal["iterations", "gradients", "seconds"] = "iterations"

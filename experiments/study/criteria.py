@@ -1,5 +1,6 @@
-"""The criteria as losses: evidence bound, k-fold cross-validation, held-out rows; Gaussian priors on the weights."""
+"""The criteria as losses: evidence bound, evidence, cross-validation, held-out rows; Gaussian priors on the weights."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -9,14 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 import hypergrad as hg
-from ensembles import MeanField, init_replicas, kfold_masks, negative_elbo, replicate_loss
+from ensembles import MeanField, evidence, init_replicas, kfold_masks, negative_elbo, replicate_loss
 
 from ..common.data import Rows, Splits
 from .settings import Setting
 
-CriterionName = Literal["cv", "elbo"]
+CriterionName = Literal["cv", "elbo", "evidence"]
 FOLDS = 4
 SAMPLES = 16  # of the posterior, where the criterion is measured
+EXACT = 100  # weights up to which the determinant of the evidence is exact
+PROBES, PROBES_MEASURED, KRYLOV = 4, 16, 20  # of the log determinant, and the dimensions of its Krylov spaces
 
 
 class Criterion(NamedTuple):
@@ -105,6 +108,47 @@ def validation(setting: Setting, num_rows: int) -> Criterion:
     )
 
 
+class Repeated(eqx.Module):
+    """A likelihood of some rows that stand for more: each of them counts `times` times."""
+
+    once: evidence.Likelihood
+    times: float
+
+    def negative_log(self, outputs: Array) -> Array:
+        """Returns -log p(targets | outputs) of all that the rows stand for."""
+        return self.times * self.once.negative_log(outputs)
+
+    def root(self, outputs: Array) -> Array:
+        """Returns the root of the curvature, √times that of one."""
+        return math.sqrt(self.times) * self.once.root(outputs)
+
+
+def marginal_likelihood(setting: Setting, num_rows: int) -> Criterion:
+    """Returns minus the Laplace approximation of the log evidence per row, at the most probable weights.
+
+    Training and criterion see the same rows. The determinant of a matrix that is not small is taken by stochastic
+    Lanczos quadrature, with fresh signs at every hypergradient.
+    """
+    is_small = sum(leaf.size for leaf in jax.tree.leaves(setting.weights)) <= EXACT
+
+    def outer_loss(size: int, probes: int) -> hg.problem.Loss:
+        def negative(model, hparams, rows, key):
+            row_key, sign_key = jax.random.split(key)
+            chosen = some_rows(row_key, rows, size)
+            laplace = evidence.Laplace(evidence.Full() if is_small else evidence.Lanczos(probes, KRYLOV, sign_key))
+            likelihood = Repeated(setting.likelihood(chosen), num_rows / len(chosen.y))
+            outputs, prior = lambda model: jax.vmap(model)(chosen.x), log_variance(setting, hparams)
+            return laplace.negative_log_evidence(outputs, model, prior, likelihood) / num_rows
+
+        return negative
+
+    return validation(setting, num_rows)._replace(
+        data=lambda rows, key: (rows.train, rows.train),
+        outer_loss=outer_loss(setting.outer_batch, PROBES),
+        evaluate=outer_loss(setting.evaluation_rows, PROBES_MEASURED),
+    )
+
+
 def stacked(model: PyTree) -> PyTree:
     """Returns one model as an ensemble of one."""
     return jax.tree.map(lambda leaf: leaf[None] if eqx.is_array(leaf) else leaf, model)
@@ -157,6 +201,7 @@ def cross_validation(setting: Setting, num_rows: int) -> Criterion:
 
 CRITERIA: dict[str, Callable[[Setting, int], Criterion]] = {
     "elbo": elbo,
+    "evidence": marginal_likelihood,
     "cv": cross_validation,
     "validation": validation,
 }

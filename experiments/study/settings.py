@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
 import hypergrad as hg
-from ensembles import MeanField
+from ensembles import MeanField, evidence
 
 from ..common.data import Rows, Splits
 from . import activity, images, polynomial
@@ -30,6 +30,7 @@ class Setting:
     sample: Callable[[int], Splits]  # seed -> rows
     model: Callable[[Array], Any]  # key -> model with `layers`
     log_likelihood: Callable[[Any, Rows], Array]  # nats of every row
+    likelihood: Callable[[Rows], evidence.Likelihood]  # the same of the outputs, all constants included
     error: Callable[[Any, Rows], Array]  # RMSE or accuracy
     box: tuple[float, float]  # log-variances are kept here
     prior: tuple[float, float]  # and searched here, as the published random search does
@@ -102,8 +103,16 @@ def network(
     return lambda key: eqx.nn.MLP(inputs, outputs, hidden, 1, activation=activation, key=key)
 
 
-IMAGES: dict[str, Any] = {"log_likelihood": classify, "error": accuracy}
-SERIES: dict[str, Any] = {"log_likelihood": regress, "error": rmse}
+IMAGES: dict[str, Any] = {
+    "log_likelihood": classify,
+    "likelihood": lambda rows: evidence.Categorical(rows.y),
+    "error": accuracy,
+}
+SERIES: dict[str, Any] = {
+    "log_likelihood": regress,
+    "likelihood": lambda rows: evidence.Gaussian(rows.y, 0.0),
+    "error": rmse,
+}
 WIDE: dict[str, Any] = {"box": (-11.0, 5.0), "prior": (-10.0, 4.0)}  # of log-precisions [-5, 11] and [-4, 10]
 
 

@@ -35,7 +35,7 @@ class Config(WithData):
     """
 
     data: DataName = "wisdm"  # Data set.
-    criterion: CriterionName = "elbo"  # elbo or cv.
+    criterion: CriterionName = "elbo"  # elbo, evidence or cv.
     groups: Some[GroupName] = ("one", "layers", "inputs", "weights")  # Sizes of the first sweep.
     climber: MethodName = "greedy"  # The gradient method of the first sweep.
     periods: Some[int] = (5, 10, 25, 100)  # Periods of the second sweep.

@@ -157,6 +157,22 @@ def test_lanczos_quadrature_comes_near_the_whole_with_its_derivatives(shape):
     assert relative_error(found[1], expected[1]) < 5e-2
 
 
+def test_signs_from_a_key_differ_and_have_the_whole_as_their_mean():
+    data, h = linear_model("more weights"), jnp.linspace(-1.0, 0.5, 7)
+    likelihood = evidence.Gaussian(data["y"], -1.0)
+    of = lambda structure: (
+        lambda h: evidence.Laplace(structure).negative_log_evidence(
+            lambda w: data["x"] @ w, jnp.ones(7) / 4, h, likelihood
+        )
+    )
+    drawn = lambda key: jax.value_and_grad(of(evidence.Lanczos(1, 7, key)))(h)
+    values, slopes = jax.jit(jax.vmap(drawn))(jax.random.split(laws.KEY, 400))
+    whole, slope = jax.value_and_grad(of(evidence.Full()))(h)
+    assert np.std(values) > 0.1
+    assert abs(np.mean(values) - whole) < 4 * np.std(values) / 20
+    np.testing.assert_array_less(np.abs(np.mean(slopes, 0) - slope), 4 * np.std(slopes, 0) / 20 + 1e-12)
+
+
 def test_lanczos_and_the_whole_predict_the_same():
     data, h = linear_model("more rows"), jnp.asarray(0.3)
     new = np.random.default_rng(9).normal(size=(3, 5))

@@ -68,10 +68,11 @@ def test_on_the_elbo_hypergradients_per_weight_beat_search(tmp_path, capsys, met
     assert all(name in printed for name in (*methods, "test_nll"))
 
 
-@pytest.mark.slow
-def test_the_validation_criterion_writes_what_it_finds(tmp_path):
+@pytest.mark.variants(slow=["validation"], quick=[])
+@pytest.mark.parametrize("criterion", ["validation", "evidence"])
+def test_the_other_criteria_write_what_they_find(tmp_path, criterion):
     methods = ("greedy", "random", "tpe", "best_scalar")
-    config = Config(criterion="validation", methods=methods, out=tmp_path, **SMALL)
+    config = Config(criterion=criterion, methods=methods, out=tmp_path, **SMALL)
     check_output(tmp_path, main(config), methods, seeds=2)
 
 

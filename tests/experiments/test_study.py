@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
-from ensembles import MeanField
-from experiments.study import activity, polynomial, sweeps
+from ensembles import MeanField, evidence
+from experiments.study import activity, criteria, polynomial, sweeps
 from experiments.study.cell import iterations_to_gain
 from experiments.study.groups import GROUPS, per_weight
 from experiments.study.published import agreement
@@ -62,6 +63,29 @@ def test_the_best_mean_field_is_a_maximum_of_the_bound_that_is_measured():
     hparams = eqx.tree_at(lambda t: t.layers[0].weight, task.start, jnp.asarray(log_variance, jnp.float32))
     measured = task.criterion.evaluate(posterior, hparams, task.problem.valid, jax.random.key(0))
     assert -40 * float(measured) == pytest.approx(value, abs=0.01)
+
+
+def test_the_evidence_of_a_linear_model_is_exact():
+    task = task_of("evidence")
+    rows, h = task.rows.train, np.random.default_rng(1).uniform(-6.0, 0.0, 12)
+    x, y = rows.x.astype(float), rows.y.astype(float)
+    posterior = np.linalg.solve(x.T @ x + np.diag(np.exp(-h)), x.T @ y)
+    weights = jnp.asarray(posterior * np.exp(polynomial.OFFSET.astype(float) / 2), jnp.float32)
+    model = eqx.tree_at(lambda m: m.layers[0].weight, task.params, weights)
+    hparams = eqx.tree_at(lambda t: t.layers[0].weight, task.start, jnp.asarray(h, jnp.float32))
+    measured = task.criterion.evaluate(model, hparams, task.problem.valid, jax.random.key(0))
+    expected = multivariate_normal.logpdf(y, cov=np.eye(40) + (x * np.exp(h)) @ x.T)
+    assert -40 * float(measured) == pytest.approx(expected, abs=0.01)
+
+
+def test_rows_that_stand_for_more_have_the_evidence_of_all_of_them():
+    x, labels = np.random.default_rng(2).normal(size=(6, 3)).astype(np.float32), jnp.array([0, 1, 2, 1, 0, 2])
+    evidence_of = lambda x, likelihood: evidence.Laplace().negative_log_evidence(
+        lambda w: x @ w, jnp.ones((3, 3)), -1.0, likelihood
+    )
+    some = evidence_of(x, criteria.Repeated(evidence.Categorical(labels), 2.0))
+    both = evidence_of(np.tile(x, (2, 1)), evidence.Categorical(jnp.tile(labels, 2)))
+    assert float(some) == pytest.approx(float(both), rel=1e-5)
 
 
 def test_cross_validation_scores_every_row_by_the_member_that_has_not_seen_it():

@@ -5,7 +5,7 @@ import numpy as np
 
 from ensembles import evidence
 
-from .kinds import Function, Int, Kind, Only, Some, number, numeric
+from .kinds import Function, Int, Key, Kind, Only, Some, number, numeric
 from .statistics import Numbers
 
 X = np.array([[1.0, 0.5], [0.2, -1.0], [0.3, 0.4]])
@@ -45,7 +45,10 @@ CALLS = {
             )
         },
     ),
-    "evidence.Lanczos": (evidence.Lanczos, {"num_probes": Int(2, least=1), "num_steps": Int(2, least=1)}),
+    "evidence.Lanczos": (
+        evidence.Lanczos,
+        {"num_probes": Int(2, least=1), "num_steps": Int(2, least=1), "key": Key(optional=True)},
+    ),
     "evidence.negative_log_joint": (evidence.negative_log_joint, JOINT),
     "evidence.Laplace.negative_log_evidence": (evidence.Laplace().negative_log_evidence, JOINT),
     "evidence.Laplace.predict": (evidence.Laplace().predict, JOINT | {"new_outputs": Function(outputs)}),

@@ -126,8 +126,10 @@ def Function(right: Callable, optional: bool = False, own: bool = False) -> Kind
     return Kind(lambda: right, lambda value: None if callable(value) or (value is None and optional) else False, own)
 
 
-def Key() -> Kind:  # noqa: N802
+def Key(optional: bool = False) -> Kind:  # noqa: N802
     def judge(value):
+        if value is None:
+            return optional
         return isinstance(value, jax.Array) and (
             (jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ())
             or (value.dtype == jnp.uint32 and value.shape == (2,))
