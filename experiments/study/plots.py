@@ -21,7 +21,7 @@ COLOURS = {
     "em": "#56B4E9",
     "best_scalar": "#56B4E9",
     "random_greedy": "#8C564B",
-    "plain": "#F0E442",
+    "plain": "#882255",
 }
 WORDS = {
     "drmad": "DrMAD",
