@@ -18,7 +18,7 @@ import numpy as np
 from ...common.cells import Cells, Labels
 from ...common.config import Options, Out, Positive, Some
 from ...common.figures import COLOURS, figure
-from ...common.report import environment, text_table, write_json
+from ...common.report import environment, grouped, text_table, write_json
 from .. import bare
 from ..cost import ONE_THREAD
 from ..measure import Rounds, agreement, arguments, exact
@@ -134,17 +134,23 @@ def main(config: Config) -> None:
     draw(config.out / "peers.png", [row for row in rows if "error" not in row])
 
 
+ON_TORCH = ("torch", "TorchOpt", "higher", "Betty")
+
+
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Draws time against memory; methods without the hypergradient of the run itself are hollow."""
-    names = sorted({row["peer"].split(":")[0] for row in rows})
-    with figure(path) as ax:
-        for name, colour in zip(names, COLOURS, strict=False):
-            for exact_one in (True, False):
-                shown = [row for row in rows if row["peer"].split(":")[0] == name and row["exact"] is exact_one]
-                x, y = ([row[key] for row in shown] for key in ("time_over_plain", "bytes"))
-                label = name if exact_one else None
-                face = colour if exact_one else "none"
-                ax.scatter(x, [max(value, 1) / 1e6 for value in y], color=colour, facecolors=face, label=label)
-        ax.set(xlabel="plain training runs", ylabel="memory (MB)", xscale="log", yscale="log")
-        ax.grid(alpha=0.3)
-        ax.legend()
+    """Draws times, a panel for each problem; what is not the hypergradient of the run itself is hollow."""
+    panels = grouped(rows, ("problem",))
+    height = 0.25 * max(len(mine) for mine in panels) + 1
+    with figure(path, 1, len(panels), (4.2 * len(panels), height), squeeze=False, sharex=True) as axes:
+        for ax, mine in zip(axes[0], panels, strict=True):
+            mine = sorted(mine, key=lambda row: -row["time_over_plain"])
+            for at, row in enumerate(mine):
+                library = row["peer"].split(":")[0]
+                colour = COLOURS[0] if library == "ours" else COLOURS[7 if library in ON_TORCH else 1]
+                face = colour if row["exact"] else "none"
+                ax.plot(row["time_over_plain"], at, "o", color=colour, markerfacecolor=face)
+            ax.set_yticks(range(len(mine)), [row["peer"] for row in mine], fontsize=8)
+            ax.set(title=mine[0]["problem"], xlabel="training runs", xscale="log")
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter("")
+            ax.grid(alpha=0.3)
