@@ -18,6 +18,7 @@ from .ground.hparams import as_floating as as_floating
 from .ground.hparams import as_hparams as as_hparams
 from .ground.hparams import num_not_finite as num_not_finite
 from .ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
+from .ground.surprises import warn_of_numbers, warn_of_ties
 from .ground.tree import (
     PartitionedModel,
     describe,
@@ -205,6 +206,8 @@ def check(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> tuple[Par
 def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> PartitionedModel:
     """Returns the model partitioned, once both losses accept it at these hyperparameters, by abstract evaluation.
 
+    Warns of what would not be trained as it looks: see `ground.surprises`.
+
     **Raises** `TypeError` or `ValueError` naming the argument at fault, with all shapes.
     """
     for name, tree in (("params", params), ("hparams", hparams)):
@@ -216,6 +219,7 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
     for path, leaf in floating:
         if not isinstance(leaf, jax.core.Tracer) and num_not_finite(leaf):
             raise ValueError(f"{path} holds values that are NaN or infinite")
+    warn_of_numbers(params, "params")
     has_state = check_losses(problem, whole, hparams)
     try:
         partitioned = PartitionedModel(whole, problem.trainable, has_state)
@@ -223,6 +227,7 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
         raise ValueError(f"trainable has not the form of params: {error}") from error
     if not jax.tree.leaves(partitioned.arrays):
         raise ValueError(f"trainable leaves no floating-point array to train: {describe(params)}")
+    warn_of_ties(params, partitioned.arrays, "params")
     return partitioned
 
 

@@ -143,3 +143,32 @@ def test_a_backbone_is_not_stored_per_step():
     trained = 8 * (width + 1)  # bytes of the head, in float64; the backbone has three times as many
     growth = (temporary(64, width) - temporary(16, width)) / 48
     assert trained <= growth < 1.2 * 3 * trained  # weights and two moments
+
+
+def linear(params, hparams, data, key):
+    error = data["x"] @ params["first"] + params.get("scale", 1.0) * (data["x"] @ params["second"]) - data["y"]
+    return jnp.mean(error**2) + hparams * jnp.sum(params["first"] ** 2)
+
+
+def started(params, **options):
+    return INNER.init(hg.BilevelProblem(linear, linear, rows(0), rows(1), **options), params, jnp.asarray(0.1))
+
+
+def test_one_array_in_two_places_is_trained_apart_with_a_warning():
+    w = jnp.arange(3.0)
+    with pytest.warns(UserWarning, match=r"params\['first'\] and params\['second'\] are one array") as caught:
+        started({"first": w, "second": w})
+    assert len(caught) == 1
+    for apart in ({"first": w, "second": jnp.copy(w)}, {"first": (zeros := jnp.zeros(3)), "second": zeros}):
+        started(apart)
+    started({"first": w, "second": w}, trainable={"first": True, "second": False})
+
+
+def test_a_number_among_the_arrays_is_a_constant_with_a_warning():
+    first, second = jnp.arange(3.0), jnp.ones(3)
+    with pytest.warns(UserWarning, match=r"params\['scale'\] is a number of Python's.*jnp.asarray"):
+        started({"first": first, "second": second, "scale": 2.0})
+    started({"first": first, "second": second, "scale": jnp.asarray(2.0)})
+    assert eqx.nn.LayerNorm(3).eps > 0  # an option of a layer, of which there is no warning
+    frozen = {"first": first, "second": second, "norm": eqx.nn.LayerNorm(3)}
+    started(frozen)
