@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ..ground.checks import shown
 from ..ground.dependence import enters
@@ -16,7 +16,9 @@ from ..ground.tree import PartitionedModel, describe, named_leaves
 from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem, inner_objective, outer_objective
 
-ADAM = optax.adam(0.2)  # of the hyperparameters, in units of their scale
+SQUARES = 0.999  # share of its past in Adam's mean of squares
+ADAM = optax.adam(0.2, b2=SQUARES)  # of the hyperparameters, in units of their scale
+LEAST_GAIN = 0.01  # of the largest, below which a hyperparameter moves by less
 FAST = 2.0  # times as far moves what enters a loss, such as a penalty: it acts at once, a momentum only later
 SHIFT = math.log(10.0)  # from the given start to its rivals, in units of the scale
 
@@ -31,14 +33,32 @@ def periods(inner: AbstractInnerSolver, total: int) -> AbstractInnerSolver:
 
 
 class ScaledUpdate(eqx.Module):
-    """The update of Adam in units of a scale."""
+    """The update of Adam in units of a scale, by less where hardly anything is gained.
+
+        Δλ_i = -0.2 s_i m_i / max(v_i, `LEAST_GAIN` · max_j G_j / (n s_i)),    G_j = Σ_{i in j} s_i v_i
+
+    with m the mean of the hypergradients, v the root of their mean square, s the scale, n the entries of the array that
+    i is in, and G_j what the outer loss changes by as array j moves by a unit of its scale. Adam's steps have one
+    length however little they gain. A momentum, or a penalty that is no longer felt, then moves as far as the rate, by
+    differences so small that the bias of a short horizon and the noise of the batches rule their sign.
+    """
 
     scale: PyTree
 
     def __call__(self, updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
-        """Returns Adam's update times the scale, and Adam's state."""
+        """Returns the update, and Adam's state."""
         updates, state = ADAM.update(updates, state, params)
-        return jax.tree.map(lambda update, unit: update * unit, updates, self.scale), state
+        moments = state[0]
+        past = 1 - SQUARES**moments.count
+        sizes = jax.tree.map(lambda square, unit: unit * jnp.sqrt(square / past), moments.nu, self.scale)
+        gains = jax.tree.map(jnp.sum, sizes)
+        least = LEAST_GAIN * optax.tree.max(gains)
+
+        def scaled(update: Array, size: Array, unit: Array) -> Array:
+            gain = size.size * size
+            return update * unit * gain / jnp.where(gain > 0, jnp.maximum(gain, least.astype(gain.dtype)), 1)
+
+        return jax.tree.map(scaled, updates, sizes, self.scale), state
 
 
 def scaled_adam(scale: PyTree) -> optax.GradientTransformation:

@@ -85,8 +85,9 @@ def tune(
        drive the learning rate of others to zero. Shorter averages bear less noise and less momentum.
     2. With B the budget, λ moves every K = √(B/2) updates along `Reverse(horizon=K/10, warm_start=True)`, which costs
        1.2 gradients per update, by Adam with step 0.2 in units of `scale`, and 0.4 for what enters a loss, such as a
-       penalty, because that acts at once. The horizon is halved as long as the adjoint grows more than a hundredfold in
-       a trial.
+       penalty, because that acts at once; by less where a unit of `scale` changes the outer loss by less than a
+       hundredth of what it does for the hyperparameter that matters most. The horizon is halved as long as the adjoint
+       grows more than a hundredfold in a trial.
     3. Starts race for at most 15 % of the budget: all train and move λ; the worse half gives up, again and again. So
        a start that ruins training is replaced.
     4. The winner goes on from its weights to the end of the budget.

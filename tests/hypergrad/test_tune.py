@@ -157,6 +157,20 @@ def test_what_enters_a_loss_moves_twice_as_far():
     assert setup.steps(unit, fast) == {"log_decay": setup.FAST, "log_rate": 1.0}
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_what_changes_the_loss_by_little_moves_by_less(scale):
+    """An array counts by all of its entries, so that many small ones move as far as one that matters as much."""
+    hparams = {"rate": jnp.zeros(()), "momentum": jnp.zeros(()), "decays": jnp.zeros(1000)}
+    slopes = {"rate": jnp.asarray(4.0), "momentum": jnp.asarray(-4e-3), "decays": jnp.full(1000, 4e-3)}
+    search = setup.scaled_adam(jax.tree.map(lambda leaf: jnp.full_like(leaf, scale), hparams))
+    found, _ = search.update(slopes, search.init(hparams), hparams)
+    little = 0.2 * 1e-3 / setup.LEAST_GAIN
+    expected = {"rate": -0.2, "momentum": little, "decays": np.full(1000, -0.2)}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, scale * b, rtol=1e-4), found, expected)
+    none, _ = search.update(jax.tree.map(jnp.zeros_like, slopes), search.init(hparams), hparams)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(none))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
