@@ -29,9 +29,9 @@ from .estimators.evolution.online import NRES as NRES
 from .estimators.evolution.online import PES as PES
 from .estimators.forward import Forward as Forward
 from .estimators.greedy import Greedy as Greedy
+from .estimators.greedy import OneStep as OneStep
 from .estimators.hoag import HOAG as HOAG
 from .estimators.implicit import Implicit as Implicit
-from .estimators.reverse import OneStep as OneStep
 from .estimators.reverse import Reverse as Reverse
 from .estimators.reversible.estimator import Reversible as Reversible
 from .estimators.reversible.momentum import MomentumSGD as MomentumSGD

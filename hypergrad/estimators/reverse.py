@@ -160,38 +160,3 @@ class Reverse(AbstractTrajectoryEstimator):
         binomial = self.checkpoints == "binomial"
         slots = slots_needed(stop - first, REPEATS) if binomial else int(self.checkpoints)
         return keep_slots(training, start, first, stop, slots)
-
-
-class OneStep(AbstractTrajectoryEstimator):
-    """The derivative of the last training step alone: `Reverse` with `horizon=1`.
-
-        dF/dλ ≈ ∂_λ F + B_Tᵀ ∇_w F
-
-    **Arguments**: `inner`, the inner solver; `warm_start`: train on from where the last step ended; `check`: how the
-    error is measured, see `ErrorCheck`.
-
-    *Cost*: training and one step-VJP. *Memory*: that of training. *Bias*: of order ρ where every step contracts the
-    error by ρ, so none for inner solvers that converge superlinearly (Newton, L-BFGS at the end) and large for slow
-    ones.
-    *When not to use it*: for learning rates and other hyperparameters whose effect is slow.
-
-    **Source**: Bolte, Pauwels, Vaiter (2023), one-step differentiation.
-
-    **Example**
-
-        >>> value, slope = hg.value_and_hypergrad(problem, hg.OneStep(inner, check=None))(log_l2, w, key)
-        >>> print(f"{value:.3f} {slope:.3f}")
-        0.352 0.083
-    """
-
-    @property
-    def is_exact(self) -> bool:
-        """True if there is one step alone."""
-        return self.inner.num_steps == 1
-
-    @checked_step(TrajectoryState)
-    @eqx.filter_jit
-    def step(self, problem: BilevelProblem, hparams: PyTree, state: TrajectoryState, key: Array) -> Stepped:
-        """Trains, then pulls the outer gradient back through the last step."""
-        last = Reverse(self.inner, remat=False, horizon=1, warm_start=self.warm_start, check=self.check)
-        return last.step(problem, hparams, state, key)

@@ -201,3 +201,17 @@ def test_storage_rounds_the_path_alone(make):
     assert rounded.dtype == exact.dtype == jnp.float64 and 0 < error < 1e-5
     with pytest.raises(TypeError, match="storage"):
         make(INNER, storage=jnp.int8)
+
+
+def test_one_step_computes_no_more_than_greedy_does():
+    """Operations and memory as XLA counts them. A sweep over one step has twice as many operations."""
+    case = ridge(num_features=200)
+    inner = hg.OptaxSolver(optax.sgd(0.1, 0.9), 1)
+
+    def cost(estimator):
+        step = lambda train, hparams, state: estimator.step(case.replace(train).problem, hparams, state, laws.KEY)
+        state = estimator.init(case.problem, case.params, case.hparams)
+        compiled = jax.jit(step).lower(case.problem.train, case.hparams, state).compile()
+        return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
+
+    assert cost(hg.OneStep(inner, check=None)) <= cost(hg.Greedy(inner, warm_start=False, check=None))
