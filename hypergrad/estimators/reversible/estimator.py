@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ...ground.checks import boolean, field, real
+from ...ground.checks import boolean, choice, field, real
 from ...ground.tree import cast_like
 from ...inner import InnerState
 from ...problem import BilevelProblem
@@ -21,6 +21,7 @@ from ..common.refusals import refuse_complex
 from . import integers as fixed_point
 from .momentum import MomentumSGD
 from .motion import ExactMotion, FloatMotion
+from .stretches import grouped, there_and_back
 
 
 class Reversible(AbstractTrajectoryEstimator):
@@ -39,6 +40,8 @@ class Reversible(AbstractTrajectoryEstimator):
     - `exact`: arithmetic without loss; needs JAX's 64-bit mode.
     - `rtol`: wanted relative error of the recovered states; sets the stretches to log(rtol/ε)/log(1/μ) steps, ε the
       machine epsilon.
+    - `checkpoints`: `None` keeps something of every stretch; `"sqrt"` of about 2 √n of the n stretches, and computes
+      nearly every step once more.
     - `min_momentum`: the lowest momentum to expect, needed where it is a function of the hyperparameters.
     - `warm_start`: train on from where the last step ended.
     - `check`: how the error of the hypergradient is measured where it is not exact, see `ErrorCheck`; `None` for not.
@@ -47,10 +50,10 @@ class Reversible(AbstractTrajectoryEstimator):
     beginning of a stretch. Above 10 times `rtol` the status is IRREVERSIBLE. With `exact` it is 0, or 1 and
     IRREVERSIBLE where numbers outgrew their range or the momentum was below `min_momentum`.
 
-    *Cost*: as `Reverse`; with `exact` two to three times that. *Memory*: one state per stretch; with `exact` one 64-bit
-    word per weight and 61 steps (for μ >= 1/2), 1/61 of the weights' path in float64. It is not independent of T, and
-    cannot be: training contracts volumes by μ per weight and step, so that T log₂(1/μ) bits are needed to recover its
-    start. *Bias*: none beyond the reversal error.
+    *Cost*: as `Reverse`; with `exact` two to three times that, with `checkpoints` one training run more. *Memory*: one
+    state per stretch, or 2 √n of n; with `exact` one 64-bit word per weight and 61 steps (for μ >= 1/2), 1/61 of the
+    weights' path in float64. Without running again it has to grow with T: training contracts volumes by μ per
+    weight and step, so that T log₂(1/μ) bits are needed to recover its start. *Bias*: none beyond the reversal error.
     *When not to use it*: with a momentum below about 0.5, where states come back no cheaper than by `Reverse` with
     checkpoints.
 
@@ -67,6 +70,7 @@ class Reversible(AbstractTrajectoryEstimator):
     _: dataclasses.KW_ONLY
     exact: bool = field(boolean("exact"), False)
     rtol: float = field(real("rtol", above=0, below=1), 1e-2)
+    checkpoints: str | None = field(choice("checkpoints", "sqrt", optional=True), None)
     min_momentum: float | None = field(real("min_momentum", above=0, below=1, optional=True), None)
 
     def __check_init__(self) -> None:
@@ -113,26 +117,16 @@ class Reversible(AbstractTrajectoryEstimator):
         start = training.begin(state.inner, self.warm_start)
         motion = ExactMotion.fitting(training, start, self._momentum) if self.exact else FloatMotion(training, start)
         length = min(self._spacing(start), total)
-        steps = jnp.arange(total, dtype=jnp.int32)
-        head, stretches = steps[: total % length], steps[total % length :].reshape(-1, length)
-        position, kept_head = motion.forwards(motion.start(), head) if len(head) else (motion.start(), None)
-        forwards = lambda *at: motion.forwards(*at)  # not the bound method, which has no hash
-        position, kept = jax.lax.scan(forwards, position, stretches)
+        again = grouped(total, length) if self.checkpoints == "sqrt" else 0
+        position, replay = there_and_back(motion, total, length, again)
         end = motion.end(position, total)
         value, adjoint = start_adjoint(training, end)
-
-        def back(carry: PyTree, at: PyTree) -> tuple[PyTree, None]:
-            position, adjoint, worst = carry
-            position, adjoint, error = motion.backwards(position, adjoint, *at)
-            return (position, adjoint, jnp.maximum(worst, error)), None
-
-        carry = (position, adjoint, jnp.zeros((), adjoint.sizes.dtype))
-        carry, _ = jax.lax.scan(back, carry, (stretches, kept), reverse=True)
-        if len(head):
-            carry, _ = back(carry, (head, kept_head))
-        _, adjoint, error = carry
+        adjoint, error = replay(position, adjoint)
         counts = Counts(
-            iterations=total, inner_gradients=(2 if self.exact else 1) * total, step_vjps=total, outer_gradients=1
+            iterations=total,
+            inner_gradients=(2 if self.exact else 1) * total + again,
+            step_vjps=total,
+            outer_gradients=1,
         )
         status = flag(~(error <= (0 if self.exact else 10 * self.rtol)), Status.IRREVERSIBLE)
         stats = stats_of(adjoint, counts, status, reversal_error=error)

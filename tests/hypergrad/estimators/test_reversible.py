@@ -94,6 +94,21 @@ def test_the_exact_reversal_keeps_one_word_per_weight_and_61_steps():
     assert 0.9 < more(hg.Reverse) < 1.1
     assert more(lambda inner: hg.Reversible(inner, exact=True)) < 1.1 / 61
     assert more(lambda inner: hg.Reversible(inner)) < 2.2 / 250
+    assert more(lambda inner: hg.Reversible(inner, exact=True, checkpoints="sqrt")) < 0.6 / 61
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_stretches_in_groups_change_nothing_but_the_work(exact):
+    """Of five stretches and a shorter one four are walked again."""
+    case, length = ridge(), 61 if exact else 12
+    inner = solver(5 * length + 3, 0.5)
+    every, some = (
+        estimate(hg.Reversible(inner, exact=exact, rtol=1e-12, checkpoints=kept, check=None), case)
+        for kept in (None, "sqrt")
+    )
+    assert_close(some.hypergradient, every.hypergradient)
+    assert some.value == every.value and some.stats.status == hg.Status.OK
+    assert some.stats.counts.inner_gradients - every.stats.counts.inner_gradients == 4 * length
 
 
 @pytest.mark.slow
@@ -156,6 +171,7 @@ def test_schedules_and_rates_per_part_can_be_learned(exact, warm):
         (lambda: hg.Reversible(hg.OptaxSolver(optax.sgd(0.1, 0.9), 3)), "MomentumSGD"),
         (lambda: hg.Reversible(solver(3, 0.0)), "momentum must be above 0"),
         (lambda: hg.Reversible(solver(3), rtol=2.0), "rtol"),
+        (lambda: hg.Reversible(solver(3), checkpoints="binomial"), "checkpoints"),
         (lambda: hg.MomentumSGD(-0.1), "learning_rate"),
         (lambda: hg.MomentumSGD(0.1, 1.0), "momentum"),
         (lambda: hg.Reversible(hg.OptaxSolver(hg.MomentumSGD(0.1, lambda h, t: 0.9), 3)), "min_momentum"),
