@@ -15,6 +15,7 @@ from ..training import Training, cotangent_of
 from .base import AbstractTrajectoryEstimator, checked_step
 from .common.accuracy import Stepped, TrajectoryState, checked
 from .common.adjoint import through_start, through_state
+from .common.trail import rows_in_trail, trail_by_rows
 
 
 class Greedy(AbstractTrajectoryEstimator):
@@ -32,7 +33,8 @@ class Greedy(AbstractTrajectoryEstimator):
     - `warm_start`: train on from where the last step ended; `True` here, as the method is meant online.
     - `check`: how the error is measured, see `ErrorCheck`; `None` for not.
 
-    *Cost*: one step-VJP and one outer gradient per hyper-step besides training (per training step if `decay` > 0).
+    *Cost*: one step-VJP and one outer gradient per hyper-step besides training (per training step if `decay` > 0). In
+    an array that steps read by rows alone, as `hparams["weight"][data["row"]]`, a training step touches the rows read.
     *Memory*: that of training. *Bias*: the short horizon: right if T = 1 or the Hessian is the identity over the
     learning rate; the direction is usable for regularisation, the scale is not, and learning rates come out far too
     small.
@@ -81,6 +83,8 @@ class Greedy(AbstractTrajectoryEstimator):
         trail = optax.tree.zeros_like(hparams)
         if last_only:
             before = training.advance(start, 0, total - 1)
+        elif by_rows := rows_in_trail(training, start, self.decay, total - 1):
+            before, trail = trail_by_rows(training, start, float(self.decay), total - 1, by_rows)
         else:
 
             def body(t: Array, carry: PyTree) -> PyTree:
