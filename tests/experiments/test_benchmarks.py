@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import cost, stochastic
+from experiments.benchmarks import asks, cost, stochastic
 from experiments.benchmarks.measure import Rounds
 from experiments.benchmarks.problems import PROBLEMS
 
@@ -14,6 +14,13 @@ def test_ratios_are_within_a_round():
     ticks = iter(range(1000))
     timed = Rounds({"a": lambda: next(ticks), "b": lambda: None}, 4, clock=lambda: next(ticks))
     assert (timed.seconds("a"), timed.seconds("b"), timed.ratio("a", "b")) == (2.0, 1.0, 2.0)
+
+
+def test_trials_of_ours_and_of_plain_optuna_are_those_told_and_one_more(monkeypatch, tmp_path):
+    monkeypatch.setattr(asks, "STORAGES", ("memory", "file"))
+    lines = list(asks.compared(asks.Config(trials=(3,), rounds=1), str(tmp_path)))
+    assert [(line["storage"], line["trials"]) for line in lines] == [("memory", "3"), ("file", "3")]
+    assert all(float(line["ratio"]) > 0 for line in lines)
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ import jax
 import optuna
 
 import hypergrad as hg
+from hypergrad.trials.optuna.searcher import shared_study
 
 from tests.faults.kill import SHARED, changed, finished
 from tests.helpers import ROOT
@@ -106,7 +107,7 @@ def named(params):
 def examine(storage, folder, num_trials, counts):
     """Adds what is wrong in the study and the journals to the counts."""
     searcher = searcher_of(storage, folder)
-    trials = searcher._shared().study.trials
+    trials = shared_study(searcher).study.trials
     counts["study"] = len(trials)
     counts["running"] = sum(trial.state.name in ("RUNNING", "WAITING") for trial in trials)
     told = collections.Counter()

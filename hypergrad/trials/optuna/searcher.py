@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -68,38 +69,45 @@ class Optuna(AbstractSearcher):
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes the sampler's suggestion, the fixed leaves kept from it."""
-        with translation.quiet(self.warn):
-            seed = int(random.integers(2**31))
-            if self.storage is not None:
-                return self._shared().ask(state, self._made(seed), fixed)
-            return self._memory(state).ask(state.asked, seed, fixed)
+        seed = int(random.integers(2**31))
+        if self.storage is None:
+            return _memory(self, state).ask(state.asked, seed, fixed)
+        return shared_study(self).ask(state, _made(self, seed), fixed)
 
     def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
         """Tells the shared study. Telling twice changes nothing."""
         if self.storage is not None:
-            with translation.quiet(self.warn):
-                self._shared().tell(state, trial, result)
+            shared_study(self).tell(state, trial, result)
 
     def best_of_study(self, state: SearcherState) -> FinishedTrial | None:
         """Returns the best trial of the shared study, from any process; without `storage` the best of the state."""
-        if self.storage is None:
-            return state.best
-        with translation.quiet(self.warn):
-            return self._shared().best()
+        return state.best if self.storage is None else shared_study(self).best()
 
-    def _made(self, seed: int) -> Any:
-        sampler = self.sampler(seed)
-        translation.check_requirements(sampler)
-        return sampler
 
-    def _memory(self, state: SearcherState) -> MemoryStudy:
-        study = self.kept.memory
-        if study is None or not study.follows(state):
-            study = self.kept.memory = MemoryStudy(state, self._made, self.reseed)
-        study.catch_up(state, len(state.history))
-        return study
+# Functions, because a bound method of a module is a module, and made anew at every call.
 
-    def _shared(self) -> SharedStudy:
-        if self.kept.shared is None:
-            self.kept.shared = SharedStudy(self.storage, self.study, self.heartbeat)
-        return self.kept.shared
+
+def _made(searcher: Optuna, seed: int) -> Any:
+    """Makes a sampler."""
+    with translation.quiet(searcher.warn):
+        sampler = searcher.sampler(seed)
+    translation.check_requirements(sampler)
+    return sampler
+
+
+def _memory(searcher: Optuna, state: SearcherState) -> MemoryStudy:
+    """Returns the study in memory, which knows all results of the state."""
+    study = searcher.kept.memory
+    if study is None or not study.follows(state):
+        with translation.quiet(searcher.warn):
+            study = searcher.kept.memory = MemoryStudy(state, partial(_made, searcher), searcher.reseed)
+    study.catch_up(state, len(state.history))
+    return study
+
+
+def shared_study(searcher: Optuna) -> SharedStudy:
+    """Returns the study in a storage."""
+    if searcher.kept.shared is None:
+        with translation.quiet(searcher.warn):
+            searcher.kept.shared = SharedStudy(searcher.storage, searcher.study, searcher.heartbeat)
+    return searcher.kept.shared

@@ -16,9 +16,7 @@ from ..space import Params
 from ..trial import FinishedTrial, Result, SearcherState, Trial
 from . import translation
 
-BEAT, SOURCE, WORKER, RETRY, SEARCH = (
-    f"hypergrad:{name}" for name in ("heartbeat", "source", "worker", "retry of", "search")
-)
+SOURCE, WORKER, RETRY = (f"hypergrad:{name}" for name in ("source", "worker", "retry of"))
 PATIENCE = 3  # heartbeats that a process may miss
 ATTEMPTS = 5  # to ask for a trial that others do not give up meanwhile, and to open a data base that others open too
 PAUSE = 0.1  # seconds before the second attempt to open, twice as many before the third, and so on
@@ -36,15 +34,14 @@ class SharedStudy:
             self.storage = _patiently(lambda: _storage(storage))
             self.study = _patiently(lambda: create(storage=self.storage, study_name=name, load_if_exists=True))
         self.id = self.storage.get_study_id_from_name(name)
-        self.training: dict[int, int] = {}  # ids of the trials that this process trains, by number
+        self.training: dict[int, tuple[int, list[int]]] = {}  # by number, the id and search of what this process trains
         self.checked: float | None = None  # for stale trials, the last time
         threading.Thread(target=_beat, args=(weakref.ref(self), heartbeat), daemon=True).start()
 
     def ask(self, state: SearcherState, sampler: Any, fixed: Mapping[str, Any]) -> tuple[Params, dict[str, Any]]:
         """Proposes values, with the notes needed to tell their result."""
         self._take_up_stale(state)
-        worker = f"{socket.gethostname()}, process {os.getpid()}"
-        attributes = {BEAT: [time.time(), self.heartbeat], SEARCH: list(state.seed), WORKER: worker}
+        attributes = {WORKER: _sign_of_life(list(state.seed), self.heartbeat)}
         late = translation.package().exceptions.UpdateFinishedTrialError  # another process gave it up meanwhile
         for attempt in range(ATTEMPTS):
             try:
@@ -53,7 +50,7 @@ class SharedStudy:
             except late:
                 if attempt == ATTEMPTS - 1:
                     raise
-        self.training[trial.number] = self._trial_id(trial.number)
+        self.training[trial.number] = self._trial_id(trial.number), list(state.seed)
         return params, {"study_trial": trial.number}
 
     def tell(self, state: SearcherState, trial: Trial, result: Result) -> None:
@@ -112,7 +109,7 @@ class SharedStudy:
         self.checked, states = time.monotonic(), optuna.trial.TrialState
         mine = {*self.training, *(trial.meta.get("study_trial") for trial in state.pending)}
         for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-            own = first and trial.user_attrs.get(SEARCH) == list(state.seed)
+            own = first and trial.user_attrs.get(WORKER, {}).get("search") == list(state.seed)
             if trial.number in mine or not (own or self._is_stale(trial)):
                 continue
             try:
@@ -127,7 +124,7 @@ class SharedStudy:
 
     def _is_stale(self, trial: Any) -> bool:
         """Returns `True` if nobody trains a trial any more. Trials of other programs that say nothing are theirs."""
-        last, interval = trial.user_attrs.get(BEAT, (float("inf"), self.heartbeat))
+        last, interval = trial.user_attrs.get(WORKER, {}).get("beat", (float("inf"), self.heartbeat))
         if not (trial.params or trial.user_attrs or trial.system_attrs):  # killed before it could set an attribute
             last = trial.datetime_start.timestamp() + (NAMELESS - PATIENCE) * interval
         return bool(time.time() - last > PATIENCE * interval)
@@ -186,6 +183,12 @@ def _source(state: SearcherState, one: FinishedTrial) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def _sign_of_life(search: list[int], interval: float) -> dict[str, Any]:
+    """Returns what a study holds of the process that trains a trial: one attribute, because each costs a write."""
+    process = f"{socket.gethostname()}, process {os.getpid()}"
+    return {"process": process, "search": search, "beat": [time.time(), interval]}
+
+
 def _beat(study: "weakref.ref[SharedStudy]", interval: float) -> None:
     """Gives signs of life for what a study trains, until the study is gone."""
     while True:
@@ -193,9 +196,9 @@ def _beat(study: "weakref.ref[SharedStudy]", interval: float) -> None:
         alive = study()
         if alive is None:
             return
-        for number, trial_id in list(alive.training.items()):
+        for number, (trial_id, search) in list(alive.training.items()):
             try:
-                alive.storage.set_trial_user_attr(trial_id, BEAT, [time.time(), interval])
+                alive.storage.set_trial_user_attr(trial_id, WORKER, _sign_of_life(search, interval))
             except translation.package().exceptions.UpdateFinishedTrialError:  # given up, or told at this moment
                 alive.training.pop(number, None)
             except Exception:  # of a server that is away or a data base that is busy: the next sign may get through

@@ -51,7 +51,10 @@ def suggested(
 
     The user attributes are set first, so that a trial whose process is killed says whose it was.
     """
-    study.sampler = package().samplers.PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
+    study.sampler = sampler
+    if fixed:
+        with quiet(False):  # about a class that Optuna calls experimental
+            study.sampler = package().samplers.PartialFixedSampler(dict(fixed), sampler)
     trial = study.ask()
     for name, value in attributes.items():
         trial.set_user_attr(name, value)

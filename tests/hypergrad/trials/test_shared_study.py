@@ -13,6 +13,7 @@ import sqlalchemy
 
 import hypergrad as hg
 from hypergrad.trials.optuna import shared, translation
+from hypergrad.trials.optuna.searcher import shared_study
 
 from tests.hypergrad.trials.examples import KEY, SPACE, loss, tpe
 
@@ -77,7 +78,7 @@ def test_a_trial_that_is_told_while_it_is_given_up_is_kept(tmp_path, monkeypatch
     address = f"sqlite:///{tmp_path}/study.db"
     slow, other = (hg.trials.Optuna(tpe, storage=address, heartbeat=30.0) for _ in range(2))
     state, trial = slow.ask(slow.init(SPACE, KEY))
-    monkeypatch.setattr(other._shared(), "_is_stale", lambda trial: True)
+    monkeypatch.setattr(shared_study(other), "_is_stale", lambda trial: True)
 
     def give_up(trial_id, state_wanted, values=None):
         slow.tell(state, trial, hg.trials.Result(0.5, size=3.0))
