@@ -148,3 +148,10 @@ def test_extras_exist():
         for extra in found.split(",")
     }
     assert len(extras) > 3 and extras <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_no_number_at_the_start_of_a_line_begins_a_list(page):
+    """A line within a sentence that begins with `10. ` is shown as an item of a list."""
+    items = [int(number) for number in re.findall(r"^ *(\d+)\. ", page.read_text(), re.M)]
+    assert all(number == 1 or number - 1 in items for number in items)
