@@ -21,6 +21,7 @@ from .failures import Failures
 from .ground.autosave import Autosave
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
 from .ground.identity import Identity, devices, digest, program_digest, refuse_different, versions, without_addresses
+from .ground.shapes import shapes_of
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History
@@ -233,12 +234,12 @@ def _checked_state(
     **Raises**, naming the argument, unless a step takes `state`, returns one like it, and `chunk` records have room.
     """
     try:
-        after, record = eqx.filter_eval_shape(search.step, problem, state, key)
+        after, record = shapes_of(search.step, problem, state, key)
     except Exception as error:
         raise ValueError(f"state does not fit search and problem, for which a step fails: {error}") from error
     refuse_different("state", after, state, "one of this search on this problem")
     try:
-        kept = jax.tree.leaves(eqx.filter_eval_shape(keep, record))
+        kept = jax.tree.leaves(shapes_of(keep, record))
     except Exception as error:
         raise ValueError(f"keep fails on the record of a step: {error}") from error
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)

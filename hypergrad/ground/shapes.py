@@ -1,0 +1,40 @@
+"""Shapes of results, remembered for arguments of one form."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+
+def shapes_of(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
+    """Returns `eqx.filter_eval_shape(function, *args)`, traced once for arguments of one form.
+
+    The form is structure, shapes, types, and all leaves that are no arrays of JAX. Where one of these cannot be hashed
+    nothing is remembered.
+    """
+    leaves, structure = jax.tree.flatten((function, args))
+    leaves = [_form(leaf) if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
+    kinds = tuple(map(type, leaves))  # because 1 == 1.0 == True
+    try:
+        hash((structure, *leaves))
+    except TypeError:
+        return _traced(structure, leaves)
+    return _remembered(structure, tuple(leaves), kinds)
+
+
+def _form(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    kind = jax.typeof(leaf)
+    return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
+
+
+@functools.lru_cache(maxsize=128)
+def _remembered(structure: Any, leaves: tuple[Any, ...], kinds: tuple[type, ...]) -> PyTree:
+    return _traced(structure, leaves)
+
+
+def _traced(structure: Any, leaves: Any) -> PyTree:
+    function, args = jax.tree.unflatten(structure, leaves)
+    return eqx.filter_eval_shape(function, *args)
