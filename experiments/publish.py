@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .benchmarks.peers.run import printed as printed_peer
+from .benchmarks.scaling import printed as printed_size
+from .benchmarks.scaling import printed_slopes
 from .common.report import Row, made_by, text_table, write_json
 from .study.plots import WORDS
 from .tabular import page as tabular
@@ -40,8 +43,21 @@ def short_horizon(result: Row) -> str:
     )
 
 
+def peers(result: Row) -> str:
+    """Returns the comparison with other libraries."""
+    return text_table([printed_peer(row) for row in result["rows"]])
+
+
+def scaling(result: Row) -> str:
+    """Returns the slopes of growth, and then all sizes."""
+    sizes = text_table([printed_size(row) for row in result["rows"]])
+    return f"{text_table(printed_slopes(result['slopes']))}\n\n{sizes}"
+
+
 TABLES: dict[str, Callable[[Row], str]] = {
     "compare": compare,
+    "peers": peers,
+    "scaling": scaling,
     "short_horizon": short_horizon,
     "tabular": tabular.errors_and_counts,
     "tabular_full": tabular.errors_and_counts,
@@ -50,11 +66,14 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "vision_text": vision.text,
 }
 TASKS = ("vision",)  # experiments of several tasks, each with its own result
-OPTIONAL = ("counts",)  # parts of some summaries
+BENCHMARKS = ("peers", "scaling")  # each with its result in a file of its own name
+PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts")  # of summaries, those that are kept
 
 
 def command(name: str) -> str:
     """Returns the command of a result."""
+    if name in BENCHMARKS:
+        return f"python -m experiments.benchmarks.{name}"
     experiment, _, task = name.partition("_")
     if experiment in TASKS:
         return f"python -m experiments.{experiment} --task {task}"
@@ -80,14 +99,14 @@ def written(page: str) -> str:
 
 def publish(folder: Path) -> None:
     """Copies the summary of a finished run into docs/results, without its curves."""
-    summary: Row = json.loads((folder / "summary.json").read_text())
-    name = Path(summary["config"]["out"]).name
+    benchmark = next((name for name in BENCHMARKS if (folder / f"{name}.json").exists()), None)
+    summary: Row = json.loads((folder / f"{benchmark or 'summary'}.json").read_text())
+    name = benchmark or Path(summary["config"]["out"]).name
     if name not in TABLES:
         raise SystemExit(f"no page has a table of {name!r}; known are {', '.join(TABLES)}")
     options = {option: value for option, value in summary["config"].items() if option not in ("out", "data_dir")}
     kept: dict[str, Any] = {"command": command(name), "config": options}
-    kept |= {part: summary[part] for part in ("environment", "table", "runs")}
-    kept |= {part: summary[part] for part in OPTIONAL if part in summary}
+    kept |= {part: summary[part] for part in PARTS if part in summary}
     (DOCS / "results").mkdir(exist_ok=True)
     write_json(DOCS / "results" / f"{name}.json", kept)
 

@@ -235,6 +235,13 @@ def printed(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def printed_slopes(lines: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Returns the slopes as they are shown."""
+    show = lambda number: "-" if number is None else f"{number:.2f}"
+    heads = {"slope of time": "seconds_slope", "slope of memory": "temp_bytes_slope"}
+    return [{"part": line["part"]} | {head: show(line[name]) for head, name in heads.items()} for line in lines]
+
+
 def of_part(config: Config, labels: Labels) -> dict[str, Any]:
     """Returns the rows of one part, and where they were measured."""
     part, rates = labels["part"], device_rates(config.repeats)
@@ -252,17 +259,17 @@ def main(config: Config) -> None:
         print(f"{part} done", flush=True)
     rows = [row for one in found.values() for row in one["rows"]]
     where = {part: {name: one[name] for name in ("environment", "device")} for part, one in found.items()}
-    results = {"measured": where, "config": config, "rows": rows, "slopes": list(slopes(rows))}
+    first = where[config.parts[0]]["environment"]
+    results = {"environment": first, "measured": where, "config": config, "rows": rows, "slopes": list(slopes(rows))}
     write_json(config.out / "scaling.json", results)
     print("\n" + text_table([printed(row) for row in rows]))
-    show = lambda number: "-" if number is None else f"{number:.2f}"
-    lines = [{name: one if name == "part" else show(one) for name, one in line.items()} for line in slopes(rows)]
+    lines = printed_slopes(results["slopes"])
     print("\nSlopes:\n" + text_table(lines))
     with figure(config.out / "scaling.png") as ax:
         for line, colour in zip(lines, COLOURS, strict=False):
             ours = [row for row in rows if row["part"] == line["part"]]
             x, y = [row["size"] for row in ours], [row["seconds"] for row in ours]
-            ax.loglog(x, y, "o-", color=colour, label=f"{line['part']}: slope {line['seconds_slope']}")
+            ax.loglog(x, y, "o-", color=colour, label=f"{line['part']}: slope {line['slope of time']}")
         ax.set(xlabel="size", ylabel="seconds of one call")
         ax.grid(alpha=0.3)
         ax.legend()

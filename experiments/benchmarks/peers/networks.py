@@ -1,17 +1,22 @@
 """Two more problems: a convolutional network on images, and an LSTM on sequences, with one penalty per weight."""
 
+import math
+from collections.abc import Callable
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import hypergrad as hg
 
+from ...common.data import INPUTS, split
 from ..problems import Benchmark, cross_entropy, l2
 
-SIDE, CHANNELS, CLASSES, HIDDEN = 14, 8, 10, 16
+ROWS, CHANNELS, CLASSES, HIDDEN = 64, 8, 10, 16
 
 
-def penalised(predict):
+def penalised(predict: Callable) -> tuple[Callable, Callable]:
     """Returns inner and outer loss of a classifier."""
 
     def outer_loss(params, log_penalty, data, key):
@@ -23,10 +28,10 @@ def penalised(predict):
     return inner_loss, outer_loss
 
 
-def benchmark(name, predict, params, draw, num_steps) -> Benchmark:
-    """Returns the problem of 64 training and 64 validation rows, λ = log 0.01."""
+def benchmark(name: str, predict: Callable, params: dict, train: tuple, valid: tuple, num_steps: int) -> Benchmark:
+    """Returns the problem of these training and validation rows, λ = log 0.01."""
     hparams = jax.tree.map(lambda w: jnp.full_like(w, np.log(0.01)), params)
-    return Benchmark(name, hg.BilevelProblem(*penalised(predict), draw(64), draw(64)), params, hparams, 0.1, num_steps)
+    return Benchmark(name, hg.BilevelProblem(*penalised(predict), train, valid), params, hparams, 0.1, num_steps)
 
 
 def normal(rng: np.random.Generator, *shape: int) -> jax.Array:
@@ -34,14 +39,13 @@ def normal(rng: np.random.Generator, *shape: int) -> jax.Array:
     return jnp.asarray(rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1])), jnp.float32)
 
 
-def convolutional(seed: int, num_steps: int = 50) -> Benchmark:
-    """Returns two convolutions of 3 x 3 with strides of 2 and a dense layer, on noisy class images of 14 x 14."""
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(CLASSES, SIDE, SIDE, 1))
+def convolutional(seed: int, num_steps: int = 50, data: str = "digits", data_dir: Path | None = None) -> Benchmark:
+    """Returns two convolutions of 3 x 3 with strides of 2 and a dense layer, on handwritten digits."""
+    rng, side = np.random.default_rng(seed), math.isqrt(INPUTS[data])
     params = {
         "first": normal(rng, 3, 3, 1, CHANNELS),
         "second": normal(rng, 3, 3, CHANNELS, CHANNELS),
-        "dense": normal(rng, (SIDE // 4 + 1) ** 2 * CHANNELS, CLASSES),
+        "dense": normal(rng, (side // 4) ** 2 * CHANNELS, CLASSES),
     }
 
     def predict(params, x):
@@ -50,12 +54,9 @@ def convolutional(seed: int, num_steps: int = 50) -> Benchmark:
             x = jnp.tanh(jax.lax.conv_general_dilated(x, params[name], (2, 2), "SAME", dimension_numbers=layout))
         return x.reshape(len(x), -1) @ params["dense"]
 
-    def draw(rows):
-        labels = rng.integers(CLASSES, size=rows)
-        images = centres[labels] + 2 * rng.normal(size=(rows, SIDE, SIDE, 1))
-        return images.astype(np.float32), labels.astype(np.int32)
-
-    return benchmark("CNN", predict, params, draw, num_steps)
+    parts = split(data, data_dir, seed, ROWS, ROWS)
+    train, valid = ((rows.x.reshape(-1, side, side, 1), rows.y) for rows in (parts.train, parts.valid))
+    return benchmark("CNN", predict, params, train, valid, num_steps)
 
 
 def recurrent(seed: int, num_steps: int = 50) -> Benchmark:
@@ -76,12 +77,12 @@ def recurrent(seed: int, num_steps: int = 50) -> Benchmark:
         (h, _), _ = jax.lax.scan(cell, (first, first), x.swapaxes(0, 1))
         return h @ params["dense"]
 
-    def draw(rows):
-        labels = rng.integers(CLASSES, size=rows)
-        sequences = centres[labels] + rng.normal(size=(rows, 12, 4))
+    def draw():
+        labels = rng.integers(CLASSES, size=ROWS)
+        sequences = centres[labels] + rng.normal(size=(ROWS, 12, 4))
         return sequences.astype(np.float32), labels.astype(np.int32)
 
-    return benchmark("LSTM", predict, params, draw, num_steps)
+    return benchmark("LSTM", predict, params, draw(), draw(), num_steps)
 
 
-NETWORKS = {"CNN": convolutional, "LSTM": recurrent}
+NETWORKS: dict[str, Callable[..., Benchmark]] = {"CNN": convolutional, "LSTM": recurrent}

@@ -5,10 +5,12 @@ takes them over.
 """
 
 import dataclasses
+import importlib.metadata
 import os
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 
 from ...common.cells import Cells, Labels
-from ...common.config import Options, Out, Positive, Some
+from ...common.config import Digits, Options, Out, Positive, Some, default_data_dir
 from ...common.figures import COLOURS, figure
 from ...common.report import environment, grouped, text_table, write_json
 from .. import bare
@@ -28,7 +30,15 @@ from .call import Peer, compiled
 from .networks import NETWORKS
 
 PLAIN = "JAX: training alone"
-ABSENT = {"optimistix": "optimistix", "gradhpo": "gradhpo"}  # packages of peers on JAX that may not be installed
+# Modules of the peers, and the distributions that they come from.
+PACKAGES = {
+    "optimistix": "optimistix",
+    "gradhpo": "gradhpo",
+    "torch": "torch",
+    "torchopt": "torchopt",
+    "higher": "higher",
+    "betty": "betty-ml",
+}
 Problem = Literal["P1", "P2", "P3", "CNN", "LSTM"]
 ALL: tuple[Problem, ...] = get_args(Problem)
 
@@ -44,17 +54,19 @@ class Config(Options):
     """
 
     problems: Some[Problem] = ALL
-    """P1, P2, P3: see experiments.benchmarks.problems. CNN, LSTM: small networks, without torch."""
+    """P1, P2, P3: see experiments.benchmarks.problems. CNN, LSTM: small networks, one penalty per weight."""
     rounds: Positive = 5  # Interleaved repetitions.
     out: Out = Path("results/peers")
     seed: int = 0  # Seed of the data.
+    data: Digits = "mnist"
+    data_dir: Path | None = dataclasses.field(default_factory=default_data_dir)
+    """Folder of MNIST, on which the CNN is trained [environment: HYPERGRAD_DATA]."""
     quick: bool = False  # Two rounds of 5 training steps: shows that it runs, measures nothing.
 
 
 def available(case: Benchmark) -> dict[str, Callable[[], Peer]]:
     """Returns all peers of a problem by name."""
-    found = with_jax.peers(case)
-    return found | (with_torch.peers(case) if case.name in PROBLEMS else {})
+    return with_jax.peers(case) | with_torch.peers(case)
 
 
 def examine(name: str, make: Callable[[], Peer], right: np.ndarray) -> tuple[dict[str, Any], Peer | None]:
@@ -108,17 +120,19 @@ COLUMNS = ("runs", "MB", "first call s", "cosine", "rel. error")
 
 def measured(config: Config, labels: Labels) -> dict[str, Any]:
     """Returns the rows of one problem, and where they were measured."""
-    makers = PROBLEMS | NETWORKS
-    case = makers[labels["problem"]](config.seed, **({"num_steps": 5} if config.quick else {}))
-    return {"rows": measure(case, 2 if config.quick else config.rounds), "environment": environment()}
+    name, options = labels["problem"], {"num_steps": 5} if config.quick else {}
+    of_images = {"data": config.data, "data_dir": config.data_dir} if name == "CNN" else {}
+    case = (PROBLEMS | NETWORKS)[name](config.seed, **options, **of_images)
+    there = {name: importlib.metadata.version(package) for name, package in PACKAGES.items() if find_spec(name)}
+    rows = measure(case, 2 if config.quick else config.rounds)
+    return {"rows": rows, "environment": environment() | there}
 
 
 def main(config: Config) -> None:
     """Measures, prints, writes."""
     os.environ.update(ONE_THREAD)  # read when JAX first meets its device
     store = Cells(dataclasses.replace(config, problems=ALL))
-    missing = [name for name in ("torch", "torchopt", "higher", "betty") if not with_torch.find_spec(name)]
-    missing += [name for name, package in ABSENT.items() if not with_torch.find_spec(package)]
+    missing = [name for name in PACKAGES if not find_spec(name)]
     if missing:
         print(f"not installed and left out: {', '.join(missing)}", flush=True)
     found = {}
@@ -129,7 +143,8 @@ def main(config: Config) -> None:
     rows = [row for part in found.values() for row in part["rows"]]
     print("\n" + text_table([printed(row) for row in rows]))
     environments = {name: part["environment"] for name, part in found.items()}
-    results = {"environments": environments, "config": config, "missing": missing, "rows": rows}
+    first = environments[config.problems[0]]
+    results = {"environment": first, "environments": environments, "config": config, "missing": missing, "rows": rows}
     write_json(config.out / "peers.json", results)
     draw(config.out / "peers.png", [row for row in rows if "error" not in row])
 

@@ -17,7 +17,7 @@ from ..problems import MOMENTUM, Benchmark
 from .call import Peer, compiled
 
 TOL = 1e-6  # gradient norm at which L-BFGS stops
-LINEAR_STEPS = 20
+LINEAR_STEPS, LINEAR_RTOL = 20, 1e-5  # the tolerance is that of CG in JAX, which jaxopt leaves as it is
 
 
 def losses(case: Benchmark) -> tuple[Callable, Callable]:
@@ -53,7 +53,7 @@ def by_hand(case: Benchmark, make: Callable[[Benchmark], Callable]) -> Peer:
 def implicit_of_lbfgs(case: Benchmark) -> Peer:
     """Returns the implicit hypergradient where L-BFGS ends."""
     inner = hg.JaxoptSolver(jaxopt.LBFGS, maxiter=case.num_steps)
-    return ours(case, hg.Implicit(inner, hg.CG(LINEAR_STEPS, rtol=0.0), tol=TOL), exact=False)
+    return ours(case, hg.Implicit(inner, hg.CG(LINEAR_STEPS, rtol=LINEAR_RTOL), tol=TOL), exact=False)
 
 
 def jaxopt_sgd(case: Benchmark, implicit: bool) -> Peer:
@@ -113,7 +113,7 @@ def gradhpo_greedy(case: Benchmark) -> Peer:
 def peers(case: Benchmark) -> dict[str, Callable[[], Peer]]:
     """Returns all that fit the problem, by name, to be made when it is their turn."""
     inner = training(case)
-    cg = hg.Implicit(inner, hg.CG(LINEAR_STEPS, rtol=0.0))
+    cg = hg.Implicit(inner, hg.CG(LINEAR_STEPS, rtol=LINEAR_RTOL))
     found: dict[str, Callable[[], Peer]] = {
         "ours: Reverse(remat=False)": lambda: ours(case, hg.Reverse(inner, remat=False)),
         "ours: Reverse": lambda: ours(case, hg.Reverse(inner)),

@@ -1,4 +1,4 @@
-"""torch and the libraries on it, on P1, P2, P3 and larger P2, each as its users call it. torch is imported when used.
+"""torch and the libraries on it, each as its users call it. torch is imported when used.
 
 On a GPU products are tf32, as in JAX by default.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from ..measure import flat
 from ..problems import MOMENTUM, Benchmark
 from .call import Opaque, Peer
+from .torch_networks import PREDICT, dense
 
 LINEAR_STEPS = 20
 
@@ -39,14 +40,8 @@ class Torch:
         (x, y), functional = data, self.torch.nn.functional
         if self.case.name == "P1":
             return functional.softplus(-y * (x @ params[0]))
-        if self.case.name == "P3":
-            x = x @ params[0]
-        else:
-            *hidden, last = zip(params[1::2], params[::2], strict=True)
-            for weight, bias in hidden:
-                x = self.torch.tanh(x @ weight + bias)
-            x = x @ last[0] + last[1]
-        return functional.cross_entropy(x, y.long(), reduction="none")
+        outputs = PREDICT.get(self.case.name, dense)(self.torch, params, x)
+        return functional.cross_entropy(outputs, y.long(), reduction="none")
 
     def outer(self, params):
         """Returns the outer loss."""
