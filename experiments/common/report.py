@@ -128,6 +128,6 @@ def save(
     summary = as_json({"config": config, "environment": environment(), "runs": runs, "table": table, **more})
     write_json(config.out / "summary.json", summary)
     write_csv(config.out / "history.csv", history)
-    (config.out / "table.md").write_text(text_table(table) + "\n")
+    (config.out / "table.md").write_text(f"{title}\n\n{text_table(table)}\n")
     print(f"\n{title}\n\n{text_table(table)}\n\nwritten to {config.out}")
     return summary

@@ -214,8 +214,10 @@ def courses(path: Path, history: list[dict[str, Any]], unit: str, measure: str) 
         for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             axis("{x:g}")
         if unit == "seconds":
-            axes.set_xscale("log")
-        axes.legend(fontsize=8, ncols=2)
+            axes.set_xscale("log", subs=(2, 5))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("{x:g}")
+        axes.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
 
 
 def histograms(path: Path, learned: dict[str, np.ndarray]) -> None:

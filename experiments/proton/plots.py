@@ -16,6 +16,7 @@ from ..common.figures import COLOURS, figure
 from .data import Measurements, ProtonTables
 
 LABELS = {"S": r"\Sigma", "g": "g", "V": "V", "V3": "V_3", "V8": "V_8", "T3": "T_3", "T8": "T_8", "T15": "T_{15}"}
+WORDS = {"gradient": "along hypergradients", "random": "random search", "tpe": "TPE"}
 
 
 def draw_all(
@@ -132,7 +133,7 @@ def trial_statistics(path: Path, trials: Sequence[Mapping[str, Any]], summary: M
     with figure(path) as ax:
         for colour, method in zip(COLOURS, dict.fromkeys(trial["method"] for trial in trials), strict=False):
             mine = [trial for trial in done if trial["method"] == method]
-            ax.scatter([t["L1"] for t in mine], [t["phi2"] for t in mine], s=14, color=colour, label=method)
+            ax.scatter([t["L1"] for t in mine], [t["phi2"] for t in mine], s=14, color=colour, label=WORDS[method])
         for line, (name, found) in zip(("-", "--"), summary["selection"].items(), strict=True):
             ax.axvspan(found["lowest"], found["lowest"] + found["sigma"], color="black", alpha=0.08, lw=1, ls=line)
             ax.axvline(found["lowest"] + found["sigma"], color="black", ls=line, lw=1, label=f"one σ over {name}")
@@ -159,7 +160,7 @@ def search_curves(path: Path, trials: Sequence[Mapping[str, Any]], summary: Mapp
                 at = np.searchsorted(spent, grid, side="right") - 1
                 lines.append(np.where(at >= 0, lowest[np.maximum(at, 0)], np.nan))
             with np.errstate(invalid="ignore"):
-                ax.plot(grid, np.median(lines, 0), color=colour, label=method)
+                ax.plot(grid, np.median(lines, 0), color=colour, label=WORDS[method])
                 ax.fill_between(grid, np.min(lines, 0), np.max(lines, 0), color=colour, alpha=0.15, lw=0)
         best = min(t["L1"] for t in trials if t["L1"] is not None)
         ax.set(xlabel="gradients of every replica", ylabel="lowest $L_1$ so far", ylim=(0.98 * best, 1.25 * best))

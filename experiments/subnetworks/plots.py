@@ -7,6 +7,7 @@ import numpy as np
 from ..common.figures import COLOURS, figure
 
 MEASURES = {"ridge": "ridge regression", "ped_anova": "PED-ANOVA"}
+WORDS = {"base": "the searcher alone", "divide": "divide and conquer"}
 
 
 def draw(config: Any, lines: list[dict[str, Any]]) -> None:
@@ -38,8 +39,10 @@ def courses(config: Any, lines: list[dict[str, Any]], panels: list[tuple[Any, ..
                     line for line in lines if (line["task"], line["base"], line["strategy"]) == (task, base, strategy)
                 ]
                 curves = [line["curve"] for line in here]
-                quartiles(axis, np.arange(1, len(curves[0]) + 1), curves, strategy, colour)
-            axis.set(xlabel="trials", yscale="log", title=f"{task}, {base}")
+                quartiles(axis, np.arange(1, len(curves[0]) + 1), curves, WORDS.get(strategy, strategy), colour)
+            axis.set(xlabel="trials", yscale="log", title=f"{task}, {base.replace('tpe', 'TPE')}")
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("{x:g}")
             axis.grid(alpha=0.3)
         for axis in axes[:, 0]:
             axis.set_ylabel("lowest validation value")
