@@ -2,13 +2,14 @@
 
 import base64
 import dataclasses
-import os
 import shlex
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
+
+from hypergrad.ground.files import replacing
 
 from .config import Options
 from .report import environment
@@ -41,10 +42,10 @@ def write_page(config: Options, name: str, arguments: list[str]) -> Path | None:
         f"<h2>Machine and versions</h2>\n{_definitions(environment())}",
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(name)}</title>'
-    path, temporary = config.out / "report.html", config.out / f"report.html.{os.getpid()}.tmp"
+    path = config.out / "report.html"
     body = "\n".join(parts).replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    temporary.write_text(f"<!doctype html>\n{head}\n<style>{STYLE}</style>\n{body}\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path, shared=True) as file:
+        file.write(f"<!doctype html>\n{head}\n<style>{STYLE}</style>\n{body}\n".encode())
     return path
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from hypergrad.ground.files import replacing
+
 from .config import Common
 
 Row = dict[str, Any]
@@ -65,9 +67,9 @@ def as_json(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a file in one step: complete or not at all."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(as_json(value), indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    content = json.dumps(as_json(value), indent=1, allow_nan=False) + "\n"
+    with replacing(path, shared=True) as file:
+        file.write(content.encode())
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:

@@ -1,26 +1,30 @@
 """Files that are replaced as a whole, and refusals of paths that cannot be written."""
 
 import contextlib
+import glob
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
 Path = str | os.PathLike[str]
+HOST = socket.gethostname()
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, shared: bool = False) -> Iterator[BinaryIO]:
     """Opens a file for writing that takes the name `path` when the block ends, complete and on the disk.
 
     Until then it is `path` with `.tmp` appended, and a file of that name that a killed process left is dropped. An
     error inside the block leaves the old file as it was. Permissions of the old file are kept, and a symbolic link
-    stays a link. One process at a time may write a path.
+    stays a link. One process at a time may write a path, unless it is `shared`: then each has its own temporary name.
     """
     target = os.path.realpath(path)
-    temporary = target + ".tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
+    temporary = f"{target}.{HOST}-{os.getpid()}.tmp" if shared else target + ".tmp"
+    for left in _left(target) if shared else [temporary]:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(left)
     try:
         with open(temporary, "xb") as file:
             with contextlib.suppress(FileNotFoundError):
@@ -36,6 +40,23 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(target)
 
 
+def _left(target: str) -> list[str]:
+    """Returns the temporary files that processes of this machine have left, this one included."""
+    start = f"{target}.{HOST}-"
+    found = {name: name.removeprefix(start).removesuffix(".tmp") for name in glob.glob(f"{glob.escape(start)}*.tmp")}
+    return [name for name, number in found.items() if number.isdecimal() and not _is_another(int(number))]
+
+
+def _is_another(process: int) -> bool:
+    """Returns whether another process has this number."""
+    with contextlib.suppress(PermissionError):  # somebody else's
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return process != os.getpid()
+
+
 def sync_folder(path: Path) -> None:
     """Puts the names in the folder of `path` on the disk, where the system can."""
     with contextlib.suppress(OSError, AttributeError):
@@ -47,7 +68,7 @@ def sync_folder(path: Path) -> None:
 
 
 def check_path(path: Path, name: str) -> str:
-    """Returns the path of a file as text, `~` replaced by the home folder.
+    """Returns the absolute path of a file as text, `~` replaced by the home folder.
 
     **Raises** `TypeError` where it is no path (an integer would be taken for an open file, `True` for the output),
     `ValueError` where it is empty or not a regular file, `IsADirectoryError` where it is a folder, `FileNotFoundError`
@@ -56,6 +77,8 @@ def check_path(path: Path, name: str) -> str:
     """
     text = _text(path, name)
     folder = os.path.dirname(os.path.realpath(text))
+    if not os.path.basename(text):
+        raise IsADirectoryError(f"{name}={text!r} must be a file, but ends as a folder does")
     try:
         with naming(text, name):
             found = os.stat(text).st_mode
@@ -73,7 +96,7 @@ def check_path(path: Path, name: str) -> str:
 
 
 def check_folder(path: Path, name: str) -> str:
-    """Returns the path of a folder as text, `~` replaced by the home folder, and makes it where it is missing.
+    """Returns the absolute path of a folder as text, `~` replaced by the home folder, and makes it if it is missing.
 
     **Raises** `TypeError`, `ValueError` or `OSError` naming the argument.
     """
@@ -102,4 +125,12 @@ def _text(path: Path, name: str) -> str:
         raise TypeError(f"{name} must be a path of type str, got {path!r}")
     if not text or "\0" in text:
         raise ValueError(f"{name} must be the path of a file, got {text!r}")
-    return os.path.expanduser(text)
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} must be the path of a file, got {text!r}: {error}") from None
+    text = os.path.expanduser(text)
+    if os.path.isabs(text):
+        return text
+    with naming(text, name):
+        return os.path.join(os.getcwd(), text)  # the process may go to another folder

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from ..ground.checkpoint import CheckpointError, refusing
-from ..ground.files import check_path, naming
+from ..ground.files import check_path, naming, sync_folder
 from ..ground.lock import locked
 from .trial import Result, SearcherState, Trial
 
@@ -45,6 +45,7 @@ class Journal:
             self._file.truncate(len(whole))
             if not lines:
                 self.write(header)
+                sync_folder(path)
             self._stack = self._stack.pop_all()  # all went well: stay open
 
     def write(self, *events: dict[str, Any]) -> None:

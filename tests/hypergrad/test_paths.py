@@ -154,6 +154,25 @@ def test_the_home_folder_is_found(tmp_path, monkeypatch):
     assert check_folder("~/b", "journal") == str(tmp_path / "b") and (tmp_path / "b").is_dir()
 
 
+@pytest.mark.parametrize("use", [journal, checkpoint, storage])
+def test_a_relative_path_stays_where_it_was(tmp_path, monkeypatch, use):
+    """The process goes to another folder while it trains."""
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "before")
+    monkeypatch.setitem(globals(), "loss", lambda *_: os.chdir(tmp_path / "after") or 0.5)
+    use("a")
+    assert not list((tmp_path / "after").iterdir())
+    assert not list((tmp_path / "before").glob("*.holder"))
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(FileNotFoundError, match="journal='a' cannot be used"):
+        check_path("a", "journal")
+
+
 def test_a_link_to_a_new_file_is_followed(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     with pytest.raises(BaseException, match="trained"):
@@ -172,6 +191,11 @@ def test_a_file_in_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(NotADirectoryError, match="^journal=.* must be a folder, but is a file"):
         check_folder(tmp_path / "file", "journal")
+
+
+def test_the_name_of_a_folder_is_no_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="^journal=.*new/' must be a file, but ends as a folder does"):
+        check_path(f"{tmp_path}/new/", "journal")
 
 
 @pytest.mark.parametrize("address", ["sqlite:////missing/study.db", "nothing://there", "://"])

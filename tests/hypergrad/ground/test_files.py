@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from hypergrad.ground.files import check_path, replacing
+from hypergrad.ground.files import HOST, check_path, replacing
 
 from tests.helpers import ROOT
 
@@ -60,6 +60,19 @@ def test_a_temporary_file_of_a_killed_process_is_dropped(tmp_path):
     with replacing(tmp_path / "a") as new:
         new.write(b"new")
     assert (tmp_path / "a").read_bytes() == b"new" and list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_several_processes_may_write_a_shared_file(tmp_path):
+    file = tmp_path / "a"
+    own, another, gone = (tmp_path / f"a.{HOST}-{number}.tmp" for number in (os.getpid(), os.getppid(), 2**31))
+    for left in (own, another, gone):
+        left.write_bytes(b"half")
+    with replacing(file, shared=True) as new:
+        new.write(b"new")
+        with replacing(tmp_path / "b", shared=True) as other:
+            other.write(b"other")
+    assert file.read_bytes() == b"new" and another.read_bytes() == b"half"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", another.name, "b"]
 
 
 def test_permissions_and_links_are_kept(tmp_path):
