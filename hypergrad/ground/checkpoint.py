@@ -41,6 +41,8 @@ def save_checkpoint(path: Path, leaves: list[Any], identity: Identity, log: dict
     """
     content = {"identity": identity, "arrays": [kind(leaf) for leaf in leaves], "log": log or {}}
     header = MAGIC + json.dumps(content).encode() + b"\n"
+    if len(header) > LONGEST_HEADER:
+        raise CheckpointError(f"{path} would begin with {len(header)} bytes that describe the run, too many to be read")
     total = hashlib.sha256()
     with replacing(path) as file:
         file.write(header)

@@ -177,6 +177,12 @@ def test_a_bomb_is_refused_before_memory_is_taken(tmp_path):
     tracemalloc.stop()
 
 
+def test_a_description_too_long_to_be_read_is_not_written(tmp_path):
+    with pytest.raises(hg.CheckpointError, match="run.ckpt would begin with"):
+        save_checkpoint(tmp_path / "run.ckpt", [], {"run": "x" * 2**24})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.row(35)
 def test_what_is_no_regular_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
