@@ -7,6 +7,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -67,11 +68,10 @@ class Processes(AbstractObjective):
         try:
             while len(results) < len(trials):
                 for slot in range(min(self.workers, len(trials))):
-                    if len(self.kept) <= slot:
-                        self.kept.append(_Worker(self.function))
-                    if waiting and self.kept[slot].index is None:
+                    worker = self._worker(slot)
+                    if waiting and worker.index is None:
                         index, trial = waiting.pop(0)
-                        self.kept[slot].begin(index, trial, keys[index])
+                        worker.begin(index, trial, keys[index])
                 for slot, worker in enumerate(self.kept):
                     number, result = worker.index, worker.result(self.time_limit)
                     if number is not None and result is not None:
@@ -87,6 +87,14 @@ class Processes(AbstractObjective):
             self.kept.clear()
             raise
         return [results[index] for index in range(len(trials))]
+
+    def _worker(self, slot: int) -> "_Worker":
+        """Returns the process of a slot, a new one where there is none, or where it ended since its last trial."""
+        if len(self.kept) <= slot:
+            self.kept.append(_Worker(self.function))
+        elif self.kept[slot].index is None and not self.kept[slot].process.is_alive():
+            self.kept[slot] = _Worker(self.function)
+        return self.kept[slot]
 
     def _until_limit(self) -> float | None:
         """Returns the seconds until the first trial reaches its limit."""
@@ -119,7 +127,8 @@ class _Worker:
         """Sends a trial to be trained."""
         self.index, self.begun = index, time.monotonic() if self.is_ready else math.inf
         plain = Trial(trial.number, trial.params, trial.fidelity, trial.meta)  # without its report
-        self.connection.send((plain, np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))))
+        with suppress(ConnectionError):  # a process that has just ended, which result finds
+            self.connection.send((plain, np.asarray(jax.random.key_data(key)), str(jax.random.key_impl(key))))
 
     def result(self, time_limit: float | None) -> Result | None:
         """Returns the result of the trial, if there is one; a process that failed is stopped."""

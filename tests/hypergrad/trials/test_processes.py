@@ -42,6 +42,19 @@ def test_processes_give_what_one_gives():
     assert len({one.result.metrics["process"] for one in state.history} - {os.getpid()}) == 2
 
 
+def kill_the_first(objective):
+    """Ends a process that waits for its next trial."""
+    objective.kept[0].process.kill()
+    objective.kept[0].process.join()
+
+
+def test_a_process_that_ends_between_trials_costs_none():
+    objective = hg.trials.Processes(train, workers=1)
+    options = {"key": KEY, "num_trials": 2, "callback": lambda state: kill_the_first(objective)}
+    state = hg.trials.search_trials(hg.trials.Random(), SPACE, objective, **options)
+    assert len(state.history) == 2 and not state.failures
+
+
 @pytest.mark.slow
 def test_what_befalls_a_process_is_its_trial_s():
     listed = hg.trials.FixedList([{"n": n, "x": 0.5} for n in (0, 1, 2, 3, 4, 0)])
