@@ -21,6 +21,8 @@ PATIENCE = 3  # heartbeats that a process may miss
 ATTEMPTS = 5  # to ask for a trial that others do not give up meanwhile, and to open a data base that others open too
 PAUSE = 0.1  # seconds before the second attempt to open, twice as many before the third, and so on
 NAMELESS = 10  # heartbeats after which a trial without values and attributes is nobody's
+SKEW = 3600.0  # seconds by which the clocks of two machines may differ
+HERE = f"{socket.gethostname()}, process "  # how names of processes on this machine begin
 
 Opened = TypeVar("Opened")
 
@@ -36,6 +38,7 @@ class SharedStudy:
         self.id = self.storage.get_study_id_from_name(name)
         self.training: dict[int, tuple[int, list[int]]] = {}  # by number, the id and search of what this process trains
         self.checked: float | None = None  # for stale trials, the last time
+        self.seen: dict[int, tuple[float, float]] = {}  # the last sign of trials of other machines, and when it changed
         threading.Thread(target=_beat, args=(weakref.ref(self), heartbeat), daemon=True).start()
 
     def ask(self, state: SearcherState, sampler: Any, fixed: Mapping[str, Any]) -> tuple[Params, dict[str, Any]]:
@@ -124,10 +127,16 @@ class SharedStudy:
 
     def _is_stale(self, trial: Any) -> bool:
         """Returns `True` if nobody trains a trial any more. Trials of other programs that say nothing are theirs."""
-        last, interval = trial.user_attrs.get(WORKER, {}).get("beat", (float("inf"), self.heartbeat))
+        worker = trial.user_attrs.get(WORKER, {})
+        last, interval = worker.get("beat", (float("inf"), self.heartbeat))
         if not (trial.params or trial.user_attrs or trial.system_attrs):  # killed before it could set an attribute
             last = trial.datetime_start.timestamp() + (NAMELESS - PATIENCE) * interval
-        return bool(time.time() - last > PATIENCE * interval)
+        silence = time.time() - last
+        if not worker.get("process", HERE).startswith(HERE):
+            if self.seen.get(trial.number, (None,))[0] != last:
+                self.seen[trial.number] = last, time.monotonic()
+            silence = max(time.monotonic() - self.seen[trial.number][1], silence - SKEW)
+        return bool(silence > PATIENCE * interval)
 
     def _trial_id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
@@ -185,8 +194,7 @@ def _source(state: SearcherState, one: FinishedTrial) -> str:
 
 def _sign_of_life(search: list[int], interval: float) -> dict[str, Any]:
     """Returns what a study holds of the process that trains a trial: one attribute, because each costs a write."""
-    process = f"{socket.gethostname()}, process {os.getpid()}"
-    return {"process": process, "search": search, "beat": [time.time(), interval]}
+    return {"process": f"{HERE}{os.getpid()}", "search": search, "beat": [time.time(), interval]}
 
 
 def _beat(study: "weakref.ref[SharedStudy]", interval: float) -> None:

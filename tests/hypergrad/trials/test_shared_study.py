@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import optuna
@@ -92,6 +93,20 @@ def test_a_trial_that_is_told_while_it_is_given_up_is_kept(tmp_path, monkeypatch
     trials = other.kept.shared.study.trials
     assert [one.state.name for one in trials] == ["FAIL", "COMPLETE", "RUNNING"]
     assert trials[1].params == trial.params and trials[1].value == 0.5 and trials[1].user_attrs["size"] == 3.0
+
+
+def test_a_clock_that_is_ahead_takes_no_trials_of_another_machine(tmp_path, monkeypatch):
+    here, there = (hg.trials.Optuna(tpe, storage=tmp_path / "study.log", heartbeat=100.0) for _ in range(2))
+    names = lambda: [one.state.name for one in here.kept.shared.study.trials]
+    here.ask(here.init(SPACE, KEY))
+    ahead = types.SimpleNamespace(time=lambda: time.time() + 600.0, monotonic=time.monotonic, sleep=time.sleep)
+    monkeypatch.setattr(shared, "time", ahead)
+    monkeypatch.setattr(shared, "HERE", "another machine, process ")
+    state, _ = there.ask(there.init(SPACE, jax.random.key(7)))
+    assert names() == ["RUNNING", "RUNNING"]
+    ahead.monotonic = lambda: time.monotonic() + 301.0  # without a sign of life meanwhile
+    there.ask(state)
+    assert names() == ["FAIL", "RUNNING", "RUNNING"]
 
 
 WORKER = """
