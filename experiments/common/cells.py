@@ -40,7 +40,7 @@ class Cells:
         self.folder = config.out / "cells"
         self.folder.mkdir(parents=True, exist_ok=True)
         path, wanted = config.out / "config.json", as_json(config)
-        found = json.loads(path.read_text()) if path.exists() else wanted
+        found = _options(path) if path.exists() else wanted
         names = sorted((set(found) | set(wanted)) - set(WHERE))
         differs = {name: (found.get(name), wanted.get(name)) for name in names if found.get(name) != wanted.get(name)}
         if differs:
@@ -81,6 +81,14 @@ class Cells:
         """Stores a finished cell in one step: complete or not at all."""
         content = {"labels": as_json(labels), "result": as_json(result)}
         write_json(self.path(labels), {"sha256": _checksum(*content.values())} | content)
+
+
+def _options(path: Path) -> dict[str, Any]:
+    """Returns the options of the run that a folder holds. **Raises** `SystemExit` where their file is damaged."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise SystemExit(f"{path} is damaged ({error}); delete it if the cells are of this run") from None
 
 
 def _checksum(labels: Any, result: Any) -> str:

@@ -13,6 +13,7 @@ import jax
 import pooch
 import tyro
 
+from hypergrad.ground.checkpoint import CheckpointError
 from hypergrad.ground.files import check_folder
 
 from .config import Options
@@ -50,8 +51,10 @@ def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[
             page = write_page(config, name, sys.argv[1:])
         if page is not None:
             print(f"a page with tables and plots: {page}")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
+    except OSError as error:  # a disk that is full, a folder that cannot be written to
+        raise SystemExit(f"{error}; {line}") from None
 
 
 def keep_programs(wanted: bool) -> None:

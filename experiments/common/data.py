@@ -1,6 +1,7 @@
 """Data sets as NumPy arrays."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ MNIST = {
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
+ROWS = 60_000, 10_000  # for training and for tests
 MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 
@@ -67,7 +69,8 @@ def fashion_mnist(data_dir: Path | None) -> tuple[Rows, Rows]:
 
     The four IDX files have MNIST's names and format. They are read from `data_dir`/fashion-mnist or `data_dir`.
 
-    **Raises** `FileNotFoundError` where they are missing, `ValueError` where shapes differ or a file is MNIST's.
+    **Raises** `FileNotFoundError` where they are missing, `ValueError` naming a file that is damaged, of other sizes or
+    MNIST's.
     """
     import pooch
 
@@ -87,12 +90,10 @@ def image_sets(name: str, data_dir: Path | None) -> tuple[Rows, Rows]:
 
 
 def _read_idx(files: list[Path]) -> tuple[Rows, Rows]:
-    images = [_idx(path, 16).reshape(-1, 784).astype(np.float32) / 255 for path in files[::2]]
-    labels = [_idx(path, 8).astype(np.int32) for path in files[1::2]]
-    found = [(len(x), len(y)) for x, y in zip(images, labels, strict=True)]
-    if found != [(60_000, 60_000), (10_000, 10_000)]:
-        raise ValueError(f"{files[0].parent} holds (images, labels) {found}, not 60,000 and 10,000 of each")
-    return Rows(images[0], labels[0]), Rows(images[1], labels[1])
+    images = [_idx(path, rows, 28, 28).reshape(rows, 784) for path, rows in zip(files[::2], ROWS, strict=True)]
+    labels = [_idx(path, rows) for path, rows in zip(files[1::2], ROWS, strict=True)]
+    train, test = (Rows(x.astype(np.float32) / 255, y.astype(np.int32)) for x, y in zip(images, labels, strict=True))
+    return train, test
 
 
 def _mnist_file(name: str, data_dir: Path | None) -> Path:
@@ -104,12 +105,17 @@ def _mnist_file(name: str, data_dir: Path | None) -> Path:
     return download(MNIST_MIRROR + name, MNIST[name], data_dir, advice)
 
 
-def _idx(path: Path, header: int) -> np.ndarray:
+def _idx(path: Path, *shape: int) -> np.ndarray:
+    """Returns the bytes of an IDX file of one shape; no more are read than it should have."""
+    header, size = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes(), math.prod(shape)
     try:
         with gzip.open(path) as file:
-            return np.frombuffer(file.read(), np.uint8, offset=header)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
+            content = file.read(len(header) + size + 1)
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if len(content) != len(header) + size or not content.startswith(header):
+        raise ValueError(f"{path} is no IDX file of {' x '.join(map(str, shape))} bytes")
+    return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
 
 def split(name: str, data_dir: Path | None, seed: int, num_train: int, num_valid: int) -> Splits:

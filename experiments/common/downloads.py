@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from hypergrad.ground.files import replacing
 
+LARGEST = 2**30  # bytes of a member of an archive
+
 
 def cache() -> Path:
     """Returns the user's cache folder of this project."""
@@ -54,7 +56,8 @@ def download(address: str, sha256: str | None, tried: Path | None, advice: str) 
 def members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
     """Returns the content of some files of a tar archive by their last names; nothing is written.
 
-    **Raises** `ValueError` naming the archive where it is damaged, or has a name not once as an ordinary file.
+    **Raises** `ValueError` naming the archive where it is damaged, has a name not once as an ordinary file, or one that
+    is larger than any data of the experiments.
     """
     try:
         with tarfile.open(archive) as tar:
@@ -65,6 +68,8 @@ def members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
             wrong = [name for name, parts in found.items() if len(parts) != 1 or not parts[0].isreg()]
             if wrong:
                 raise ValueError(f"{archive} does not hold {wrong[0]} once as an ordinary file; delete it")
+            if large := [name for name, (part,) in found.items() if part.size > LARGEST]:
+                raise ValueError(f"{large[0]} in {archive} is larger than {LARGEST} bytes; delete it")
             content = {name: tar.extractfile(part).read() for name, (part,) in found.items()}  # type: ignore[union-attr]
             stream = tar.fileobj
             while stream is not None and stream.read(2**20):

@@ -150,6 +150,15 @@ def test_a_damaged_cell_is_refused_by_name(tmp_path, damage):
     assert len(run_cells(config, cells_of(config), double)) == 2
 
 
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "null", '{"seeds": 3'])
+def test_damaged_options_of_a_folder_are_named(tmp_path, content):
+    config = Config(out=tmp_path)
+    Cells(config)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(SystemExit, match="config.json is damaged .*; delete it if"):
+        Cells(config)
+
+
 def run_command(monkeypatch, main, *arguments):
     monkeypatch.setattr("sys.argv", ["name", *arguments])
     monkeypatch.setattr("experiments.common.command.keep_programs", lambda wanted: None)

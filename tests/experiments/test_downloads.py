@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import math
 import tarfile
 import threading
 from functools import partial
@@ -103,10 +104,19 @@ def test_a_failed_download_says_what_to_do(server, tmp_path):
 
 @pytest.mark.row(37)
 def test_a_truncated_data_file_is_named(tmp_path):
-    names = list(data.MNIST)
-    for name, size in zip(names, (784, 1000, 784, 10), strict=True):
-        (tmp_path / name).write_bytes(gzip.compress(bytes(16 + size)))
-    whole = (tmp_path / names[1]).read_bytes()
-    (tmp_path / names[1]).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=rf"{names[1]} is damaged"):
+    names, parts = list(data.MNIST), [(3, 60_000, 28, 28), (1, 60_000), (3, 10_000, 28, 28), (1, 10_000)]
+    for name, (axes, *shape) in zip(names, parts, strict=True):
+        header = bytes([0, 0, 8, axes]) + b"".join(size.to_bytes(4, "big") for size in shape)
+        (tmp_path / name).write_bytes(gzip.compress(header + bytes(math.prod(shape)), 1))
+    train, test = data.fashion_mnist(tmp_path)
+    assert train.x.shape == (60_000, 784) and test.y.shape == (10_000,)
+    labels, last = (tmp_path / names[index] for index in (1, 3))
+    whole = labels.read_bytes()
+    labels.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=rf"{labels.name} is damaged"):
         data.fashion_mnist(tmp_path)
+    labels.write_bytes(whole)
+    for other in (b"", b"more", gzip.decompress(last.read_bytes())[:-1], gzip.decompress(last.read_bytes()) + b"0"):
+        last.write_bytes(gzip.compress(other))
+        with pytest.raises(ValueError, match=rf"{last.name} is no IDX file of 10000 bytes"):
+            data.fashion_mnist(tmp_path)
