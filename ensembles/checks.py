@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .ground import kinds
-from .ground.axes import leading_axis
+from .ground.axes import is_known, leading_axis
 from .ground.kinds import LARGEST as LARGEST
 from .ground.kinds import boolean as boolean
 from .ground.kinds import function as function
@@ -102,7 +102,8 @@ def is_key(value: Any) -> bool:
 
 
 def _as_array(value: Any, library: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "biuf" and value.dtype != jnp.bfloat16:
+    is_unknown = isinstance(value, np.ndarray | np.generic) and not is_known(value.dtype)
+    if is_unknown or isinstance(value, np.ma.MaskedArray):
         raise TypeError
     if not isinstance(value, np.ndarray | np.generic | jax.Array | list | tuple | bool | int | float) or is_key(value):
         raise TypeError

@@ -22,6 +22,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .checks import INTEGERS, Rule, array, call, checked, concrete, function, instance, shown
+from .ground.axes import refuse_no_numbers
 from .structures import Diagonal as Diagonal
 from .structures import Factor, Structure, jacobian
 from .structures import Full as Full
@@ -202,6 +203,8 @@ def probit_probabilities(mean: Array, covariance: Array) -> Array:
 
 def _weights(part: PyTree, log_variance: PyTree) -> tuple[Array, Array]:
     """Returns the weights as one vector, and h of each."""
+    for leaf in jax.tree.leaves(part):
+        refuse_no_numbers("an array of model", leaf)
     arrays = eqx.filter(part, eqx.is_inexact_array)
     if not jax.tree.leaves(arrays):
         raise ValueError("model holds no floating-point array in the part that has a prior")
@@ -210,7 +213,7 @@ def _weights(part: PyTree, log_variance: PyTree) -> tuple[Array, Array]:
     try:
         spread = jax.tree.broadcast(log_variance, arrays)
         prior = jax.tree.map(lambda w, h: jnp.broadcast_to(jnp.asarray(h, w.dtype), w.shape), arrays, spread)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"log_variance must be like the weights or a prefix of them: {error}") from error
     return ravel_pytree(arrays)[0], ravel_pytree(prior)[0]
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .checks import KEY, Rule, boolean, call, checked, function, integer, num_replicas
+from .checks import KEY, Rule, boolean, call, checked, function, integer, num_replicas, shown
 from .ground.memory import refuse_too_large
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Any]  # (model, hparams, data, key) -> scalar, or (scalar, state)
@@ -181,7 +181,7 @@ def replicate_optimiser(
         alone = lambda _: optimiser
     else:
         if settings is None or not callable(optimiser):
-            raise TypeError(f"optimiser must be an optax optimiser unless settings are given, got {optimiser!r}")
+            raise TypeError(f"optimiser must be an optax optimiser unless settings are given, got {shown(optimiser)}")
         alone = optimiser
 
     def init(params: PyTree) -> PyTree:

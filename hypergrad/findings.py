@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .ground.show import save_figure
 from .stats import Status
 
 RIGHT, ROUGH = 0.95, 0.7  # cosines from which a direction counts as right, and as a direction at all
@@ -156,5 +157,5 @@ class Diagnosis:
         figure.legend([Patch(color=COLOURS[name]) for name in seen], seen, loc="outside upper right", ncols=len(seen))
         panels[0].invert_yaxis()
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save_figure(figure, path)
         return figure

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from .ground.show import paragraph, show, show_leaf
+from .ground.checks import checked, choice, integer
+from .ground.show import paragraph, save_figure, show, show_leaf
 from .ground.total import Total
 from .ground.tree import describe, named_entries, named_leaves
 from .stats import show_status
@@ -110,6 +111,7 @@ class History:
             raise ValueError(f"the histories hold different records: {kinds[0]} and {kinds[1]}")
         return join([self, other])
 
+    @checked(integer("max_entries", least=0))
     def to_dict(self, max_entries: int = 32) -> dict[str, np.ndarray]:
         """Returns columns of equal length by name, for `pandas.DataFrame` or a CSV file.
 
@@ -131,6 +133,7 @@ class History:
                 columns[".".join(filter(None, (name, *map(str, index)))) or "kept"] = leaf[:, *index]
         return columns
 
+    @checked(choice("unit", *UNITS))
     def plot(self, path: str | None = None, unit: str = "iterations") -> Any:
         """Draws the criterion of each step and the best so far against the budget spent.
 
@@ -139,8 +142,6 @@ class History:
 
         **Raises** `ValueError` for another unit.
         """
-        if unit not in UNITS:
-            raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
@@ -162,7 +163,7 @@ class History:
         axes.grid(alpha=0.3)
         axes.legend()
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save_figure(figure, path)
         return figure
 
     def __repr__(self) -> str:

@@ -240,9 +240,9 @@ def _checked_state(
     refuse_different("state", after, state, "one of this search on this problem")
     try:
         kept = jax.tree.leaves(shapes_of(keep, record))
-    except Exception as error:
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+    except Exception as error:  # also of what keeps no arrays
         raise ValueError(f"keep fails on the record of a step: {error}") from error
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
     refuse_too_large(size * (chunk or 1), "chunk", f"the records of {chunk} steps")
     return eqx.tree_at(lambda s: s.spent, state, state.spent.totals), Pace(chunk, watched, size)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
+from .ground.checks import shown
 from .ground.show import paragraph, show, show_leaf, show_size, values_of
 from .ground.total import Total
 from .ground.tree import PartitionedModel, all_finite, named_entries, named_leaves, partition
@@ -84,14 +85,14 @@ class Counts(eqx.Module):
         hyper_updates: CountLike = 0,
         rows: CountLike = 0,
     ):
-        self.iterations = _count(iterations)
-        self.inner_gradients = _count(inner_gradients)
-        self.step_vjps = _count(step_vjps)
-        self.hvps = _count(hvps)
-        self.outer_gradients = _count(outer_gradients)
-        self.evaluations = _count(evaluations)
-        self.hyper_updates = _count(hyper_updates)
-        self.rows = Total.of(rows)
+        self.iterations = _count("iterations", iterations)
+        self.inner_gradients = _count("inner_gradients", inner_gradients)
+        self.step_vjps = _count("step_vjps", step_vjps)
+        self.hvps = _count("hvps", hvps)
+        self.outer_gradients = _count("outer_gradients", outer_gradients)
+        self.evaluations = _count("evaluations", evaluations)
+        self.hyper_updates = _count("hyper_updates", hyper_updates)
+        self.rows = _count("rows", rows, wide=True)
 
     @property
     def gradients(self) -> Count:
@@ -216,8 +217,23 @@ class Estimate(eqx.Module):
         )
 
 
-def _count(number: CountLike) -> Count:
-    return number if isinstance(number, Total) else jnp.asarray(number, jnp.int32)
+def _count(name: str, number: CountLike, wide: bool = False) -> Count:
+    """Returns a total, or where it is `wide` any integer, as a total; other integers as int32.
+
+    **Raises** `TypeError` or `ValueError` by name for what is no integer, or too large.
+    """
+    if isinstance(number, Total | jax.ShapeDtypeStruct):  # a shape has been a number before
+        return number
+    try:
+        kind = jnp.result_type(number)
+        flags = isinstance(number, jax.Array) and jnp.issubdtype(kind, jnp.bool_)
+        if isinstance(number, np.ma.MaskedArray) or not (flags or jnp.issubdtype(kind, jnp.integer)):
+            raise TypeError
+        return Total.of(number) if wide else jnp.asarray(number, jnp.int32)
+    except (OverflowError, ValueError) as error:
+        raise ValueError(f"{name} cannot be counted: {error}") from None
+    except Exception:
+        raise TypeError(f"{name} must be an integer, or an array of integers, got {shown(number)}") from None
 
 
 def show_status(status: ArrayLike) -> str:

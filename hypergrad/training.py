@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .data.sampler import as_sampler
-from .ground.checks import checked, explained, integer, random_key
+from .ground.checks import checked, explained, integer, random_key, real
 from .ground.derivatives import linearize
 from .ground.keys import EndKeys, end_keys, step_key
 from .ground.tree import PartitionedModel, differentiable, join, split
@@ -101,10 +101,12 @@ class Training(eqx.Module):
 
         return phi, inexact
 
+    @checked(integer("start", least=0, traced=True), integer("stop", least=0, traced=True))
     def advance(self, state: InnerState, start: ArrayLike, stop: ArrayLike) -> InnerState:
         """Returns the state after steps `start ... stop - 1`. Nothing is stored on the way."""
         return jax.lax.fori_loop(start, stop, lambda t, state: self.step(state, t), state)
 
+    @checked(real("tol", least=0))
     def solve(self, state: InnerState, tol: Array | float = 0.0) -> tuple[InnerState, SolveStats]:
         """Returns the end of training and its counts; see `AbstractInnerSolver.solve`."""
         return self.inner.solve(self.problem, self.hparams, state, self.key, tol)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -29,6 +30,14 @@ def leading_axis(leaves: Iterable[tuple[str, Any]], name: str, unit: str) -> int
 
 
 def refuse_no_numbers(path: str, leaf: Any) -> None:
-    """Raises `TypeError` naming the path of an array of objects, text or dates."""
-    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OUSMm":
-        raise TypeError(f"{path} has dtype {leaf.dtype}; arrays must hold numbers")
+    """Raises `TypeError` naming the path of an array of objects, text, dates, or of numbers that JAX does not know."""
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"{path} is a masked array, whose mask would be lost")
+    if isinstance(leaf, np.ndarray | np.generic) and not is_known(leaf.dtype):
+        raise TypeError(f"{path} has dtype {leaf.dtype}; arrays must hold numbers that JAX knows")
+
+
+def is_known(dtype: np.dtype) -> bool:
+    """Returns whether JAX knows the numbers of a type of NumPy: not those of another byte order or long doubles."""
+    numbers = jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)
+    return numbers and dtype.isnative and dtype.char not in "gG"

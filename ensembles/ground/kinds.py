@@ -21,6 +21,8 @@ def _scalar(value: Any) -> Any:
         if value.shape or not any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer)):
             raise TypeError
         return value
+    if isinstance(value, np.ma.MaskedArray):  # which hides its number
+        raise TypeError
     if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and value.dtype != object:
         value = np.asarray(value)[()] if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else None
     if isinstance(value, np.generic) and jnp.issubdtype(value.dtype, jnp.floating):

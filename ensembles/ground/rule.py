@@ -36,7 +36,7 @@ class Rule:
             return None
         try:
             return self.convert(value)
-        except (TypeError, ValueError, OverflowError) as error:
+        except Exception as error:  # also of somebody's class, and of a tree that holds itself
             kind = TypeError if isinstance(error, TypeError) else ValueError
             limit = f" {error}" if isinstance(error, BeyondError) else ""
             wanted = self.expected + limit + (" or None" if self.optional else "")

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ensembles.ground.axes import refuse_no_numbers
+
 from ..ground.hparams import num_not_finite
 from ..ground.tree import named_leaves
 
@@ -24,9 +26,8 @@ def check_data(data: PyTree, name: str) -> PyTree:
         if not eqx.is_array_like(leaf):
             _refuse_object(path, leaf)
             continue  # a function, as in a model that makes features
-        kind = jnp.result_type(leaf) if not isinstance(leaf, np.ndarray) else leaf.dtype
-        if isinstance(leaf, np.ndarray) and not (jnp.issubdtype(kind, jnp.bool_) or jnp.issubdtype(kind, jnp.number)):
-            raise TypeError(f"{path} has dtype {kind}; data must be numbers")
+        refuse_no_numbers(path, leaf)
+        kind = jnp.result_type(leaf)
         if np.size(leaf) == 0:
             raise ValueError(f"{path} is empty (shape {np.shape(leaf)})")
         if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(kind, jnp.inexact):

@@ -8,6 +8,8 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from ensembles.ground.rule import shown
+
 Path = str | os.PathLike[str]
 HOST = socket.gethostname()
 
@@ -119,10 +121,10 @@ def naming(path: str, name: str) -> Iterator[None]:
 
 def _text(path: Path, name: str) -> str:
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{name} must be a path (str or os.PathLike), got {path!r}")
+        raise TypeError(f"{name} must be a path (str or os.PathLike), got {shown(path)}")
     text = os.fspath(path)
     if not isinstance(text, str):
-        raise TypeError(f"{name} must be a path of type str, got {path!r}")
+        raise TypeError(f"{name} must be a path of type str, got {shown(path)}")
     if not text or "\0" in text:
         raise ValueError(f"{name} must be the path of a file, got {text!r}")
     try:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
+from ensembles.ground.axes import refuse_no_numbers
+
 from .tree import named_leaves, strong
 
 
@@ -29,6 +31,7 @@ def as_floating(hparams: PyTree) -> PyTree:
     if not leaves:
         raise ValueError("hparams has no leaves: there is nothing to learn")
     for path, leaf in leaves:
+        refuse_no_numbers(path, leaf)
         is_array = isinstance(leaf, np.ndarray | np.generic | jax.Array)
         if not (jnp.issubdtype(leaf.dtype, jnp.floating) if is_array else isinstance(leaf, float)):
             kind = leaf.dtype if is_array and np.ndim(leaf) else type(leaf).__name__

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .files import check_path, naming
 from .total import Total
 
 ENTRIES = 6  # entries of an array, and leaves of a pytree, that are written out
@@ -77,3 +78,17 @@ def _number(value: Any) -> str:
     if jnp.issubdtype(kind, jnp.complexfloating):
         return f"{complex(value):.6g}"
     return f"{float(value):.6g}" if jnp.issubdtype(kind, jnp.floating) else str(value)
+
+
+def save_figure(figure: Any, path: Any) -> None:
+    """Writes a figure of matplotlib into a file.
+
+    **Raises** `TypeError`, `ValueError` or `OSError` naming `path` where it is no path of a file that can be written,
+    or has a suffix of no format.
+    """
+    text = check_path(path, "path")
+    try:
+        with naming(text, "path"):
+            figure.savefig(text, dpi=150)
+    except ValueError as error:
+        raise ValueError(f"path={text!r}: {error}") from None

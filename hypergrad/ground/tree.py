@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ensembles.ground.axes import refuse_no_numbers
+from ensembles.ground.rule import shown
 
 from .portable import portable, restored
 
@@ -106,7 +107,7 @@ def _inexact_where(flag: Any) -> Callable[[Any], bool]:
     if isinstance(flag, bool | np.bool_):
         return lambda leaf: bool(flag) and eqx.is_inexact_array(leaf)
     if not callable(flag):
-        raise TypeError(f"trainable must hold truth values or functions of a leaf, got {flag!r}")
+        raise TypeError(f"trainable must hold truth values or functions of a leaf, got {shown(flag)}")
     return lambda leaf: eqx.is_inexact_array(leaf) and bool(flag(leaf))
 
 

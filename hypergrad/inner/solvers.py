@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     import jaxopt
 
 from ..data.sampler import Whole, as_sampler
-from ..ground.checks import Rule, function, integer, real
+from ..ground.checks import Rule, function, integer, real, shown
 from ..ground.tree import PartitionedModel, describe
 from ..problem import BilevelProblem
 from .base import AbstractInnerSolver
@@ -167,7 +167,7 @@ class OptaxSolver(AbstractInnerSolver):
     def __init__(self, optimiser: Optimiser, num_steps: int, *, average: float | None = None):
         if not isinstance(optimiser, Transformation) and not callable(optimiser):
             raise TypeError(
-                f"optimiser must be an optax optimiser or a function hparams -> optimiser, got {optimiser!r}"
+                f"optimiser must be an optax optimiser or a function hparams -> optimiser, got {shown(optimiser)}"
             )
         self.solver_class = jaxopt.OptaxSolver
         self.options = {"opt": optimiser, "maxiter": _num_steps("num_steps")(num_steps)}
@@ -182,7 +182,7 @@ def _check_class(solver_class: Any) -> None:
     """Raises `TypeError` for what is no jaxopt solver of a scalar loss without further arguments."""
     update = getattr(solver_class, "update", None)
     if not inspect.isclass(solver_class) or not hasattr(solver_class, "init_state") or update is None:
-        raise TypeError(f"solver_class must be a jaxopt solver class such as jaxopt.LBFGS, got {solver_class!r}")
+        raise TypeError(f"solver_class must be a jaxopt solver class such as jaxopt.LBFGS, got {shown(solver_class)}")
     name, options = solver_class.__name__, inspect.signature(solver_class).parameters
     if "fun" not in options or (
         "block_prox" in options and not issubclass(solver_class, jaxopt.BlockCoordinateDescent)

@@ -72,7 +72,9 @@ def checked_solve(solve: Solve) -> Solve:
         for path, leaf in [*named_leaves(b, "b"), *named_leaves(init, "init")]:
             if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 raise TypeError(f"{path} must be an array of floating numbers, got {shown(leaf)}")
-        return traced(self, matvec, b, init, rtol)
+        if all(leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(b)):
+            return traced(self, matvec, b, init, rtol)
+        return _widened(functools.partial(traced, self), matvec, b, init, rtol)
 
     return call  # type: ignore[return-value]
 
@@ -104,9 +106,8 @@ def solve(
     complex one, not even linear, is not.
     """
     if not any(map(jnp.iscomplexobj, jax.tree.leaves(b))):
-        wide = lambda v, *draw: in_single(matvec(cast_like(v, b), *draw))
-        solution = solver.solve(wide, in_single(b), None if init is None else in_single(init), rtol)
-        return _with_value(solution, b, cast_like(solution.value, b))
+        solution = _widened(solver.solve, matvec, b, init, rtol)
+        return _with_value(solution, b, solution.value)
     split = lambda tree, sign: jax.tree.map(
         lambda leaf: (leaf.real, sign * leaf.imag) if jnp.iscomplexobj(leaf) else leaf, tree
     )
@@ -116,6 +117,15 @@ def solve(
     start = None if init is None else split(init, 1)
     solution = solver.solve(lambda v, *draw: split(matvec(join(v), *draw), -1), split(b, -1), start, rtol)
     return _with_value(solution, b, join(solution.value))
+
+
+def _widened(
+    solve: Callable[..., LinearSolution], matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float
+) -> LinearSolution:
+    """Returns what `solve` does, in single where b is in half precision, but for the products."""
+    wide = lambda v, *draw: in_single(matvec(cast_like(v, b), *draw))
+    solution = solve(wide, in_single(b), None if init is None else in_single(init), rtol)
+    return eqx.tree_at(lambda s: s.value, solution, cast_like(solution.value, b))
 
 
 def _with_value(solution: LinearSolution, b: PyTree, value: PyTree) -> LinearSolution:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..ground.checks import checked, choice, real
+from ..ground.checks import checked, choice, real, shown
 
 # same:      one formula in another order of operations
 # gradient:  the same derivative by another route
@@ -66,7 +66,7 @@ def _refuse_others(name: str, tree: PyTree, kinds: Collection[str]) -> None:
     """Raises `TypeError` naming the argument unless it holds numbers of one of these kinds."""
     leaves = jax.tree.leaves(tree)
     if not leaves or any(str(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype) not in kinds for leaf in leaves):
-        raise TypeError(f"{name} must be arrays of float32 or float64, got {tree!r}")
+        raise TypeError(f"{name} must be arrays of float32 or float64, got {shown(tree)}")
 
 
 def ensure(condition: Any, message: str) -> None:

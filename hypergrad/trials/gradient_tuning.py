@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from ..budget import Budget
 from ..estimators.base import ESTIMATOR, AbstractEstimator
-from ..ground.checks import checked, function, integer, optimiser, random_key, several
+from ..ground.checks import checked, function, instance, integer, optimiser, random_key, several
 from ..ground.total import Total
 from ..history import History
 from ..problem import PROBLEM, BilevelProblem
@@ -27,6 +27,7 @@ from .space import PARAMS, Space
 from .trial import Result
 
 REPORT = function("report", "(step, value) -> true to stop", optional=True)
+HPARAMS = instance("hparams", Mapping, "a dictionary, as hparams(params) returns it")
 
 
 class NormsState(NamedTuple):
@@ -152,7 +153,7 @@ class GradientTuner(eqx.Module):
         tuned = {name: min(max(found["tuned"][name], leaf.low), leaf.high) for name, leaf in self.leaves}
         return Result(**found | {"tuned": tuned, "pruned": reports is not None and reports.stopped})
 
-    @checked(PROBLEM, random_key(), integer("steps", least=1))
+    @checked(PROBLEM, HPARAMS, random_key(), integer("steps", least=1))
     def scan(
         self, problem: BilevelProblem, model: PyTree, hparams: Mapping[str, Array], key: Array, steps: int
     ) -> tuple[dict[str, Any], PyTree]:
@@ -168,8 +169,9 @@ class GradientTuner(eqx.Module):
     def _init(self, problem: BilevelProblem, model: PyTree, hparams: dict[str, Array]) -> SearchState:
         try:
             return self.search.init(problem, model, hparams)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"model (called params below) does not fit problem: {error}") from error
+        except Exception as error:  # also of an object in the model
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"model (called params below) does not fit problem: {error}") from error
 
     def _found(self, state: SearchState) -> dict[str, Any]:
         norms: NormsState = state.opt_state[0]

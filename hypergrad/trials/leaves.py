@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ground.checks import Rule, boolean, check_fields, instance, integer, real, text
+from ..ground.checks import Rule, boolean, check_fields, instance, integer, real, shown, text
 
 
 def _distinct(values: Any) -> tuple[Any, ...]:
@@ -102,7 +102,7 @@ class Float(Leaf):
     def checked(self, value: Any) -> float:
         """Returns the value as a Python number. **Raises** `ValueError` where it does not fit."""
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
-            raise ValueError(f"must be a number, got {value!r}")
+            raise ValueError(f"must be a number, got {shown(value)}")
         if not self.low <= value <= self.high:
             raise ValueError(f"must lie in [{self.low}, {self.high}], got {value}")
         return float(value)
@@ -140,7 +140,7 @@ class Int(Leaf):
     def checked(self, value: Any) -> int:
         """Returns the value as a Python number. **Raises** `ValueError` where it does not fit."""
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-            raise ValueError(f"must be an integer, got {value!r}")
+            raise ValueError(f"must be an integer, got {shown(value)}")
         if not self.low <= value <= self.high:
             raise ValueError(f"must lie in [{self.low}, {self.high}], got {value}")
         return int(value)
@@ -179,7 +179,7 @@ class Categorical(Leaf):
         for choice in self.choices:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool | np.bool_):
                 return choice
-        raise ValueError(f"must be one of {self.choices}, got {value!r}")
+        raise ValueError(f"must be one of {self.choices}, got {shown(value)}")
 
     def encode(self, value: Any) -> float:
         """Returns the position of a value in [0, 1]."""

@@ -1,7 +1,8 @@
 """Values that JSON can hold and give back as they were."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -26,10 +27,27 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return plain(np.asarray(value).tolist())
+        return _of_array(value)
     if isinstance(value, int | float | str):  # of a class of its own
         return next(kind(value) for kind in (int, float, str) if isinstance(value, kind))
     raise TypeError(f"got {shown(value)}")
+
+
+def _of_array(value: Any) -> Any:
+    """Returns an array in lists. **Raises** `TypeError` for one of objects, or with entries that are masked."""
+    array = np.asarray(value)
+    if array.dtype == object or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"got {shown(value)}")
+    return plain((array.astype(float) if array.dtype == np.longdouble else array).tolist())
+
+
+@contextmanager
+def reading(name: str, kind: str) -> Iterator[None]:
+    """Raises `ValueError` naming the argument where what is read is not what `to_json` of a class has written."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{name} is not what {kind}.to_json returns: {type(error).__name__}: {error}") from error
 
 
 def without_infinities(value: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..budget import Budget
-from ..ground.checks import boolean, checked, choice, function, instance, integer, random_key, real, several
+from ..ground.checks import boolean, checked, choice, function, instance, integer, random_key, real, several, shown
 from ..ground.identity import without_addresses
 from .journal import Journal, ask_event, replay, tell_event
 from .objective import AbstractObjective, PerTrial
@@ -219,7 +219,7 @@ class _Loop:
         except Exception as error:
             results = [Result.failure(error) for _ in trials]
         if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
-            raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {results!r}")
+            raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {shown(results)}")
         return [revised(one, reported=report.values) for one, report in zip(results, reports, strict=True)]
 
     def _key(self, number: int) -> Array:

@@ -1,15 +1,18 @@
 """Searchers that learn nothing: random, quasi-random, grid, a list."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import numpy as np
 
+from ensembles.ground.memory import refuse_too_large
+
 from ..ground.checks import Rule, checked, instance, integer, several
 from .leaves import Categorical, Int
-from .searcher import AbstractSearcher, Proposal
+from .searcher import SPACE, AbstractSearcher, Proposal
 from .space import Params, Space
 from .trial import Result, SearcherState, Trial
 
@@ -67,6 +70,8 @@ class Grid(AbstractSearcher):
     Integers and choices of which there are fewer than `points` take each value once. Once all combinations have been
     asked for it begins again; `size(space)` tells how many there are.
 
+    **Raises** `MemoryError` at the first ask where these are too many.
+
     **Example**
 
         >>> hg.trials.Grid(3).size(space)
@@ -77,6 +82,9 @@ class Grid(AbstractSearcher):
 
     def combinations(self, space: Space, fixed: Mapping[str, Any]) -> list[Params]:
         """Returns all combinations, each once: leaves that are not active do not count."""
+        free = [name for name in space.leaves if name not in fixed]
+        most = math.prod(self._number(space.leaves[name]) for name in free)
+        refuse_too_large(most * 100.0 * len(space.leaves), "points", "the grid")
         values = [[fixed[name]] if name in fixed else self._values(leaf) for name, leaf in space.leaves.items()]
         found: dict[tuple[Any, ...], Params] = {}
         for chosen in itertools.product(*values):
@@ -84,6 +92,7 @@ class Grid(AbstractSearcher):
             found.setdefault(tuple(params.items()), params)
         return list(found.values())
 
+    @checked(SPACE)
     def size(self, space: Space) -> int:
         """Returns the number of combinations."""
         return len(self.combinations(space, {}))
@@ -95,6 +104,12 @@ class Grid(AbstractSearcher):
 
     def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
         """Does nothing."""
+
+    def _number(self, leaf: Any) -> int:
+        """Returns the number of values of a leaf."""
+        if isinstance(leaf, Categorical):
+            return len(leaf.choices)
+        return min(leaf.high - leaf.low + 1, self.points) if isinstance(leaf, Int) else self.points
 
     def _values(self, leaf: Any) -> list[Any]:
         if isinstance(leaf, Categorical):
@@ -150,9 +165,11 @@ class FixedList(AbstractSearcher):
         """Proposes the next of the list. **Raises** `ValueError` at its end if nothing comes after."""
         if state.asked < len(self.listed):
             origin = self.origins[state.asked]
-            params = state.space.decode(
-                state.space.encode(self.listed[state.asked]), self.listed[state.asked] | dict(fixed)
-            )
+            try:
+                listed = state.space.checked(self.listed[state.asked])
+            except ValueError as error:
+                raise ValueError(f"listed[{state.asked}]: {error}") from None
+            params = state.space.decode(state.space.encode(listed), listed | dict(fixed))
             return params, {} if origin is None else {"origin": origin}
         if self.then is None:
             raise ValueError(f"only {len(self.listed)} trials are listed")

@@ -55,7 +55,7 @@ class AbstractSearcher(eqx.Module):
 
         **Raises** `ValueError` for a name or value of `fixed` that does not fit the space.
         """
-        fixed = state.space.checked_some(fixed) if fixed else fixed
+        fixed = state.space.checked_some(fixed, "fixed") if fixed else fixed
         random = np.random.default_rng([*state.seed, state.asked])
         # By the class, because a bound method of a module is a module, and made anew at every call.
         params, meta = type(self).propose(self, state, random, fixed)

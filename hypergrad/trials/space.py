@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..ground import checks
-from ..ground.checks import Rule, check_fields, instance, text
+from ..ground.checks import Rule, check_fields, instance, shown, text
 from .leaves import Categorical, Float, Int, When
+from .plain import reading
 
 Params = dict[str, Any]  # name -> value, of the active leaves only
 AnyLeaf = Float | Int | Categorical
@@ -92,22 +93,23 @@ class Space:
 
         **Raises** `ValueError` naming the leaf that is unknown, missing, not active, of a wrong type or out of range.
         """
-        given = self.checked_some(params)
+        given = self.checked_some(params, "params")
         active = self._active(given)
         if extra := [name for name in given if name not in active]:
             raise ValueError(f"params has {extra[0]!r}, which is not active where {self.leaves[extra[0]].when}")
         return {name: given[name] for name in active}
 
-    def checked_some(self, values: Mapping[str, Any]) -> Params:
-        """Returns values of some of the leaves, checked one by one. **Raises** `ValueError` as `checked`."""
+    def checked_some(self, values: Mapping[str, Any], argument: str) -> Params:
+        """Returns values of some of the leaves, checked one by one. **Raises** `ValueError` naming the argument."""
         if unknown := [name for name in values if name not in self.leaves]:
-            raise ValueError(f"{unknown[0]!r} is not in the space, which has {', '.join(self.leaves)}")
+            names = ", ".join(self.leaves)
+            raise ValueError(f"{shown(unknown[0])} is not in the space, which has {names} (in {argument})")
         checked = {}
         for name, value in values.items():
             try:
                 checked[name] = self.leaves[name].checked(value)
             except ValueError as error:
-                raise ValueError(f"{name} {error}") from None
+                raise ValueError(f"{name} {error} (in {argument})") from None
         return checked
 
     @checks.checked(
@@ -128,7 +130,11 @@ class Space:
 
     @checks.checked(PARAMS)
     def encode(self, params: Mapping[str, Any]) -> np.ndarray:
-        """Returns a point of the unit cube, one coordinate per leaf; 1/2 where a leaf is not active."""
+        """Returns a point of the unit cube, one coordinate per leaf; 1/2 where a leaf is not active.
+
+        **Raises** `ValueError` naming the leaf that is unknown or whose value does not fit.
+        """
+        params = self.checked_some(params, "params")
         return np.array([leaf.encode(params[name]) if name in params else 0.5 for name, leaf in self.leaves.items()])
 
     @checks.checked(POINT, instance("fixed", Mapping, "a dictionary from names of leaves to values"))
@@ -155,11 +161,12 @@ class Space:
 
     @classmethod
     def from_json(cls, leaves: Iterable[Mapping[str, Any]]) -> "Space":
-        """Inverts `to_json`."""
+        """Inverts `to_json`. **Raises** `ValueError` for anything else."""
         found = {}
-        for leaf in leaves:
-            rest = {key: value for key, value in leaf.items() if key not in ("name", "kind", "when")}
-            found[leaf["name"]] = KINDS[leaf["kind"]](**rest, when=When(**leaf["when"]) if leaf["when"] else None)
+        with reading("leaves", "Space"):
+            for leaf in leaves:
+                rest = {key: value for key, value in leaf.items() if key not in ("name", "kind", "when")}
+                found[leaf["name"]] = KINDS[leaf["kind"]](**rest, when=When(**leaf["when"]) if leaf["when"] else None)
         return cls(found)
 
 

@@ -6,9 +6,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from ..ground.checks import boolean, check_fields, function, instance, integer, real, text
+from ensembles.ground.kinds import HIGHEST
+
+from ..ground.checks import boolean, check_fields, function, instance, integer, real, shown, text
 from .growing import Growing
-from .plain import plain, with_infinities, without_infinities
+from .plain import plain, reading, with_infinities, without_infinities
 from .space import PARAMS, Params, Space
 
 
@@ -42,6 +44,11 @@ class Trial:
 
     def __post_init__(self) -> None:
         check_fields(self, NUMBER, PARAMS, FIDELITY, META, REPORT)
+        if self.meta:
+            try:
+                object.__setattr__(self, "meta", plain(self.meta))
+            except (TypeError, RecursionError) as error:
+                raise TypeError(f"meta of a Trial must be plain numbers, text or arrays of them: {error}") from None
 
     @property
     def origin(self) -> int | None:
@@ -115,7 +122,7 @@ class Result:
             if name != "exception":
                 try:
                     object.__setattr__(self, name, plain(value))
-                except TypeError as error:
+                except (TypeError, RecursionError) as error:
                     raise TypeError(f"{name} of a Result must be plain numbers or arrays of them: {error}") from None
         for name in ("value", "iterations", "gradients", "seconds", "size"):
             if name not in given:
@@ -126,7 +133,9 @@ class Result:
             if number is None and name == "size":
                 continue
             if isinstance(number, bool) or not isinstance(number, int | float):
-                raise TypeError(f"{name} of a Result must be a number, got {number!r}")
+                raise TypeError(f"{name} of a Result must be a number, got {shown(number)}")
+            if isinstance(number, int) and abs(number) > HIGHEST:
+                raise ValueError(f"{name} of a Result is too large for a floating number, got {shown(number)}")
             object.__setattr__(self, name, float(number) if name in ("value", "size") else number)
         check_fields(self, *[rule for rule in RESULT_FIELDS if rule.name in given])
 
@@ -137,7 +146,9 @@ class Result:
 
     @classmethod
     def failure(cls, error: str | Exception, **more: Any) -> "Result":
-        """Returns a result without a value, for a reason or for an exception."""
+        """Returns a result without a value, for a reason or for an exception. **Raises** `TypeError` for another."""
+        if not isinstance(error, str | Exception):
+            raise TypeError(f"error must be text or an exception, got {shown(error)}")
         if isinstance(error, str):
             return cls(math.inf, error=error, **more)
         return cls(math.inf, error=f"{type(error).__name__}: {error}", exception=error, **more)
@@ -148,8 +159,9 @@ class Result:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Result":
-        """Inverts `to_json`."""
-        return cls(**with_infinities(dict(found)))
+        """Inverts `to_json`. **Raises** `ValueError` for anything else."""
+        with reading("found", "Result"):
+            return cls(**with_infinities(dict(found)))
 
 
 DEFAULTS: dict[str, Any] = {one.name: one.default for one in fields(Result) if one.default_factory is MISSING}
@@ -270,10 +282,11 @@ class SearcherState:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "SearcherState":
-        """Inverts `to_json`."""
-        history = (FinishedTrial(Trial(**one["trial"]), Result.from_json(one["result"])) for one in found["history"])
-        pending = tuple(Trial(**trial) for trial in found["pending"])
-        return cls(Space.from_json(found["space"]), tuple(found["seed"]), found["asked"], pending, tuple(history))
+        """Inverts `to_json`. **Raises** `ValueError` for anything else."""
+        with reading("found", "SearcherState"):
+            told = [FinishedTrial(Trial(**one["trial"]), Result.from_json(one["result"])) for one in found["history"]]
+            pending = tuple(Trial(**trial) for trial in found["pending"])
+            return cls(Space.from_json(found["space"]), tuple(found["seed"]), found["asked"], pending, Growing(told))
 
 
 def _growing(history: Sequence[FinishedTrial]) -> Growing[FinishedTrial]:

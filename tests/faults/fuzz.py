@@ -3,8 +3,8 @@
     python -m tests.faults.fuzz --calls 20000
     python -m tests.faults.fuzz --only Reverse --show
 
-Each argument in turn takes every value of `kinds.values`, the others being right; then random pairs of arguments do, up
-to the number of calls asked for. An outcome is
+Each argument in turn takes every value of `kinds.values`, or a random share of them, the others being right; then
+random pairs of arguments do, up to the number of calls asked for. An outcome is
 
 - `named`: an error that names an argument at fault;
 - `unnamed`: an error that does not, or one of a right value;
@@ -36,11 +36,11 @@ LONGEST = 10.0  # seconds of processor time, so that other work on the machine d
 PATIENCE = 60.0  # seconds by the clock, for what waits
 MEMORY = 8 * 2**30  # so that what asks for too much does not take it from others
 GROUPS = 8  # processes, one after another: a crash costs no more than its group
-PACKAGES = ("library", "trials", "ensemble", "training")  # modules with a table each
+PACKAGES = ("library", "trials", "ensemble", "training", "methods")  # modules with a table each
 
 
-def plan(calls, number, seed):
-    """`(callable, {argument: label of a value})` of every call, singles first."""
+def plan(calls, number, seed, share=1.0):
+    """`(callable, {argument: label of a value})` of every call, a share of the singles first."""
     from .kinds import values
 
     labels = list(values())
@@ -51,6 +51,8 @@ def plan(calls, number, seed):
         for label in labels
     ]
     generator, several = random.Random(seed), [name for name, (_, arguments) in calls.items() if len(arguments) > 1]
+    if share < 1:
+        found = generator.sample(found, round(share * len(found)))
     while len(found) < number and several:
         name = generator.choice(several)
         pair = generator.sample(list(calls[name][1]), 2)
@@ -79,7 +81,7 @@ def limited():
 
 def outcome(function, arguments, changes):
     """Returns the outcome of a call with some arguments changed, and its message."""
-    verdicts = [arguments[name].judge(value) for name, value in changes.items()]
+    verdicts = [arguments[name].verdict(value) for name, value in changes.items()]
     call = {name: kind.right() for name, kind in arguments.items()} | changes
     try:
         with limited():
@@ -140,10 +142,10 @@ def run_group(tasks, package):
     return found
 
 
-def fuzz(package, number, seed=0, only=()):
+def fuzz(package, number, seed=0, only=(), share=1.0):
     """Yields `(task, outcome, message)` of every call, group by group."""
     calls = {name: call for name, call in tables(package).items() if not only or name in only}
-    tasks = list(enumerate(plan(calls, number, seed)))
+    tasks = list(enumerate(plan(calls, number, seed, share)))
     names = sorted({name for _, (name, _) in tasks})
     size = -(-len(names) // GROUPS)
     for group in batched(names, size):
@@ -167,6 +169,7 @@ def main():
     parser.add_argument("--package", default="library", choices=PACKAGES)
     parser.add_argument("--calls", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=float, default=1.0, help="of the calls with one wrong value")
     parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--show", action="store_true", help="print every call that is neither named nor taken")
     parser.add_argument("--child", action="store_true")
@@ -175,7 +178,8 @@ def main():
         child(tables(arguments.package), sys.stdin)
         return
     counts, names, bad = collections.Counter(), set(), collections.Counter()
-    for (name, changes), result, text in fuzz(arguments.package, arguments.calls, arguments.seed, arguments.only):
+    asked = arguments.package, arguments.calls, arguments.seed, arguments.only, arguments.share
+    for (name, changes), result, text in fuzz(*asked):
         counts[result] += 1
         names.add(name)
         if result not in ("named", "taken"):

@@ -1,6 +1,7 @@
 """Kinds of arguments: a right value, and which other values are right, wrong, or a matter of taste."""
 
 import dataclasses
+import datetime
 import decimal
 import fractions
 import functools
@@ -54,12 +55,40 @@ def values() -> dict[str, Any]:
     found += [jnp.ones(3, jnp.int8), np.ones(2, complex), np.array([True, False]), np.array(["2020"], "datetime64[D]")]
     found += [jax.random.PRNGKey(0), jax.random.key(0), jax.random.split(jax.random.key(0)), jnp.zeros(3, jnp.uint32)]
     found += [decimal.Decimal("0.5"), fractions.Fraction(1, 2), range(3), iter([1, 2]), hg.CG(), hg.CG, hg.Status.OK]
+    return labelled([*found, *odd()])
+
+
+def odd() -> list[Any]:
+    """Values that Python, NumPy or JAX have trouble with themselves; not lists too deep for JAX, which harms itself."""
+    found = [10**400, -(10**400), Hostile(), Hostile, ValueError("no"), ValueError, ..., NotImplemented]
+    found += [slice(2), memoryview(b"ab"), bytearray(b"ab"), "a\0b", "\ud800", "x" * 10_000, datetime.date(2020, 1, 1)]
+    found += [{1: 2}, {"a": {"a": None}}, {"a": math.nan}, {"b": object()}, [None], ["a", 1], [[1, 2], [3]], {None: 1}]
+    found += [np.longdouble(0.5), np.array(0.5, object), np.ma.masked, np.ma.array([1.0, 2.0], mask=[True, False])]
+    found += [np.zeros(3, [("a", int)]), jnp.bfloat16(2), jnp.zeros((0, 2)), jax.ShapeDtypeStruct((3,), jnp.float32)]
+    return [*found, jnp.ones((2, 2), complex), np.arange(3.0)[::-1], np.ones(3, ">f8"), np.float64(-0.0), 5e-324, 2**31]
+
+
+class Hostile:
+    """An object that raises whatever it is asked."""
+
+    def _raise(self, *_):
+        raise RuntimeError("hostile")
+
+    __repr__ = __str__ = __len__ = __iter__ = __bool__ = __float__ = __int__ = __index__ = __array__ = _raise
+    __lt__ = __gt__ = __le__ = __ge__ = __getitem__ = __contains__ = _raise
+
+
+def labelled(found: list[Any]) -> dict[str, Any]:
     return {f"{i}: {type(value).__name__} {shown(value)}": value for i, value in enumerate(found)}
 
 
 def shown(value: Any) -> str:
     """The value, where that reads the same in every process."""
-    return re.sub(r"0x[0-9a-f]+", "", repr(value))[:40].replace("\n", " ")
+    try:
+        text = ascii(value)
+    except Exception:
+        text = "without a text"
+    return re.sub(r"0x[0-9a-f]+", "", text)[:40].replace("\n", " ")
 
 
 @dataclasses.dataclass
@@ -70,11 +99,20 @@ class Kind:
     judge: Callable[[Any], Verdict]
     own: bool = False  # a function whose errors are its own
 
+    def verdict(self, value: Any) -> Verdict:
+        """The verdict; a value that cannot even be judged is wrong."""
+        try:
+            return self.judge(value)
+        except Exception:
+            return False
+
 
 def number(value: Any) -> Any:
     """The Python number that a value stands for, or None."""
     if isinstance(value, np.ndarray | jax.Array):
-        if value.ndim or jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if value.ndim or value.dtype == object or isinstance(value, np.ma.MaskedArray):
+            return None
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return None
         value = np.asarray(value)[()]
     if isinstance(value, np.floating) or type(value).__name__ == "bfloat16":
@@ -89,7 +127,7 @@ def Int(right: int, least: float = -math.inf, most: float = math.inf, optional: 
         if value is None:
             return optional
         found = number(value)
-        if found is None or not math.isfinite(found) or found != int(found):
+        if found is None or (not isinstance(found, int) and not math.isfinite(found)) or found != int(found):
             return False
         return None if least <= found <= most and abs(found) > LARGE else least <= found <= most
 
@@ -179,7 +217,7 @@ def numeric(value):
         return None
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError):
+    except Exception:
         return None
     return array if array.dtype.kind in "fiu" else None
 

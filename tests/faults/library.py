@@ -57,7 +57,7 @@ def search_calls(search):
 
 
 def linear_calls(solver):
-    args = {"matvec": Function(lambda v: v), "b": Some(lambda: jnp.ones(2)), "rtol": Real(0.0, least=0)}
+    args = {"matvec": Function(lambda v, *_: v), "b": Some(lambda: jnp.ones(2)), "rtol": Real(0.0, least=0)}
     return {f"{type(solver).__name__}.solve": (solver.solve, args)}
 
 

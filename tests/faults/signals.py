@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -30,12 +31,13 @@ SHARED = {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_ENABLE_COMPILATION_CACHE": "false"} 
 
 
 def commands():
-    """Names of the modules that `python -m experiments.NAME` runs."""
-    folder = ROOT / "experiments"
-    packages = [path.parent for path in folder.rglob("__main__.py")]
-    modules = [path for path in folder.glob("*.py") if "__main__" in path.read_text()]
-    found = sorted([*packages, *(path.with_suffix("") for path in modules)])
-    return [".".join(path.relative_to(folder).parts) for path in found]
+    """Names of the modules that `python -m experiments.NAME` runs by `command`, whose options all have `--quick`."""
+    folder, found = ROOT / "experiments", set[Path]()
+    for path in folder.rglob("*.py"):
+        main = path.read_text().rpartition('if __name__ == "__main__":')[2]
+        if re.search(r"^    (command|only)\(", main, re.M):
+            found.add(path.parent if path.stem == "__main__" else path.with_suffix(""))
+    return [".".join(path.relative_to(folder).parts) for path in sorted(found)]
 
 
 def interrupt(name, number, seconds, out, again=0.0):

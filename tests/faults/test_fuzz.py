@@ -21,7 +21,7 @@ def test_wrong_arguments_are_refused_by_name(package):
         for name, (_, arguments) in calls.items()
         for argument, kind in arguments.items()
         for label in kinds.values()
-        if name not in SLOW and kind.judge(kinds.value(label)) is False
+        if name not in SLOW and kind.verdict(kinds.value(label)) is False
     ]
     assert len({name for name, *_ in wrong}) > 0.9 * len(calls)
     found = []

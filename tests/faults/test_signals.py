@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests.faults.signals import faults, interrupt
+from tests.faults.signals import commands, faults, interrupt
 
 
 @pytest.mark.slow
@@ -14,3 +14,9 @@ def test_an_experiment_ends_with_the_status_of_the_signal(tmp_path, number, seco
     out = tmp_path / "out"
     code, said = interrupt("hoag", number, seconds, out)
     assert code == 128 + number and faults(code, said, number, out) == [], said
+
+
+def test_every_experiment_is_among_the_commands():
+    found = commands()
+    assert {"compare", "distillation", "study.mnist", "benchmarks.cost"} <= set(found)
+    assert not {"publish", "proton.rebuild", "aerosol.rebuild", "benchmarks.loop"} & set(found)

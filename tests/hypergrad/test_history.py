@@ -145,7 +145,7 @@ def test_plot_leaves_out_what_is_not_finite_and_refuses_other_units():
     history = hg.History(hg.Record(two, value, stats), two, two, np.ones(4))
     each, best = history.plot().axes[0].get_lines()
     assert each.get_xdata().tolist() == [0, 3] and best.get_ydata().tolist() == [2, 1]
-    with pytest.raises(ValueError, match="unit must be one of iterations, gradients, epochs, seconds, got 'steps'"):
+    with pytest.raises(ValueError, match='unit must be "iterations" or "gradients" or .* got \'steps\''):
         history.plot(unit="steps")
     with pytest.raises(ValueError, match="no durations"):
         print(jax.tree.map(jnp.asarray, history).seconds)

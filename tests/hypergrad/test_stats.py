@@ -177,3 +177,10 @@ def test_counts_are_exact_beyond_32_bits():
     spent = hg.Counts().totals + big + big + big
     assert spent.iterations == 3 * (2**31 - 1) and spent.gradients == 9 * (2**31 - 1)
     assert "iterations 6442450941" in str(spent) and "gradients 19327352823" in str(spent)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 1.0, "1", None, True, [1], np.ma.masked, 10**30])
+@pytest.mark.parametrize("name", ["iterations", "rows"])
+def test_counts_that_are_no_integers_are_named(name, wrong):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} (must be an integer|cannot be counted)"):
+        hg.Counts(**{name: wrong})

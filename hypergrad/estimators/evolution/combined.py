@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from ...ground.checks import checked
+from ...ground.checks import checked, shown
 from ...ground.keys import perturbation_key
 from ...inner import AbstractInnerSolver
 from ...problem import PROBLEM, BilevelProblem
@@ -54,9 +54,9 @@ class Combined(AbstractEstimator):
 
     def __check_init__(self) -> None:
         if not isinstance(self.reverse, AbstractTrajectoryEstimator):
-            raise TypeError(f"reverse must be a trajectory estimator such as Reverse(inner), got {self.reverse!r}")
+            raise TypeError(f"reverse must be a trajectory estimator such as Reverse(inner), got {shown(self.reverse)}")
         if not isinstance(self.es, ES):
-            raise TypeError(f"es must be an ES(inner, num_pairs), got {self.es!r}")
+            raise TypeError(f"es must be an ES(inner, num_pairs), got {shown(self.es)}")
         if self.es.num_pairs < 2:
             raise ValueError("es.num_pairs must be at least 2: one pair has no variance to weigh by")
         if eqx.tree_equal(self.reverse.inner, self.es.inner) is False:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ...ground.checks import boolean, choice, field, real
+from ...ground.checks import boolean, choice, field, real, shown
 from ...ground.tree import cast_like
 from ...inner import InnerState
 from ...problem import BilevelProblem
@@ -78,7 +78,7 @@ class Reversible(AbstractTrajectoryEstimator):
         if not isinstance(optimiser, MomentumSGD):
             raise TypeError(
                 "inner must be OptaxSolver(MomentumSGD(learning_rate, momentum), num_steps): other optimisers cannot "
-                f"be run backwards, got {optimiser!r}"
+                f"be run backwards, got {shown(optimiser)}"
             )
         if self.inner.average is not None:
             raise ValueError(

@@ -36,6 +36,7 @@ def integers(name: str, value: ArrayLike, most: int, shapes: tuple[tuple[int, ..
     if not isinstance(value, jax.core.Tracer):
         try:
             found = np.asarray(value)
+            found = found.astype(float) if jnp.issubdtype(found.dtype, jnp.floating) else found
         except Exception:  # of an object that says it is an array
             found = np.asarray(None)
         if found.dtype.kind == "f" and np.all(np.isfinite(found)) and np.array_equal(found, np.round(found)):

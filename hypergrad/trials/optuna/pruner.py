@@ -6,19 +6,22 @@ from typing import Any
 
 import equinox as eqx
 
-from ...ground.checks import function
-from ..trial import FinishedTrial, SearcherState, Trial
+from ...ground.checks import checked, function
+from ..trial import STATE, TRIAL, FinishedTrial, SearcherState, Trial
 from . import translation
 
 
 class _Kept:
-    """The study of a search, the trials under way by number, and how many results it knows."""
+    """The study of a search, the trials under way by number, and how many results it knows. A copy makes its own."""
 
     def __init__(self) -> None:
         self.study: Any = None
         self.running: dict[int | None, Any] = {}
         self.known = 0
         self.last: FinishedTrial | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Kept, ()
 
 
 class Pruner(eqx.Module):
@@ -52,6 +55,7 @@ class Pruner(eqx.Module):
     make: Callable[[], Any] = eqx.field(converter=function("make", "without arguments that returns an Optuna pruner"))
     kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
 
+    @checked(STATE, TRIAL)
     def begin(self, state: SearcherState, trial: Trial) -> Callable[[int, float], bool]:
         """Returns the function that takes the values of a trial and returns True if it is to be stopped."""
         with translation.quiet(False):

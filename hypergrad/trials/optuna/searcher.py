@@ -8,19 +8,22 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ...ground.checks import boolean, function, real, text
+from ...ground.checks import boolean, checked, function, real, text
 from ..searcher import AbstractSearcher, Proposal
-from ..trial import FinishedTrial, Result, SearcherState, Trial
+from ..trial import STATE, FinishedTrial, Result, SearcherState, Trial
 from . import translation
 from .memory import MemoryStudy
 from .shared import SharedStudy
 
 
 class _Kept:
-    """The study of the latest ask."""
+    """The study of the latest ask. A copy, also in another process, makes its own."""
 
     memory: MemoryStudy | None = None
     shared: SharedStudy | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Kept, ()
 
 
 class Optuna(AbstractSearcher):
@@ -79,6 +82,7 @@ class Optuna(AbstractSearcher):
         if self.storage is not None:
             shared_study(self).tell(state, trial, result)
 
+    @checked(STATE)
     def best_of_study(self, state: SearcherState) -> FinishedTrial | None:
         """Returns the best trial of the shared study, from any process; without `storage` the best of the state."""
         return state.best if self.storage is None else shared_study(self).best()

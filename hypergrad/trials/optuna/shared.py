@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from ...ground.checks import shown
 from ...ground.files import check_path
 from ..space import Params
 from ..trial import FinishedTrial, Result, SearcherState, Trial
@@ -180,7 +181,7 @@ def _storage(storage: Any) -> Any:
         path = check_path(storage, "storage")
         return storages.JournalStorage(storages.journal.JournalFileBackend(path))
     if not isinstance(storage, storages.BaseStorage):
-        raise TypeError(f"storage must be a file, a URL or an Optuna storage, got {storage!r}")
+        raise TypeError(f"storage must be a file, a URL or an Optuna storage, got {shown(storage)}")
     return storage
 
 

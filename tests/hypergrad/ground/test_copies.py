@@ -125,8 +125,10 @@ def test_no_two_arrays_of_a_fresh_state_are_one(search):
     assert len({id(leaf) for leaf in leaves}) == len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
-def test_a_fresh_state_can_be_donated():
-    case, search = net(), SEARCHES["reverse"]
+@pytest.mark.variants(quick=["reverse"])
+@every
+def test_a_fresh_state_can_be_donated(search):
+    case = net()
     params = jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, case.params)
     state = search.init(case.problem, params, jax.tree.map(jnp.copy, case.hparams))
     wanted, _ = search.step(case.problem, state, laws.KEY)

@@ -234,3 +234,14 @@ def test_adaptive_step_returns_after_a_failure():
 def test_a_start_that_is_no_array_of_numbers_is_named(init):
     with pytest.raises(TypeError, match="init must be an array of floating numbers"):
         hg.CG().solve(lambda v: v, jnp.ones(3), init)
+
+
+EVERY = [hg.CG(), hg.NormalCG(), hg.MINRES(), hg.GMRES(), hg.Neumann(), hg.Nystrom(2), hg.Dense(), hg.linear.SGD(50)]
+EVERY += [hg.linear.LevenbergMarquardt(50), hg.linear.Identity(scale=0.5)]
+
+
+@pytest.mark.parametrize("solver", EVERY, ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])
+def test_right_hand_sides_in_half_precision(solver, kind):
+    found = solver.solve(lambda v, *_: 2 * v, jnp.ones(2, kind)).value
+    assert found.dtype == kind and np.allclose(np.asarray(found, float), 0.5, atol=0.01)

@@ -10,6 +10,9 @@ import hypergrad as hg
 from tests.hypergrad.trials.examples import KEY, SPACE, TPE, tpe
 
 GOOD = {"layers": 1, "act": None, "l2": 0.1, "lr": 0.01}
+LACKING = {name: value for name, value in GOOD.items() if name != "lr"}
+HELD = {}
+HELD["itself"] = HELD
 BAD_PARAMS = [
     ({"layers": 4}, "layers must lie in"),
     ({"layers": 1.5}, "layers must be an integer"),
@@ -116,6 +119,17 @@ BAD = [
         "fraction must be",
         lambda: hg.trials.two_step(TPE, SPACE, print, key=KEY, num_trials=9, fraction=1.0),
     ),
+    (ValueError, r"listed\[0\]: 'layer' is not in", lambda: asked(hg.trials.FixedList([GOOD | {"layer": 2}]))),
+    (ValueError, r"listed\[0\]: params lacks 'lr'", lambda: asked(hg.trials.FixedList([LACKING]))),
+    (MemoryError, "points is too large: the grid", lambda: hg.trials.Grid(10**9).size(SPACE)),
+    (ValueError, "value of a Result is too large", lambda: hg.trials.Result(10**400)),
+    (TypeError, "value of a Result must be", lambda: hg.trials.Result(np.array(0.5, object))),
+    (TypeError, "value of a Result must be", lambda: hg.trials.Result(np.ma.masked)),
+    (TypeError, "metrics of a Result must be", lambda: hg.trials.Result(1.0, metrics=HELD)),
+    (TypeError, "meta of a Trial must be", lambda: hg.trials.Trial(0, GOOD, meta={"made by": object()})),
+    (ValueError, "found is not what Result.to_json", lambda: hg.trials.Result.from_json({"loss": 1.0})),
+    (ValueError, "leaves is not what Space.to_json", lambda: hg.trials.Space.from_json([{"name": "a"}])),
+    (ValueError, "found is not what SearcherState.to", lambda: hg.trials.SearcherState.from_json({"seed": [1]})),
 ]
 
 
@@ -123,6 +137,19 @@ BAD = [
 def test_bad_input_is_named(error, message, call):
     with pytest.raises(error, match=message):
         call()
+
+
+def asked(searcher):
+    return searcher.ask(searcher.init(SPACE, KEY))
+
+
+@pytest.mark.parametrize("value", [np.longdouble(0.5), np.float16(0.5), np.array([0.5], ">f8"), 2**60])
+def test_numbers_of_any_type_are_results(value):
+    assert hg.trials.Result(value).value == float(np.asarray(value).ravel()[0])
+
+
+def test_notes_of_a_searcher_of_ones_own_are_plain():
+    assert hg.trials.Trial(0, GOOD, meta={"rank": np.int64(3)}).to_json()["meta"] == {"rank": 3}
 
 
 def test_optuna_that_is_missing_is_named(monkeypatch):
