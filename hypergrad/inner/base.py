@@ -94,12 +94,13 @@ class AbstractInnerSolver(eqx.Module):
         loss whose derivative is zero, or which has none.
         """
         state = self.init(problem, params, hparams)
-        trained = lambda hparams: self._trained(problem, state, hparams)
+        trained = lambda hparams: self.trained(problem, state, hparams)
         refuse_unlearnable(problem, state.judged, as_hparams(hparams), trained, differentiable)
         return state
 
     @eqx.filter_jit  # never run: problems of one form are traced once
-    def _trained(self, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> tuple[InnerState, InnerState]:
+    def trained(self, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> tuple[InnerState, InnerState]:
+        """Returns the state before the first update of the model of `state`, and that after an update of `state`."""
         key = jax.random.key(0)
         return self.restart(problem, hparams, state), self.step(problem, hparams, state, key)
 

@@ -93,8 +93,8 @@ def refuse_warm(problem: BilevelProblem, inner: AbstractInnerSolver, state: Inne
     if not callable(inner.options.get("opt")):
         return
     arrays = lambda *states: eqx.filter(states, eqx.is_array)
-    first = lambda h: arrays(inner.restart(problem, h, state))
-    later = lambda h: arrays(inner.resume(problem, h, state), inner.step(problem, h, state, jax.random.key(0)))
+    first = lambda h: arrays(inner.trained(problem, state, h)[0])
+    later = lambda h: arrays(inner.resume(problem, h, state), inner.trained(problem, state, h)[1])
     met, kept = enters(first, hparams), enters(later, hparams)
     paths = [path for path, _ in named_leaves(hparams, "hparams")]
     if lost := [path for path, a, b in zip(paths, met, kept, strict=True) if a and not b]:
