@@ -73,6 +73,16 @@ def test_arrays_that_enter_through_gathers_alone_are_found():
     assert rows_in_trail(run, start, 0.01, 19) == rows_in_trail(run, start, jnp.asarray(0.9), 19) == frozenset()
 
 
+def test_half_precision_is_added_up_as_a_whole():
+    """Values that are divided by a factor of 1e-6 leave the range of float16."""
+    problem, params, hparams = weighted()
+    half = hparams | {"one": hparams["one"].astype(jnp.float16), "taken": hparams["taken"].astype(jnp.bfloat16)}
+    run = hg.Training(SOLVER, problem, half, laws.KEY)
+    start = run.begin(SOLVER.init(problem, params, half), warm_start=False)
+    names = [path[0].key for path, _ in jax.tree.leaves_with_path(half)]
+    assert {names[number] for number in rows_in_trail(run, start, 0.9, 19)} == {"two"}
+
+
 def loops(jaxpr):
     """The bodies of all loops, the outer ones first."""
     for equation in jaxpr.eqns:
