@@ -12,8 +12,8 @@ from jaxtyping import PyTree
 def shapes_of(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
     """Returns `eqx.filter_eval_shape(function, *args)`, traced once for arguments of one form.
 
-    The form is structure, shapes, types, and all leaves that are no arrays of JAX. Where one of these cannot be hashed
-    nothing is remembered.
+    The form is structure, shapes, types, all leaves that are no arrays of JAX, and JAX's options for types. Where one
+    of these cannot be hashed nothing is remembered.
     """
     leaves, structure = jax.tree.flatten((function, args))
     leaves = [_form(leaf) if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
@@ -22,7 +22,8 @@ def shapes_of(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
         hash((structure, *leaves))
     except TypeError:
         return _traced(structure, leaves)
-    return _remembered(structure, tuple(leaves), kinds)
+    options = jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion  # type: ignore[attr-defined]
+    return _remembered(structure, tuple(leaves), kinds, options)
 
 
 def _form(leaf: jax.Array) -> jax.ShapeDtypeStruct:
@@ -31,7 +32,7 @@ def _form(leaf: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 @functools.lru_cache(maxsize=128)
-def _remembered(structure: Any, leaves: tuple[Any, ...], kinds: tuple[type, ...]) -> PyTree:
+def _remembered(structure: Any, leaves: tuple[Any, ...], kinds: tuple[type, ...], options: tuple[Any, ...]) -> PyTree:
     return _traced(structure, leaves)
 
 

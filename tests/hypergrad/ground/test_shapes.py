@@ -48,3 +48,11 @@ def test_what_cannot_be_hashed_is_traced_every_time():
     for _ in range(2):
         assert shapes_of(function, tree(3), np.ones(3))["y"].shape == (3,)
     assert len(calls) == 2
+
+
+def test_types_are_those_of_the_options_in_force():
+    function = lambda x: jnp.zeros(3)
+    with jax.enable_x64(False):
+        assert shapes_of(function, jnp.float32(1)).dtype == jnp.float32
+        with jax.enable_x64(True):
+            assert shapes_of(function, jnp.float32(1)).dtype == jnp.float64
