@@ -1,5 +1,6 @@
 """The hyperparameters: those that a gradient moves, in units of their range, and those that only a search chooses."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -78,7 +79,10 @@ def flat(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 class Ranges(NamedTuple):
-    """The search space: the box, widths from `least_width` to those of the layers, patience 10 to 30 % of `steps`."""
+    """The search space: the box, widths from `least_width` to those of the layers, patience 10 to 30 % of `steps`.
+
+    Widths are numbers that are rounded, so that a smoothed criterion has a derivative in them too.
+    """
 
     box: Box
     least_width: int
@@ -88,13 +92,13 @@ class Ranges(NamedTuple):
     def space(self) -> hg.trials.Space:
         """Returns the space that all searchers see."""
         float_leaves = {name: hg.trials.Float(-1.0, 1.0) for name in flat(self.box.centre())}
-        widths = {f"width_{i}": hg.trials.Int(self.least_width, most) for i, most in enumerate(self.max_widths)}
+        widths = {f"width_{i}": hg.trials.Float(self.least_width, most) for i, most in enumerate(self.max_widths)}
         flags = {name: hg.trials.Categorical((False, True)) for name in FLAGS}
         return hg.trials.Space({**float_leaves, **widths, "patience": hg.trials.Float(0.1, 0.3), **flags})
 
     def params(self, unit: Unit, choices: Choices) -> Params:
         """Returns a point of the space."""
-        widths = {f"width_{i}": int(width) for i, width in enumerate(choices.widths)}
+        widths = {f"width_{i}": float(width) for i, width in enumerate(choices.widths)}
         fraction = float(np.clip(choices.patience / self.steps, 0.1, 0.3))
         flags = {name: bool(getattr(choices, name)) for name in FLAGS}
         return {**flat(unit), **widths, "patience": fraction, **flags}
@@ -112,8 +116,14 @@ class Ranges(NamedTuple):
 
     def choices(self, params: Params) -> Choices:
         """Returns the others, patience in updates."""
-        widths = np.array([params[f"width_{i}"] for i in range(len(self.max_widths))])
+        widths = np.array([round(params[f"width_{i}"]) for i in range(len(self.max_widths))])
         return Choices(widths, max(1, round(params["patience"] * self.steps)), *(params[name] for name in FLAGS))
+
+    def halves(self) -> dict[str, tuple[float, float]]:
+        """Returns middle and half of the range of everything that is a number."""
+        leaves = self.space().leaves.items()
+        floats = {name: leaf for name, leaf in leaves if isinstance(leaf, hg.trials.Float)}
+        return {name: ((leaf.low + leaf.high) / 2, (leaf.high - leaf.low) / 2) for name, leaf in floats.items()}
 
     def named(self, params: Params) -> dict[str, float]:
         """Returns all hyperparameters in their own units, for a table."""
@@ -126,6 +136,18 @@ class Ranges(NamedTuple):
         )
         row = flat({name: natural[name] for name in self.box.low}) | flat({"width": choices.widths})
         return row | {"patience": choices.patience} | {name: getattr(choices, name) for name in FLAGS}
+
+
+def stacked(ranges: Ranges, members: Sequence[Params]) -> tuple[PyTree, Choices]:
+    """Returns the hyperparameters with a gradient and the choices of members that have a point each."""
+    stack = lambda trees: jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    unit = stack([ranges.unit(params) for params in members])
+    return as_arrays(unit), stack([ranges.choices(params) for params in members])
+
+
+def as_arrays(unit: PyTree) -> Any:
+    """Returns the hyperparameters with a gradient in the precision of training."""
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), unit)
 
 
 def spread(tree: PyTree, like: PyTree, num: int) -> PyTree:

@@ -9,13 +9,15 @@ from jaxtyping import PyTree
 import ensembles as ens
 import hypergrad as hg
 
-from ..common.report import as_json, environment, mean_and_spread, text_table, write_csv, write_json
+from ..common.report import as_json, environment, grouped, mean_and_spread, text_table, write_csv, write_json
 from . import plots
 from .data import Measurements, ProtonTables
 from .hyperparameters import Ranges
 from .statistics import Judge, final_statistics, fold_statistics
 from .training import Fit
 from .trials import Row, as_rows
+
+SHARES = {"fifth": 0.2, "half": 0.5, "all": 1.0}  # of the budget
 
 
 class Ensemble(NamedTuple):
@@ -45,6 +47,7 @@ def report(config: Any, found: Outcome, ranges: Ranges) -> dict[str, Any]:
     statistics = final_statistics(measured, predictions)
     write_arrays(config.out / "replicas.npz", measured, predictions, statistics["kept"], found.held_out)
     best = {key: found.best[key] for key in ("method", "seed", "number", "point")}
+    runs = by_run(config, trials)
     summary = as_json(
         {
             "config": config,
@@ -55,7 +58,8 @@ def report(config: Any, found: Outcome, ranges: Ranges) -> dict[str, Any]:
             "final": statistics,
             "best_trial": best | fold_statistics(Judge(measured, measured.folds), found.held_out, config.best),
             "selection": {name: one._asdict() for name, one in found.selection.items()},
-            "table": compare(config, trials),
+            "runs": runs,
+            "table": compare(runs),
         }
     )
     write_json(config.out / "summary.json", summary)
@@ -80,31 +84,35 @@ def say(config: Any, summary: dict[str, Any]) -> None:
     )
 
 
-def compare(config: Any, trials: list[Row]) -> list[dict[str, Any]]:
-    """Returns one line per search: the lowest L1, and the share of the budget until the lowest L1 of TPE is reached."""
-    runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for trial in trials:
-        if trial["L1"] is not None:
-            runs.setdefault((trial["method"], trial["seed"]), []).append(trial)
-    lowest = {run: min(trial["L1"] for trial in done) for run, done in runs.items()}
-    budget, table = config.trials * config.steps, []
-    for method in config.methods:
-        mine = {seed: done for (name, seed), done in runs.items() if name == method}
-        shares = [
-            min((t["gradients_so_far"] for t in done if t["L1"] <= lowest.get(("tpe", seed), -np.inf)), default=None)
-            for seed, done in mine.items()
-        ]
-        reached = [share / budget for share in shares if share is not None]
-        table.append(
-            {
-                "search": method,
-                "lowest L1": mean_and_spread(lowest[method, seed] for seed in mine),
-                "trials": mean_and_spread(len(done) for done in mine.values()),
-                "share of the budget to TPE's lowest L1": mean_and_spread(reached),
-                "reached": f"{len(reached)} of {len(mine)}",
-                "seconds": mean_and_spread(sum(t["seconds"] for t in done) for done in mine.values()),
-            }
-        )
+def by_run(config: Any, trials: list[Row]) -> list[Row]:
+    """Returns one line per search and seed: its lowest L1 with a fifth, half and all of the budget of gradients.
+
+    `share` is the part of the budget until the lowest L1 of TPE with all of it, `None` where that is never reached.
+    """
+    budget, runs = config.trials * config.steps, []
+    searches = grouped([trial for trial in trials if trial["L1"] is not None], ("method", "seed"))
+    lowest = {(done[0]["method"], done[0]["seed"]): min(trial["L1"] for trial in done) for done in searches}
+    for done in searches:
+        method, seed = done[0]["method"], done[0]["seed"]
+        spent = np.array([trial["gradients_so_far"] for trial in done]) / budget
+        so_far = np.minimum.accumulate([trial["L1"] for trial in done])
+        best = {name: so_far[spent <= share].min(initial=np.inf) for name, share in SHARES.items()}
+        reached = spent[so_far <= lowest.get(("tpe", seed), -np.inf)]
+        rest = {"share": reached.min(initial=np.inf), "trials": len(done), "seconds": sum(t["seconds"] for t in done)}
+        runs.append({"method": method, "seed": seed, **best, **rest})
+    found: list[Row] = as_json(runs)  # what is infinite has not happened
+    return found
+
+
+def compare(runs: list[Row]) -> list[Row]:
+    """Returns one line per search, over its seeds."""
+    columns = {"lowest L1": "all", "trials": "trials", "share of the budget to TPE's lowest L1": "share"}
+    table = []
+    for mine in grouped(runs, ("method",)):
+        line = {head: mean_and_spread(run[name] for run in mine) for head, name in columns.items()}
+        reached = sum(run["share"] is not None for run in mine)
+        rest = {"reached": f"{reached} of {len(mine)}", "seconds": mean_and_spread(run["seconds"] for run in mine)}
+        table.append({"search": mine[0]["method"], **line, **rest})
     return table
 
 

@@ -1,12 +1,11 @@
 """The fit: search under equal budgets, one-sigma selection, final ensemble, everything written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import ensembles as ens
@@ -15,13 +14,13 @@ import hypergrad as hg
 from ..common.cells import Advance, rows, run_cells
 from ..common.config import Common, Out, Positive, PositiveFloat, Seeds, Some
 from .data import Measurements, Name, Partition, load
-from .hyperparameters import Choices, Ranges
+from .hyperparameters import Choices, Ranges, stacked
 from .report import Ensemble, Outcome, report
 from .statistics import Judge
 from .training import Fit, Sizes
 from .trials import Row, Trainer, searchers
 
-Method = Literal["gradient", "random", "tpe"]
+Method = Literal["gradient", "population", "random", "tpe"]
 QUICK = {"replicas": 4, "steps": 150, "trials": 8, "starts": 3, "final_replicas": 20, "final_steps": 600}
 FULL = {"replicas": 100, "steps": 4000, "trials": 250, "final_replicas": 100, "final_steps": 10000, "own_splits": True}
 
@@ -47,7 +46,9 @@ class Config(Common):
     data: Name = "proton"
     """proton: 11 sets of deep-inelastic scattering. diabetes: a regression that ships with scikit-learn."""
     partition: Partition = "balanced"  # Choice of the sets that make up the folds.
-    methods: Some[Method] = ("gradient", "random", "tpe")  # Searches to run.
+    methods: Some[Method] = ("gradient", "population", "random", "tpe")
+    """gradient: along the hypergradient of `estimator`, from the best of the first random trials. population: along
+    that of L1 smoothed over `smoothing`, in all that is a number, from the best of the first trials of TPE."""
     seeds: Seeds = 1  # Repetitions of all searches, each with its own replicas.
     trials: Positive = 20  # Budget of every search and seed, in trials without hypergradient.
     replicas: Positive = 8  # Replicas of a trial, for every fold.
@@ -56,8 +57,10 @@ class Config(Common):
     """Hypergradient: Gauss-Newton and conjugate gradients at the end of training (cannot see learning rate,
     clipping and initial weights, which stay), the last steps exactly, or along a stored path."""
     horizon: Positive = 10  # Last training steps that reverse differentiates.
-    starts: Positive = 5  # Random trials before the first hypergradient, the centre of the box among them.
+    starts: Positive = 5  # Trials before the first hypergradient, the centre of the box among them.
     hyper_rate: PositiveFloat = 0.1  # Adam's rate on hyperparameters scaled to [-1, 1].
+    smoothing: PositiveFloat = 0.3
+    """Standard deviation of the perturbed hyperparameters of population, scaled to [-1, 1]."""
     widths: Some[Positive] = (25, 20)  # Hidden units of the first trial.
     least_width: Positive = 10  # Fewest units that a search may choose.
     most_width: Positive = 45  # Most units; smaller networks are masks of this one.
@@ -129,12 +132,10 @@ def final_fit(config: Config, measured: Measurements, chosen: list[Row], ranges:
     Patience is the same share of the steps as in the search.
     """
     fit = Fit(measured, config.sizes(final=True), config.first_seed + 1000, cross=False)
-    sets = ens.spread_replicas(config.final_replicas, len(chosen))
-    units, choices = zip(*((ranges.unit(row["params"]), ranges.choices(row["params"])) for row in chosen), strict=True)
-    stack = lambda trees: jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *trees)
-    unit = jax.tree.map(lambda a: a.astype(jnp.result_type(float)), ens.take_sets(stack(units), sets))
-    longer = [c._replace(patience=max(1, round(c.patience * config.final_steps / config.steps))) for c in choices]
-    problem, inner = fit.prepare(ens.take_sets(stack(longer), sets))
+    sets = np.asarray(ens.spread_replicas(config.final_replicas, len(chosen)))
+    unit, choices = stacked(ranges, [chosen[index]["params"] for index in sets])
+    patience = np.maximum(1, np.round(choices.patience * config.final_steps / config.steps))
+    problem, inner = fit.prepare(choices._replace(patience=patience))
     estimate = hg.evaluate(inner, problem, fit.start, unit, jax.random.key(0))
     return Ensemble(fit, problem, estimate.params, unit)
 
@@ -148,6 +149,7 @@ def main(config: Config) -> dict[str, Any]:
 
     def run(advance: Advance, method: Method, seed: int) -> dict[str, Any]:
         made, budget = trainer(seed), config.trials * config.steps
+        made = replace(made, smoothing=config.smoothing if method == "population" else None)
         first, starts, rate = config.first(), config.starts, config.hyper_rate
         searcher = searchers(made.ranges, first, starts=starts, rate=rate, seed=seed)[method]
         return {"runs": made.search(searcher, budget, journals / f"{method}-{seed}.jsonl", advance)}

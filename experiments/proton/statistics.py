@@ -24,6 +24,14 @@ class Judge:
         keep = self.masks[:, :, None] & self.masks[:, None, :]
         self.factors = [np.linalg.cholesky(np.where(k, C, np.eye(len(C)))) for k in keep]
 
+    def chi2(self, predictions: np.ndarray) -> np.ndarray:
+        """Returns the chi2 of every replica on every selection, from predictions of shape (S, R, N)."""
+        with jax.enable_x64(True):
+            parts = zip(predictions, self.factors, self.masks, strict=True)
+            D = jnp.asarray(self.data)
+            found = [_chi2(jnp.asarray(T, float), D, jnp.asarray(factor), jnp.asarray(m)) for T, factor, m in parts]
+            return np.asarray(found)
+
     def score(self, index: int, predictions: np.ndarray, keep: np.ndarray, best: float = 1.0) -> dict[str, np.ndarray]:
         """Returns the statistics of replicas `keep`, from predictions of shape (R, N), on one selection."""
         clean = np.where(keep[:, None], predictions, 0).astype(np.float64)
@@ -31,6 +39,9 @@ class Judge:
             T, D, factor = (jnp.asarray(array) for array in (clean, self.data, self.factors[index]))
             found = _score(T, D, factor, jnp.asarray(self.masks[index]), jnp.asarray(keep), best)
             return {name: np.asarray(value) for name, value in found.items()}
+
+
+_chi2 = eqx.filter_jit(ens.chi2)
 
 
 @eqx.filter_jit

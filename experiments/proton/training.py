@@ -15,7 +15,7 @@ import hypergrad as hg
 
 from .chi2 import Misfit, all_fields, make_misfit, split_points
 from .data import Measurements, ProtonTables
-from .hyperparameters import Box, Choices, Unit, spread
+from .hyperparameters import Box, Choices, Unit, as_arrays, spread
 from .model import AbstractTheory, Layers, ProtonTheory, RegressionTheory, draw_own, penalty, shapes, unmoved
 
 
@@ -163,7 +163,7 @@ class Fit:
         typed = Choices(*(jnp.asarray(c, like.dtype) for c, like in zip(choices, ints, strict=True)))
         shape = Choices(np.zeros(len(self.sizes.max_widths)), 0.0, 0.0, 0.0, 0.0)
         chosen = spread(typed, shape, len(self.train.offsets))
-        held = _arrays(fixed or {})
+        held = as_arrays(fixed or {})
         given = lambda misfit: Given(self.theory, self.own, chosen, misfit, self.box, held)
         train, stop = given(self.train), given(self.stop)
         problem = hg.BilevelProblem(train_loss, self.outer, train, (train, self.folds))
@@ -171,7 +171,7 @@ class Fit:
 
     def predictions(self, members: Layers, unit: PyTree, problem: hg.BilevelProblem) -> np.ndarray:
         """Returns predictions of shape (K, R, N), in the precision of training."""
-        found = np.asarray(_predict(members, _arrays(unit), problem.train))
+        found = np.asarray(_predict(members, as_arrays(unit), problem.train))
         return found.reshape(self.num_folds, -1, found.shape[-1])
 
 
@@ -184,7 +184,3 @@ def _folds(masks: np.ndarray, measured: Measurements) -> tuple[ens.Fold, ...]:
 
 
 _predict = eqx.filter_jit(predict)
-
-
-def _arrays(unit: PyTree) -> Any:
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), unit)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import optuna
@@ -14,11 +13,13 @@ import optuna
 import hypergrad as hg
 
 from ..common.cells import Advance
-from .hyperparameters import Choices, Params, Ranges, flat
+from .hyperparameters import Choices, Params, Ranges, as_arrays, flat
+from .population import Population
 from .statistics import Judge, fold_statistics
 from .training import Fit
 
 Row = dict[str, Any]
+NOISE = 0.1  # share of L1 by which a step along a smoothed hypergradient may end higher: a single value is noise
 FOLD_STATISTICS = (
     *("L1", "L2", "L3", "phi2", "chi2_full_covariance"),
     *("negative_log_probability", "failed", "replica_L1", "folds"),
@@ -33,14 +34,17 @@ def searchers(
     after = lambda sampler: hg.trials.FixedList(listed, then=hg.trials.Optuna(sampler))
     random = after(lambda _: optuna.samplers.RandomSampler(seed=seed))
     tpe = after(lambda _: optuna.samplers.TPESampler(seed=seed))
-    return {"gradient": hg.trials.Descent(random, optax.adam(rate), starts=starts), "random": random, "tpe": tpe}
+    along = lambda base, **options: hg.trials.Descent(base, optax.adam(rate), starts=starts, **options)
+    smoothed = along(tpe, tolerance=NOISE)
+    return {"gradient": along(random), "population": smoothed, "random": random, "tpe": tpe}
 
 
 @dataclass(frozen=True)
 class Trainer:
     """A maker of the trials of one fit.
 
-    `estimator` makes hypergradients; hyperparameters named in `unseen` it cannot see, and they stay.
+    `estimator` makes hypergradients; hyperparameters named in `unseen` it cannot see, and they stay. With `smoothing`
+    hypergradients are those of a `Population` of that width instead.
     """
 
     fit: Fit
@@ -48,6 +52,7 @@ class Trainer:
     ranges: Ranges
     estimator: Callable[[hg.AbstractInnerSolver], hg.AbstractEstimator]
     unseen: tuple[str, ...]
+    smoothing: float | None = None
 
     def search(self, searcher: hg.trials.AbstractSearcher, budget: int, journal: Path, advance: Advance) -> list[Row]:
         """Returns all trials that fit into `budget` gradients (of every replica), as rows."""
@@ -73,7 +78,15 @@ class Trainer:
 
     def trained(self, trial: hg.trials.Trial, key: jax.Array) -> hg.trials.Result:
         """Trains, with a hypergradient where one is needed, and judges in double precision."""
-        estimate, predictions = self.estimate(trial.params, trial.needs_hypergradient)
+        needed, slope = trial.needs_hypergradient, dict[str, float]()
+        estimate, predictions = self.estimate(trial.params, needed and self.smoothing is None)
+        gradients = int(estimate.stats.counts.gradients)
+        if needed and self.smoothing is not None:
+            population = Population(self.fit, self.judge, self.ranges, self.smoothing)
+            slope, spent = population.hypergradient(trial.params, predictions, key)
+            gradients += spent
+        elif needed:
+            slope = flat(estimate.hypergradient)
         try:
             found = fold_statistics(self.judge, predictions, self.fit.sizes.best)
         except FloatingPointError:
@@ -81,15 +94,15 @@ class Trainer:
         status = hg.Status(int(estimate.stats.status)).name or "OK"
         return hg.trials.Result(
             np.nan if found["L1"] is None else found["L1"],
-            gradients=int(estimate.stats.counts.gradients),
-            hypergradient=flat(estimate.hypergradient) if trial.needs_hypergradient else {},
+            gradients=gradients,
+            hypergradient=slope,
             metrics={"status": status} | found,
         )
 
     def estimate(self, params: Params, with_hypergradient: bool) -> tuple[hg.Estimate, np.ndarray]:
         """Returns the estimate of training and the predictions, of shape (K, R, N)."""
         fit = self.fit
-        unit = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), self.ranges.unit(params))
+        unit = as_arrays(self.ranges.unit(params))
         fixed = {name: unit.pop(name) for name in self.unseen} if with_hypergradient else {}
         problem, inner = fit.prepare(self.ranges.choices(params), fixed)
         if with_hypergradient:
@@ -105,7 +118,7 @@ class Trainer:
         point = {
             "unit": self.ranges.unit(params),
             "choices": self.ranges.choices(params)._asdict(),
-            "gradient": one.trial.needs_hypergradient,
+            "gradient": one.trial.needs_hypergradient and self.smoothing is None,  # another program rounds otherwise
         }
         work = {"gradients": result.gradients, **result.metrics, "seconds": round(result.seconds, 3)}
         return {"number": one.trial.number, "params": params, "point": point} | work

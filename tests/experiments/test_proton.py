@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ensembles as ens
 import hypergrad as hg
 from experiments.proton import chi2, data, model, training
 from experiments.proton.hyperparameters import Box, Choices, Ranges
+from experiments.proton.population import MOST, Population
 from experiments.proton.run import Config, main
-from experiments.proton.trials import searchers
+from experiments.proton.statistics import Judge
+from experiments.proton.trials import Trainer, searchers
 from hypergrad.testing.tolerances import relative_error
 
 TINY = {"trials": 4, "replicas": 3, "steps": 6, "starts": 2, "horizon": 3, "widths": (3, 2), "least_width": 2}
@@ -54,7 +57,7 @@ def test_measurements(measured):
 def test_reduced_chi2_is_the_full_one(measured, own_splits):
     fit = fit_of(measured, own_splits=own_splits)
     problem, _ = fit.prepare(CHOICES)
-    unit = training._arrays(fit.box.centre())
+    unit = training.as_arrays(fit.box.centre())
     found = np.asarray(eqx.filter_jit(lambda given: given.chi2(fit.start, unit))(problem.train))
     predictions = fit.predictions(fit.start, unit, problem)
     pseudodata = fit._pseudodata(0)
@@ -134,6 +137,29 @@ def test_hypergradient_of_all_hyperparameters(measured):
     assert all(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(estimate.hypergradient))
 
 
+@pytest.mark.slow
+def test_the_population_has_the_chi2_of_members_trained_one_by_one():
+    measured, sigma, key = data.load("diabetes"), 0.3, jax.random.key(5)
+    fit = fit_of(measured, steps=4)
+    made = Trainer(fit, Judge(measured, fit.held_out), Ranges(fit.box, 2, (4, 3), 4), hg.Reverse, ())
+    params = made.ranges.params(fit.box.centre(), CHOICES)
+    trained = lambda params: made.judge.chi2(made.estimate(params, False)[1]).ravel()
+    _, predictions = made.estimate(params, False)
+    found, spent = Population(fit, made.judge, made.ranges, sigma).hypergradient(params, predictions, key)
+    halves = made.ranges.halves()
+    at = {name: jnp.asarray((params[name] - middle) / half) for name, (middle, half) in halves.items()}
+    moved = ens.perturbed_hparams(key, at, sigma, 8)
+    inside = {name: middle + half * np.clip(moved[name], -1, 1) for name, (middle, half) in halves.items()}
+    losses = [trained(params | {name: float(inside[name][m]) for name in inside})[m] for m in range(8)]
+    change = np.clip(np.array(losses) - trained(params), -MOST, MOST)
+    assert np.any(np.abs(change) < MOST) and np.any(change)
+    error = {name: moved[name] - at[name] for name in moved}
+    for name, (_, half) in halves.items():
+        slope = np.mean((change[:4] - change[4:]) * error[name][:4]) / (2 * sigma**2)
+        assert found[name] * half == pytest.approx(float(slope), rel=1e-6, abs=1e-9)
+    assert spent == 4 and len(found) == len(fit.box) + 3  # two widths and the patience
+
+
 def csv_rows(folder: Path):
     with open(folder / "trials.csv") as file:
         return list(csv.DictReader(file))
@@ -198,7 +224,7 @@ def test_whole_run_on_other_data_and_resume(tmp_path):
         check_files(tmp_path, summary)
         stored = sorted((tmp_path / "trials").glob("*.jsonl"))
         lines, before = [path.read_text().splitlines() for path in stored], csv_rows(tmp_path)
-        assert [path.stem for path in stored] == ["gradient-0", "random-0", "tpe-0"]
+        assert [path.stem for path in stored] == ["gradient-0", "population-0", "random-0", "tpe-0"]
         for path, text in zip(stored, lines, strict=True):
             spent = [json.loads(line)["result"]["gradients"] for line in text if '"tell"' in line]
             assert sum(spent[:-1]) <= config.trials * config.steps and len(spent) > 2
