@@ -27,7 +27,7 @@ from ..problem import (
     inner_objective_and_state,
     refuse_unlearnable,
 )
-from .optimiser_state import Carried, carried, with_loss
+from .optimiser_state import Carried, carried, told
 from .proximal import PROXIMAL, Prox, bounds_of, prox_of
 from .state import InnerState, SolveStats, first_average, next_average, refuse_mixed, typed
 
@@ -265,13 +265,12 @@ class AbstractInnerSolver(eqx.Module):
         if has_state and "opt" not in options:
             name = self.solver_class.__name__
             raise TypeError(f"inner_loss returns the state of layers, which {name} cannot carry: use OptaxSolver")
-        if "opt" in options:
-            value = inner_objective(problem, partitioned, key)
-            optimiser = options["opt"](hparams) if callable(options["opt"]) else options["opt"]
-            options["opt"] = with_loss(optimiser, lambda arrays: value(arrays, hparams))
         if "implicit_diff" in inspect.signature(self.solver_class).parameters:
             options["implicit_diff"] = not differentiable  # jaxopt unrolls its line search only without it
         loss = self._objective(problem, partitioned)
+        if "opt" in options:
+            value = inner_objective(problem, partitioned, key)
+            options |= told(options["opt"], hparams, loss, lambda arrays: value(arrays, hparams), has_state)
         constraint = () if self.smooth else (hparams,)
         if "bounds" in options:
             constraint = (bounds_of(options, hparams),)

@@ -80,18 +80,35 @@ def carried(optimiser: Callable[[PyTree], Any], hparams: PyTree, params: PyTree)
     return Carried(tree(copies), tree(clocks), tuple(keystr(p) for p, a in zip(paths, adrift, strict=True) if a))
 
 
-def with_loss(optimiser: Transformation, loss: Callable[[PyTree], Array]) -> optax.GradientTransformation:
+def with_loss(
+    optimiser: Transformation, loss: Callable[[PyTree], Array], value: Callable[[], Array] | None = None
+) -> optax.GradientTransformation:
     """Returns the optimiser with all that some of optax's ask for besides the gradient: the loss, at the weights and as
-    a function of them. An optimiser that does not ask for it costs nothing more."""
+    a function of them. `value` returns that at the weights where it is known, so that it is not traced once more."""
 
     if isinstance(optimiser, optax.MultiSteps):
         optimiser = optimiser.gradient_transformation()
 
     def update(gradient: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
-        more = {"value": loss(params), "grad": gradient, "value_fn": loss}
+        more = {"value": loss(params) if value is None else value(), "grad": gradient, "value_fn": loss}
         return update_with(optimiser, gradient, state, params, **more)
 
     return optax.GradientTransformation(optimiser.init, update)
+
+
+def told(
+    optimiser: Any, hparams: PyTree, objective: Callable[..., Any], loss: Callable[[PyTree], Array], has_aux: bool
+) -> dict[str, Any]:
+    """Returns the options of jaxopt's solver with which the optimiser is told the value found with the gradient."""
+    optimiser = optimiser(hparams) if callable(optimiser) else optimiser
+    found: list[Any] = []
+
+    def value_and_grad(arrays: PyTree, *args: Any) -> Any:
+        value, gradient = jax.value_and_grad(objective, has_aux=has_aux)(arrays, *args)
+        found[:] = [value[0] if has_aux else value]
+        return value, gradient
+
+    return {"opt": with_loss(optimiser, loss, lambda: found[0]), "value_and_grad": value_and_grad}
 
 
 def update_with(
