@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .benchmarks.peers.run import printed as printed_peer
+from .benchmarks.peers.page import page as peers
 from .benchmarks.scaling import printed as printed_size
 from .benchmarks.scaling import printed_slopes
 from .common.report import Row, made_by, text_table, write_json
@@ -41,11 +42,6 @@ def short_horizon(result: Row) -> str:
     return text_table(
         [{"method": line["method"]} | {head: line[name] for head, name in columns.items()} for line in result["table"]]
     )
-
-
-def peers(result: Row) -> str:
-    """Returns the comparison with other libraries."""
-    return text_table([printed_peer(row) for row in result["rows"]])
 
 
 def scaling(result: Row) -> str:
@@ -109,6 +105,8 @@ def publish(folder: Path) -> None:
     kept |= {part: summary[part] for part in PARTS if part in summary}
     (DOCS / "results").mkdir(exist_ok=True)
     write_json(DOCS / "results" / f"{name}.json", kept)
+    if benchmark and (folder / f"{name}.png").exists():
+        shutil.copyfile(folder / f"{name}.png", DOCS / "images" / f"{name}.png")
 
 
 def main(folders: list[str]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import bare
-from experiments.benchmarks.peers import run, with_jax
+from experiments.benchmarks.peers import page, run, with_jax
 from experiments.benchmarks.peers.networks import NETWORKS
 
 
@@ -46,3 +46,13 @@ def test_networks_have_the_hypergradient_of_the_plain_scan(name):
     found, expected = (peer.vector(peer.call()) for peer in (ours, scan))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-7)
     assert np.linalg.norm(expected) > 0
+
+
+def test_the_quickest_others_stand_beside_the_quickest_of_ours():
+    row = lambda peer, runs, exact=True: {"problem": "P1", "peer": peer, "time_over_plain": runs, "exact": exact}
+    rows = [row("ours: a", 4.0), row("ours: b", 2.0), row("JAX: scan", 1.0)]
+    rows += [row("torch: c", 8.0), row("higher: d", 6.0)]
+    rows += [row("Betty: CG(20)", 1.0, exact=False), {"problem": "P1", "peer": "jaxopt: e", "error": "none"}]
+    (line,) = page.beside(rows)
+    assert line["ours"] == "b" and line["runs"] == "2.00" and line["by hand"] == "0.50, JAX: scan"
+    assert line["libraries on JAX"] == "-" and line["torch"] == "3.00, higher: d"

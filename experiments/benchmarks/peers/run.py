@@ -20,7 +20,7 @@ import numpy as np
 from ...common.cells import Cells, Labels
 from ...common.config import Digits, Options, Out, Positive, Some, default_data_dir
 from ...common.figures import COLOURS, figure
-from ...common.report import environment, grouped, text_table, write_json
+from ...common.report import environment, grouped, write_json
 from .. import bare
 from ..cost import ONE_THREAD
 from ..measure import Rounds, agreement, arguments, exact
@@ -28,6 +28,7 @@ from ..problems import PROBLEMS, Benchmark
 from . import with_jax, with_torch
 from .call import Peer, compiled
 from .networks import NETWORKS
+from .page import ON_TORCH, library, page
 
 PLAIN = "JAX: training alone"
 # Modules of the peers, and the distributions that they come from.
@@ -101,23 +102,6 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def printed(row: dict[str, Any]) -> dict[str, str]:
-    """Returns a row as it is shown."""
-    if "error" in row:
-        return {"": row["problem"], "peer": row["peer"], **dict.fromkeys(COLUMNS, "-")}
-    values = {
-        "runs": f"{row['time_over_plain']:.2f}",
-        "MB": f"{row['bytes'] / 1e6:.2f}",
-        "first call s": f"{row['first_call_s']:.2f}",
-        "cosine": f"{row['cosine']:.4f}",
-        "rel. error": f"{row['relative_error']:.1e}",
-    }
-    return {"": row["problem"], "peer": row["peer"]} | values
-
-
-COLUMNS = ("runs", "MB", "first call s", "cosine", "rel. error")
-
-
 def measured(config: Config, labels: Labels) -> dict[str, Any]:
     """Returns the rows of one problem, and where they were measured."""
     name, options = labels["problem"], {"num_steps": 5} if config.quick else {}
@@ -141,15 +125,12 @@ def main(config: Config) -> None:
         found[name] = store.get(labels, partial(measured, config, labels))
         print(f"{name} done", flush=True)
     rows = [row for part in found.values() for row in part["rows"]]
-    print("\n" + text_table([printed(row) for row in rows]))
     environments = {name: part["environment"] for name, part in found.items()}
     first = environments[config.problems[0]]
     results = {"environment": first, "environments": environments, "config": config, "missing": missing, "rows": rows}
+    print(f"\n{page(results)}")
     write_json(config.out / "peers.json", results)
     draw(config.out / "peers.png", [row for row in rows if "error" not in row])
-
-
-ON_TORCH = ("torch", "TorchOpt", "higher", "Betty")
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -160,8 +141,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
         for ax, mine in zip(axes[0], panels, strict=True):
             mine = sorted(mine, key=lambda row: -row["time_over_plain"])
             for at, row in enumerate(mine):
-                library = row["peer"].split(":")[0]
-                colour = COLOURS[0] if library == "ours" else COLOURS[7 if library in ON_TORCH else 1]
+                colour = COLOURS[0] if library(row) == "ours" else COLOURS[7 if library(row) in ON_TORCH else 1]
                 face = colour if row["exact"] else "none"
                 ax.plot(row["time_over_plain"], at, "o", color=colour, markerfacecolor=face)
             ax.set_yticks(range(len(mine)), [row["peer"] for row in mine], fontsize=8)
