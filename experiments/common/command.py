@@ -69,13 +69,15 @@ def keep_programs(wanted: bool) -> None:
 
 
 def share_cores(jobs: int) -> None:
-    """Gives each of several threads that compute side by side its share of the cores.
+    """Lets several threads compute side by side.
 
-    Small programs take half the processor time where XLA does not divide them among threads. Without effect once JAX
-    has computed something; the environment variable NPROC, the number of threads that XLA takes, goes first.
+    XLA hands the programs of all threads to one pool. One thread of it for each job keeps them from waiting for each
+    other, and more would divide small products among them, which takes longer. Without effect once JAX has computed
+    something; the environment variable NPROC, the number of threads in the pool, goes first.
     """
-    os.environ.setdefault("NPROC", str(max(1, num_cores() // jobs)))
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # the thread that asks for a result computes it
+    if jobs > 1:
+        os.environ.setdefault("NPROC", str(jobs))
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # the thread that asks for a result waits for it
 
 
 def num_cores() -> int:

@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, SupportsInt
 
 import equinox as eqx
 import jax
@@ -71,14 +71,14 @@ class Tracker:
 
     def record(self, candidate: tuple[PyTree, PyTree], spent: hg.Counts, status: Any) -> None:
         """Measures a candidate `(trained, hyperparameters)` after so much work."""
-        self.spent = spent
+        self.spent, whole = spent, as_integers(spent)
         value = float(measure(self.task.criterion.evaluate, self.task.problem, *candidate))
         self.status |= hg.Status(int(np.bitwise_or.reduce(np.ravel(np.asarray(status)))))
         if value < self.value:
             self.value, self.best = value, candidate
-        counts = {name: int(getattr(spent, name)) for name in COUNTS}
+        counts = {name: getattr(whole, name) for name in COUNTS}
         self.history.append(counts | {"seconds": self.seconds, "criterion": value, "best": self.value})
-        self.advance(self.used(spent) / self.task.budget.amount)
+        self.advance(self.used(whole) / self.task.budget.amount)
 
     @property
     def seconds(self) -> float:
@@ -89,6 +89,11 @@ class Tracker:
         """Returns what is spent, in the unit of the budget."""
         unit = self.task.budget.unit
         return self.seconds if unit == "seconds" else int(getattr(spent, unit))
+
+
+def as_integers(counts: hg.Counts) -> hg.Counts:
+    """Returns the counts as Python's integers, whose sums take no time."""
+    return jax.tree.map(int, counts, is_leaf=lambda part: isinstance(part, SupportsInt))
 
 
 Method = Callable[[Task, Tracker], None]

@@ -53,8 +53,9 @@ class Setting:
 
     @cached_property
     def weights(self) -> PyTree:
-        """A tree of arrays like the weights of the model."""
-        return eqx.filter(self.model(jax.random.key(0)), eqx.is_inexact_array)
+        """A tree of zeros like the weights of the model."""
+        shapes = jax.eval_shape(lambda key: eqx.filter(self.model(key), eqx.is_inexact_array), jax.random.key(0))
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     @cached_property
     def optimiser(self) -> optax.GradientTransformation:
