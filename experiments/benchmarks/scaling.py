@@ -5,6 +5,7 @@ parts are kept in `--out`: the same command goes on where it was stopped, and an
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,6 +26,7 @@ from ..common.command import command
 from ..common.config import Options, Out, Positive, Some
 from ..common.figures import COLOURS, figure
 from ..common.report import environment, text_table, write_json
+from .cost import ONE_THREAD
 
 Part = Literal["steps", "hyperparameters", "rows", "weights", "replicas", "trials"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -43,10 +45,10 @@ WIDTH, BATCH = 16, 64
 class Config(Options):
     """Growth of time and memory, each part over sizes ten times apart.
 
-    Time is that of one call after compilation, the shortest of several. Memory is what XLA allocates for temporaries.
-    The slope is that of log(time) against log(size) over the upper half of the sizes: 1 is linear. Operations and bytes
-    are XLA's count, divided by the time of the call, and by what a product and a copy reach on the same device. Where
-    loops are of a length that XLA does not know it counts them once.
+    Time is that of one call after compilation, the shortest of several, on one thread. Memory is what XLA allocates for
+    temporaries. The slope is that of log(time) against log(size) over the upper half of the sizes: 1 is linear.
+    Operations and bytes are XLA's count, divided by the time of the call, and by what a product and a copy reach on the
+    same device. XLA counts loops once whose length it does not know, and all of an array of which rows are read.
     """
 
     parts: Some[Part] = PARTS
@@ -149,8 +151,9 @@ def of_trials(size: int) -> Call:
         state = searcher.tell(state, one.trial, one.result)
 
     def again():
-        after, trial = searcher.ask(state)
-        return searcher.tell(after, trial, hg.trials.Result(0.5))
+        nonlocal state  # a history that grows twice from one state is copied
+        state, trial = searcher.ask(state)
+        state = searcher.tell(state, trial, hg.trials.Result(0.5))
 
     return Call(again)
 
@@ -166,12 +169,13 @@ MAKERS: dict[str, Callable[[int], Call]] = {
 
 
 def shortest(call: Callable[[], Any], repeats: int) -> float:
-    """Returns the shortest wall time of several calls."""
+    """Returns the shortest time of several calls: CPU time, on a GPU wall time."""
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
 
     def once():
-        begun = time.perf_counter()
+        begun = clock()
         jax.block_until_ready([leaf for leaf in jax.tree.leaves(call()) if eqx.is_array(leaf)])
-        return time.perf_counter() - begun
+        return clock() - begun
 
     return min(once() for _ in range(repeats))
 
@@ -223,7 +227,9 @@ def slopes(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def printed(row: dict[str, Any]) -> dict[str, str]:
     """Returns a row as it is shown."""
-    share = lambda name: f"{row[name]:.0%}" if name in row else "-"
+    share = lambda name: (
+        f"{row[name]:.0%}" if row.get(name, 2) <= 1 else "-"
+    )  # above 1 not all was done that is counted
     return {
         "part": row["part"],
         "size": f"{row['size']:,}",
@@ -252,6 +258,7 @@ def of_part(config: Config, labels: Labels) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     """Measures, prints, writes."""
+    os.environ.update(ONE_THREAD)  # read when JAX first meets its device
     store, found = Cells(dataclasses.replace(config, parts=PARTS)), {}
     for part in config.parts:
         labels = {"part": part, "quick": config.quick}
