@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from .benchmarks.peers.page import page as peers
+from .benchmarks.peers.run import Config as PeersConfig
+from .benchmarks.scaling import Config as ScalingConfig
 from .benchmarks.scaling import printed as printed_size
 from .benchmarks.scaling import printed_slopes
-from .common.report import Row, made_by, text_table, write_json
+from .common.report import Row, as_json, made_by, text_table, write_json
 from .study.plots import WORDS
 from .tabular import page as tabular
 from .vision import page as vision
@@ -62,14 +64,17 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "vision_text": vision.text,
 }
 TASKS = ("vision",)  # experiments of several tasks, each with its own result
-BENCHMARKS = ("peers", "scaling")  # each with its result in a file of its own name
+BENCHMARKS = {"peers": PeersConfig(), "scaling": ScalingConfig()}  # each with its result in a file of its own name
 PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts")  # of summaries, those that are kept
 
 
-def command(name: str) -> str:
-    """Returns the command of a result."""
+def command(name: str, options: Row) -> str:
+    """Returns the command of a result; of benchmarks with the options that are not the default."""
     if name in BENCHMARKS:
-        return f"python -m experiments.benchmarks.{name}"
+        usual = as_json(BENCHMARKS[name])
+        words = lambda value: " ".join(map(str, value)) if isinstance(value, list) else value
+        given = [f" --{option} {words(value)}" for option, value in options.items() if value != usual[option]]
+        return f"python -m experiments.benchmarks.{name}{''.join(given)}"
     experiment, _, task = name.partition("_")
     if experiment in TASKS:
         return f"python -m experiments.{experiment} --task {task}"
@@ -101,7 +106,7 @@ def publish(folder: Path) -> None:
     if name not in TABLES:
         raise SystemExit(f"no page has a table of {name!r}; known are {', '.join(TABLES)}")
     options = {option: value for option, value in summary["config"].items() if option not in ("out", "data_dir")}
-    kept: dict[str, Any] = {"command": command(name), "config": options}
+    kept: dict[str, Any] = {"command": command(name, options), "config": options}
     kept |= {part: summary[part] for part in PARTS if part in summary}
     (DOCS / "results").mkdir(exist_ok=True)
     write_json(DOCS / "results" / f"{name}.json", kept)

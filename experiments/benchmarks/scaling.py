@@ -227,9 +227,8 @@ def slopes(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def printed(row: dict[str, Any]) -> dict[str, str]:
     """Returns a row as it is shown."""
-    share = lambda name: (
-        f"{row[name]:.0%}" if row.get(name, 2) <= 1 else "-"
-    )  # above 1 not all was done that is counted
+    # A share above 1 is no share: more was counted than was done.
+    share = lambda name: f"{row[name]:.0%}" if row.get(name, 2) <= 1 else "-"
     return {
         "part": row["part"],
         "size": f"{row['size']:,}",

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from experiments.benchmarks import scaling
+from experiments.publish import command
 
 
 def test_slopes_are_those_of_powers():
@@ -13,6 +14,13 @@ def test_slopes_are_those_of_powers():
     assert scaling.slope(rows, "seconds") == pytest.approx(1.5)
     assert scaling.slope(rows[:1], "seconds") is None and scaling.slope(rows, "temp_bytes") is None
     assert set(scaling.MAKERS) == set(scaling.SIZES) == set(scaling.PARTS)
+
+
+def test_a_published_command_names_what_is_not_the_default():
+    usual = {"parts": list(scaling.PARTS), "largest": 100_000_000, "repeats": 3}
+    assert command("scaling", usual) == "python -m experiments.benchmarks.scaling"
+    some = command("scaling", usual | {"parts": ["rows", "trials"], "repeats": 1})
+    assert some == "python -m experiments.benchmarks.scaling --parts rows trials --repeats 1"
 
 
 @pytest.mark.slow
