@@ -65,6 +65,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
 }
 TASKS = ("vision",)  # experiments of several tasks, each with its own result
 BENCHMARKS = {"peers": PeersConfig(), "scaling": ScalingConfig()}  # each with its result in a file of its own name
+UNSAID = ("out", "data_dir", "cache")  # options that change no result
 PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts")  # of summaries, those that are kept
 
 
@@ -105,7 +106,7 @@ def publish(folder: Path) -> None:
     name = benchmark or Path(summary["config"]["out"]).name
     if name not in TABLES:
         raise SystemExit(f"no page has a table of {name!r}; known are {', '.join(TABLES)}")
-    options = {option: value for option, value in summary["config"].items() if option not in ("out", "data_dir")}
+    options = {option: value for option, value in summary["config"].items() if option not in UNSAID}
     kept: dict[str, Any] = {"command": command(name, options), "config": options}
     kept |= {part: summary[part] for part in PARTS if part in summary}
     (DOCS / "results").mkdir(exist_ok=True)
