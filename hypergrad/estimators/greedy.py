@@ -79,23 +79,23 @@ class Greedy(AbstractTrajectoryEstimator):
                 more = through_state(training, state, by_state)
             return new, value, direct, optax.tree.add(through_step, more)
 
+        def body(t: Array, carry: PyTree) -> PyTree:
+            state, trail = carry
+            new, _, _, through_step = look_ahead(state, t)
+            return new, optax.tree.add_scale(through_step, self.decay, trail)
+
         last_only = isinstance(self.decay, int | float) and self.decay == 0
-        trail = optax.tree.zeros_like(hparams)
-        if last_only:
+        if last_only or total == 1:
             before = training.advance(start, 0, total - 1)
-        elif by_rows := rows_in_trail(training, start, self.decay, total - 1):
-            before, trail = trail_by_rows(training, start, float(self.decay), total - 1, by_rows)
+            end, value, direct, through_steps = look_ahead(before, total - 1)
         else:
-
-            def body(t: Array, carry: PyTree) -> PyTree:
-                state, trail = carry
-                new, _, _, through_step = look_ahead(state, t)
-                return new, optax.tree.add_scale(through_step, self.decay, trail)
-
-            before, trail = jax.lax.fori_loop(0, total - 1, body, (start, trail))
-        end, value, direct, through_step = look_ahead(before, total - 1)
-        if not last_only:
-            through_step = optax.tree.add_scale(through_step, self.decay, trail)
+            if by_rows := rows_in_trail(training, start, self.decay, total):
+                end, through_steps = trail_by_rows(training, start, float(self.decay), total, by_rows)
+            else:
+                nothing = optax.tree.zeros_like(hparams)
+                end, through_steps = jax.lax.fori_loop(0, total, body, (start, nothing))
+            # The loss once more, in place of another program for the last step: that is compiled as long as the loop.
+            value, _, direct = training.outer_value_and_grads(end)
         pullbacks = 1 if last_only else total
         counts = Counts(
             iterations=total,
@@ -103,7 +103,7 @@ class Greedy(AbstractTrajectoryEstimator):
             step_vjps=pullbacks,
             outer_gradients=pullbacks,
         )
-        estimate = Estimate(optax.tree.add(direct, through_step), value, end.judged, Stats(counts))
+        estimate = Estimate(optax.tree.add(direct, through_steps), value, end.judged, Stats(counts))
         return checked(self, training, state, end, estimate)
 
 
