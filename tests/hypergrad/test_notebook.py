@@ -44,7 +44,7 @@ class Notebook:
         self.manager, self.client = manager.start_new_kernel(kernel_name="python3")
 
     def begin(self, code):
-        self.client.execute(code)
+        self.asked = self.client.execute(code)
 
     def wait(self, word):
         """Reads what the cell prints until the word comes."""
@@ -55,12 +55,14 @@ class Notebook:
 
     def end(self):
         """The name of the error that the cell ended with, once the kernel is idle again."""
-        reply = self.client.get_shell_msg(timeout=60)["content"]
-        return reply.get("ename")
+        while True:  # a kernel that was slow to start has been asked several times whether it is ready
+            reply = self.client.get_shell_msg(timeout=60)
+            if reply["parent_header"]["msg_id"] == self.asked:
+                return reply["content"].get("ename")
 
     def value(self, expression):
         """Returns the text that an expression prints."""
-        self.client.execute(f"print('>', {expression}, flush=True)")
+        self.begin(f"print('>', {expression}, flush=True)")
         while True:
             message = self.client.get_iopub_msg(timeout=60)
             if message["msg_type"] == "stream" and message["content"]["text"].startswith("> "):
