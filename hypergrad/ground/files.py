@@ -116,7 +116,8 @@ def naming(path: str, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"{name}={path!r} cannot be used: {error.strerror or error}") from error
+        text = f"{name}={path!r} cannot be used: "
+        raise OSError(error.errno, text + (error.strerror or str(error)).removeprefix(text)) from error
 
 
 def _text(path: Path, name: str) -> str:
