@@ -213,7 +213,7 @@ def _weights(part: PyTree, log_variance: PyTree) -> tuple[Array, Array]:
     try:
         spread = jax.tree.broadcast(log_variance, arrays)
         prior = jax.tree.map(lambda w, h: jnp.broadcast_to(jnp.asarray(h, w.dtype), w.shape), arrays, spread)
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # whatever the tree holds
         raise ValueError(f"log_variance must be like the weights or a prefix of them: {error}") from error
     return ravel_pytree(arrays)[0], ravel_pytree(prior)[0]
 

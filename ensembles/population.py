@@ -82,7 +82,7 @@ def population_gradient(
 
     def moments(stack: Array) -> tuple[Array, Array]:
         across = lambda row: row.reshape(-1, *[1] * (stack.ndim - 1))
-        single = across(change).astype(stack.dtype) * (stack[:half] - stack[half:]) / (4 * sigma**2)
+        single = across(change).astype(stack.dtype) * (stack[:half] - stack[half:]) / (4 * sigma) / sigma
         mean = jnp.sum(single, 0) / count
         spread = jnp.sum(jnp.where(across(pairs), (single - mean) ** 2, 0), 0)
         return mean, jnp.sqrt(spread / (count * jnp.where(count > 1, count - 1, jnp.nan)))

@@ -168,6 +168,8 @@ def replicate_optimiser(
     `settings`, a tree of arrays with a leading axis of replicas, `optimiser` is a function `setting -> optimiser`, and
     every replica has its own learning rate, clip norm and so on.
 
+    **Raises** `TypeError` or `ValueError` naming the argument that is none of these.
+
     **Example**
 
         >>> one = ens.replicate_optimiser(optax.sgd, settings=jnp.array([0.1, 0.2]))
@@ -182,6 +184,7 @@ def replicate_optimiser(
     else:
         if settings is None or not callable(optimiser):
             raise TypeError(f"optimiser must be an optax optimiser unless settings are given, got {shown(optimiser)}")
+        num_replicas(settings, "settings")
         alone = optimiser
 
     def init(params: PyTree) -> PyTree:

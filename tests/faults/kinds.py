@@ -219,7 +219,7 @@ def numeric(value):
         array = np.asarray(value)
     except Exception:
         return None
-    return array if array.dtype.kind in "fiu" else None
+    return array if jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu" else None
 
 
 def Text(right, optional=False):  # noqa: N802
