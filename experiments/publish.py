@@ -28,9 +28,13 @@ IN_WORDS = WORDS | {
 }
 
 
+MEASURES = {"elbo": "negative ELBO", "evidence": "negative log evidence", "validation": "validation loss"}
+
+
 def compare(result: Row) -> str:
-    """Returns the table of the main job."""
-    columns = {"negative ELBO": "best_value", "test accuracy": "test_accuracy", "test loss": "test_nll"}
+    """Returns the table of the main job, under one of its criteria."""
+    measure = MEASURES[result["config"]["criterion"]]
+    columns = {measure: "best_value", "test accuracy": "test_accuracy", "test loss": "test_nll"}
     lines = [
         {"method": IN_WORDS.get(line["method"], line["method"])} | {head: line[name] for head, name in columns.items()}
         for line in result["table"]
@@ -52,8 +56,24 @@ def scaling(result: Row) -> str:
     return f"{text_table(printed_slopes(result['slopes']))}\n\n{sizes}"
 
 
+def proton(result: Row) -> str:
+    """Returns the lowest L1 of every search with a part of its budget, seed by seed."""
+    shown = lambda value, form: "-" if value is None else format(value, form)
+    return text_table(
+        [
+            {"search": run["method"], "seed": run["seed"]}
+            | {head: shown(run[name], ".3f") for head, name in (("1/5", "fifth"), ("1/2", "half"), ("all", "all"))}
+            | {"share to TPE's lowest": shown(run["share"], ".0%")}
+            for run in result["runs"]
+        ]
+    )
+
+
 TABLES: dict[str, Callable[[Row], str]] = {
     "compare": compare,
+    "compare_evidence": compare,
+    "compare_validation": compare,
+    "proton": proton,
     "peers": peers,
     "scaling": scaling,
     "short_horizon": short_horizon,
@@ -63,7 +83,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "vision_clean": vision.images,
     "vision_text": vision.text,
 }
-TASKS = ("vision",)  # experiments of several tasks, each with its own result
+SELECT = {"compare": "criterion", "vision": "task"}  # the options by which one experiment has several results
 BENCHMARKS = {"peers": PeersConfig(), "scaling": ScalingConfig()}  # each with its result in a file of its own name
 UNSAID = ("out", "data_dir", "cache")  # options that change no result
 PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts")  # of summaries, those that are kept
@@ -76,9 +96,9 @@ def command(name: str, options: Row) -> str:
         words = lambda value: " ".join(map(str, value)) if isinstance(value, list) else value
         given = [f" --{option} {words(value)}" for option, value in options.items() if value != usual[option]]
         return f"python -m experiments.benchmarks.{name}{''.join(given)}"
-    experiment, _, task = name.partition("_")
-    if experiment in TASKS:
-        return f"python -m experiments.{experiment} --task {task}"
+    experiment, _, part = name.partition("_")
+    if part and experiment in SELECT:
+        return f"python -m experiments.{experiment} --{SELECT[experiment]} {part}"
     return f"python -m experiments.{name.removesuffix('_full')}"
 
 

@@ -16,7 +16,12 @@ from ..common.figures import COLOURS, figure
 from .data import Measurements, ProtonTables
 
 LABELS = {"S": r"\Sigma", "g": "g", "V": "V", "V3": "V_3", "V8": "V_8", "T3": "T_3", "T8": "T_8", "T15": "T_{15}"}
-WORDS = {"gradient": "along hypergradients", "random": "random search", "tpe": "TPE"}
+WORDS = {
+    "gradient": "along hypergradients",
+    "population": "the ensemble",
+    "random": "random search",
+    "tpe": "TPE",
+}
 
 
 def draw_all(

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import get_args
 
 import equinox as eqx
 import jax
@@ -12,10 +13,10 @@ import pytest
 
 import ensembles as ens
 import hypergrad as hg
-from experiments.proton import chi2, data, model, training
+from experiments.proton import chi2, data, model, plots, training
 from experiments.proton.hyperparameters import Box, Choices, Ranges
 from experiments.proton.population import MOST, Population
-from experiments.proton.run import Config, main
+from experiments.proton.run import Config, Method, main
 from experiments.proton.statistics import Judge
 from experiments.proton.trials import Trainer, searchers
 from hypergrad.testing.tolerances import relative_error
@@ -260,6 +261,10 @@ def test_all_searches_begin_at_the_centre():
         state, trial = searcher.ask(searcher.init(ranges.space(), jax.random.key(0)))
         assert trial.params == ranges.params(ranges.box.centre(), first)
         state, _ = searcher.ask(state)
+
+
+def test_every_search_has_a_name_in_words():
+    assert set(plots.WORDS) == set(get_args(Method))
 
 
 def test_bad_options_are_named():
