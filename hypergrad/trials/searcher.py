@@ -1,7 +1,8 @@
 """The base of all searchers."""
 
 import abc
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,16 @@ Proposal = tuple[Params, dict[str, Any]]  # values of the active leaves, and how
 
 
 SPACE = instance("space", Space, "a Space")
+
+
+class Quick:
+    """A method that is bound by a plain partial: a bound method of a module is a module, which takes 0.1 ms to make."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+
+    def __get__(self, searcher: Any, kind: type) -> Callable[..., Any]:
+        return self.function if searcher is None else functools.partial(self.function, searcher)
 
 
 class AbstractSearcher(eqx.Module):
@@ -49,6 +60,7 @@ class AbstractSearcher(eqx.Module):
         """Returns the state before the first ask. **Raises** `TypeError` for a space or a key that is none."""
         return SearcherState(space, seed_words(key))
 
+    @Quick
     @checked(STATE, instance("fixed", Mapping, "a dictionary from names of leaves to values"))
     def ask(self, state: SearcherState, *, fixed: Mapping[str, Any] = NOTHING) -> tuple[SearcherState, Trial]:
         """Returns the next trial. Leaves in `fixed` keep their values; those of them that are not active are left out.
@@ -62,6 +74,7 @@ class AbstractSearcher(eqx.Module):
         trial = Trial(state.asked, state.space.checked(params), meta=meta)
         return state.after_ask(trial), trial
 
+    @Quick
     @checked(STATE, TRIAL, RESULT)
     def tell(self, state: SearcherState, trial: Trial, result: Result) -> SearcherState:
         """Returns the state that knows the result. `trial` may be foreign: `Trial(None, params)`.

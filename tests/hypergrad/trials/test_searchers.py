@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 
+import equinox as eqx
 import numpy as np
 import optax
 import pytest
@@ -248,3 +249,10 @@ def test_a_history_grows_without_changing_those_before():
     assert second != third and not Growing() and repr(first) == "(1,)"
     with pytest.raises(IndexError):
         second[2]
+
+
+def test_asking_and_telling_make_no_module():
+    """A bound method of a module is one, and takes longer to make than the trial."""
+    searcher = hg.trials.Random()
+    assert not isinstance(searcher.ask, eqx.Module) and not isinstance(searcher.tell, eqx.Module)
+    assert "Returns the next trial" in hg.trials.Random.ask.__doc__
