@@ -32,18 +32,19 @@ def test_a_linear_layer_with_gaussian_noise_has_its_exact_evidence_and_predictio
     outputs, h = lambda w: X @ w.T, PRIORS[prior]
     whole = lambda h: h[0] + h[1] if isinstance(h, tuple) else h
     of = lambda kind: lambda h: kind.negative_log_evidence(outputs, W, whole(h), NOISE)
-    one, other = (jax.value_and_grad(of(kind))(h) for kind in (KRONECKER, FULL))
+    one, other = (jax.jit(jax.value_and_grad(of(kind)))(h) for kind in (KRONECKER, FULL))
     np.testing.assert_allclose(one[0], other[0], rtol=1e-10)
     assert relative_error(one[1], other[1]) < 1e-8
     new = lambda w: X[:4] @ w.T + w[:, 0]
-    one, other = (kind.predict(new, outputs, W, whole(h), NOISE)[1] for kind in (KRONECKER, FULL))
+    predict = lambda kind: lambda h: kind.predict(new, outputs, W, whole(h), NOISE)[1]
+    one, other = (jax.jit(predict(kind))(h) for kind in (KRONECKER, FULL))
     np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_every_block_of_a_network_has_the_partial_traces_of_the_gauss_newton_matrix():
     model = eqx.nn.MLP(INPUTS, OUTPUTS, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
     tiny = jnp.asarray(-16.0)  # log det (I + K) is the trace of K where K is small
-    of = lambda kind: kind.negative_log_evidence(lambda m: jax.vmap(m)(X), model, tiny, NOISE)
+    of = lambda kind: eqx.filter_jit(kind.negative_log_evidence)(lambda m: jax.vmap(m)(X), model, tiny, NOISE)
     base = (
         NOISE.negative_log(jax.vmap(model)(X))
         + np.exp(16.0) * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))) / 2
@@ -54,7 +55,8 @@ def test_every_block_of_a_network_has_the_partial_traces_of_the_gauss_newton_mat
 
 def test_a_bias_has_its_whole_block():
     h, outputs = jnp.asarray(0.2), lambda b: jnp.tanh(X @ W.T + b)
-    values = [kind.negative_log_evidence(outputs, jnp.ones(OUTPUTS), h, NOISE) for kind in (KRONECKER, FULL)]
+    of = lambda kind: jax.jit(lambda w: kind.negative_log_evidence(outputs, w, h, NOISE))
+    values = [of(kind)(jnp.ones(OUTPUTS)) for kind in (KRONECKER, FULL)]
     np.testing.assert_allclose(*values, rtol=1e-12)
 
 
