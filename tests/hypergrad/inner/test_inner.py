@@ -29,12 +29,13 @@ def test_minibatches_are_uniform_and_aligned():
 @pytest.mark.parametrize("size", [1, 4, 7, 10])
 def test_every_row_comes_once_per_epoch(size):
     data = {"x": jnp.arange(10.0)[:, None], "y": jnp.arange(10)}
-    batches = jax.vmap(lambda t: hg.epoch_batch(laws.KEY, t, data, size))(jnp.arange(30))
+    batch = jax.jit(lambda t: hg.epoch_batch(laws.KEY, t, data, size))
+    batches = jax.jit(jax.vmap(batch))(jnp.arange(30))
     np.testing.assert_array_equal(batches["x"][..., 0], batches["y"])
     epochs = np.ravel(batches["y"])[: 30 * size // 10 * 10].reshape(-1, 10)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(10), (len(epochs), 1)))
     assert len({tuple(epoch) for epoch in epochs}) > len(epochs) / 2
-    late = hg.epoch_batch(laws.KEY, jnp.int32(2**31 - 1), data, size)["y"]
+    late = batch(jnp.int32(2**31 - 1))["y"]
     assert len(set(late.tolist())) >= size // 2
 
 
@@ -53,7 +54,8 @@ def test_epochs_are_whole_beyond_32_bits_of_rows():
 @given(t=st.integers(0, 2**31 - 1), rows=st.integers(1, 300), key=st.integers(0, 2**31 - 1))
 def test_an_epoch_is_a_permutation_of_any_number_of_rows(t, rows, key):
     order = new_order(jax.random.key(key))
-    np.testing.assert_array_equal(np.sort(epoch_rows(order, t, rows, rows)), np.arange(rows))
+    drawn = jax.jit(lambda order, t: epoch_rows(order, t, rows, rows))(order, jnp.uint32(t))
+    np.testing.assert_array_equal(np.sort(drawn), np.arange(rows))
 
 
 @pytest.mark.variants(quick=["5", "8"], slow=["17"])
@@ -61,9 +63,10 @@ def test_an_epoch_is_a_permutation_of_any_number_of_rows(t, rows, key):
 def test_every_pair_of_rows_is_equally_likely_to_come_first(rows):
     """The counts are of 20,000 orders, and of as many epochs of one order."""
     number = 20_000
-    words = jax.vmap(new_order)(jax.random.split(laws.KEY, number))
-    keys = jax.vmap(lambda order: epoch_rows(order, jnp.uint32(0), rows, rows))(words)
-    epochs = jax.vmap(lambda t: epoch_rows(words[0], t, rows, rows))(jnp.arange(number))
+    words = jax.jit(jax.vmap(new_order))(jax.random.split(laws.KEY, number))
+    draw = jax.jit(jax.vmap(lambda order, t: epoch_rows(order, t, rows, rows)))
+    keys = draw(words, jnp.zeros(number, jnp.uint32))
+    epochs = draw(jnp.broadcast_to(words[0], words.shape), jnp.arange(number, dtype=jnp.uint32))
     for drawn in (keys, epochs):
         table = np.zeros((rows, rows))
         np.add.at(table, (drawn[:, 0], drawn[:, 1]), 1)
