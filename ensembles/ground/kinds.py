@@ -126,7 +126,7 @@ def several(name: str, kind: type, expected: str, least: int = 0, optional: bool
     """Returns a rule for at least so many objects of one class, as a tuple."""
 
     def convert(value: Any) -> Any:
-        if isinstance(value, str | bytes | dict | np.ndarray | jax.Array | numbers.Number):
+        if isinstance(value, str | bytes | bytearray | memoryview | dict | np.ndarray | jax.Array | numbers.Number):
             raise TypeError
         found = tuple(value)
         if not all(isinstance(one, kind) for one in found):

@@ -219,7 +219,10 @@ def norm(tree: PyTree) -> Array:
 
 def describe(tree: PyTree) -> str:
     """Returns shapes and types of a pytree on one line, for error messages."""
-    return eqx.tree_pformat(tree, width=10_000, short_arrays=True, struct_as_array=True)
+    try:
+        return eqx.tree_pformat(tree, width=10_000, short_arrays=True, struct_as_array=True)
+    except Exception:  # of somebody's class
+        return f"an object of type {type(tree).__name__}, or of such, that has no text"
 
 
 def form(tree: PyTree) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from ..ground.checks import Rule, boolean, check_fields, instance, integer, real
 
 def _distinct(values: Any) -> tuple[Any, ...]:
     """Returns strings, numbers, booleans and `None` that differ, as a tuple."""
-    if isinstance(values, str | bytes | dict | np.ndarray):
+    if isinstance(values, str | bytes | bytearray | memoryview | dict | np.ndarray):
         raise TypeError
     found = tuple(values)
     if not all(one is None or isinstance(one, bool | int | float | str) for one in found):
