@@ -78,13 +78,12 @@ CALLS = {
         {"found": Kind(lambda: searched().to_json(), lambda value: False)},
     ),
     "GradientTuner.scan": (
-        lambda **arguments: tuner().scan(**arguments),
+        lambda **arguments: tuner().scan(**arguments, steps=2),
         {
             "problem": PROBLEM,
             "model": PARAMS,
             "hparams": Kind(lambda: tuner().hparams({"log_l2": 0.5, "unused": 0.5}), WRONG.judge),
             "key": Key(),
-            "steps": Int(2, least=1, most=10**4),
         },
     ),
     "Training.solve": (lambda tol: training().solve(begun(), tol), {"tol": Real(0.0, least=0)}),

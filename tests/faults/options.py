@@ -12,9 +12,11 @@ import hypergrad as hg
 
 from .kinds import Function, Int, Kind, Mapping, Only, Real, Some, Text, Word, numeric
 from .library import HPARAMS, INNER, PARAMS, PROBLEM, WARM
+from .searches import or_function
 from .statistics import KEEP, MASK, Numbers, rows
 from .trials import LEAF, SPACE_KIND, T, loss
 
+ARRAYS = list | tuple | np.ndarray | jax.Array
 CHECK = Only(lambda: hg.ErrorCheck(2), optional=True)
 AUTO = functools.partial(hg.Reverse, INNER, checkpoints="auto")
 MOMENTUM = Only(lambda: hg.OptaxSolver(hg.MomentumSGD(0.1, 0.9), 3))
@@ -70,7 +72,7 @@ OPTIONS = {
             "tuned": Mapping({}),
             "block_norms": Mapping({}),
             "block_scores": Mapping({}),
-            "reported": Kind(lambda: [], lambda v: None if isinstance(v, list | tuple | np.ndarray) else False),
+            "reported": Kind(lambda: [], lambda v: None if isinstance(v, ARRAYS) else False),
             "exception": Only(lambda: ValueError("no"), optional=True),
         },
     ),
@@ -102,7 +104,7 @@ OPTIONS = {
     ),
     "MomentumSGD.inner": (
         lambda learning_rate, momentum: hg.OptaxSolver(hg.MomentumSGD(learning_rate, momentum), 2),
-        {"learning_rate": Real(0.5, above=0), "momentum": Real(0.5, least=0, below=1)},
+        {"learning_rate": or_function(Real(0.5, above=0)), "momentum": or_function(Real(0.5, least=0, below=1))},
     ),
     "with_num_steps": (
         hg.OptaxSolver(optax.sgd(0.1), 3).with_num_steps,
