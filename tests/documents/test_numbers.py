@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments.publish import TABLES, written
+from experiments.publish import TABLES, read, written
 
 from tests.helpers import ROOT
 
@@ -137,21 +137,31 @@ def test_short_horizon():
 
 
 def test_tabular():
-    page = "tabular.md"
-    rows = {(row[0], row[1]): row[2:] for row in lines_of(page) if len(row) == 6 and "±" in row[2]}
-    value = {key: [float(cell.split()[0]) for cell in cells] for key, cells in rows.items()}
-    sets = ("energy", "yacht", "diabetes", "wine-quality-red")
-    tuned = {name: sorted(cells[2] for (of, _), cells in value.items() if of == name) for name in sets}
-    four, five = tuned["energy"][:4], tuned["yacht"][:5]
-    agree(page, "# to # on energy from four starts of six, # to # on yacht", four[0], four[-1], five[0], five[-1])
-    ends = [end for name in sets[2:] for end in (tuned[name][0], tuned[name][-1])]
-    agree(page, "# to # on diabetes and # to # on wine-quality-red from all", *ends)
+    page, result = "tabular.md", read("tabular")
+    value = {
+        (line["set"], line["start"]): {name: float(line[name].split()[0]) for name in list(line)[2:]}
+        for line in result["table"]
+    }
+    tuned = lambda name: [cells["tune"] for (of, _), cells in value.items() if of == name]
     ruined = ("rate / 30", "decay e^-2", "decay e^-4, rate 1e-4, b1 .5")
-    gains = [value[name, start][0] / value[name, start][2] for name in sets[:2] for start in ruined]
-    agree(page, "it is # to # times better on energy and yacht", min(gains), max(gains))
-    above = [one / value["yacht", "good"][3] for one in five]
-    agree(page, "and # to # times above it on yacht from five", min(above), max(above))
-    assert all(sum(rows_of(page, rival)[0]) == len(value) for rival in ("plain training", "TPE"))
+    gains = [
+        value[name, start]["plain"] / value[name, start]["tune"]
+        for name in ("energy", "yacht", "kin8nm")
+        for start in ruined
+    ]
+    agree(page, "it is # to # times better on energy, yacht and kin8nm", min(gains), max(gains))
+    for name in ("energy", "yacht", "kin8nm", "diabetes", "wine-quality-red"):
+        agree(page, f"# to # on {name}", min(tuned(name)), max(tuned(name)))
+    for line in result["counts"]:
+        assert len(line["lost"]) == line["behind"] and line["ahead"] + line["level"] + line["behind"] == len(value)
+    plain, tpe, best = ({line["rival"]: line for line in result["counts"]}[name] for name in RIVALS)
+    verdicts = lambda line: [line[word] for word in ("ahead", "level", "behind")]
+    agree("when.md", "ahead of plain training in # cases, level in # and behind in #", *verdicts(plain))
+    agree("when.md", "of TPE ahead in #, level in # and behind in #", *verdicts(tpe))
+    agree("when.md", "in hindsight it is ahead in #, level in # and behind in #", *verdicts(best))
+
+
+RIVALS = ("plain", "tpe, 10 % trials", "best fixed")
 
 
 def test_vision():
