@@ -123,6 +123,14 @@ def test_experiments():
     agree(page, "within # points at noise 0.5, and within # and # points at 0.3", max(near[2:]), *near[:2])
 
 
+def test_criteria():
+    page = "experiments.md"
+    losses = [row[2] for row in rows_of(page, "TPE, one variance per layer")[:3]]
+    agree(page, "TPE's test loss is # by the bound, # by the evidence and # by held-out rows", *losses)
+    found = [rows_of(page, label)[1][2] for label in ("HOAG", "best single variance (nine times the budget)")]
+    agree(page, "the test loss is then #, that of the best single variance #", *found)
+
+
 def test_short_horizon():
     page = "experiments.md"
     at = {
