@@ -76,6 +76,7 @@ def test_pages_of_code_run(page):
 def test_tutorials_run_and_draw(page, tmp_path, monkeypatch):
     """A tutorial runs as users run it, in float32 and with the usual promotion of types, and draws its images."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # of a notebook its folder
     with as_users_run_it():
         run_blocks(f"docs/tutorials/{page}", {})
     text = (DOCS / "tutorials" / page).read_text()
