@@ -1,11 +1,12 @@
 """The command line of every experiment."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,6 +67,17 @@ def keep_programs(wanted: bool) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@contextlib.contextmanager
+def quickly_compiled(wanted: bool) -> Iterator[None]:
+    """Leaves out most optimisations of XLA inside, if wanted: for runs that compile longer than they compute."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", before or wanted)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def share_cores(jobs: int) -> None:

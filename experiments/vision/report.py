@@ -1,6 +1,7 @@
 """Table, plot and words of the experiment on images and text."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +53,32 @@ def in_words(runs: Sequence[Row]) -> list[str]:
 
 
 def draw(path: Path, runs: Sequence[Row], history: Sequence[Row], cells: Sequence[dict[str, Any]]) -> None:
-    """Draws the test measure of every run, thresholds or rates that moved, and the weights of examples, if any."""
-    weighted = next((cell for cell in cells if "weights" in cell), None)
-    name = "threshold" if any("threshold" in line for line in history) else "rate"
-    courses = grouped([line for line in history if name in line], ("method", "seed"))
-    moved = [course for course in courses if len({line[name] for line in course}) > 1]
-    panels = 1 + bool(moved) + (weighted is not None)
-    with figure(path, 1, panels, (1 + 4 * panels, 3.6), squeeze=False) as axes:
-        _points(axes[0, 0], runs)
-        if moved:
-            _courses(axes[0, 1], moved, name)
-        if weighted is not None:
-            weights, wrong = np.array(weighted["weights"]), np.array(weighted["wrong"])
-            parts, bins = (weights[~wrong], weights[wrong]), np.linspace(0, 1, 31)
-            label, row = ("right label", "wrong label"), weighted["runs"][0]
-            axes[0, -1].hist(parts, bins, histtype="step", lw=1.6, color=COLOURS[:2], label=label)
-            words = f"weight of an example, {row['method']}, seed {row['seed']}"
-            axes[0, -1].set(xlabel=words, ylabel="training images", yscale="log")
-            axes[0, -1].legend(fontsize=8)
+    """Draws the test measure of every run, the course of thresholds and rates, and weights of examples of each kind."""
+    panels: list[Callable[[Any], None]] = [lambda axis: _points(axis, runs)]
+    for name in ("threshold", "rate"):
+        courses = grouped([line for line in history if name in line], ("method", "seed"))
+        if moved := [course for course in courses if len({line[name] for line in course}) > 1]:
+            panels.append(lambda axis, moved=moved, name=name: _courses(axis, moved, name))
+    weighted = [cell for cell in cells if "weights" in cell]
+    kinds = {"threshold" in cell["runs"][0]: cell for cell in reversed(weighted)}  # the first of each kind
+    panels += [lambda axis, cell=kinds[kind]: _weights(axis, cell) for kind in sorted(kinds)]
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with figure(path, rows, columns, (1 + 4 * columns, 3.6 * rows), squeeze=False) as axes:
+        for axis, panel in itertools.zip_longest(axes.flat, panels):
+            axis.set_visible(panel is not None)
+            if panel is not None:
+                panel(axis)
+
+
+def _weights(axis: Any, cell: dict[str, Any]) -> None:
+    """Draws the weights of right and wrong labels."""
+    weights, wrong, row = np.array(cell["weights"]), np.array(cell["wrong"]), cell["runs"][0]
+    parts, label = (weights[~wrong], weights[wrong]), ("right label", "wrong label")
+    axis.hist(parts, np.linspace(0, 1, 31), histtype="step", lw=1.6, color=COLOURS[:2], label=label)
+    words = f"weight of an example, {row['method']}, seed {row['seed']}"
+    axis.set(xlabel=words, ylabel="training images", yscale="log")
+    axis.legend(fontsize=8)
 
 
 def _courses(axis: Any, courses: Sequence[Sequence[Row]], name: str) -> None:

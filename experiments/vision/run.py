@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from ..common.cells import grid, run_cells
+from ..common.command import quickly_compiled
 from ..common.config import Fraction, NonNegative, Out, Positive, PositiveFloat, Rule, WithData
 from ..common.data import Rows, image_sets
 from . import text
@@ -115,7 +116,8 @@ def main(config: Config) -> dict[str, Any]:
         return {"history": task.history} | judged(found, drawn, {"seconds": seconds})
 
     cells = grid(seed=config.seed_range(), method=config.methods or CHOICES[config.task])
-    return report(config, run_cells(config, cells, run, "runs"))
+    with quickly_compiled(config.quick):
+        return report(config, run_cells(config, cells, run, "runs"))
 
 
 def judged(found: Result, drawn: Drawn, more: dict[str, float]) -> dict[str, Any]:

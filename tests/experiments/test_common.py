@@ -10,13 +10,14 @@ import threading
 import time
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 import pytest
 from tqdm.auto import tqdm
 
 from experiments.common import cells
 from experiments.common.cells import Cells, grid, rows, run_cells
-from experiments.common.command import command
+from experiments.common.command import command, quickly_compiled
 from experiments.common.config import Common, Fraction, Positive, PositiveFloat, Some
 
 from tests.helpers import ROOT
@@ -228,3 +229,18 @@ def test_compiled_programs_are_kept(tmp_path, place):
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environment, cwd=ROOT, check=True)
     kept = {name: any((tmp_path / name).rglob("jit_*")) for name in ("user", "mine")}
     assert kept == {"user": place == "XDG_CACHE_HOME", "mine": place.startswith("JAX")}
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_quick_compilation_ends_where_it_began(before):
+    flag = lambda: jax.config.values["jax_disable_most_optimizations"]
+    outside = flag()
+    try:
+        jax.config.update("jax_disable_most_optimizations", before)
+        for wanted in (False, True):
+            with pytest.raises(ZeroDivisionError), quickly_compiled(wanted):
+                assert flag() == (before or wanted)
+                raise ZeroDivisionError
+            assert flag() == before
+    finally:
+        jax.config.update("jax_disable_most_optimizations", outside)
