@@ -39,12 +39,14 @@ def _tables(result: Row, line: Callable[[Runs], Row], measure: Callable[[Row], f
     mean = lambda runs: float(np.mean([measure(run) for run in runs]))
     groups = sorted(grouped(result["runs"], ("method",)), key=mean)
     names = [name for name in LEARNED if any(name in run for run in result["runs"])]
+    start = next(run for run in result["runs"] if run["method"] == "plain")
+    stays = lambda run: all(run.get(name) == start.get(name) for name in names) and run["method"] != "plain"
     tables = (
         [
             _row(runs, line(runs) | {"epochs": _mean(runs, "epochs"), "updates": _mean(runs, "updates")})
             for runs in groups
         ],
-        [_row(runs, {name: _mean(runs, name) for name in names}) for runs in groups],
+        [_row(runs, {name: _mean(runs, name) for name in names}) for runs in groups if not all(map(stays, runs))],
     )
     return "\n\n".join(text_table(table) for table in tables)
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +55,14 @@ def in_words(runs: Sequence[Row]) -> list[str]:
 
 def draw(path: Path, runs: Sequence[Row], history: Sequence[Row], cells: Sequence[dict[str, Any]]) -> None:
     """Draws the test measure of every run, the course of thresholds and rates, and weights of examples of each kind."""
-    panels: list[Callable[[Any], None]] = [lambda axis: _points(axis, runs)]
+    panels: list[Callable[[Any], None]] = [partial(_points, runs=runs)]
     for name in ("threshold", "rate"):
         courses = grouped([line for line in history if name in line], ("method", "seed"))
         if moved := [course for course in courses if len({line[name] for line in course}) > 1]:
-            panels.append(lambda axis, moved=moved, name=name: _courses(axis, moved, name))
+            panels.append(partial(_courses, courses=moved, name=name))
     weighted = [cell for cell in cells if "weights" in cell]
     kinds = {"threshold" in cell["runs"][0]: cell for cell in reversed(weighted)}  # the first of each kind
-    panels += [lambda axis, cell=kinds[kind]: _weights(axis, cell) for kind in sorted(kinds)]
+    panels += [partial(_weights, cell=kinds[kind]) for kind in sorted(kinds)]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     with figure(path, rows, columns, (1 + 4 * columns, 3.6 * rows), squeeze=False) as axes:
