@@ -69,8 +69,14 @@ def proton(result: Row) -> str:
     )
 
 
+def regimes(result: Row) -> str:
+    """Returns error and cost of every estimator in every regime."""
+    return text_table(result["table"])
+
+
 TABLES: dict[str, Callable[[Row], str]] = {
     "compare": compare,
+    "regimes": regimes,
     "compare_evidence": compare,
     "compare_validation": compare,
     "proton": proton,

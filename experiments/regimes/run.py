@@ -12,7 +12,7 @@ import hypergrad as hg
 
 from ..common.cells import Advance, grid, rows, run_cells
 from ..common.config import Common, Out, Positive, Seeds, Some
-from ..common.report import Row, grouped, made_by, save, text_table
+from ..common.report import Row, grouped, save
 from .problems import REGIMES, Regime
 
 QUICK = {"regimes": ("short unroll", "non-smooth", "chaotic"), "seeds": 3}
@@ -87,36 +87,10 @@ def table_of(runs: list[Row]) -> list[Row]:
     ]
 
 
-PAGE = """# Regimes
-
-```sh
-python -m experiments.regimes
-```
-
-{made}
-
-Which estimator reaches the hypergradient, and at what cost? One small problem for every regime, in float64. Each entry
-is the median over {seeds} keys of ‖found - true‖/‖true‖ of one estimate, with its cost in gradient equivalents in
-brackets. An asterisk marks estimates that carry a flag. `refused` means that the estimator raised an error that says
-why. Evolution strategies have {pairs} pairs of runs.
-
-{table}
-
-{meanings}
-"""
-
-
 def main(config: Config) -> dict[str, Any]:
     """Runs what is missing, writes everything, returns the summary."""
     with jax.enable_x64(True):
         one = lambda advance, regime: one_regime(config, regime, advance)
         cells = run_cells(config, grid(regime=config.regimes), one, "regimes")
     runs = rows(cells, "runs")
-    table = table_of(runs)
-    meanings = {run["regime"]: run["meaning"] for run in runs}
-    texts = "\n".join(f"- *{name}*: {meaning}." for name, meaning in meanings.items())
-    summary = save(config, runs, table, runs, "Error of one estimate (gradient equivalents)")
-    made = made_by("python -m experiments.regimes", summary["environment"])
-    page = PAGE.format(made=made, seeds=config.seeds, pairs=config.pairs, table=text_table(table), meanings=texts)
-    (config.out / "regimes.md").write_text(page)
-    return summary
+    return save(config, runs, table_of(runs), runs, "Error of one estimate (gradient equivalents)")
