@@ -184,7 +184,12 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 def all_finite(tree: PyTree) -> Array:
     """Returns true if every entry of every floating leaf is finite."""
     leaves = jax.tree.leaves(differentiable(tree))
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.bool_(True)
+    if not leaves:
+        return jnp.bool_(True)
+    bad = jnp.stack([~jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).astype(jnp.float32)
+    # A product, which XLA computes once. A reduction it repeats in each use of its result, of which there is one for
+    # every leaf that depends on the answer: programs would grow by the square of their number.
+    return jnp.dot(bad, bad) == 0
 
 
 def in_single(tree: PyTree) -> PyTree:
