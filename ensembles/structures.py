@@ -173,7 +173,7 @@ class Lanczos(Structure):
         def estimate(key: Array) -> Array:
             z = jax.random.rademacher(key, like.shape, like.dtype)
             basis, matrix = lanczos(fixed, z, steps)
-            values, vectors = jnp.linalg.eigh(matrix)
+            values, vectors = eigh(matrix)
             values, first = jnp.maximum(values, 1), vectors[0]  # the smallest eigenvalue of A is at least 1
             value = like.size * jnp.sum(first**2 * jnp.log(values))
             solved = jax.lax.stop_gradient(jnp.sqrt(1.0 * like.size) * basis.T @ (vectors @ (first / values)))
@@ -214,6 +214,17 @@ def lanczos(product: Callable[[Array], Array], start: Array, num_steps: int) -> 
     zeros = jnp.zeros(num_steps, start.dtype)
     basis, main, off = jax.lax.fori_loop(0, num_steps, body, (basis, zeros, zeros))
     return basis, jnp.diag(main) + jnp.diag(off[:-1], 1) + jnp.diag(off[:-1], -1)
+
+
+@jax.custom_batching.sequential_vmap  # type: ignore[untyped-decorator]
+def eigh(matrix: Array) -> tuple[Array, Array]:
+    """Returns eigenvalues and eigenvectors, of several matrices one after another.
+
+    Given many matrices, jaxlib's kernel waits for threads of the pool that it runs in itself: two programs that do so
+    at the same time may wait for ever.
+    """
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
 
 
 def jacobian(of: Callable[[Array], Array], weights: Array, num_outputs: int) -> Array:

@@ -1,6 +1,7 @@
 """The Laplace evidence against closed forms of linear models, value and hypergradients."""
 
 import functools
+import re
 
 import equinox as eqx
 import jax
@@ -179,6 +180,19 @@ def test_signs_from_a_key_differ_and_have_the_whole_as_their_mean():
     assert np.std(values) > 0.1
     assert abs(np.mean(values) - whole) < 4 * np.std(values) / 20
     np.testing.assert_array_less(np.abs(np.mean(slopes, 0) - slope), 4 * np.std(slopes, 0) / 20 + 1e-12)
+
+
+def test_lanczos_takes_eigenvalues_of_one_matrix_at_a_time():
+    """Of several, two programs at the same time may wait for each other's threads for ever."""
+    data = linear_model("more weights")
+    structure = evidence.Lanczos(num_probes=3, num_steps=4)
+    likelihood = lambda h: evidence.Gaussian(data["y"], h["noise"])
+    value = lambda h: evidence.Laplace(structure).negative_log_evidence(
+        outputs(data), [jnp.zeros(2), jnp.zeros(5)], h["prior"], likelihood(h)
+    )
+    jaxpr = str(jax.make_jaxpr(jax.value_and_grad(value))(hparams_of("per weight", 7)))
+    shapes = re.findall(r"(\S+) \S+ = eigh", jaxpr)
+    assert shapes and all(shape.endswith("[4,4]") for shape in shapes), shapes
 
 
 def test_lanczos_and_the_whole_predict_the_same():
