@@ -1,6 +1,5 @@
 """Numbers in the documents: tables come from results, sentences from tables, quotations from the pages they link to."""
 
-import json
 import re
 
 import numpy as np
@@ -8,46 +7,8 @@ import pytest
 
 from experiments.publish import TABLES, read, written
 
+from tests.documents.pages import DOCS, agree, rows_of, text_of
 from tests.helpers import ROOT
-
-DOCS = ROOT / "docs"
-NUMBER = r"(-?[\d,]+(?:\.\d+)?(?:e[+-]?\d+)?)"
-
-
-def text_of(page):
-    return " ".join((DOCS / page).read_text().split())
-
-
-def lines_of(page):
-    """The rows of all tables of a page, as lists of cells."""
-    rows = re.findall(r"^\|(.+)\|$", (DOCS / page).read_text(), re.M)
-    return [[cell.strip() for cell in row.split("|")] for row in rows]
-
-
-def rows_of(page, label):
-    """The rows of a page that begin with a label, numbers without their spread."""
-    found = [row[1:] for row in lines_of(page) if row[0].strip("*") == label]
-    assert found, (page, label)
-    value = lambda cell: float(re.match(NUMBER, cell)[1].replace(",", "")) if re.match(NUMBER, cell) else None
-    return [[value(cell) for cell in row] for row in found]
-
-
-def unit(text):
-    """The unit of the last digit shown; zeros at the end of an integer may be rounded."""
-    mantissa, _, exponent = text.replace(",", "").partition("e")
-    decimals = len(mantissa.partition(".")[2])
-    zeros = 0 if decimals else len(mantissa) - len(mantissa.rstrip("0"))
-    return 10.0 ** (zeros - decimals + int(exponent or 0))
-
-
-def agree(page, sentence, *values):
-    """Compares the numbers of a sentence, `#` in its pattern, with values, to one unit of the last digit."""
-    pattern = re.escape(sentence).replace(r"\#", NUMBER)
-    match = re.search(pattern, text_of(page))
-    assert match, f"{page} does not say: {sentence}"
-    assert len(match.groups()) == len(values)
-    for text, value in zip(match.groups(), values, strict=True):
-        assert abs(float(text.replace(",", "")) - value) <= 1.001 * unit(text), (page, sentence, text, value)
 
 
 def test_tables_are_those_of_the_results():
@@ -246,82 +207,3 @@ def test_convolutions():
         own[1] / product[1],
         product[1] / own[0],
     )
-
-
-GPU = json.loads((DOCS / "gpu.json").read_text())
-PART = {part: {row["name"]: row for row in found["rows"]} for part, found in GPU["parts"].items()}
-
-
-def test_gpu_replicas():
-    for size in (1, 10, 100, 300, 1000, 4000):
-        row = PART["ensembles"][f"{size} together"]
-        (shown,) = (
-            line
-            for line in lines_of("gpu.md")
-            if line[0] == f"{size:,}" and "million" in line[1] + line[1].replace("thousand", "million")
-        )
-        scale = {"thousand": 1e3, "million": 1e6}[shown[1].split()[1]]
-        for text, value in (
-            (shown[1].split()[0], row["replica_steps_per_second"] / scale),
-            (shown[2], GPU["replica_rate_over_two_cpu_cores"][str(size)]),
-            (shown[3].split()[0], row["millijoules_per_replica_step"]),
-        ):
-            assert abs(float(text) - value) <= 0.51 * unit(text), (size, text, value)
-
-
-def test_gpu_estimators():
-    names = {
-        "`Reverse`": "Reverse",
-        '`Reverse(checkpoints="sqrt")`': "Reverse sqrt(T)",
-        "`Reverse(horizon=20)`": "Reverse(horizon=20)",
-        "`Reversible`": "Reversible",
-        "`DrMAD(knots=1)`": "DrMAD(knots=1)",
-        "`Greedy`, every step": "Greedy every step",
-        "`Implicit`, CG(20)": "Implicit CG(20)",
-        "`Implicit`, Neumann(20)": "Implicit Neumann(20)",
-    }
-    for label, name in names.items():
-        row, shown = PART["cost"][name], next(line for line in lines_of("gpu.md") if line[0] == label)
-        values = row["time_over_plain"], row["time_over_bare"], row["temp_bytes"] / 1e6, row["cosine"]
-        for text, value in zip(shown[1:], values, strict=True):
-            assert abs(float(text.replace(",", "")) - value) <= 0.51 * unit(text), (label, text, value)
-
-
-def test_gpu_mnist():
-    names = {
-        "greedy": "greedy",
-        "DrMAD": "drmad",
-        "HOAG": "hoag",
-        "TPE, one variance per layer": "tpe",
-        "random": "random",
-    }
-    for label, name in names.items():
-        rows = [PART["study"][f"{name}, seed {seed}"] for seed in (0, 1)]
-        shown = next(line for line in lines_of("gpu.md") if line[0] == label)
-        for column, key in enumerate(("Q", "E", "E_0.25", "E_0.5"), 1):
-            for text, row in zip(shown[column].split(", "), rows, strict=True):
-                assert abs(float(text.replace(",", "")) - row[key]) <= 0.51 * unit(text), (label, text, row[key])
-
-
-def test_gpu_sentences():
-    product, weights, proton = PART["device"], PART["weights"], PART["proton"]
-    default, highest = product["product, default"], product["product, highest"]
-    slower = highest["seconds"] / default["seconds"]
-    agree(
-        "gpu.md",
-        "off by # then, and by # at `highest`, which takes # times",
-        default["relative_error"],
-        highest["relative_error"],
-        slower,
-    )
-    greedy = weights["Greedy, online"]
-    agree(
-        "gpu.md",
-        "takes # ms, # times a plain update, with # copies",
-        greedy["update_us"] / 1e3,
-        greedy["time_over_plain"],
-        greedy["peak_copies"],
-    )
-    losses = [proton[f"trial {number}"]["L1"] for number in range(1, 31)]
-    assert losses.index(min(losses)) == 21
-    agree("gpu.md", "lower the criterion from # to # at the 22nd", losses[0], min(losses))
