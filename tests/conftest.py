@@ -8,6 +8,7 @@ import gc
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ import pytest
 
 from tests.reliability import Outcomes
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_enable_x64", True)
 gc.set_threshold(50_000)  # tracing makes many objects and little garbage
 
