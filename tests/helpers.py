@@ -45,12 +45,16 @@ def after_steps(search, case: Case, steps: int, key=laws.KEY):
     return hg.run(search, case.problem, state, key=key, budget=10**9, chunk=steps, callback=lambda *_: True)
 
 
-def patterns(rows, seed):
-    """Images of 784 pixels and their classes: ten fixed random patterns under noise, easy to tell apart."""
-    random = np.random.default_rng(seed)
-    prototypes = np.random.default_rng(0).random((10, 7, 1, 7, 1)) > 0.5
+def patterns(rows, seed, squares=7, level=0.5):
+    """Images of 784 pixels and their classes: ten fixed patterns of squares under noise, easy to tell apart.
+
+    A share of `level` of the `squares` in each row and column is dark.
+    """
+    random, size = np.random.default_rng(seed), 28 // squares
+    prototypes = np.random.default_rng(0).random((10, squares, 1, squares, 1)) > level
     y = random.integers(0, 10, rows).astype(np.int32)
-    x = np.broadcast_to(prototypes[y], (rows, 7, 4, 7, 4)) + 0.3 * random.standard_normal((rows, 7, 4, 7, 4))
+    shape = rows, squares, size, squares, size
+    x = np.broadcast_to(prototypes[y], shape) + 0.3 * random.standard_normal(shape)
     return x.reshape(rows, 784).astype(np.float32), y
 
 

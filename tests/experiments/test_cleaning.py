@@ -38,7 +38,7 @@ def check_files(folder, summary, plots):
 
 @pytest.fixture
 def small_images(monkeypatch):
-    images = Rows(*patterns(800, 1)), Rows(*patterns(300, 2))
+    images = [Rows(*patterns(rows, seed, squares=28, level=0.7)) for rows, seed in ((800, 1), (300, 2))]
     monkeypatch.setattr(hypercleaning, "image_sets", lambda name, folder: images)
 
 
