@@ -1,5 +1,6 @@
 """Numbers in the documents: tables come from results, sentences from tables, quotations from the pages they link to."""
 
+import json
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from experiments.publish import TABLES, read, written
 
-from tests.documents.pages import DOCS, agree, rows_of, text_of
+from tests.documents.pages import DOCS, agree, lines_of, rows_of, text_of
 from tests.helpers import ROOT
 
 
@@ -207,3 +208,20 @@ def test_convolutions():
         own[1] / product[1],
         product[1] / own[0],
     )
+
+
+def test_cost():
+    rows = json.loads((DOCS / "cost.json").read_text())["rows"]
+    memory = {(row["problem"], row["estimator"]): row["memory_over_bare"] for row in rows}
+    reversible, time = memory.pop(("P1", "Reversible")), max(row["time_over_bare"] for row in rows)
+    sentence = "at most # times its time and # times its memory, for `Reversible` on P1 # times"
+    agree("guide.md", sentence, time, max(memory.values()), reversible)
+    for name, label in {
+        "Reverse": "`Reverse`",
+        "Reversible": "`Reversible`",
+        "DrMAD(knots=1)": "`DrMAD(knots=1)`",
+    }.items():
+        runs = [row["time_over_plain"] for row in rows if row["estimator"] == name]
+        shown = next(line for line in lines_of("guide.md") if line[0] == label)[2]
+        least, most = map(float, re.match(r"([\d.]+) to ([\d.]+)", shown).groups())
+        assert abs(least - min(runs)) < 0.06 and abs(most - max(runs)) < 0.06, (name, runs)
