@@ -32,6 +32,7 @@ import jax
 
 from tests.helpers import ROOT
 
+jax.config.update("jax_enable_x64", True)  # as in the processes of the calls: values are known by what they print
 LONGEST = 10.0  # seconds of processor time, so that other work on the machine does not count
 PATIENCE = 60.0  # seconds by the clock, for what waits
 MEMORY = 8 * 2**30  # so that what asks for too much does not take it from others
