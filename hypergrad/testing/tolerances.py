@@ -65,8 +65,16 @@ def assert_close(found: PyTree, expected: PyTree, kind: str = "same") -> None:
 def _refuse_others(name: str, tree: PyTree, kinds: Collection[str]) -> None:
     """Raises `TypeError` naming the argument unless it holds numbers of one of these kinds."""
     leaves = jax.tree.leaves(tree)
-    if not leaves or any(str(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype) not in kinds for leaf in leaves):
+    if not leaves or any(_type_of(leaf) not in kinds for leaf in leaves):
         raise TypeError(f"{name} must be arrays of float32 or float64, got {shown(tree)}")
+
+
+def _type_of(leaf: Any) -> str:
+    """Returns the name of the type of an array or a number, none for an object that cannot be looked at."""
+    try:
+        return str(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype)
+    except Exception:
+        return ""
 
 
 def ensure(condition: Any, message: str) -> None:

@@ -122,8 +122,12 @@ def tune(
     hparams = as_hparams(hparams)
     partitioned = check_model(problem, params, hparams)
     unit = like(scale, hparams, "scale")
-    if any(bool(jnp.any(leaf < 0)) for leaf in jax.tree.leaves(unit)):
-        raise ValueError("scale must be at least 0: it is the distance over which a hyperparameter matters")
+    entries = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(unit)])
+    if jnp.any(entries < 0) or not jnp.any(entries > 0):
+        text = (
+            "scale must be at least 0, and above it somewhere: it is the distance over which a hyperparameter matters"
+        )
+        raise ValueError(text)
     fast = in_losses(problem, partitioned, hparams)
     named = all_starts(hparams, unit, fast, starts)
     common: dict[str, Any] = {"key": key, "holdout": holdout, "patience": patience, "callback": callback}

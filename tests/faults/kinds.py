@@ -8,6 +8,7 @@ import functools
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +144,8 @@ def Real(  # noqa: N802
         found = number(value)
         if found is None or isinstance(found, decimal.Decimal | fractions.Fraction) or math.isnan(found):
             return None if isinstance(value, decimal.Decimal | fractions.Fraction) else False
+        if 0 < abs(found) < sys.float_info.min:
+            return None  # XLA takes it for 0
         if abs(found) > LARGE:
             in_range = least <= found <= most and above < found < below
             return None if in_range and (infinite or math.isfinite(found)) else False

@@ -73,7 +73,7 @@ OPTIONS = {
             "block_norms": Mapping({}),
             "block_scores": Mapping({}),
             "reported": Kind(lambda: [], lambda v: None if isinstance(v, ARRAYS) else False),
-            "exception": Only(lambda: ValueError("no"), optional=True),
+            "exception": Kind(lambda: ValueError("no"), lambda v: v is None or isinstance(v, Exception)),
         },
     ),
     "search_trials.budget": (spent, {"budget": Only(lambda: hg.Budget(iterations=2), optional=True)}),

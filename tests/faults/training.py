@@ -25,7 +25,7 @@ TESTED = {"sgd": lambda hparams: optax.sgd(0.1)}
 
 
 def search(scale):
-    return hg.GradientSearch(hg.Greedy(hg.OptaxSolver(optax.sgd(0.1 / scale), 1)), optax.adam(0.1))
+    return hg.GradientSearch(hg.Greedy(hg.OptaxSolver(optax.sgd(0.1 / scale), 1)), optax.sign_sgd(0.1))
 
 
 def penalised(w, hparams, data, key):
