@@ -43,6 +43,8 @@ class Source:
             self._iterator: Iterator[Any] = iter(stream)
         except TypeError:
             raise TypeError(f"stream must be an iterable of batches, got {type(stream).__name__}") from None
+        except Exception as error:  # of somebody's loader
+            raise ValueError(f"stream cannot be iterated: {type(error).__name__}: {error}") from error
         self.stream, self.like = stream, like
         self._again = self._iterator is not stream
         self._fresh = True  # nothing has come from this pass

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import hypergrad as hg
+from hypergrad.data.source import Source
 from hypergrad.testing import laws
 
 FEATURES, SIZE, STEPS = 3, 4, 2
@@ -246,3 +247,13 @@ def test_what_cannot_be_streamed_is_refused():
         stream = Stateful()
         stream.get_state = lambda: {1}
         go(GREEDY, stream)
+
+
+def test_a_loader_that_cannot_begin_is_named_with_its_error():
+    class Loader:
+        def __iter__(self):
+            raise OSError("no such server")
+
+    with pytest.raises(ValueError, match="stream cannot be iterated: OSError: no such server") as raised:
+        Source(Loader(), jnp.zeros(2))
+    assert isinstance(raised.value.__cause__, OSError)
