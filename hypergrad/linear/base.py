@@ -80,8 +80,8 @@ def checked_solve(solve: Solve) -> Solve:
 
 
 def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> None:
-    if not jax.tree.leaves(b):
-        raise ValueError("b has no arrays: there is nothing to solve")
+    if not any(leaf.size for leaf in jax.tree.leaves(b)):
+        raise ValueError("b has no entries: there is nothing to solve")
     draws: tuple[tuple[Array, ...], ...] = ((), (jnp.int32(0),)) if solver.stochastic else ((),)
     for draw in draws:
         called = "matvec(b, 0)" if draw else "matvec(b)"
