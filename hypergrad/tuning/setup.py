@@ -94,6 +94,15 @@ def in_losses(problem: BilevelProblem, partitioned: PartitionedModel, hparams: P
     return enters(losses, hparams)
 
 
+def units(scale: PyTree, hparams: PyTree) -> PyTree:
+    """Returns the scale as a tree like the hyperparameters. **Raises** `ValueError` where it lets none of them move."""
+    found = like(scale, hparams, "scale")
+    entries = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(found)])
+    if jnp.any(entries < 0) or not jnp.any(entries > 0):
+        raise ValueError("scale must be at least 0, and above 0 somewhere: the distance over which each matters")
+    return found
+
+
 def steps(scale: PyTree, fast: Sequence[bool]) -> PyTree:
     """Returns the scale, times `FAST` for the hyperparameters that enter a loss, see `in_losses`."""
     units, treedef = jax.tree.flatten(scale)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..budget import Budget
@@ -19,7 +18,7 @@ from ..search.base import SearchState
 from ..search.gradient import identity
 from .race import choose, line_up
 from .report import report
-from .setup import all_starts, in_losses, like, periods, scaled_adam, steps
+from .setup import all_starts, in_losses, periods, scaled_adam, steps, units
 
 SHARE = 0.15  # of the budget that the choice of a start may take
 LEAST = 200  # gradients of a budget
@@ -121,13 +120,7 @@ def tune(
     total = max(math.ceil(1.2 * inner.num_steps), LEAST) if budget is None else budget
     hparams = as_hparams(hparams)
     partitioned = check_model(problem, params, hparams)
-    unit = like(scale, hparams, "scale")
-    entries = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(unit)])
-    if jnp.any(entries < 0) or not jnp.any(entries > 0):
-        text = (
-            "scale must be at least 0, and above it somewhere: it is the distance over which a hyperparameter matters"
-        )
-        raise ValueError(text)
+    unit = units(scale, hparams)
     fast = in_losses(problem, partitioned, hparams)
     named = all_starts(hparams, unit, fast, starts)
     common: dict[str, Any] = {"key": key, "holdout": holdout, "patience": patience, "callback": callback}
