@@ -105,8 +105,8 @@ def units(scale: PyTree, hparams: PyTree) -> PyTree:
 
 def steps(scale: PyTree, fast: Sequence[bool]) -> PyTree:
     """Returns the scale, times `FAST` for the hyperparameters that enter a loss, see `in_losses`."""
-    units, treedef = jax.tree.flatten(scale)
-    return jax.tree.unflatten(treedef, [unit * (FAST if at else 1.0) for unit, at in zip(units, fast, strict=True)])
+    leaves, treedef = jax.tree.flatten(scale)
+    return jax.tree.unflatten(treedef, [unit * (FAST if at else 1.0) for unit, at in zip(leaves, fast, strict=True)])
 
 
 def all_starts(
