@@ -9,12 +9,12 @@ from ...common.config import Options, Out, Positive, PositiveFloat, Some, defaul
 Part = Literal["device", "ensembles", "cost", "study", "weights", "proton"]
 PARTS: tuple[Part, ...] = ("device", "ensembles", "cost", "study", "weights", "proton")
 SHARES: dict[Part, float] = {
-    "device": 0.08,
-    "ensembles": 0.14,
-    "cost": 0.22,
-    "study": 0.27,
-    "weights": 0.10,
-    "proton": 0.19,
+    "device": 0.13,
+    "ensembles": 0.15,
+    "cost": 0.27,
+    "study": 0.14,
+    "weights": 0.06,
+    "proton": 0.25,
 }
 VARIANTS: dict[Part, tuple[str, ...]] = {"weights": ("greedy", "unrolled")}  # processes of a part; one elsewhere
 QUICK: dict[str, Any] = {"replicas": (4,)}
