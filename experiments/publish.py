@@ -15,6 +15,7 @@ from .benchmarks.scaling import printed as printed_size
 from .benchmarks.scaling import printed_slopes
 from .common.report import Row, as_json, made_by, text_table, write_json
 from .study.plots import WORDS
+from .study.run import Config as StudyConfig
 from .tabular import page as tabular
 from .vision import page as vision
 
@@ -74,6 +75,26 @@ def regimes(result: Row) -> str:
     return text_table(result["table"])
 
 
+def study(result: Row) -> str:
+    """Returns the table of the study for one data set and criterion, beside the published numbers."""
+    columns = {
+        "bound": "Q",
+        "updates": "iterations",
+        "accuracy": "E",
+        "with noise 0.25": "E_0.25",
+        "with noise 0.5": "E_0.5",
+        "seconds": "seconds",
+        "published bound": "published_Q",
+        "published accuracy": "published_E",
+    }
+    return text_table(
+        [
+            {"": IN_WORDS.get(line["method"], line["method"])} | {head: line[name] for head, name in columns.items()}
+            for line in result["table"]
+        ]
+    )
+
+
 TABLES: dict[str, Callable[[Row], str]] = {
     "compare": compare,
     "regimes": regimes,
@@ -83,6 +104,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "peers": peers,
     "scaling": scaling,
     "short_horizon": short_horizon,
+    "study_mnist": study,
     "tabular": tabular.errors_and_counts,
     "tabular_full": tabular.errors_and_counts,
     "vision_labels": vision.images,
@@ -91,18 +113,21 @@ TABLES: dict[str, Callable[[Row], str]] = {
 }
 SELECT = {"compare": "criterion", "vision": "task"}  # the options by which one experiment has several results
 BENCHMARKS = {"peers": PeersConfig(), "scaling": ScalingConfig()}  # each with its result in a file of its own name
+USUAL = {f"benchmarks.{name}": config for name, config in BENCHMARKS.items()} | {"study": StudyConfig()}
 UNSAID = ("out", "data_dir", "cache")  # options that change no result
 PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts")  # of summaries, those that are kept
 
 
 def command(name: str, options: Row) -> str:
-    """Returns the command of a result; of benchmarks with the options that are not the default."""
-    if name in BENCHMARKS:
-        usual = as_json(BENCHMARKS[name])
-        words = lambda value: " ".join(map(str, value)) if isinstance(value, list) else value
-        given = [f" --{option} {words(value)}" for option, value in options.items() if value != usual[option]]
-        return f"python -m experiments.benchmarks.{name}{''.join(given)}"
+    """Returns the command of a result; of benchmarks and the study with the options that are not the default."""
     experiment, _, part = name.partition("_")
+    module = f"benchmarks.{name}" if name in BENCHMARKS else experiment
+    if module in USUAL:
+        usual = as_json(USUAL[module])
+        words = lambda value: " ".join(map(str, value)) if isinstance(value, list) else value
+        changed = {option.replace("_", "-"): value for option, value in options.items() if value != usual[option]}
+        given = [f" --{option} {words(value)}" for option, value in changed.items()]
+        return f"python -m experiments.{module}{''.join(given)}"
     if part and experiment in SELECT:
         return f"python -m experiments.{experiment} --{SELECT[experiment]} {part}"
     return f"python -m experiments.{name.removesuffix('_full')}"

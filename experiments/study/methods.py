@@ -24,7 +24,7 @@ METHODS: tuple[MethodName, ...] = (
 )
 PUBLISHED: tuple[MethodName, ...] = ("random", "greedy", "drmad", "hoag")
 RATES = (0.03, 0.1, 0.3, 1.0)  # of Adam on the log-variances
-TRIALS = (1.0, 5.0, 10.0, 50.0)  # training of one trial, in published iterations: the last is all there are
+TRIALS = (0.02, 0.1, 0.2, 1.0)  # training of one trial, as a share of the budget
 EVERY = (1, 5, 10, 50)  # updates of the weights per closed-form step
 KNOTS = 5
 EXPLORATION = 0.2  # share of the budget that random_greedy searches with
@@ -91,8 +91,8 @@ def contestants(setting: Setting, start: PyTree) -> dict[MethodName, Contestant]
     }
 
     def searching(method):
-        length = lambda share: setting.training(max(1, round(share * setting.inner_steps)))
-        return Contestant(TRIALS, 1.0, lambda share: method(length(share)))
+        length = lambda share: setting.training(max(1, int(share * setting.updates)))
+        return Contestant(TRIALS, TRIALS[0], lambda share: method(length(share)))
 
     def expectation_maximisation(every):
         offset = 0.0 if setting.offset is None else setting.offset

@@ -1,5 +1,6 @@
 """The comparison study: its data, its closed forms, its criteria, and what it writes."""
 
+import dataclasses
 import gzip
 import http.server
 import io
@@ -17,8 +18,9 @@ from scipy.stats import multivariate_normal
 
 from ensembles import MeanField, evidence
 from experiments.study import activity, criteria, polynomial, sweeps
-from experiments.study.cell import iterations_to_gain
+from experiments.study.cell import iterations_to_gain, run_cell
 from experiments.study.groups import GROUPS, per_weight
+from experiments.study.methods import TRIALS
 from experiments.study.published import agreement
 from experiments.study.report import compare
 from experiments.study.run import Config, Table, main
@@ -63,6 +65,15 @@ def test_the_best_mean_field_is_a_maximum_of_the_bound_that_is_measured():
     hparams = eqx.tree_at(lambda t: t.layers[0].weight, task.start, jnp.asarray(log_variance, jnp.float32))
     measured = task.criterion.evaluate(posterior, hparams, task.problem.valid, jax.random.key(0))
     assert -40 * float(measured) == pytest.approx(value, abs=0.01)
+
+
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_trials_of_every_length_spend_the_budget_and_no_more(method):
+    table = Table(dataclasses.replace(setting("synthetic", None, scale=0.01), outer_steps=25), "elbo")
+    task, updates = table.task(0, "iterations"), table.setting.updates
+    for share in TRIALS:
+        row, _, _ = run_cell(table.setting, task, table.contestants[method].make(share), lambda more: None)
+        assert row["iterations"] == updates, share
 
 
 def test_the_evidence_of_a_linear_model_is_exact():
