@@ -1,5 +1,6 @@
 """Time, memory, energy and accuracy of calls."""
 
+import math
 import time
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
@@ -161,9 +162,9 @@ def exact(case: Benchmark) -> np.ndarray:
 
 
 def agreement(found: np.ndarray, right: np.ndarray) -> dict[str, float]:
-    """Returns the cosine and the relative error."""
-    size = np.linalg.norm(right)
+    """Returns the cosine, NaN where nothing but zeros was found, and the relative error."""
+    size, length = np.linalg.norm(right), np.linalg.norm(found)
     return {
-        "cosine": float(found @ right / (np.linalg.norm(found) * size)),
+        "cosine": float(found @ right / (length * size)) if length else math.nan,
         "relative_error": float(np.linalg.norm(found - right) / size),
     }

@@ -1,15 +1,18 @@
-"""Two more problems: a convolutional network on images, and an LSTM on sequences, with one penalty per weight."""
+"""More problems: a convolutional network on images, and an LSTM on sequences, with one penalty per weight."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 import hypergrad as hg
 
+from ...common.convolution import patches
 from ...common.data import INPUTS, split
 from ..problems import Benchmark, cross_entropy, l2
 
@@ -39,7 +42,24 @@ def normal(rng: np.random.Generator, *shape: int) -> jax.Array:
     return jnp.asarray(rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1])), jnp.float32)
 
 
-def convolutional(seed: int, num_steps: int = 50, data: str = "digits", data_dir: Path | None = None) -> Benchmark:
+def by_xla(x: Array, kernel: Array) -> Array:
+    """Returns the convolution, with strides of 2 and padded by one, as XLA has it."""
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def by_patches(x: Array, kernel: Array) -> Array:
+    """Returns the same as a product of patches."""
+    return jax.vmap(partial(patches, stride=2))(x) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def convolutional(
+    name: str,
+    convolve: Callable[[Array, Array], Array],
+    seed: int,
+    num_steps: int = 50,
+    data: str = "digits",
+    data_dir: Path | None = None,
+) -> Benchmark:
     """Returns two convolutions of 3 x 3 with strides of 2 and a dense layer, on handwritten digits."""
     rng, side = np.random.default_rng(seed), math.isqrt(INPUTS[data])
     params = {
@@ -49,14 +69,13 @@ def convolutional(seed: int, num_steps: int = 50, data: str = "digits", data_dir
     }
 
     def predict(params, x):
-        for name in ("first", "second"):
-            layout = ("NHWC", "HWIO", "NHWC")
-            x = jnp.tanh(jax.lax.conv_general_dilated(x, params[name], (2, 2), "SAME", dimension_numbers=layout))
+        for layer in ("first", "second"):
+            x = jnp.tanh(convolve(x, params[layer]))
         return x.reshape(len(x), -1) @ params["dense"]
 
     parts = split(data, data_dir, seed, ROWS, ROWS)
     train, valid = ((rows.x.reshape(-1, side, side, 1), rows.y) for rows in (parts.train, parts.valid))
-    return benchmark("CNN", predict, params, train, valid, num_steps)
+    return benchmark(name, predict, params, train, valid, num_steps)
 
 
 def recurrent(seed: int, num_steps: int = 50) -> Benchmark:
@@ -85,4 +104,8 @@ def recurrent(seed: int, num_steps: int = 50) -> Benchmark:
     return benchmark("LSTM", predict, params, draw(), draw(), num_steps)
 
 
-NETWORKS: dict[str, Callable[..., Benchmark]] = {"CNN": convolutional, "LSTM": recurrent}
+CONVOLUTIONS = {"CNN": by_patches, "CNN-XLA": by_xla}
+NETWORKS: dict[str, Callable[..., Benchmark]] = {
+    **{name: partial(convolutional, name, convolve) for name, convolve in CONVOLUTIONS.items()},
+    "LSTM": recurrent,
+}

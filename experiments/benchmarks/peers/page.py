@@ -27,7 +27,7 @@ def printed(row: Row) -> dict[str, str]:
         "runs": f"{row['time_over_plain']:.2f}",
         "MB": f"{row['bytes'] / 1e6:.2f}",
         "first call s": f"{row['first_call_s']:.2f}",
-        "cosine": f"{row['cosine']:.4f}",
+        "cosine": "-" if row["cosine"] is None else f"{row['cosine']:.4f}",  # of a hypergradient that is zero
         "rel. error": f"{row['relative_error']:.1e}",
     }
     return {"": row["problem"], "peer": row["peer"]} | values

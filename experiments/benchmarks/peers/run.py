@@ -27,7 +27,7 @@ from ..measure import Rounds, agreement, arguments, exact
 from ..problems import PROBLEMS, Benchmark
 from . import with_jax, with_torch
 from .call import Peer, compiled
-from .networks import NETWORKS
+from .networks import CONVOLUTIONS, NETWORKS
 from .page import ON_TORCH, library, page
 
 PLAIN = "JAX: training alone"
@@ -40,7 +40,7 @@ PACKAGES = {
     "higher": "higher",
     "betty": "betty-ml",
 }
-Problem = Literal["P1", "P2", "P3", "CNN", "LSTM"]
+Problem = Literal["P1", "P2", "P3", "CNN", "CNN-XLA", "LSTM"]
 ALL: tuple[Problem, ...] = get_args(Problem)
 
 
@@ -55,7 +55,8 @@ class Config(Options):
     """
 
     problems: Some[Problem] = ALL
-    """P1, P2, P3: see experiments.benchmarks.problems. CNN, LSTM: small networks, one penalty per weight."""
+    """P1, P2, P3: see experiments.benchmarks.problems. CNN, LSTM: small networks, one penalty per weight; CNN-XLA: with
+    XLA's own convolutions on JAX in place of products of patches."""
     rounds: Positive = 5  # Interleaved repetitions.
     out: Out = Path("results/peers")
     seed: int = 0  # Seed of the data.
@@ -105,7 +106,7 @@ def measure(case: Benchmark, rounds: int) -> list[dict[str, Any]]:
 def measured(config: Config, labels: Labels) -> dict[str, Any]:
     """Returns the rows of one problem, and where they were measured."""
     name, options = labels["problem"], {"num_steps": 5} if config.quick else {}
-    of_images = {"data": config.data, "data_dir": config.data_dir} if name == "CNN" else {}
+    of_images = {"data": config.data, "data_dir": config.data_dir} if name in CONVOLUTIONS else {}
     case = (PROBLEMS | NETWORKS)[name](config.seed, **options, **of_images)
     there = {name: importlib.metadata.version(package) for name, package in PACKAGES.items() if find_spec(name)}
     rows = measure(case, 2 if config.quick else config.rounds)

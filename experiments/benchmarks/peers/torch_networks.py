@@ -5,12 +5,11 @@ from typing import Any
 
 
 def convolutional(torch: Any, params: list[Any], x: Any) -> Any:
-    """Returns the outputs of the CNN; images are (row, height, width, channel), with even sides."""
+    """Returns the outputs of the CNN; images are (row, height, width, channel)."""
     dense, *kernels = params
     functional, x = torch.nn.functional, x.permute(0, 3, 1, 2)
     for kernel in kernels:
-        # With a stride of 2 JAX's "SAME" pads an even side at its end alone.
-        x = torch.tanh(functional.conv2d(functional.pad(x, (0, 1, 0, 1)), kernel.permute(3, 2, 0, 1), stride=2))
+        x = torch.tanh(functional.conv2d(x, kernel.permute(3, 2, 0, 1), stride=2, padding=1))
     return x.permute(0, 2, 3, 1).reshape(len(x), -1) @ dense
 
 
@@ -36,5 +35,6 @@ def dense(torch: Any, params: list[Any], x: Any) -> Any:
 PREDICT: dict[str, Callable[..., Any]] = {
     "P3": lambda torch, params, x: x @ params[0],
     "CNN": convolutional,
+    "CNN-XLA": convolutional,
     "LSTM": recurrent,
 }
