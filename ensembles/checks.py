@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .ground import kinds
-from .ground.axes import is_known, leading_axis
+from .ground.axes import is_known, leading_axis, refuse_no_numbers
 from .ground.kinds import LARGEST as LARGEST
 from .ground.kinds import boolean as boolean
 from .ground.kinds import function as function
@@ -136,6 +136,19 @@ def call(name: str, function: Callable[..., Any], arguments: str, *args: Any) ->
 def concrete(value: Any) -> bool:
     """Returns whether the numbers of an array are known: inside a transformation they are not."""
     return not isinstance(value, jax.core.Tracer)
+
+
+def refuse_unknown(tree: PyTree, name: str) -> None:
+    """Raises `TypeError` naming the path of an array that holds no numbers of JAX, or hides some."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        refuse_no_numbers(name + jax.tree_util.keystr(path), leaf)
+
+
+def refuse_complex(weights: PyTree, name: str) -> None:
+    """Raises `TypeError` naming the path of a complex array among weights that have a distribution."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        if jnp.iscomplexobj(leaf):
+            raise TypeError(f"{name}{jax.tree_util.keystr(path)} is complex; only real weights have a distribution")
 
 
 def num_replicas(tree: PyTree, name: str = "replicas") -> int:

@@ -55,6 +55,7 @@ def chunked(
     chosen: dict[Any, Callable[..., Any]] = {}
 
     def mapped(*stacked: PyTree) -> PyTree:
+        num_replicas(stacked, "replicas")
         dynamic, static = eqx.partition(stacked, eqx.is_array)
         leaves, treedef = jax.tree.flatten(static)
         shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), jax.tree.leaves(dynamic))

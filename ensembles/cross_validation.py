@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .checks import KEY, checked, function, integer
-from .ground.axes import refuse_no_numbers
+from .checks import KEY, checked, function, integer, refuse_unknown
 from .ground.memory import refuse_too_large
 from .replicas import Loss, replicate_loss
 
@@ -59,8 +58,7 @@ def cross_validation(inner_loss: Loss, outer_loss: Loss, data: PyTree, num_folds
     leaves = jax.tree.leaves(data)
     if not leaves or not all(isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves):
         raise TypeError("data must be arrays, or a pytree of them")
-    for leaf in leaves:
-        refuse_no_numbers("an array of data", leaf)
+    refuse_unknown(data, "data")
     if len(sizes := {np.shape(leaf)[:1] for leaf in leaves}) != 1 or () in sizes:
         raise ValueError(
             f"data must have one leading axis of rows, got the shapes {[np.shape(leaf) for leaf in leaves]}"

@@ -21,13 +21,25 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .checks import INTEGERS, Rule, array, call, checked, concrete, function, instance, shown
-from .ground.axes import refuse_no_numbers
+from .checks import (
+    INTEGERS,
+    Rule,
+    array,
+    call,
+    checked,
+    concrete,
+    function,
+    instance,
+    refuse_complex,
+    refuse_unknown,
+    shown,
+)
 from .structures import Diagonal as Diagonal
 from .structures import Factor, Structure, jacobian
 from .structures import Full as Full
 from .structures import Kronecker as Kronecker
 from .structures import Lanczos as Lanczos
+from .variational import prior_log_variance
 
 Outputs = Callable[[PyTree], Array]  # a model -> its outputs on some rows, of shape (rows,) or (rows, outputs)
 
@@ -203,18 +215,13 @@ def probit_probabilities(mean: Array, covariance: Array) -> Array:
 
 def _weights(part: PyTree, log_variance: PyTree) -> tuple[Array, Array]:
     """Returns the weights as one vector, and h of each."""
-    for leaf in jax.tree.leaves(part):
-        refuse_no_numbers("an array of model", leaf)
+    refuse_unknown(part, "model")
     arrays = eqx.filter(part, eqx.is_inexact_array)
     if not jax.tree.leaves(arrays):
         raise ValueError("model holds no floating-point array in the part that has a prior")
-    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(arrays)):
-        raise ValueError("model has complex weights in the part that has a prior")
-    try:
-        spread = jax.tree.broadcast(log_variance, arrays)
-        prior = jax.tree.map(lambda w, h: jnp.broadcast_to(jnp.asarray(h, w.dtype), w.shape), arrays, spread)
-    except Exception as error:  # whatever the tree holds
-        raise ValueError(f"log_variance must be like the weights or a prefix of them: {error}") from error
+    refuse_complex(arrays, "model")
+    spread = prior_log_variance(log_variance, arrays)
+    prior = jax.tree.map(lambda w, h: jnp.broadcast_to(jnp.asarray(h, w.dtype), w.shape), arrays, spread)
     return ravel_pytree(arrays)[0], ravel_pytree(prior)[0]
 
 

@@ -188,11 +188,14 @@ def replicate_optimiser(
         alone = optimiser
 
     def init(params: PyTree) -> PyTree:
-        return jax.vmap(lambda setting, params: alone(setting).init(params))(settings, params)
+        num_replicas(params, "params")
+        one = lambda setting, params: alone(setting).init(params)
+        return call("optimiser", jax.vmap(one), "params", settings, params)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        num_replicas(updates, "updates")
         one = lambda setting, updates, state, params: alone(setting).update(updates, state, params)
-        return jax.vmap(one)(settings, updates, state, params)
+        return call("optimiser", jax.vmap(one), "updates", settings, updates, state, params)
 
     return optax.GradientTransformation(init, update)
 

@@ -24,8 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from .checks import LARGEST, checked, instance, integer, num_replicas, several
-from .ground.axes import refuse_no_numbers
+from .checks import LARGEST, checked, instance, integer, num_replicas, refuse_unknown, several
 from .ground.memory import refuse_too_large
 
 AXIS = "replicas"
@@ -94,6 +93,7 @@ def shard_replicas(replicas: PyTree, mesh: Mesh) -> PyTree:
 @checked(MESH)
 def replicate_on_devices(tree: PyTree, mesh: Mesh) -> PyTree:
     """Copies every array to every device: hyperparameters, and data that all replicas share."""
+    refuse_unknown(tree, "tree")
     return _place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
@@ -106,6 +106,7 @@ def gather(replicas: PyTree, num: int | None = None) -> PyTree:
         >>> ens.gather(jnp.arange(4), 3)
         array([0, 1, 2], dtype=int32)
     """
+    refuse_unknown(replicas, "replicas")
     arrays = jax.tree.map(_to_host, replicas)
     return arrays if num is None else unpad(arrays, num)
 
@@ -128,7 +129,6 @@ def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
     def put(leaf: Any) -> Any:
         if not _is_array(leaf):
             return leaf
-        refuse_no_numbers("an array of tree", leaf)
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         if sharding.is_fully_addressable:

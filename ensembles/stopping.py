@@ -135,6 +135,7 @@ def best_replicas(state: StoppingState, params: PyTree, valid_losses: Callable[[
 
     **Raises** `ValueError` where `params` are not like those of `state`, or `valid_losses` gives no loss per replica.
     """
+    num_replicas(params, "params")
     shapes = lambda tree: [(path, np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     if shapes(params) != shapes(state.best):
         raise ValueError(f"params must be arrays like those of the state, got {shown(params)}")

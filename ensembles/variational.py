@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .checks import KEY, array, call, checked, function, instance, integer, real, shown
+from .checks import KEY, array, call, checked, function, instance, integer, real, refuse_complex, refuse_unknown, shown
 
 
 @runtime_checkable
@@ -30,6 +30,8 @@ class MeanField(eqx.Module):
 
     **Arguments**: `model`, any pytree or `eqx.Module`; `log_std`, the initial log standard deviation of every weight.
 
+    **Raises** `TypeError` or `ValueError` naming `model` where its weights are complex, or it has none.
+
     **Example**
 
         >>> posterior = ens.MeanField(jnp.zeros(3), log_std=-1.0)
@@ -42,7 +44,9 @@ class MeanField(eqx.Module):
 
     @checked(real("log_std"))
     def __init__(self, model: PyTree, log_std: float = -3.0):
+        refuse_unknown(model, "model")
         weights = eqx.filter(model, eqx.is_inexact_array)
+        refuse_complex(weights, "model")
         if not jax.tree.leaves(weights):
             raise ValueError("model has no floating-point array to put a distribution over")
         self.mean = model
@@ -98,7 +102,7 @@ def gaussian_kl(posterior: MeanField, log_variance: PyTree) -> Array:
         sizes = mean**2 + jnp.exp(2 * log_std)
         return jnp.sum(_where(active, sizes * jnp.exp(-h) - 1 + h - 2 * log_std)) / 2
 
-    prior = _prior(log_variance, posterior.weights)
+    prior = prior_log_variance(log_variance, posterior.weights)
     terms = jax.tree.map(term, posterior.weights, posterior.log_std, prior, posterior.active)
     return jax.tree.reduce(jnp.add, terms)
 
@@ -170,7 +174,7 @@ def predictive_log_probs(
     return jax.nn.logsumexp(drawn, axis=0) - jnp.log(num_samples)
 
 
-def _prior(log_variance: PyTree, weights: PyTree) -> PyTree:
+def prior_log_variance(log_variance: PyTree, weights: PyTree) -> PyTree:
     """Returns the log-variance of every weight. **Raises** `TypeError` or `ValueError` naming what does not fit."""
     if log_variance is None:
         raise TypeError(

@@ -13,6 +13,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from ensembles.ground.axes import refuse_no_numbers
+
 from ..ground.checks import checked, explained, field, function, instance, integer, real, shown
 from ..ground.identity import refuse_different
 from ..ground.tree import all_finite, cast_like, in_single, named_leaves, norm, vdot
@@ -56,13 +58,17 @@ class AbstractLinearSolver(eqx.Module):
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """Returns a `LinearSolution`, from `init` (from zero if `None`).
 
+        The solvers of this library take complex numbers as pairs of real ones, the system being real then too.
         An iteration stops once the relative residual is at most `max(rtol, self.rtol)`, or the budget is spent.
         """
 
 
 def checked_solve(solve: Solve) -> Solve:
-    """Checks the arguments of a linear solver's `solve`."""
-    traced = explained(_explain)(solve)
+    """Checks the arguments of a linear solver's `solve`, and hands it real numbers in single or double precision."""
+
+    @explained(_explain)
+    def in_real(self: Any, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
+        return _in_pairs(functools.partial(_widened, functools.partial(solve, self)), matvec, b, init, rtol, 1)
 
     @checked(function("matvec", "v -> H v"), real("rtol", least=0))
     @functools.wraps(solve)
@@ -70,11 +76,10 @@ def checked_solve(solve: Solve) -> Solve:
         self: Any, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0
     ) -> LinearSolution:
         for path, leaf in [*named_leaves(b, "b"), *named_leaves(init, "init")]:
+            refuse_no_numbers(path, leaf)
             if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 raise TypeError(f"{path} must be an array of floating numbers, got {shown(leaf)}")
-        if all(leaf.dtype.itemsize >= 4 for leaf in jax.tree.leaves(b)):
-            return traced(self, matvec, b, init, rtol)
-        return _widened(functools.partial(traced, self), matvec, b, init, rtol)
+        return in_real(self, matvec, jax.tree.map(jnp.asarray, b), jax.tree.map(jnp.asarray, init), rtol)
 
     return call  # type: ignore[return-value]
 
@@ -105,9 +110,21 @@ def solve(
     the change along z, so that the imaginary part of b has the other sign. The real system is symmetric, which the
     complex one, not even linear, is not.
     """
+    solution = _in_pairs(functools.partial(_widened, solver.solve), matvec, b, init, rtol, -1)
+    return _with_value(solution, optax.tree.where(all_finite(b), solution.value, optax.tree.full_like(b, jnp.nan)))
+
+
+def _in_pairs(
+    solve: Callable[..., LinearSolution],
+    matvec: MatVec,
+    b: PyTree,
+    init: PyTree | None,
+    rtol: Array | float,
+    sign: int,
+) -> LinearSolution:
+    """Returns what `solve` does with complex numbers as pairs of real ones: of v, and with `sign` of b and H v."""
     if not any(map(jnp.iscomplexobj, jax.tree.leaves(b))):
-        solution = _widened(solver.solve, matvec, b, init, rtol)
-        return _with_value(solution, b, solution.value)
+        return solve(matvec, b, init, rtol)
     split = lambda tree, sign: jax.tree.map(
         lambda leaf: (leaf.real, sign * leaf.imag) if jnp.iscomplexobj(leaf) else leaf, tree
     )
@@ -115,8 +132,8 @@ def solve(
         lambda like, parts: jax.lax.complex(*parts) if jnp.iscomplexobj(like) else parts, b, tree
     )
     start = None if init is None else split(init, 1)
-    solution = solver.solve(lambda v, *draw: split(matvec(join(v), *draw), -1), split(b, -1), start, rtol)
-    return _with_value(solution, b, join(solution.value))
+    solution = solve(lambda v, *draw: split(matvec(join(v), *draw), sign), split(b, sign), start, rtol)
+    return _with_value(solution, join(solution.value))
 
 
 def _widened(
@@ -125,11 +142,10 @@ def _widened(
     """Returns what `solve` does, in single where b is in half precision, but for the products."""
     wide = lambda v, *draw: in_single(matvec(cast_like(v, b), *draw))
     solution = solve(wide, in_single(b), None if init is None else in_single(init), rtol)
-    return eqx.tree_at(lambda s: s.value, solution, cast_like(solution.value, b))
+    return _with_value(solution, cast_like(solution.value, b))
 
 
-def _with_value(solution: LinearSolution, b: PyTree, value: PyTree) -> LinearSolution:
-    value = optax.tree.where(all_finite(b), value, optax.tree.full_like(b, jnp.nan))
+def _with_value(solution: LinearSolution, value: PyTree) -> LinearSolution:
     return eqx.tree_at(lambda s: s.value, solution, value)
 
 

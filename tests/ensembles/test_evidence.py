@@ -234,7 +234,13 @@ BAD = {
     ),
     "prior": (
         lambda: evidence.negative_log_joint(lambda w: w, jnp.ones(3), jnp.ones(2), evidence.Gaussian(jnp.ones(3), 0.0)),
-        "log_variance must be like the weights",
+        "log_variance must be a tree like the weights or a prefix",
+    ),
+    "dates": (
+        lambda: evidence.negative_log_joint(
+            lambda w: w, jnp.ones(1), np.array(["2020"], "datetime64[D]"), evidence.Gaussian(jnp.ones(1), 0.0)
+        ),
+        "log_variance must be an array of numbers",
     ),
     "outputs": (
         lambda: evidence.negative_log_joint(
@@ -248,5 +254,5 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_arguments_that_do_not_fit_are_named(name):
     call, message = BAD[name]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()

@@ -199,5 +199,54 @@ def test_lifting_refuses_bad_input_by_name():
         ens.replicate_optimiser(optax.adam(0.1), jnp.ones(3))
 
 
+LOSSES = lambda params: jnp.sum(params["w"] ** 2, 1)
+STOPPING = ens.early_stopping(ens.replicate_optimiser(optax.sgd(0.1)), LOSSES, 2)
+TAKERS = {
+    "best_replicas": (lambda tree: ens.best_replicas(STOPPING.init({"w": jnp.ones((3, 2))}), tree, LOSSES), "params"),
+    "chunked": (lambda tree: ens.chunked(lambda one: one, "auto")(tree), "replicas"),
+    "cross_validation": (lambda tree: ens.cross_validation(loss, loss, tree, 2, jax.random.key(0)), "data"),
+    "gather": (ens.gather, "replicas"),
+    "Laplace": (
+        lambda tree: ens.evidence.negative_log_joint(jnp.ravel, tree, 0.0, ens.evidence.Gaussian(jnp.ones(3), 0.0)),
+        "model",
+    ),
+    "MeanField": (ens.MeanField, "model"),
+    "replicate_on_devices": (lambda tree: ens.replicate_on_devices(tree, ens.replica_mesh()), "tree"),
+    "replicate_optimiser": (ens.replicate_optimiser(optax.sgd(0.1)).init, "params"),
+    "shard_replicas": (lambda tree: ens.shard_replicas(tree, ens.replica_mesh()), "replicas"),
+    "take_sets": (lambda tree: ens.take_sets(tree, jnp.array([0])), "hparams"),
+}
+
+
+@pytest.mark.row(23)
+@pytest.mark.parametrize("taker", TAKERS)
+def test_arrays_without_numbers_of_jax_are_named_by_their_path(taker):
+    take, name = TAKERS[taker]
+    masked = np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2))
+    for unknown in (masked, np.ones((3, 2), ">f8"), np.ones((3, 2), np.longdouble), np.full((3, 2), None)):
+        with pytest.raises(TypeError, match=rf"{name}(\[0\])?\['v'\] (has dtype|is a masked)"):
+            take({"w": jnp.ones((3, 2)), "v": unknown})
+
+
+class Hostile:
+    def _raise(self, *_):
+        raise RuntimeError
+
+    __repr__ = __len__ = __array__ = __bool__ = _raise
+
+
+def test_foreign_objects_are_named():
+    for taker in ("best_replicas", "chunked", "MeanField", "replicate_optimiser", "take_sets"):
+        take, name = TAKERS[taker]
+        with pytest.raises(ValueError, match=f"^{name} "):
+            take(Hostile())
+
+
+def test_complex_weights_have_no_distribution():
+    for taker in ("MeanField", "Laplace"):
+        with pytest.raises(TypeError, match=r"^model\['v'\] is complex"):
+            TAKERS[taker][0]({"v": jnp.ones(2, complex), "w": jnp.ones(2)})
+
+
 def arrays(tree):
     return eqx.filter(tree, eqx.is_inexact_array)

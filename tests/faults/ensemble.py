@@ -8,7 +8,7 @@ import optax
 import ensembles as ens
 
 from .evidence import CALLS as EVIDENCE
-from .kinds import Function, Int, Key, Kind, Only, Real, Some, numeric
+from .kinds import Function, Int, Key, Kind, LogVariance, Only, Real, Some, numeric
 from .statistics import DATA, STATISTICS, Factor, Mask, N, Numbers, R, log_likelihood, rows
 
 OPTIMISER = Only(lambda: optax.sgd(0.1))
@@ -197,12 +197,12 @@ FUNCTIONS = {
     ),
     "MeanField": (ens.MeanField, {"model": Some(lambda: jnp.ones(3)), "log_std": Real(-3.0)}),
     "MeanField.sample": (lambda key: POSTERIOR.right().sample(key), {"key": Key()}),
-    "gaussian_kl": (ens.gaussian_kl, {"posterior": POSTERIOR, "log_variance": Some(lambda: 0.0)}),
+    "gaussian_kl": (ens.gaussian_kl, {"posterior": POSTERIOR, "log_variance": LogVariance()}),
     "negative_elbo": (
         ens.negative_elbo,
         {
             "posterior": POSTERIOR,
-            "log_variance": Some(lambda: 0.0),
+            "log_variance": LogVariance(),
             "log_likelihood": Function(log_likelihood),
             "key": Key(),
             "num_examples": Int(3, least=1),

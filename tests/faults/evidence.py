@@ -5,7 +5,7 @@ import numpy as np
 
 from ensembles import evidence
 
-from .kinds import Function, Int, Key, Kind, Only, Some, number, numeric
+from .kinds import Function, Int, Key, Kind, LogVariance, Only, Some, number, numeric
 from .statistics import Numbers
 
 X = np.array([[1.0, 0.5], [0.2, -1.0], [0.3, 0.4]])
@@ -25,7 +25,7 @@ LIKELIHOOD = Only(lambda: evidence.Gaussian(jnp.ones(3), 0.0))
 JOINT = {
     "outputs": Function(outputs),
     "model": Some(lambda: jnp.ones(2)),
-    "log_variance": Some(lambda: 0.0),
+    "log_variance": LogVariance(),
     "likelihood": LIKELIHOOD,
 }
 CALLS = {

@@ -247,3 +247,8 @@ def Ints(right, most):  # noqa: N802
         return bool(np.all((array >= 1) & (array <= most)))
 
     return Kind(lambda: right, judge)
+
+
+def LogVariance():  # noqa: N802
+    """A number, or a tree of arrays like the weights or a prefix of it."""
+    return Kind(lambda: 0.0, lambda v: None if isinstance(v, dict | list | tuple) or numeric(v) is not None else False)

@@ -245,3 +245,22 @@ EVERY += [hg.linear.LevenbergMarquardt(50), hg.linear.Identity(scale=0.5)]
 def test_right_hand_sides_in_half_precision(solver, kind):
     found = solver.solve(lambda v, *_: 2 * v, jnp.ones(2, kind)).value
     assert found.dtype == kind and np.allclose(np.asarray(found, float), 0.5, atol=0.01)
+
+
+@pytest.mark.parametrize("solver", [hg.CG(), hg.MINRES(), hg.GMRES(), hg.Dense(), hg.Nystrom(8, damping=0.1)])
+def test_systems_may_be_complex(solver):
+    parts = np.random.default_rng(0).normal(size=(2, 4, 5))
+    columns = parts[0] + 1j * parts[1]
+    matrix, right = columns @ columns.conj().T + np.eye(4), columns[:, 0]
+    found = solver.solve(lambda v: {"v": jnp.asarray(matrix) @ v["v"]}, {"v": right})
+    damped = matrix + solver.damping * np.eye(4)
+    np.testing.assert_allclose(found.value["v"], np.linalg.solve(damped, right), rtol=1e-6)
+
+
+@pytest.mark.row(23)
+@pytest.mark.parametrize("kind", [">f8", np.longdouble])
+@pytest.mark.parametrize("solver", EVERY, ids=lambda solver: type(solver).__name__)
+def test_numbers_that_jax_does_not_know_are_named(solver, kind):
+    for b, init, path in ((np.ones(2, kind), None, "b"), (np.ones(2), np.ones(2, kind), "init")):
+        with pytest.raises(TypeError, match=f"^{path} has dtype"):
+            solver.solve(lambda v, *_: v, b, init)
