@@ -75,12 +75,17 @@ def step_curves(
 ) -> None:
     """Draws a `band` of y against x over the seeds for every method, each run a step function.
 
-    Measurements without a value of y are left out. A band begins where all runs have been measured. `words` are the
-    names of methods in the legend; a `dashed` line does not hide the one below it.
+    Measurements without a value are left out. A band begins where all runs have been measured. A method that was
+    measured once in every run is drawn as crosses. `words` are the names of methods in the legend; a `dashed` line does
+    not hide the one below it.
     """
-    known = [line for line in history if line[y] is not None]
+    known = [line for line in history if line[x] is not None and line[y] is not None]
     for name in dict.fromkeys(line["method"] for line in known):
         runs = grouped([line for line in known if line["method"] == name], ("seed",))
+        if all(len(run) == 1 for run in runs):
+            once = [[run[0][axis] for run in runs] for axis in (x, y)]
+            ax.plot(*once, "x", color=colours[name], label=(words or {}).get(name, name))
+            continue
         grid = np.linspace(max(run[0][x] for run in runs), max(run[-1][x] for run in runs), 400)
         indices = [np.searchsorted([line[x] for line in run], grid, side="right") - 1 for run in runs]
         values = [np.array([line[y] for line in run])[index] for run, index in zip(runs, indices, strict=True)]

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 
 from ..common import binary
-from ..common.data import Rows, Splits
+from ..common.data import Rows, Splits, train_and_test
 
 Name = Literal["generated", "diabetes", "breast_cancer", "a9a", "ijcnn1"]
 GENERATED = {"num_train": 50, "num_valid": 50, "num_test": 500}
@@ -26,10 +26,11 @@ def generated(seed: int) -> Rows:
     return Rows(x, signal + np.std(signal) / SIGNAL_TO_NOISE * draw.normal(size=len(x)))
 
 
-def load(name: Name, seed: int, source: binary.Source | None, most: int) -> Splits:
+def load(name: Name, seed: int, source: binary.Source | None, most: int, folds: int | None = None) -> Splits:
     """Returns the data set split by the seed: generated rows 50, 50 and 500, others in three equal parts.
 
-    `source` is that of a set with two classes, -1 and 1, of which `most` rows are drawn.
+    `source` is that of a set with two classes, -1 and 1, of which `most` rows are drawn. With `folds` the first two
+    parts are training rows together, for cross-validation.
     """
     if name == "generated":
         rows, ends = generated(seed), np.cumsum(list(GENERATED.values()))[:-1]
@@ -39,7 +40,11 @@ def load(name: Name, seed: int, source: binary.Source | None, most: int) -> Spli
         order = np.random.default_rng(seed).permutation(len(rows.y))[:most]
         ends = np.array([len(order) // 3, 2 * len(order) // 3])
     train, valid, test = (rows.take(part) for part in np.split(order, ends))
-    return scaled(Splits(train, valid, test), classes=source is not None)
+    classes = source is not None
+    if folds is None:
+        return scaled(Splits(train, valid, test), classes)
+    both = Rows(*map(np.concatenate, zip(train, valid, strict=True)))
+    return scaled(train_and_test(both, test), classes, of_rows=1 - 1 / folds)
 
 
 def diabetes() -> Rows:
@@ -49,11 +54,14 @@ def diabetes() -> Rows:
     return Rows(*load_diabetes(return_X_y=True))
 
 
-def scaled(splits: Splits, classes: bool) -> Splits:
-    """Standardises by the training rows, and divides all inputs by one number that makes the loss 1-smooth."""
+def scaled(splits: Splits, classes: bool, of_rows: float = 1.0) -> Splits:
+    """Standardises by the training rows, and divides all inputs by one number that makes the loss 1-smooth.
+
+    It is so for training on any share `of_rows` of them too.
+    """
     mean, spread = splits.train.x.mean(0), splits.train.x.std(0)
     spread = np.where(spread > 0, spread, 1)
     centre, unit = (0.0, 1.0) if classes else (splits.train.y.mean(), splits.train.y.std())
     x = (splits.train.x - mean) / spread
-    size = np.linalg.norm(x, 2) / np.sqrt(len(x)) / (2 if classes else 1)
+    size = np.linalg.norm(x, 2) / np.sqrt(of_rows * len(x)) / (2 if classes else 1)
     return Splits(*(Rows((part.x - mean) / spread / size, (part.y - centre) / unit) for part in splits))

@@ -10,13 +10,15 @@ import jaxopt
 import numpy as np
 from jaxtyping import Array
 
+import ensembles as ens
 import hypergrad as hg
 
-from ..common.data import Rows
+from ..common.data import Rows, Splits
 
 MOST = 10_000  # proximal steps of one training
 TIGHT = 1e-5  # of the gradient at zero weights: the accuracy of grid and random search
 EXACT = 1e-7  # the accuracy at which results are judged
+FOLDS = 5
 
 
 def squares(w: Array, h: Array, rows: Any, key: Array) -> Array:
@@ -34,13 +36,18 @@ def lasso(w: Array, h: Array, scaling: Array) -> Array:
     return jaxopt.prox.prox_lasso(w, jnp.broadcast_to(jnp.exp(h), w.shape), scaling)
 
 
+def non_negative_lasso(w: Array, h: Array, scaling: Array) -> Array:
+    """Returns the proximal step of Σ exp(h_j) w_j over w >= 0; one h may stand for all."""
+    return jaxopt.prox.prox_non_negative_lasso(w, jnp.exp(h), scaling)
+
+
 def elastic_net(w: Array, h: Array, scaling: Array) -> Array:
     """Returns the proximal step of exp(h_0) ‖w‖₁ + ½ exp(h_1) ‖w‖²."""
     return jaxopt.prox.prox_lasso(w, jnp.exp(h[0]), scaling) / (1 + scaling * jnp.exp(h[1]))
 
 
 class Trained(NamedTuple):
-    """The state after training, the validation loss, and the gradients spent."""
+    """The state after training, the criterion, and the gradients spent."""
 
     state: hg.InnerState
     loss: Array
@@ -48,29 +55,36 @@ class Trained(NamedTuple):
 
 
 class Problem:
-    """One sparse problem: its data, its solver, and training at a penalty.
+    """One sparse problem: its data, its solver, and training at a penalty. Held-out rows are the criterion.
 
-    `scale` is the norm of the gradient at zero weights, and `largest` the penalty above which all weights are zero.
+    `scale` is the norm of the gradient at zero weights, and `largest` a penalty at which all weights are zero.
     `decades` is the range of penalties that is searched below it.
+
+    `rows` and `splits`, pairs of indices of them for training and for validation, are the same problem for other
+    solvers.
     """
 
     decades = 2
 
-    def __init__(self, loss: hg.problem.Loss, prox: Callable[..., Array], train: Rows, valid: Rows):
-        self.bilevel = self._bilevel(loss, train, valid)
-        self.inner, self.zeros = self._solver(prox), self._zeros(train)
-        gradient = jax.grad(loss)(self.zeros, None, self.bilevel.train, jax.random.key(0))
+    def __init__(self, loss: hg.problem.Loss, prox: Callable[..., Array], data: Splits):
+        self.data = data
+        self.bilevel, self.rows, self.splits = self._problem(loss)
+        self.inner, self.zeros = self._solver(prox), self._zeros()
+        gradient = jax.grad(self.bilevel.inner_loss)(self.zeros, None, self.bilevel.train, jax.random.key(0))
         self.scale, self.largest = float(jnp.linalg.norm(gradient)), float(jnp.max(jnp.abs(gradient)))
 
-    def _bilevel(self, loss: hg.problem.Loss, train: Rows, valid: Rows) -> hg.BilevelProblem:
-        return hg.BilevelProblem(loss, loss, train, valid)
+    def _problem(self, loss: Any) -> tuple[hg.BilevelProblem, Rows, list[tuple[np.ndarray, np.ndarray]]]:
+        train, valid, _ = self.data
+        rows = Rows(*map(np.concatenate, zip(train, valid, strict=True)))
+        split = np.arange(len(train.y)), np.arange(len(train.y), len(rows.y))
+        return hg.BilevelProblem(loss, loss, train, valid), rows, [split]
 
     def _solver(self, prox: Callable[..., Array]) -> hg.JaxoptSolver:
         """Returns accelerated proximal gradient descent with steps of 1, right for data that were `scaled`."""
         return hg.JaxoptSolver(jaxopt.ProximalGradient, prox=prox, stepsize=1.0, maxiter=MOST)
 
-    def _zeros(self, train: Rows) -> Array:
-        return jnp.zeros(train.x.shape[1])
+    def _zeros(self) -> Array:
+        return jnp.zeros(self.data.train.x.shape[1])
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -86,9 +100,40 @@ class Problem:
         """Trains on from `state` until the proximal gradient is `rtol` of the gradient at zero weights."""
         return _train(self.inner, self.bilevel, jnp.asarray(h), state, jnp.asarray(rtol * self.scale))
 
-    def loss(self, state: hg.InnerState, h: np.ndarray, rows: Rows) -> float:
-        """Returns the loss on `rows`."""
-        return float(self.bilevel.outer_loss(state.params, h, rows, jax.random.key(0)))
+    def final(self, h: np.ndarray) -> tuple[np.ndarray, float]:
+        """Returns the weights of the exact solution and their loss on the test rows."""
+        weights = self.train(h, self.start(h), EXACT).state.params
+        return np.asarray(weights), float(self._test_loss(weights, h))
+
+    def _test_loss(self, weights: Array, h: np.ndarray) -> Array:
+        return self.bilevel.outer_loss(weights, h, self.data.test, jax.random.key(0))
+
+
+class CrossValidated(Problem):
+    """One sparse problem whose criterion is the mean loss over folds of the training rows.
+
+    The models of all folds are trained together, and one gradient is that of all of them. The final model is trained on
+    all rows.
+    """
+
+    def __init__(self, loss: hg.problem.Loss, prox: Callable[..., Array], data: Splits):
+        super().__init__(loss, prox, data)
+        self.whole = Problem(loss, prox, data._replace(valid=data.train))
+
+    def _problem(self, loss: Any) -> tuple[hg.BilevelProblem, Rows, list[tuple[np.ndarray, np.ndarray]]]:
+        rows = self.data.train
+        index = ens.cross_validation(loss, loss, np.arange(len(rows.y)), FOLDS, jax.random.key(0))
+        train, valid = np.asarray(index.train), np.asarray(index.valid)
+        parts = rows.take(train), rows.take(valid)
+        problem = hg.BilevelProblem(index.inner_loss, index.outer_loss, *parts)
+        return problem, rows, list(zip(train, valid, strict=True))
+
+    def _zeros(self) -> Array:
+        return jnp.zeros((FOLDS, self.data.train.x.shape[1]))
+
+    def final(self, h: np.ndarray) -> tuple[np.ndarray, float]:
+        """Returns the weights of the exact solution on all training rows and their loss on the test rows."""
+        return self.whole.final(h)
 
 
 @eqx.filter_jit

@@ -1,7 +1,7 @@
 """The searches for penalties, and the cost of each."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
 import jax
@@ -14,7 +14,7 @@ import hypergrad as hg
 from ..common.report import Row
 from .model import Problem
 
-MethodName = Literal["hypergradient", "grid", "random"]
+MethodName = Literal["hypergradient", "grid", "random", "TPE"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 STARTS = (1 / 6, 1 / 2, 5 / 6)  # of the range, from the largest penalty down, at which descents start
 
@@ -35,23 +35,52 @@ def draws(limits: tuple[float, float], num_penalties: int, seed: int) -> Iterato
         yield draw.uniform(*limits, size=() if num_penalties == 1 else num_penalties)
 
 
-def tried(problem: Problem, proposals: Iterator[np.ndarray], gradients: int | None) -> list[Row]:
-    """Returns every penalty tried, each trained on from the end of the last, until the gradients are spent."""
-    path: list[Row] = []
-    first = next(proposals)
-    state, spent, begun = problem.start(first), 0, time.perf_counter()
-    for h in (first, *proposals) if gradients is None else _endless(first, proposals):
-        trained = problem.train(h, state)
-        state, spent = trained.state, spent + int(trained.gradients)
-        path.append({"h": h, "loss": float(trained.loss), "gradients": spent, "seconds": time.perf_counter() - begun})
-        if gradients is not None and spent >= gradients:
-            break
-    return path
+class Trials:
+    """The penalties tried, each trained on from the end of the last, and what they cost."""
+
+    def __init__(self, problem: Problem):
+        self.problem, self.path, self.begun = problem, list[Row](), time.perf_counter()
+        self.state: hg.InnerState | None = None
+
+    def add(self, h: np.ndarray) -> Row:
+        """Trains at a penalty and returns its line of the path."""
+        trained = self.problem.train(h, self.problem.start(h) if self.state is None else self.state)
+        self.state, loss = trained.state, float(trained.loss)
+        spent = {"gradients": self.gradients + int(trained.gradients), "seconds": time.perf_counter() - self.begun}
+        self.path.append({"h": h, "loss": loss} | spent)
+        return self.path[-1]
+
+    @property
+    def gradients(self) -> int:
+        """The gradients of all trials."""
+        return self.path[-1]["gradients"] if self.path else 0
 
 
-def _endless(first: np.ndarray, rest: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    yield from rest
+def tried(problem: Problem, proposals: Iterable[np.ndarray], gradients: float = np.inf) -> list[Row]:
+    """Returns the path of all proposals, or of those until the gradients are spent."""
+    trials, rest = Trials(problem), iter(proposals)
+    while trials.gradients < gradients and (h := next(rest, None)) is not None:
+        trials.add(h)
+    return trials.path
+
+
+def tree_parzen(problem: Problem, num_penalties: int, seed: int, gradients: int) -> list[Row]:
+    """Returns the path of Optuna's TPE until the gradients are spent."""
+    import optuna
+
+    trials = Trials(problem)
+    names = [f"log_penalty_{i}" for i in range(num_penalties)]
+    space = hg.trials.Space({name: hg.trials.Float(*problem.limits) for name in names})
+
+    def train(trial: hg.trials.Trial, key: jax.Array) -> hg.trials.Result:
+        before, h = trials.gradients, np.array([trial.params[name] for name in names])
+        line = trials.add(h if num_penalties > 1 else h[0])
+        return hg.trials.Result(line["loss"], gradients=line["gradients"] - before)
+
+    searcher = hg.trials.Optuna(lambda _: optuna.samplers.TPESampler(seed=seed))
+    budget = hg.Budget(gradients=gradients)
+    hg.trials.search_trials(searcher, space, train, key=jax.random.key(seed), budget=budget, on_failure="raise")
+    return trials.path
 
 
 def descended(problem: Problem, like: np.ndarray, gradients: int) -> list[Row]:

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 import hypergrad as hg
 
-from ..common.data import Rows
+from ..common.data import Rows, Splits
 from .model import MOST, Problem, logistic
 
 
@@ -54,21 +54,20 @@ class Machine(Problem):
 
     decades = 4
 
-    def __init__(self, train: Rows, valid: Rows):
-        self.train_rows = train
-        super().__init__(Dual(), box, train, valid)
-        signed = train.x * train.y[:, None]
+    def __init__(self, data: Splits):
+        super().__init__(Dual(), box, data)
+        signed = data.train.x * data.train.y[:, None]
         self.largest = float(np.max(signed @ np.sum(signed, 0)))
 
-    def _bilevel(self, loss: Any, train: Rows, valid: Rows) -> hg.BilevelProblem:
-        return hg.BilevelProblem(loss, held_out, train, (train, valid))
+    def _problem(self, loss: Any) -> tuple[hg.BilevelProblem, Rows, list[tuple[np.ndarray, np.ndarray]]]:
+        _, rows, splits = super()._problem(loss)
+        return hg.BilevelProblem(loss, held_out, self.data.train, (self.data.train, self.data.valid)), rows, splits
 
     def _solver(self, prox: Any) -> hg.JaxoptSolver:
         return hg.JaxoptSolver(jaxopt.BlockCoordinateDescent, block_prox=prox, maxiter=MOST)
 
-    def _zeros(self, train: Rows) -> Array:
-        return jnp.zeros(len(train.y))
+    def _zeros(self) -> Array:
+        return jnp.zeros(len(self.data.train.y))
 
-    def loss(self, state: hg.InnerState, h: np.ndarray, rows: Rows) -> float:
-        """Returns the loss on `rows`."""
-        return float(held_out(state.params, jnp.asarray(h), (self.train_rows, rows), jax.random.key(0)))
+    def _test_loss(self, weights: Array, h: np.ndarray) -> Array:
+        return held_out(weights, jnp.asarray(h), (self.data.train, self.data.test), jax.random.key(0))
