@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from .benchmarks.scaling import Config as ScalingConfig
 from .benchmarks.scaling import printed as printed_size
 from .benchmarks.scaling import printed_slopes
 from .common.report import Row, as_json, made_by, text_table, write_json
+from .compare.run import Config as CompareConfig
+from .proton.run import Config as ProtonConfig
+from .sparse.run import Config as SparseConfig
 from .study.plots import WORDS
 from .study.run import Config as StudyConfig
 from .tabular import page as tabular
@@ -70,6 +74,25 @@ def proton(result: Row) -> str:
     )
 
 
+def sparse(result: Row) -> str:
+    """Returns what every method found on every task, and then what it cost."""
+    criterion = {"validation": "held-out loss", "cv": "loss of the folds"}[result["config"]["criterion"]]
+    found = {"log-penalty": "log_penalty", criterion: "loss", "test loss": "test_loss", "not zero": "nonzero"}
+    cost = {
+        "gradients to the grid's best": "gradients_to_grid",
+        "seconds to it": "seconds_to_grid",
+        "seconds in all": "seconds",
+        "above the lowest, at equal gradients": "above_at_gradients",
+        "at equal time": "above_at_seconds",
+    }
+    first = lambda line: {"task": line["task"], "method": line["method"]}
+    tables = [
+        text_table([first(line) | {head: line[name] for head, name in columns.items()} for line in result["table"]])
+        for columns in (found, cost)
+    ]
+    return "\n\n".join(tables)
+
+
 def regimes(result: Row) -> str:
     """Returns error and cost of every estimator in every regime."""
     return text_table(result["table"])
@@ -101,9 +124,12 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "compare_evidence": compare,
     "compare_validation": compare,
     "proton": proton,
+    "proton_population": proton,
     "peers": peers,
     "scaling": scaling,
     "short_horizon": short_horizon,
+    "sparse": sparse,
+    "sparse_cv": sparse,
     "study_mnist": study,
     "tabular": tabular.errors_and_counts,
     "tabular_full": tabular.errors_and_counts,
@@ -111,22 +137,23 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "vision_clean": vision.images,
     "vision_text": vision.text,
 }
-SELECT = {"compare": "criterion", "vision": "task"}  # the options by which one experiment has several results
+SELECT = {"vision": "task"}  # the options by which one experiment has several results
 BENCHMARKS = {"peers": PeersConfig(), "scaling": ScalingConfig()}  # each with its result in a file of its own name
-USUAL = {f"benchmarks.{name}": config for name, config in BENCHMARKS.items()} | {"study": StudyConfig()}
-UNSAID = ("out", "data_dir", "cache")  # options that change no result
+USUAL = {f"benchmarks.{name}": config for name, config in BENCHMARKS.items()}
+USUAL |= {"compare": CompareConfig(), "proton": ProtonConfig(), "sparse": SparseConfig(), "study": StudyConfig()}
+UNSAID = ("out", "data_dir", "cache", "jobs")  # options that change no result
 PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts")  # of summaries, those that are kept
 
 
 def command(name: str, options: Row) -> str:
-    """Returns the command of a result; of benchmarks and the study with the options that are not the default."""
+    """Returns the command of a result, where it may have several with the options that are not the default."""
     experiment, _, part = name.partition("_")
     module = f"benchmarks.{name}" if name in BENCHMARKS else experiment
     if module in USUAL:
         usual = as_json(USUAL[module])
-        words = lambda value: " ".join(map(str, value)) if isinstance(value, list) else value
-        changed = {option.replace("_", "-"): value for option, value in options.items() if value != usual[option]}
-        given = [f" --{option} {words(value)}" for option, value in changed.items()]
+        words = lambda value: shlex.join(map(str, value if isinstance(value, list) else [value]))
+        changed = {option: value for option, value in options.items() if value != usual[option]}
+        given = [f" --{option.replace('_', '-')} {words(value)}" for option, value in changed.items()]
         return f"python -m experiments.{module}{''.join(given)}"
     if part and experiment in SELECT:
         return f"python -m experiments.{experiment} --{SELECT[experiment]} {part}"

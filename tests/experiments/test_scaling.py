@@ -21,6 +21,8 @@ def test_a_published_command_names_what_is_not_the_default():
     assert command("scaling", usual) == "python -m experiments.benchmarks.scaling"
     some = command("scaling", usual | {"parts": ["rows", "trials"], "repeats": 1})
     assert some == "python -m experiments.benchmarks.scaling --parts rows trials --repeats 1"
+    some = command("sparse_cv", {"criterion": "cv", "tasks": ["lasso", "elastic net"]})
+    assert some == "python -m experiments.sparse --criterion cv --tasks lasso 'elastic net'"
 
 
 @pytest.mark.slow

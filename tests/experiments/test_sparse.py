@@ -1,5 +1,6 @@
 """The experiment on sparse penalties: its data, that hypergradients come as low as a grid, and what is written."""
 
+import dataclasses
 import json
 
 import jax
@@ -130,8 +131,7 @@ def test_a_lattice_of_two_penalties_covers_the_box():
 
 @pytest.mark.parametrize("criterion", ["validation", pytest.param("cv", marks=pytest.mark.slow)])
 def test_hypergradients_come_as_low_as_the_grid(criterion, tmp_path, capsys):
-    options = {"tasks": ("lasso, diabetes",), "seeds": 1, "points": 16, "share": 0.5, "feature_gradients": 500}
-    summary = run.main(run.Config(**options, criterion=criterion, out=tmp_path))
+    summary = run.main(dataclasses.replace(run.Config(criterion=criterion, out=tmp_path), **run.QUICK))
     assert "one penalty per feature" in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     found = {line["method"]: line for line in summary["runs"]}
