@@ -14,13 +14,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .ground import kinds
-from .ground.axes import is_known, leading_axis, refuse_no_numbers
+from .ground.axes import is_deleted, is_known, leading_axis, refuse_no_numbers
 from .ground.kinds import LARGEST as LARGEST
 from .ground.kinds import boolean as boolean
 from .ground.kinds import function as function
 from .ground.kinds import instance as instance
 from .ground.kinds import integer as integer
 from .ground.kinds import several as several
+from .ground.leaves import named_leaves
 from .ground.rule import Rule as Rule
 from .ground.rule import checked as checked
 from .ground.rule import shown as shown
@@ -105,6 +106,8 @@ def _as_array(value: Any, library: Any) -> Any:
     is_unknown = isinstance(value, np.ndarray | np.generic) and not is_known(value.dtype)
     if is_unknown or isinstance(value, np.ma.MaskedArray):
         raise TypeError
+    if is_deleted(value):
+        raise ValueError
     if not isinstance(value, np.ndarray | np.generic | jax.Array | list | tuple | bool | int | float) or is_key(value):
         raise TypeError
     found = library.asarray(value)
@@ -140,15 +143,15 @@ def concrete(value: Any) -> bool:
 
 def refuse_unknown(tree: PyTree, name: str) -> None:
     """Raises `TypeError` naming the path of an array that holds no numbers of JAX, or hides some."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        refuse_no_numbers(name + jax.tree_util.keystr(path), leaf)
+    for path, leaf in named_leaves(tree, name):
+        refuse_no_numbers(path, leaf)
 
 
 def refuse_complex(weights: PyTree, name: str) -> None:
     """Raises `TypeError` naming the path of a complex array among weights that have a distribution."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+    for path, leaf in named_leaves(weights, name):
         if jnp.iscomplexobj(leaf):
-            raise TypeError(f"{name}{jax.tree_util.keystr(path)} is complex; only real weights have a distribution")
+            raise TypeError(f"{path} is complex; only real weights have a distribution")
 
 
 def num_replicas(tree: PyTree, name: str = "replicas") -> int:
@@ -156,5 +159,4 @@ def num_replicas(tree: PyTree, name: str = "replicas") -> int:
 
     **Raises** `ValueError` naming the paths where there is none or they differ.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return leading_axis([(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves], name, "replica")
+    return leading_axis(named_leaves(tree, name), name, "replica")

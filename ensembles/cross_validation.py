@@ -55,10 +55,10 @@ def cross_validation(inner_loss: Loss, outer_loss: Loss, data: PyTree, num_folds
         >>> print(f"{estimate(log_l2, jnp.zeros((4, 3)), key)[0]:.3f}")
         0.663
     """
+    refuse_unknown(data, "data")
     leaves = jax.tree.leaves(data)
     if not leaves or not all(isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves):
         raise TypeError("data must be arrays, or a pytree of them")
-    refuse_unknown(data, "data")
     if len(sizes := {np.shape(leaf)[:1] for leaf in leaves}) != 1 or () in sizes:
         raise ValueError(
             f"data must have one leading axis of rows, got the shapes {[np.shape(leaf) for leaf in leaves]}"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import KEY, Rule, array, checked, has_shape, integer, num_replicas, real
+from .checks import KEY, Rule, array, checked, has_shape, integer, num_replicas, real, refuse_unknown
 from .ground.memory import refuse_too_large
 from .kept import KEEP, kept
 
@@ -38,6 +38,7 @@ def perturbed_hparams(key: Array, hparams: PyTree, sigma: float, num: int) -> Py
     >>> ens.perturbed_hparams(key, jnp.zeros(3), 0.1, 8).shape
     (8, 3)
     """
+    refuse_unknown(hparams, "hparams")
     arrays = jax.tree.map(array("hparams"), hparams)
     refuse_too_large(2 * num * sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)), "num")
     leaves, treedef = jax.tree.flatten(arrays)

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .checks import KEY, array, call, checked, function, instance, integer, real, refuse_complex, refuse_unknown, shown
+from .ground.leaves import named_leaves
 
 
 @runtime_checkable
@@ -180,8 +181,8 @@ def prior_log_variance(log_variance: PyTree, weights: PyTree) -> PyTree:
         raise TypeError(
             "log_variance must be a number, or a tree of arrays like the weights or a prefix of it, got None"
         )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(log_variance):
-        array(f"log_variance{jax.tree_util.keystr(path)}", finite=False)(leaf)
+    for path, leaf in named_leaves(log_variance, "log_variance"):
+        array(path, finite=False)(leaf)
     try:
         prior = jax.tree.broadcast(log_variance, weights)
         fits = jax.tree.map(

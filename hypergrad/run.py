@@ -240,6 +240,8 @@ def _checked_state(
     refuse_different("state", after, state, "one of this search on this problem")
     try:
         kept = jax.tree.leaves(shapes_of(keep, record))
+        if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in kept):
+            raise TypeError("a history holds no random keys, but their jax.random.key_data")
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
     except Exception as error:  # also of what keeps no arrays
         raise ValueError(f"keep fails on the record of a step: {error}") from error

@@ -30,11 +30,21 @@ def leading_axis(leaves: Iterable[tuple[str, Any]], name: str, unit: str) -> int
 
 
 def refuse_no_numbers(path: str, leaf: Any) -> None:
-    """Raises `TypeError` naming the path of an array of objects, text, dates, or of numbers that JAX does not know."""
+    """Raises `TypeError` naming the path of an array of objects, text, dates, or of numbers that JAX does not know.
+
+    **Raises** `ValueError` for an array that has been deleted.
+    """
+    if is_deleted(leaf):
+        raise ValueError(f"{path} has been deleted, as arrays are that a compiled function was given to write over")
     if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(f"{path} is a masked array, whose mask would be lost")
     if isinstance(leaf, np.ndarray | np.generic) and not is_known(leaf.dtype):
         raise TypeError(f"{path} has dtype {leaf.dtype}; arrays must hold numbers that JAX knows")
+
+
+def is_deleted(value: Any) -> bool:
+    """Returns whether a value is an array of JAX whose memory has been given away."""
+    return isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer) and value.is_deleted()
 
 
 def is_known(dtype: np.dtype) -> bool:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .axes import is_deleted
 from .rule import BeyondError, Rule
 
 LARGEST = 2**31 - 1  # counters and indices are int32
@@ -144,6 +145,8 @@ def random_key(name: str = "key", optional: bool = False) -> Rule:
     def convert(value: Any) -> Any:
         if not isinstance(value, jax.Array):
             raise TypeError
+        if is_deleted(value):
+            raise ValueError
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             if value.shape:
                 raise ValueError

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .axes import is_deleted
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -72,6 +74,8 @@ def shown(value: Any) -> str:
     """Returns a value on one line of at most 80 characters, arrays by type and shape."""
     if isinstance(value, np.ndarray | jax.Array):
         kind = f"an array {value.dtype}{list(value.shape)}"
+        if is_deleted(value):
+            return f"{kind} that has been deleted"
         if isinstance(value, jax.core.Tracer) or not jnp.issubdtype(value.dtype, jnp.number):
             return kind
         bad = " with entries that are NaN or infinite" if not np.all(np.isfinite(value)) else ""

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ensembles.ground.axes import refuse_no_numbers
+from ensembles.ground.leaves import named_leaves as named_leaves
 from ensembles.ground.rule import shown
 
 from .portable import portable, restored
@@ -255,12 +256,6 @@ def named_entries(path: str, flags: np.ndarray, most: int = 5) -> list[str]:
         return [path]
     positions = [f"{path}[{', '.join(map(str, index))}]" for index in np.argwhere(flags)]
     return positions[:most] + ([f"{len(positions) - most} more of {path}"] if len(positions) > most else [])
-
-
-def named_leaves(tree: PyTree, name: str, is_leaf: Callable[[Any], bool] | None = None) -> list[tuple[str, Any]]:
-    """Returns `(path, leaf)` pairs, each path as a user would write it: `hparams['l2'][0]`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
-    return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
 
 
 def refuse_foreign(tree: PyTree, name: str) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ensembles.ground.axes import is_deleted
+
 from ..data.sampler import as_sampler
-from ..ground.checks import checked, explained, function, instance, random_key
+from ..ground.checks import Rule, checked, explained, function, random_key
 from ..ground.identity import refuse_different
 from ..ground.placement import beside
 from ..ground.show import paragraph, show, show_size
@@ -109,7 +112,15 @@ class AbstractSearch(eqx.Module):
         """Returns the state after one step, and the record of the step."""
 
 
-STATE = instance("state", SearchState, "the state that search.init or an earlier run returned")
+def _whole(value: Any) -> SearchState:
+    if not isinstance(value, SearchState):
+        raise TypeError
+    if any(map(is_deleted, jax.tree.leaves(value))):
+        raise ValueError
+    return value
+
+
+STATE = Rule("state", "the state that search.init or an earlier run returned, its arrays not deleted", _whole)
 
 
 def checked_step(step: Step) -> Step:

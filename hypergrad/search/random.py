@@ -50,7 +50,10 @@ class RandomSearch(AbstractSearch):
         Raises `ValueError` where the prior draws something else.
         """
         hparams = as_hparams(hparams)
-        drawn = eqx.filter_eval_shape(lambda key: strong(self.prior(key)), jax.random.key(0))
+        try:
+            drawn = eqx.filter_eval_shape(lambda key: strong(self.prior(key)), jax.random.key(0))
+        except Exception as error:  # of somebody's function
+            raise ValueError(f"prior fails on a key: {type(error).__name__}: {error}") from error
         if describe(drawn) != describe(hparams):
             raise ValueError(f"prior draws {describe(drawn)}, but hparams is {describe(hparams)}")
         return first_state(

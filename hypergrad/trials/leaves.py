@@ -12,19 +12,29 @@ from ..ground.checks import Rule, boolean, check_fields, instance, integer, real
 
 
 def _distinct(values: Any) -> tuple[Any, ...]:
-    """Returns strings, numbers, booleans and `None` that differ, as a tuple."""
+    """Returns strings, finite numbers, booleans and `None` that differ, as a tuple."""
     if isinstance(values, str | bytes | bytearray | memoryview | dict | np.ndarray):
         raise TypeError
-    found = tuple(values)
-    if not all(one is None or isinstance(one, bool | int | float | str) for one in found):
-        raise TypeError
-    if not found or len(set(found)) < len(found) or any(one != one for one in found):
-        raise ValueError  # NaN differs from itself
+    found = tuple(map(_plain, values))
+    if not found or len(set(found)) < len(found):
+        raise ValueError
     return found
 
 
-CHOICES = Rule("choices", "strings, numbers, booleans or None that differ", _distinct)
-VALUES = Rule("one_of", "strings, numbers, booleans or None that differ", _distinct, optional=True)
+def _plain(value: Any) -> Any:
+    """Returns a string, a number, a boolean or `None` as it comes back from a journal."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError
+    for kind, convert in ((str, str.__str__), (int, int), (float, float)):
+        if isinstance(value, kind):
+            return convert(value)
+    raise TypeError
+
+
+CHOICES = Rule("choices", "strings, finite numbers, booleans or None that differ", _distinct)
+VALUES = Rule("one_of", "strings, finite numbers, booleans or None that differ", _distinct, optional=True)
 
 
 @dataclass(frozen=True)

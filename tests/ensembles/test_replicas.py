@@ -235,6 +235,16 @@ class Hostile:
     __repr__ = __len__ = __array__ = __bool__ = _raise
 
 
+@pytest.mark.parametrize("taker", TAKERS)
+def test_deleted_arrays_and_trees_without_order_are_named(taker):
+    take, name = TAKERS[taker]
+    gone = jnp.ones((3, 2))
+    gone.delete()
+    for tree in ({"w": gone, "v": jnp.ones((3, 2))}, {"w": jnp.ones((3, 2)), 1: jnp.ones((3, 2))}):
+        with pytest.raises(ValueError, match=f"^{name}.* (has been deleted|is no tree)"):
+            take(tree)
+
+
 def test_foreign_objects_are_named():
     for taker in ("best_replicas", "chunked", "MeanField", "replicate_optimiser", "take_sets"):
         take, name = TAKERS[taker]

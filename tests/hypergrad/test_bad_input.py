@@ -244,7 +244,7 @@ def wrong_runs():
         "checkpoint": [True, 3, np.int64(3), object(), ""],
         "every": ["30", True, -1.0, float("nan")],
         "every_steps": ["30", True, 0, 2.5],
-        "keep": [None, 3, "value", lambda record: record.nothing],
+        "keep": [None, 3, "value", lambda record: record.nothing, lambda record: laws.KEY],
         "throw": [None, 1, "yes"],
     }
 

@@ -21,7 +21,7 @@ def explained(explain: Callable[..., Any]) -> Callable[[Function], Function]:
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
                 return function(*args, **kwargs)
-            except (TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+            except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
                 try:
                     explain(*args, **kwargs)
                 except (TypeError, ValueError) as better:

@@ -1,5 +1,7 @@
 """Wrong values and settings of a black-box search are named."""
 
+import enum
+
 import numpy as np
 import optax
 import optuna
@@ -50,6 +52,8 @@ BAD = [
     (TypeError, "low must be an integer", lambda: hg.trials.Int(0.5, 2)),
     (ValueError, "positive low", lambda: hg.trials.Float(0.0, 1.0, log=True)),
     (ValueError, "choices must be .* that differ", lambda: hg.trials.Categorical(("a", "a"))),
+    (ValueError, "choices must be .* finite", lambda: hg.trials.Categorical((1.0, np.inf))),
+    (TypeError, "choices must be strings", lambda: hg.trials.Categorical((1.0, object()))),
     (ValueError, "one of at_least and one_of", lambda: hg.trials.When("a")),
     (ValueError, "no leaves", lambda: hg.trials.Space({})),
     (TypeError, r"leaves\['a'\] must be", lambda: hg.trials.Space({"a": 3})),
@@ -150,6 +154,18 @@ def test_numbers_of_any_type_are_results(value):
 
 def test_notes_of_a_searcher_of_ones_own_are_plain():
     assert hg.trials.Trial(0, GOOD, meta={"rank": np.int64(3)}).to_json()["meta"] == {"rank": 3}
+
+
+def test_choices_are_what_a_journal_gives_back(tmp_path):
+    class Kernel(enum.StrEnum):
+        FLAT, ROUND = "flat", "round"
+
+    space = hg.trials.Space({"kernel": hg.trials.Categorical(tuple(Kernel)), "rate": hg.trials.Categorical((1, 2.5))})
+    search = lambda: hg.trials.search_trials(
+        hg.trials.Random(), space, lambda trial, key: 1.0, key=KEY, num_trials=2, journal=tmp_path / "journal"
+    )
+    kinds = [[type(value) for value in one.trial.params.values()] for one in (*search().history, *search().history)]
+    assert kinds[:2] == kinds[2:] and {kind for kind, _ in kinds} == {str}
 
 
 def test_optuna_that_is_missing_is_named(monkeypatch):
