@@ -48,7 +48,8 @@ class Reversible(AbstractTrajectoryEstimator):
 
     `diagnostics["reversal_error"]` is measured where states are known: the largest ‖recovered - stored‖/‖stored‖ at the
     beginning of a stretch. Above 10 times `rtol` the status is IRREVERSIBLE. With `exact` it is 0, or 1 and
-    IRREVERSIBLE where numbers outgrew their range or the momentum was below `min_momentum`.
+    IRREVERSIBLE where numbers outgrew their range, the momentum was below `min_momentum`, or a gradient computed again
+    had other bits, as GPUs may give.
 
     *Cost*: as `Reverse`; with `exact` two to three times that, with `checkpoints` one training run more. *Memory*: one
     state per stretch, or 2 √n of n; with `exact` one 64-bit word per weight and 61 steps (for μ >= 1/2), 1/61 of the

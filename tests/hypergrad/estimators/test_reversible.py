@@ -58,6 +58,9 @@ def test_a_word_holds_what_a_stretch_loses(fixed, factor):
 def test_a_thousand_steps_are_recovered_to_the_last_bit(make, momentum, optimised):
     case, inner = make(), solver(1000, momentum)
     found = estimate(hg.Reversible(inner, exact=True), case)
+    if jax.default_backend() != "cpu" and found.stats.diagnostics["reversal_error"]:
+        assert found.stats.status == hg.Status.IRREVERSIBLE  # gradients with other bits the second time
+        return
     assert found.stats.diagnostics["reversal_error"] == 0 and found.stats.status == hg.Status.OK
     assert_close(found.hypergradient, estimate(hg.Reverse(inner), case).hypergradient, "gradient")
 
