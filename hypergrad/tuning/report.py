@@ -9,13 +9,13 @@ from ..ground.show import show
 from .race import GROWTH, Choice, Rival
 
 
-def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int) -> tuple[str, ...]:
-    """Returns sentences on the choices and their reasons."""
+def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int, planned: int) -> tuple[str, ...]:
+    """Returns sentences on the choices and their reasons, and on updates that were `planned` and not done."""
     inner, state, history = choice.estimator.inner, winner.state, winner.history
     assert history is not None and inner.average is not None  # both are set before
     lines = [
         f"Trained {state.spent.iterations} updates for {spent} gradient equivalents in all, moving the hyperparameters "
-        f"every {inner.num_steps} updates, {len(history)} times.",
+        f"every {inner.num_steps} updates, {len(history)} times.{cut_short(int(state.spent.iterations), planned)}",
         f"Hypergradients reach back {choice.estimator.horizon} updates. The adjoint grew {choice.growth:.3g}-fold over "
         f"them in a trial; the limit is {GROWTH:g}.",
         f"The outer loss is that of weights averaged over about {1 / (1 - inner.average):.0f} updates: short horizons "
@@ -29,6 +29,11 @@ def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int) -> 
     at = "on the holdout" if state.stale is not None else "outer"
     lines.append(f"The best {at} loss is {show(state.best.value)} at {show(state.best.hparams)}.")
     return tuple(lines)
+
+
+def cut_short(done: int, planned: int) -> str:
+    """Returns a sentence for a learning rate that falls with the number of updates."""
+    return "" if done >= planned else f" A schedule over {planned} updates is not at its end: that takes more budget."
 
 
 def steadiness(course: np.ndarray) -> float:

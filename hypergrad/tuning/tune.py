@@ -147,5 +147,5 @@ def tune(
         raise FloatingPointError("no start has a finite loss: training diverges, or the loss is not defined there")
     best = winner.state.best
     spent = others + winner.gradients
-    words = report(choice, race, winner, spent)
+    words = report(choice, race, winner, spent, inner.num_steps)
     return Tuned(best.params, best.hparams, best.value, winner.state, winner.history, spent, words)

@@ -12,6 +12,7 @@ import hypergrad as hg
 from hypergrad.ground.tree import PartitionedModel, partition
 from hypergrad.testing import laws
 from hypergrad.tuning import setup
+from hypergrad.tuning.report import cut_short
 
 CURVATURES = np.geomspace(0.03, 1.0, 6)
 BUDGET = 2000
@@ -111,6 +112,8 @@ def test_the_budget_is_kept_and_used(budget):
     assert budget - 2 * (budget // 2) ** 0.5 < tuned.gradients <= budget
     assert len(tuned.history) == tuned.state.num_steps
     assert "3 starts" in str(tuned) and "1.2" not in str(tuned.gradients)
+    assert f"A schedule over {BUDGET} updates is not at its end" in str(tuned)
+    assert "schedule" not in cut_short(BUDGET, BUDGET)
 
 
 @pytest.mark.slow
