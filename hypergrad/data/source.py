@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ensembles.ground.axes import refuse_no_numbers
+
 from ..ground.identity import digest
 from ..ground.tree import named_leaves
 
@@ -112,8 +114,11 @@ class Source:
             )
 
     def _checked(self, batch: Any) -> list[np.ndarray]:
-        there, here = jax.tree.structure(self.like), jax.tree.structure(batch)
         number = self.position.batches
+        for path, leaf in named_leaves(batch, f"stream: batch {number}"):
+            if isinstance(leaf, np.ma.MaskedArray | jax.Array):  # which may be hidden in part, or gone
+                refuse_no_numbers(path, leaf)
+        there, here = jax.tree.structure(self.like), jax.tree.structure(batch)
         if str(there) != str(here):
             raise ValueError(f"stream: batch {number} has the structure {here}, but problem.train has {there}")
         leaves = []

@@ -212,12 +212,14 @@ BROKEN = {
     ),
     "structure": ([(np.zeros(3),)], "batch 0 has the structure"),
     "text": ([batch(0) | {"y": "rows"}], "batch 0 has train\\['y'\\]"),
+    "mask": ([batch(0) | {"y": np.ma.array(np.zeros(SIZE), mask=True)}], r"batch 0\['y'\] is a masked array"),
+    "order": ([batch(0) | {1: np.zeros(SIZE)}], "batch 0 is no tree"),
 }
 
 
 @pytest.mark.parametrize(("stream", "message"), BROKEN.values(), ids=BROKEN)
 def test_batches_of_another_form_are_refused(stream, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         go(GREEDY, iter(stream))
 
 
