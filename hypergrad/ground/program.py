@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 SMALL = 1024  # entries up to which an array travels together with others
-
+NEVER = (jnp.int2, jnp.uint2)  # which XLA cannot bring together on a CPU: it ends the process
 LARGE = 2**24  # bytes of a state from which its memory is worth more than what a call that fails leaves of it
 
 Advance = Callable[[PyTree, PyTree, PyTree, Array], tuple[PyTree, PyTree, Array]]
@@ -48,7 +48,7 @@ class Layout:
         for leaf in leaves:
             shape = leaf.shape[axes:]
             size = math.prod(shape)
-            if size > small or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            if size > small or jnp.issubdtype(leaf.dtype, jax.dtypes.extended) or leaf.dtype in NEVER:
                 slots.append(Slot(next(numbers), None, shape))
                 continue
             table, start = shared[leaf.dtype] if leaf.dtype in shared else (next(numbers), 0)

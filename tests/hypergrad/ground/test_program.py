@@ -39,6 +39,15 @@ def test_records_survive_their_packing():
     np.testing.assert_array_equal(layout.last(tables, 1)[0], records["pair"][1])
 
 
+def test_types_that_xla_cannot_bring_together_stay_apart():
+    """On a CPU it ends the process at two arrays of two bits an entry."""
+    leaves = [jnp.array([1, 0, 1], jnp.int2), jnp.array([1], jnp.int2), jnp.ones(2, jnp.int8), jnp.ones(3, jnp.int8)]
+    layout = Layout.of(leaves, axes=0)
+    tables = [np.asarray(table) for table in jax.jit(layout.pack)(leaves)]
+    assert len(tables) == 3
+    jax.tree.map(np.testing.assert_array_equal, layout.unpack(tables), leaves)
+
+
 def start():
     """A state with arrays of several types and sizes."""
     many = jnp.arange(LARGE // 8 + 1.0)
