@@ -1,4 +1,4 @@
-"""Makes the README the first page of the site, mends links, and finds the arguments of Equinox modules."""
+"""Makes the README the first page of the site, mends links, shows captions, and finds arguments of Equinox modules."""
 
 import importlib
 import inspect
@@ -10,6 +10,8 @@ import griffe
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = re.compile(r"\]\(\.\./([^)\s]+)\)")
+IMAGES = re.compile(r"<p>((?:<img [^>]*>\s*)+)</p>")  # paragraphs of images alone
+IMAGE = re.compile(r'<img alt="([^"]+)"[^>]*>')
 
 
 def on_page_markdown(markdown, page, config, files):
@@ -22,6 +24,12 @@ def on_page_markdown(markdown, page, config, files):
     if "/" in page.file.src_uri:  # ../ stays inside the documents there
         return markdown
     return OUTSIDE.sub(lambda match: f"]({config['repo_url']}/blob/main/{match[1]})", markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Returns the page with the words that stand for a figure shown below it, as its caption."""
+    caption = lambda image: f"<figure>{image[0]}<figcaption>{image[1]}</figcaption></figure>"
+    return IMAGES.sub(lambda images: IMAGE.sub(caption, images[1]), html)
 
 
 def parameter(one):

@@ -1,6 +1,7 @@
 """The checkout and the code of its documents, short runs of searches, images, and losses of networks on the digits."""
 
 import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -23,20 +24,36 @@ def as_users_run_it():
         yield
 
 
-def run_blocks(page: str, names: dict, language: str = "python") -> dict:
+def run_blocks(page: str, names: dict, language: str = "python", rtol: float = 0.1) -> dict:
     """Runs the code blocks of a page of the checkout as one program; returns the names, with those it defines.
 
-    A block that begins with `%%writefile` is written to that file, as a notebook does.
+    A block that begins with `%%writefile` is written to that file, as a notebook does. What a block prints is compared
+    with the block of `text` that follows it, numbers with a tolerance, because versions and machines round differently.
     """
-    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.S)
+    blocks = re.findall(rf"```{language}\n(.*?)```(?:\n+```text\n(.*?)```)?", (ROOT / page).read_text(), re.S)
     assert blocks, page
-    for block in blocks:
+    for block, shown in blocks:
         if block.startswith("%%writefile "):
             first, _, rest = block.partition("\n")
             Path(first.split()[1]).write_text(rest)
             continue
-        exec(compile(block, page, "exec"), names)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block, page, "exec"), names)
+        print(printed.getvalue(), end="")
+        if shown:
+            assert_prints(printed.getvalue(), shown, rtol)
     return names
+
+
+NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
+
+
+def assert_prints(printed: str, shown: str, rtol: float) -> None:
+    """Compares words exactly and numbers to `rtol` or 0.02."""
+    words = lambda text: "".join(NUMBER.sub("#", text).split())
+    numbers = lambda text: [float(number) for number in NUMBER.findall(text)]
+    assert words(printed) == words(shown), printed
+    np.testing.assert_allclose(numbers(printed), numbers(shown), rtol=rtol, atol=0.02, err_msg=printed)
 
 
 def after_steps(search, case: Case, steps: int, key=laws.KEY):

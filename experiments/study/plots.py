@@ -36,6 +36,9 @@ WORDS = {
     "plain": "plain training",
 }
 DASHED = ("reverse", "drmad_knots")  # which others lie below
+CRITERIA = {"elbo": "evidence bound", "evidence": "Laplace evidence", "cv": "cross-validation"}
+BUDGETS = {"iterations": "equal updates of the weights", "gradients": "equal gradients"}
+APART = 0.005  # between the marks of two methods at the same noise
 Lines = Sequence[Row]
 KEY = ("data", "criterion", "budget")
 
@@ -50,8 +53,14 @@ def draw(out: Path, history: Lines, runs: Lines, noise: Lines) -> list[str]:
     ):
         for mine in grouped(lines, KEY):
             names.append("-".join([kind, *(mine[0][key] for key in KEY)]) + ".png")
-            one(out / names[-1], mine, " · ".join(mine[0][key] for key in KEY))
+            one(out / names[-1], mine, heading(mine[0]))
     return names
+
+
+def heading(line: Row) -> str:
+    """Returns data set, criterion and budget in words."""
+    named = lambda key, words: words.get(line[key], str(line[key]))
+    return f"{line['data']}, {named('criterion', CRITERIA)}, {named('budget', BUDGETS)}"
 
 
 def convergence(path: Path, history: Lines, title: str) -> None:
@@ -60,7 +69,9 @@ def convergence(path: Path, history: Lines, title: str) -> None:
     with figure(path) as axes:
         step_curves(axes, history, unit, "Q", COLOURS, WORDS, DASHED)
         axes.set(
-            xlabel={"iterations": "updates of the weights"}.get(unit, unit), ylabel="best Q so far, nats", title=title
+            xlabel={"iterations": "updates of the weights"}.get(unit, unit),
+            ylabel="best criterion Q so far, nats",
+            title=title,
         )
         axes.set_yscale("symlog", subs=(2, 5))
         axes.yaxis.set_major_formatter("{x:g}")
@@ -71,11 +82,13 @@ def convergence(path: Path, history: Lines, title: str) -> None:
 def errors(path: Path, runs: Lines, title: str) -> None:
     """Draws the test error against noise on the weights: the mean over seeds with the standard deviation."""
     noises = (0.0, 0.25, 0.5)
+    methods = grouped(runs, ("method",))
     with figure(path, size=(6, 4)) as axes:
-        for mine in grouped(runs, ("method",)):
+        for place, mine in enumerate(methods):
             values, name = np.array([[run["E"], run["E_0.25"], run["E_0.5"]] for run in mine], float), mine[0]["method"]
             spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(3)
-            axes.errorbar(noises, values.mean(0), spread, color=COLOURS[name], label=WORDS.get(name, name), capsize=2)
+            at = np.array(noises) + APART * (place - (len(methods) - 1) / 2)  # none lies behind another
+            axes.errorbar(at, values.mean(0), spread, color=COLOURS[name], label=WORDS.get(name, name), capsize=2)
         finish(axes, "noise on the weights, standard deviation", runs[0]["data"], title)
 
 

@@ -17,11 +17,13 @@ from .cell import flat
 from .criteria import CriterionName
 from .groups import GROUPS
 from .methods import MethodName
+from .plots import WORDS
 from .report import compare
 from .settings import DataName, setting
 
 CLIMBING: tuple[MethodName, ...] = ("greedy", "drmad", "hoag", "reverse")
 GroupName = Literal["one", "layers", "inputs", "weights"]
+SIZES = {"one": "one in all", "layers": "one per array", "inputs": "one per input", "weights": "one per weight"}
 QUICK: dict[str, Any] = {"seeds": 2, "scale": 0.2, "periods": (10, 100), "tuning_seeds": 0}
 
 
@@ -85,10 +87,11 @@ def draw(config: Config, runs: list[dict[str, Any]], claims: list[dict[str, Any]
         axes.errorbar(counts, values, np.nan_to_num(errors, posinf=0), capsize=3, marker="o", color=COLOURS[0])
         for claim in gains:
             point = (claim["hyperparameters"], claim["above_random"])
-            axes.annotate(claim["value"], point, (-6, 6), textcoords="offset points", ha="right")
+            axes.annotate(SIZES[claim["value"]], point, (-6, 6), textcoords="offset points", ha="right")
         axes.axhline(0, color="grey", lw=0.8)
-        axes.set(xscale="log", xlabel="hyperparameters", ylabel=f"Q of {config.climber} less Q of random, nats")
-        axes.set_xlim(left=0.4)
+        mine = WORDS.get(config.climber, config.climber)
+        axes.set(xscale="log", xlabel="number of hyperparameters", ylabel=f"Q of {mine} less random search, nats")
+        axes.set_xlim(left=0.2)
         axes.grid(alpha=0.3)
     with figure(config.out / "periods.png", size=(6, 4)) as axes:
         mine = [run for run in runs if run["sweep"] == "periods" and run["Q"] is not None]
@@ -99,8 +102,9 @@ def draw(config: Config, runs: list[dict[str, Any]], claims: list[dict[str, Any]
             )
             means, spread = zip(*((value.mean(), value.std() / np.sqrt(len(value))) for value in values), strict=True)
             where = [update.mean() for update in updates]
-            axes.errorbar(where, means, spread, capsize=3, marker="o", color=colour, label=name)
-        axes.set(xscale="log", xlabel="hyper-updates", ylabel="Q, nats (mean and its error)")
+            label = WORDS.get(name, name)
+            axes.errorbar(where, means, spread, capsize=3, marker="o", color=colour, label=label)
+        axes.set(xscale="log", xlabel="number of hyper-updates", ylabel="Q, nats (mean and its error)")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
 
