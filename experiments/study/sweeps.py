@@ -89,8 +89,8 @@ def draw(config: Config, runs: list[dict[str, Any]], claims: list[dict[str, Any]
             point = (claim["hyperparameters"], claim["above_random"])
             axes.annotate(SIZES[claim["value"]], point, (-6, 6), textcoords="offset points", ha="right")
         axes.axhline(0, color="grey", lw=0.8)
-        mine = WORDS.get(config.climber, config.climber)
-        axes.set(xscale="log", xlabel="number of hyperparameters", ylabel=f"Q of {mine} less random search, nats")
+        climber = WORDS.get(config.climber, config.climber)
+        axes.set(xscale="log", xlabel="number of hyperparameters", ylabel=f"Q of {climber} less random search, nats")
         axes.set_xlim(left=0.2)
         axes.grid(alpha=0.3)
     with figure(config.out / "periods.png", size=(6, 4)) as axes:
