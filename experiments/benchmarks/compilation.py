@@ -71,8 +71,9 @@ def main(config: Config) -> list[dict[str, Any]]:
     """Prints and returns the seconds of every estimator and of its recursion by hand."""
     case, key, rows = transformer(config.layers, config.steps), jax.random.key(0), []
     for entry in entries(case):
-        ours = lambda: partial(hg.value_and_hypergrad(case.problem, entry.estimator), case.hparams, case.params, key)
-        by_hand = lambda: partial(jax.jit(entry.bares[0]), *arguments(case))
+        learn = lambda one=entry.estimator: hg.value_and_hypergrad(case.problem, one)
+        ours = lambda learn=learn: partial(learn(), case.hparams, case.params, key)
+        by_hand = lambda bare=entry.bares[0]: partial(jax.jit(bare), *arguments(case))
         found, hand = first_call(ours, config.repeats), first_call(by_hand, config.repeats)
         rows.append({"": entry.name, "seconds": found, "by hand": hand, "ratio": found / hand})
         print(f"{entry.name}: {found:.1f} s, by hand {hand:.1f} s", flush=True)
