@@ -90,8 +90,20 @@ def test_criteria():
     page = "experiments.md"
     losses = [row[2] for row in rows_of(page, "TPE, one variance per layer")[:3]]
     agree(page, "TPE's test loss is # by the bound, # by the evidence and # by held-out rows", *losses)
-    found = [rows_of(page, label)[1][2] for label in ("HOAG", "best single variance (nine times the budget)")]
+    single = "best single variance (nine times the budget)"
+    found = [rows_of(page, label)[-1][2] for label in ("HOAG", single)]
     agree(page, "the test loss is then #, that of the best single variance #", *found)
+    bound, evidence = rows_of(page, "DrMAD")[:2]
+    best = rows_of(page, single)[1]
+    agree(page, "the negative log evidence to #, a single variance to #", evidence[0], best[0])
+    agree(page, "the test loss is # against #, larger in three seeds", evidence[2], best[2])
+    agree(page, "by the bound DrMAD's is #", bound[2])
+    of = lambda name: {(run["method"], run["seed"]): run["test_nll"] for run in read(name)["runs"]}
+    by_evidence, by_rows = of("compare_evidence"), of("compare_validation")
+    for seed in range(3):
+        assert by_evidence["drmad", seed] > by_evidence["best_scalar", seed]
+        for method in ("tpe", "best_scalar"):
+            assert by_evidence[method, seed] == by_rows[method, seed]
 
 
 def test_short_horizon():
