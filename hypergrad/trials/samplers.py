@@ -42,6 +42,8 @@ class Sobol(AbstractSearcher):
 
     Ask number n takes point n. A strategy that asks it only now and then leaves out the points between.
 
+    **Raises** `ValueError` at an ask for a space of more than 21,201 leaves.
+
     **Source**: Sobol (1967); Owen (1998) for the scrambling; Bergstra and Bengio (2012) for their use here.
 
     **Example**
@@ -55,7 +57,9 @@ class Sobol(AbstractSearcher):
         """Proposes point number `state.asked` of the sequence."""
         from scipy.stats import qmc
 
-        sequence = qmc.Sobol(len(state.space.leaves), rng=np.random.default_rng(state.seed))
+        if (number := len(state.space.leaves)) > qmc.Sobol.MAXDIM:
+            raise ValueError(f"space has {number} leaves, and Sobol sequences have at most {qmc.Sobol.MAXDIM}")
+        sequence = qmc.Sobol(number, rng=np.random.default_rng(state.seed))
         if state.asked:
             sequence.fast_forward(state.asked)
         return state.space.decode(sequence.random(1)[0], fixed), {}

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import optuna
 import pytest
+import scipy.stats
 
 import hypergrad as hg
 
@@ -166,6 +167,12 @@ def test_choices_are_what_a_journal_gives_back(tmp_path):
     )
     kinds = [[type(value) for value in one.trial.params.values()] for one in (*search().history, *search().history)]
     assert kinds[:2] == kinds[2:] and {kind for kind, _ in kinds} == {str}
+
+
+def test_spaces_too_large_for_a_sequence_are_named(monkeypatch):
+    monkeypatch.setattr(scipy.stats.qmc.Sobol, "MAXDIM", 1)
+    with pytest.raises(ValueError, match="space has .* leaves, and Sobol sequences have at most 1"):
+        hg.trials.Sobol().ask(hg.trials.Sobol().init(SPACE, KEY))
 
 
 def test_optuna_that_is_missing_is_named(monkeypatch):
