@@ -220,17 +220,17 @@ def test_values_are_measured_on_all_problems_and_schedules(case, schedule):
     laws.value_is_measured(hg.Reverse(hg.OptaxSolver(optax.sgd(schedule), 3)), case)
 
 
-def python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+MISSING = """
+import sys, hypergrad
+print({'hypothesis', 'hypergrad.testing'} & set(sys.modules))
+sys.modules['hypothesis'] = None
+import hypergrad.testing
+"""
 
 
-def test_the_library_does_not_import_it():
-    code = "import sys, hypergrad; print({'hypothesis', 'hypergrad.testing'} & set(sys.modules))"
-    assert python(code).stdout.strip() == "set()"
-
-
-def test_missing_hypothesis_is_named():
-    found = python("import sys; sys.modules['hypothesis'] = None; import hypergrad.testing")
+def test_the_library_does_not_import_it_and_a_missing_hypothesis_is_named():
+    found = subprocess.run([sys.executable, "-c", MISSING], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.strip() == "set()"
     assert "ImportError: hypergrad.testing needs hypothesis: pip install 'hypergrad-jax[testing]'" in found.stderr
 
 
