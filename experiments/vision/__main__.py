@@ -1,7 +1,7 @@
 """`python -m experiments.vision`."""
 
 from ..common.command import command
-from .run import FULL, QUICK, Config, main
+from .run import FULL, QUICK, Config, start
 
 if __name__ == "__main__":
-    command(main, Config(), "vision", quick=QUICK, full=FULL)
+    command(start, Config(), "vision", quick=QUICK, full=FULL)

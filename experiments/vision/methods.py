@@ -84,6 +84,11 @@ class Result(NamedTuple):
     updates: int
 
 
+def value_of(record: hg.Record) -> Array:
+    """Returns what the history keeps of a step: one function, so that the seeds share a compiled program."""
+    return record.value
+
+
 Method = Callable[[Task], Result]
 Make = Callable[[Kind, int, int], hg.GradientSearch]
 
@@ -164,7 +169,7 @@ def by_search(
             task.record(int(state.spent.rows), float(state.best.value), state.hparams)
 
         with contextlib.suppress(FloatingPointError):  # no step was finite
-            options |= {"budget": limit, "callback": measure, "keep": lambda record: record.value}
+            options |= {"budget": limit, "callback": measure, "keep": value_of}
             state, _ = hg.run(search, problem, state, key=task.key, **options)
         best, spent = state.best, state.spent
         return Result(best.params, best.hparams, float(best.value), int(spent.rows), int(spent.iterations))

@@ -1,5 +1,6 @@
 """Images and text: configuration, loop over seeds and methods, report."""
 
+import threading
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from ..common.cells import grid, run_cells
-from ..common.command import quickly_compiled
+from ..common.command import num_cores, quickly_compiled, share_cores
 from ..common.config import Fraction, NonNegative, Out, Positive, PositiveFloat, Rule, WithData
 from ..common.data import Rows, image_sets
 from . import text
@@ -90,6 +91,7 @@ class Config(WithData):
     length: Positive = 16  # Letters of a line.
     epochs: PositiveFloat = 40.0  # How often the training rows are read.
     batch: Positive = 64  # Rows of an update.
+    jobs: NonNegative = 0  # Runs at the same time. 0: one per core.
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,13 +102,26 @@ class Config(WithData):
         if self.batch > self.rows:
             raise ValueError(f"batch must be at most the {self.rows} rows, got {self.batch}")
 
+    @property
+    def threads(self) -> int:
+        """The number of runs at the same time."""
+        return self.jobs or num_cores()
+
+
+def start(config: Config) -> dict[str, Any]:
+    """Divides the cores among the runs, then does what `main` does."""
+    share_cores(config.threads)
+    return main(config)
+
 
 def main(config: Config) -> dict[str, Any]:
     """Runs what is missing, writes everything, returns the summary."""
     images = cache(lambda: image_sets(config.data, config.data_dir))  # read once, unless all cells are stored
+    alone = threading.Lock()
 
     def run(advance, method, seed):
-        drawn = lines(config, seed) if config.task == "text" else pictures(config, images(), seed)
+        with alone:
+            drawn = lines(config, seed) if config.task == "text" else pictures(config, images(), seed)
         model_key, run_key = jax.random.split(jax.random.key(seed))
         model = network(config, model_key)
         task = Task(kind(config), model, *drawn[:2], drawn.right, config.epochs, config.batch, run_key)
@@ -115,9 +130,9 @@ def main(config: Config) -> dict[str, Any]:
         seconds = time.monotonic() - begun
         return {"history": task.history} | judged(found, drawn, {"seconds": seconds})
 
-    cells = grid(seed=config.seed_range(), method=config.methods or CHOICES[config.task])
+    cells = grid(method=config.methods or CHOICES[config.task], seed=config.seed_range())
     with quickly_compiled(config.quick):
-        return report(config, run_cells(config, cells, run, "runs"))
+        return report(config, run_cells(config, cells, run, "runs", jobs=config.threads))
 
 
 def judged(found: Result, drawn: Drawn, more: dict[str, float]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Images and text: convolution, augmentation and source against closed forms, and what a run writes."""
 
 import csv
+import dataclasses
 import json
 
 import equinox as eqx
@@ -134,10 +135,11 @@ def test_weights_fall_with_the_loss_and_are_held():
 
 
 @pytest.mark.slow
-def test_a_quick_run_writes_everything_and_goes_on(tmp_path, monkeypatch):
+def test_a_quick_run_writes_everything_and_goes_on(tmp_path, monkeypatch, caplog):
     images = Rows(*patterns(300, 1)), Rows(*patterns(50, 2))
     monkeypatch.setattr(vision, "image_sets", lambda name, folder: images)
     small = {"methods": ("plain", "example weights"), "epochs": 4, "side": 7, "blocks": 0}
+    small |= {"jobs": 1}  # other threads do not see the precision that `as_users_run_it` sets
     config = Config(out=tmp_path, quick=True, **(QUICK | small))
     summary = main(config)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
@@ -148,6 +150,9 @@ def test_a_quick_run_writes_everything_and_goes_on(tmp_path, monkeypatch):
     assert runs["plain"]["updates"] == 16 and runs["example weights"]["updates"] == 8
     assert 0 <= runs["example weights"]["auc"] <= 1 and "auc" not in runs["plain"]
     assert main(config)["runs"] == summary["runs"]
+    with jax.log_compiles():
+        main(dataclasses.replace(config, out=tmp_path / "other", first_seed=1))
+    assert "tracing" in caplog.text and "XLA compilation" not in caplog.text, "seeds share compiled programs"
 
 
 def test_methods_that_do_not_suit_are_refused(tmp_path):
