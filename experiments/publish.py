@@ -14,7 +14,8 @@ from .benchmarks.peers.run import Config as PeersConfig
 from .benchmarks.scaling import Config as ScalingConfig
 from .benchmarks.scaling import printed as printed_size
 from .benchmarks.scaling import printed_slopes
-from .common.report import Row, as_json, made_by, text_table, write_json
+from .benchmarks.stochastic import Config as StochasticConfig
+from .common.report import Row, as_json, grouped, made_by, text_table, write_json
 from .compare.run import Config as CompareConfig
 from .proton.run import Config as ProtonConfig
 from .sparse.run import Config as SparseConfig
@@ -59,6 +60,20 @@ def scaling(result: Row) -> str:
     """Returns the slopes of growth, and then all sizes."""
     sizes = text_table([printed_size(row) for row in result["rows"]])
     return f"{text_table(printed_slopes(result['slopes']))}\n\n{sizes}"
+
+
+def stochastic(result: Row) -> str:
+    """Returns the cosines of every linear solver on each problem, and what a solve cost there."""
+
+    def shown(row: Row) -> str:
+        spread = row["spread"]
+        return f"{row['cosine']:.3f} ± {spread:.3f}" if spread >= 5e-4 else f"{row['cosine']:.5f}"
+
+    def line(rows: list[Row]) -> Row:
+        costs = dict.fromkeys(f"{row['cost']:.0f}" for row in rows)
+        return {"solver": rows[0]["solver"]} | {row["problem"]: shown(row) for row in rows} | {"cost": ", ".join(costs)}
+
+    return text_table([line(rows) for rows in grouped(result["rows"], ("solver",))])
 
 
 def proton(result: Row) -> str:
@@ -130,6 +145,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "short_horizon": short_horizon,
     "sparse": sparse,
     "sparse_cv": sparse,
+    "stochastic": stochastic,
     "study_mnist": study,
     "tabular": tabular.errors_and_counts,
     "tabular_full": tabular.errors_and_counts,
@@ -138,7 +154,11 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "vision_text": vision.text,
 }
 SELECT = {"vision": "task"}  # the options by which one experiment has several results
-BENCHMARKS = {"peers": PeersConfig(), "scaling": ScalingConfig()}  # each with its result in a file of its own name
+BENCHMARKS = {  # each with its result in a file of its own name
+    "peers": PeersConfig(),
+    "scaling": ScalingConfig(),
+    "stochastic": StochasticConfig(),
+}
 USUAL = {f"benchmarks.{name}": config for name, config in BENCHMARKS.items()}
 USUAL |= {"compare": CompareConfig(), "proton": ProtonConfig(), "sparse": SparseConfig(), "study": StudyConfig()}
 UNSAID = ("out", "data_dir", "cache", "jobs")  # options that change no result
