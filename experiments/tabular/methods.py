@@ -1,6 +1,7 @@
 """Methods that compete: each spends one budget of gradient equivalents from one start."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ ONLINE = hg.Reverse(hg.OptaxSolver(adam, PERIOD), horizon=HORIZON, warm_start=Tr
 PLAIN = standing(hg.OptaxSolver(adam, PERIOD))
 OUTER, COLD_OUTER = optax.adam(0.2), optax.adam(0.3)
 AVERAGE = 1 - 2 / PERIOD  # of the weights, as in `hg.tune`
+MEMORY = 5  # updates that a momentum may remember: of longer ones a short horizon sees no harm
 SHRINKAGE = 0.05  # of the way to the mean of a layer, at every move
 MEASUREMENTS = 20  # of the test error per run
 
@@ -159,23 +161,35 @@ def tpe(share: float) -> Method:
     return method
 
 
-def tuned(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
-    """Calls `hg.tune` without options."""
-    spent, best = 0, None  # type: int, hg.Best | None
+@functools.cache  # one function for all tasks: a new one would be compiled anew
+def momentum_within(updates: int) -> Callable[[PyTree], PyTree]:
+    """Returns the projection that bounds the memory 1/(1 - b1) of a momentum by so many updates."""
+    most = math.log(updates - 1)
+    return lambda hparams: hparams | {"logit_b1": jnp.minimum(hparams["logit_b1"], most)}
 
-    def measure(state: hg.SearchState, history: hg.History) -> None:
-        nonlocal spent, best
-        spent += int(np.sum(history.stats.counts.gradients))
-        if best is None or state.best.value < best.value:  # of all starts
-            best = state.best
-        if spent >= (len(task.history) + 1) * task.budget // MEASUREMENTS:
-            task.record(best.params, spent)
 
-    solver = hg.OptaxSolver(adam, task.budget)
-    result = hg.tune(
-        solver, task.problem(), task.model, task.hparams(), key=task.key, budget=task.budget, callback=measure
-    )
-    return result.params, result.hparams, result.gradients
+def tuned(bounded: bool) -> Method:
+    """Returns `hg.tune` as a method, its momentum bounded or free."""
+
+    def method(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
+        spent, best = 0, None  # type: int, hg.Best | None
+        options: dict[str, Any] = {"key": task.key, "budget": task.budget}
+        if bounded:
+            options["projection"] = momentum_within(MEMORY)
+
+        def measure(state: hg.SearchState, history: hg.History) -> None:
+            nonlocal spent, best
+            spent += int(np.sum(history.stats.counts.gradients))
+            if best is None or state.best.value < best.value:  # of all starts
+                best = state.best
+            if spent >= (len(task.history) + 1) * task.budget // MEASUREMENTS:
+                task.record(best.params, spent)
+
+        solver = hg.OptaxSolver(adam, task.budget)
+        result = hg.tune(solver, task.problem(), task.model, task.hparams(), callback=measure, **options)
+        return result.params, result.hparams, result.gradients
+
+    return method
 
 
 METHODS: dict[str, Method] = {
@@ -191,5 +205,6 @@ METHODS: dict[str, Method] = {
         per_weight=True,
         guarded=True,
     ),
-    "tune": tuned,
+    "tune": tuned(bounded=True),
+    "tune, free momentum": tuned(bounded=False),
 }

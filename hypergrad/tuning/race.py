@@ -21,6 +21,7 @@ from ..search.base import SearchState
 from ..search.gradient import GradientSearch
 
 CHUNK = 10  # hyper-steps per compiled call
+REACH = 20  # horizons between two moves of λ: a differentiated update costs two gradients, and three updates in time
 GROWTH = 100.0  # of the adjoint, from which a shorter horizon is taken
 
 
@@ -90,7 +91,7 @@ def choose(
 ) -> Choice:
     """Returns the search with the longest horizon over which the adjoint keeps its size.
 
-    Horizons are K/10 and the halves of it. One step is taken where none is better. A trial is a hyper-step, by the
+    Horizons are K/20 and the halves of it. One step is taken where none is better. A trial is a hyper-step, by the
     program of the race, so that this is compiled once.
     """
 
@@ -101,7 +102,7 @@ def choose(
     # A program that is watched differs from one that is not.
     watched = None if options["callback"] is None else lambda *_: False
     trial_options = options | {"budget": Budget(gradients=1), "callback": watched, "checkpoint": None}
-    horizon, spent = max(inner.num_steps // 10, 1), 0
+    horizon, spent = max(inner.num_steps // REACH, 1), 0
     first = make(horizon).init(problem, params, hparams)  # the same for every horizon
     while True:
         search, trial = make(horizon), Rival("a trial", first)

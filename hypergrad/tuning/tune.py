@@ -16,12 +16,13 @@ from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem, as_hparams, check_model
 from ..search.base import SearchState
 from ..search.gradient import identity
-from .race import choose, line_up
+from .race import REACH, choose, line_up
 from .report import report
 from .setup import all_starts, in_losses, periods, scaled_adam, steps, units
 
 SHARE = 0.15  # of the budget that the choice of a start may take
 LEAST = 200  # gradients of a budget
+PRICE = 1 + 2 / REACH  # gradients of an update, with what its hypergradients cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def tune(
     callback: Callable[[SearchState, History], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Tuned:
-    """Trains a model and learns its hyperparameters meanwhile, for 1.2 times the cost of training.
+    """Trains a model and learns its hyperparameters meanwhile, for 1.1 times the gradients of training.
 
         solver = hg.OptaxSolver(lambda h: optax.adam(jnp.exp(h["log_rate"]), eps_root=1e-12), 20_000)
         tuned = hg.tune(solver, problem, params, hparams, key=jax.random.key(0))
@@ -82,8 +83,8 @@ def tune(
 
     1. The outer loss is that of weights averaged over 2K updates (`OptaxSolver(..., average=)`), because short horizons
        drive the learning rate of others to zero. Shorter averages bear less noise and less momentum.
-    2. With B the budget, λ moves every K = √(B/2) updates along `Reverse(horizon=K/10, warm_start=True)`, which costs
-       1.2 gradients per update, by Adam with step 0.2 in units of `scale`, and 0.4 for what enters a loss, such as a
+    2. With B the budget, λ moves every K = √(B/2) updates along `Reverse(horizon=K/20, warm_start=True)`, which costs
+       1.1 gradients per update, by Adam with step 0.2 in units of `scale`, and 0.4 for what enters a loss, such as a
        penalty, because that acts at once; by less where a unit of `scale` changes the outer loss by less than a
        hundredth of what it does for the hyperparameter that matters most. The horizon is halved as long as the adjoint
        grows more than a hundredfold in a trial.
@@ -96,7 +97,7 @@ def tune(
     - `inner`: how the model is trained, with the number of updates of one plain training run. A field `average` that
       is set stays.
     - `hparams`: the start; logarithms and logits where a quantity is positive or a share.
-    - `budget`: gradient equivalents in all, 1.2 for each update of `inner` by default. Only the evaluations that
+    - `budget`: gradient equivalents in all, 1.1 for each update of `inner` by default. Only the evaluations that
       a random outer loss needs can exceed it.
     - `scale`: a number, or a pytree like `hparams`: the distance over which a hyperparameter matters; 1 suits
       logarithms, 0 holds one where it is.
@@ -108,16 +109,17 @@ def tune(
       result ends the race of this start, or the search.
     - `checkpoint`: a file; the same call goes on from there. Each start has its own, `<checkpoint>.0` and so on.
 
-    *Cost*: the budget. *Memory*: K/10 states of training, and the first and present state of each start.
+    *Cost*: the budget. *Memory*: K/20 states of training, and the first and present state of each start.
     *Bias*: that of a short horizon at averaged weights.
     *When not to use it*: where training is short or the hyperparameters act on its first steps alone, such as the scale
-    of the first weights; use `Reverse` over the whole of training. From a start at which nothing is learned a decay
-    without a bound can run away, see docs/tabular.md: give a `projection`.
+    of the first weights; use `Reverse` over the whole of training. A momentum that remembers far more updates than the
+    horizon drives the rate up until training is ruined, and a decay without a bound can run away, see docs/tabular.md:
+    give a `projection`.
 
     **Raises** `TypeError` or `ValueError` naming the argument that does not fit; `FloatingPointError` where no start
     has a finite result.
     """
-    total = max(math.ceil(1.2 * inner.num_steps), LEAST) if budget is None else budget
+    total = max(math.ceil(PRICE * inner.num_steps), LEAST) if budget is None else budget
     hparams = as_hparams(hparams)
     partitioned = check_model(problem, params, hparams)
     unit = units(scale, hparams)

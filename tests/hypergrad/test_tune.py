@@ -116,6 +116,19 @@ def test_the_budget_is_kept_and_used(budget):
     assert "schedule" not in cut_short(BUDGET, BUDGET)
 
 
+def test_an_update_costs_a_tenth_of_a_gradient_more():
+    """Of the 20 updates between two moves the last is differentiated, for two gradients, and so is the outer loss."""
+    problem, params = noisy_quadratic()
+    spent = tune(problem, params, {"log_rate": jnp.log(0.01)}, budget=800, starts=[]).state.spent
+    assert int(spent.gradients) - int(spent.outer_gradients) == round(1.1 * int(spent.iterations))
+
+
+def test_the_default_budget_pays_for_every_update_of_the_solver():
+    problem, params = noisy_quadratic()
+    tuned = tune(problem, params, {"log_rate": jnp.log(0.01)}, budget=None, starts=[])
+    assert 0.95 * BUDGET < int(tuned.state.spent.iterations) <= BUDGET
+
+
 @pytest.mark.slow
 def test_an_interrupted_call_goes_on(tmp_path):
     problem, params, _ = regression()
