@@ -24,7 +24,8 @@ class Finding:
     """One estimator compared with the exact hypergradient of the same training.
 
     - `cosine`, `norm_ratio`: of the hypergradients, found over exact.
-    - `runs`: time in training runs, the median of three, without compilation; `gradients`: gradient equivalents.
+    - `runs`: time of a step in training runs, the median of three, without compilation and without the check of the
+      first step; `gradients`: gradient equivalents of the first step.
     - `memory`: bytes that XLA allocates for temporaries.
     - `growth`: largest adjoint over the first, where the estimator reports it, else NaN.
     - `error`: ‖found - exact‖/‖exact‖; `measured_error`: the same as the estimator measured it by itself, and

@@ -12,6 +12,7 @@ import pytest
 import hypergrad as hg
 from experiments.benchmarks.problems import PROBLEMS
 from experiments.common.data import digits
+from hypergrad.diagnose import _timed
 from hypergrad.testing import laws
 from hypergrad.testing.problems import net, quadratic, ridge
 
@@ -46,6 +47,19 @@ def test_exact_estimators_are_right():
     assert all(f.cosine == pytest.approx(1) and f.norm_ratio == pytest.approx(1) for f in result.findings)
     lines = str(result).splitlines()
     assert len(lines) == 4 and lines[2].startswith("line") and lines[2].endswith("right")
+
+
+def test_the_first_step_is_not_timed():
+    """It measures the error, for ten training runs, where an ordinary step does not."""
+    seen = []
+
+    def step(problem, hparams, state, key):
+        jax.debug.callback(lambda index: seen.append(int(index)), state)
+        return state, state + 1
+
+    _, _, first = _timed(step, None, None, jnp.zeros((), jnp.int32), laws.KEY)
+    jax.effects_barrier()
+    assert first == 0 and sorted(seen) == [0, 1, 1, 1]
 
 
 @pytest.mark.slow
