@@ -61,7 +61,9 @@ def suboptimality_panels(
             ax.set_axis_off()
         for ax in axes[:, 0]:
             ax.set(ylabel="validation loss above its minimum")
-        axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        drawn = [pair for ax in axes.flat for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+        labels = {label: handle for handle, label in drawn}
+        axes[0, -1].legend(labels.values(), labels.keys(), fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def step_curves(

@@ -72,7 +72,7 @@ def celer(problem: Problem, points: int, kind: Kind) -> Row:
 
     ratios = RATIOS if kind == "elastic net" else (1.0,)
     grid = np.exp(search.lattice(problem.limits, 1, points // len(ratios)))
-    options: dict[str, Any] = {"positive": kind == "non-negative", "tol": TOLERANCE}
+    options: dict[str, Any] = {"positive": kind == "non-negative", "tol": TOLERANCE, "use_PN": kind == "logistic"}
     begun = time.perf_counter()
     losses = np.zeros((len(ratios), len(grid)))
     for train, valid in ((problem.rows.take(part) for part in split) for split in problem.splits):
