@@ -21,7 +21,7 @@ scripts of `tests/faults` repeat what kills processes more often. This page is w
 
 {counts} from {first} to {last}.
 
-*Made at commit `{commit}` on {machine}, Python {python}, jax {jax}.*
+*Numbers of revision `{commit}` on {machine}, Python {python}, jax {jax}.*
 """
 
 
@@ -31,8 +31,8 @@ class Outcomes:
     With a file `kept` the tests can be run in parts: it holds the outcomes of the parts before, and takes those of this
     one; of a test that ran twice the later counts. Without a `path` nothing else is written.
 
-        python -m pytest --outcomes outcomes.json
-        python -m pytest --outcomes outcomes.json --reliability docs/reliability.md --collect-only
+        python -m pytest --outcomes=outcomes.json
+        python -m pytest --outcomes=outcomes.json --reliability=docs/reliability.md --collect-only
     """
 
     def __init__(self, path, arguments, kept=None):
