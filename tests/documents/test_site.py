@@ -19,8 +19,8 @@ WRITTEN = [
 ENTRIES = {re.sub(r"\.(\w+)\.\1$", r".\1", entry) for entry in WRITTEN}
 PACKAGES = {"hypergrad": hg, "hypergrad.trials": hg.trials, "hypergrad.testing": hg.testing, "ensembles": ensembles}
 MODULES = {f"hypergrad.{name}": getattr(hg, name) for name in ("curvature", "linear", "projections", "tolerances")}
-# Tolerances of what is printed where it holds times, or a search that amplifies rounding.
-LOOSE = {"diagnose.md": 3.0, "schedules.md": 2.0}
+# Tolerances of what is printed where it holds times of microseconds, or a search that amplifies rounding.
+LOOSE = {"diagnose.md": 100.0, "schedules.md": 2.0}
 
 
 def public(module):
