@@ -24,7 +24,15 @@ SOURCES = "\n".join(
     file.read_text() for room in ("hypergrad", "ensembles", "experiments") for file in (ROOT / room).rglob("*.py")
 )
 FOREIGN = {
-    *("LassoCV", "SpectralNorm", "DataLoader", "StatefulDataLoader", "MetaAdam", "RecursiveCheckpointAdjoint"),
+    *(
+        "LassoCV",
+        "ElasticNetCV",
+        "SpectralNorm",
+        "DataLoader",
+        "StatefulDataLoader",
+        "MetaAdam",
+        "RecursiveCheckpointAdjoint",
+    ),
     *("FK_den", "advance"),  # an array of a file, and the argument of a function
 }
 
