@@ -17,7 +17,7 @@ from .estimators.common.names import ESTIMATORS, named_estimators
 from .estimators.drmad import DrMAD
 from .estimators.reverse import Reverse
 from .findings import RIGHT, Diagnosis, Finding
-from .ground.checks import Rule, checked, instance, integer, random_key, real
+from .ground.checks import Rule, checked, instance, integer, random_key, real, refuse_traced
 from .ground.dependence import enters
 from .inner import AbstractInnerSolver
 from .problem import PROBLEM, BilevelProblem, as_hparams
@@ -76,6 +76,7 @@ def diagnose(
         DrMAD() 0.82
         OneStep() 0.26
     """
+    refuse_traced("estimator.step", problem=problem, params=params, hparams=hparams, key=key)
     hparams = as_hparams(hparams)
     start = (problem, params, hparams, key)
     references: list[_Reference] = []

@@ -19,7 +19,7 @@ from .course import Course, Plan
 from .data.stream import Stream
 from .failures import Failures
 from .ground.autosave import Autosave
-from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
+from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real, refuse_traced
 from .ground.identity import Identity, devices, digest, program_digest, refuse_different, versions, without_addresses
 from .ground.shapes import shapes_of
 from .ground.signals import HeldSignals
@@ -233,6 +233,7 @@ def _checked_state(
 
     **Raises**, naming the argument, unless a step takes `state`, returns one like it, and `chunk` records have room.
     """
+    refuse_traced("search.step in a loop", problem=problem, state=state, key=key)
     try:
         after, record = shapes_of(search.step, problem, state, key)
     except Exception as error:

@@ -10,7 +10,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from ..budget import Budget
-from ..ground.checks import checked, function, instance, integer, path, random_key
+from ..ground.checks import checked, function, instance, integer, path, random_key, refuse_traced
 from ..history import History
 from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem, as_hparams, check_model
@@ -119,6 +119,7 @@ def tune(
     **Raises** `TypeError` or `ValueError` naming the argument that does not fit; `FloatingPointError` where no start
     has a finite result.
     """
+    refuse_traced("search.step in a loop", problem=problem, params=params, hparams=hparams, key=key)
     total = max(math.ceil(PRICE * inner.num_steps), LEAST) if budget is None else budget
     hparams = as_hparams(hparams)
     partitioned = check_model(problem, params, hparams)

@@ -1,4 +1,4 @@
-"""Arrays whose memory is gone, and trees that JAX cannot take apart, are named."""
+"""Arrays that are gone or traced, and trees that JAX cannot take apart, are named."""
 
 import jax
 import jax.numpy as jnp
@@ -61,3 +61,19 @@ def test_trees_whose_keys_have_no_order_are_named():
     for name, call in calls.items():
         with pytest.raises(ValueError, match=f"^{name} "):
             call()
+
+
+@pytest.mark.row(23)
+def test_functions_of_the_host_name_what_is_traced():
+    case = ridge()
+    state = SEARCH.init(case.problem, case.params, case.hparams)
+    run = lambda key: hg.run(SEARCH, case.problem, state, key=key, budget=3)[0].best.value
+    tune = lambda hparams: hg.tune(INNER, case.problem, case.params, hparams, key=laws.KEY).value
+    diagnose = lambda key: hg.diagnose(case.problem, hg.Reverse(INNER), case.params, case.hparams, key=key)
+    for function, name, argument in (
+        (run, "key", laws.KEY),
+        (tune, "hparams", case.hparams),
+        (diagnose, "key", laws.KEY),
+    ):
+        with pytest.raises(TypeError, match=f"^{name} holds a traced array"):
+            jax.jit(function)(argument)

@@ -27,3 +27,4 @@ from .kinds import text as text
 from .uses import check_fields as check_fields
 from .uses import explained as explained
 from .uses import field as field
+from .uses import refuse_traced as refuse_traced

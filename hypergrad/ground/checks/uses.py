@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 
 from ensembles.ground.rule import Function, Rule
 
@@ -44,3 +45,16 @@ def check_fields(instance: Any, *rules: Rule) -> None:
     """Checks fields of a frozen dataclass, in its `__post_init__`."""
     for rule in rules:
         object.__setattr__(instance, rule.name, rule(getattr(instance, rule.name)))
+
+
+def refuse_traced(instead: str, **arguments: Any) -> None:
+    """Raises `TypeError` naming an argument that holds a traced array, of a function that works on the host.
+
+    `instead` is what can be called inside jit, grad and vmap.
+    """
+    for name, value in arguments.items():
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value)):
+            raise TypeError(
+                f"{name} holds a traced array: inside jit, grad or vmap, where nothing can be stopped, saved or shown, "
+                f"call {instead}"
+            )
