@@ -31,6 +31,7 @@ from .networks import CONVOLUTIONS, NETWORKS
 from .page import ON_TORCH, library, page
 
 PLAIN = "JAX: training alone"
+ACROSS = 3  # panels in a row of the plot
 # Modules of the peers, and the distributions that they come from.
 PACKAGES = {
     "optimistix": "optimistix",
@@ -137,9 +138,12 @@ def main(config: Config) -> None:
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     """Draws times, a panel for each problem; what is not the hypergradient of the run itself is hollow."""
     panels = grouped(rows, ("problem",))
-    height = 0.25 * max(len(mine) for mine in panels) + 1
-    with figure(path, 1, len(panels), (4.2 * len(panels), height), squeeze=False, sharex=True) as axes:
-        for ax, mine in zip(axes[0], panels, strict=True):
+    across, down = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
+    size = (4.2 * across, (0.25 * max(len(mine) for mine in panels) + 1) * down)
+    with figure(path, down, across, size, squeeze=False, sharex=True) as axes:
+        for ax in axes.flat[len(panels) :]:
+            ax.axis("off")
+        for ax, mine in zip(axes.flat, panels, strict=False):
             mine = sorted(mine, key=lambda row: -row["time_over_plain"])
             for at, row in enumerate(mine):
                 colour = COLOURS[0] if library(row) == "ours" else COLOURS[7 if library(row) in ON_TORCH else 1]
