@@ -208,10 +208,12 @@ def test_proton():
     }
     short = [all_of[seed][0] - all_of[seed][1] for seed in (1, 2)]
     agree("proton.md", "in the others they end # and # short", *short)
-    for_seed = [rows_of("proton.md", f"seed {seed}")[0] for seed in (0, 1)]
-    left = [row[2] - row[5] for row in for_seed]
-    agree("proton.md", "nor with all: # and # are left", *left)
-    agree("proton.md", "lowers L1 by # and # from its starts", *(row[0] - row[2] for row in for_seed))
+    of = lambda method, name: [run[name] for run in read("proton_population")["runs"] if run["method"] == method]
+    ends = zip(of("population", "all"), of("tpe", "all"), strict=True)
+    agree("proton.md", "nor with all: #, # and # are left", *(ours - theirs for ours, theirs in ends))
+    course = zip(of("population", "fifth"), of("population", "all"), strict=True)
+    agree("proton.md", "lowers L1 by #, # and # from what it was", *(before - after for before, after in course))
+    agree("proton.md", "found with #, # and # % of its budget", *(100 * share for share in of("tpe", "share")))
     cosines = [1 / (1 + (noise / signal) ** 2) ** 0.5 for noise, signal in ((1.36, 0.21), (0.39, 0.16))]
     agree("proton.md", "expected cosine of one step is then # and #", *cosines)
 
