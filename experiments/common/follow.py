@@ -19,6 +19,11 @@ class Steps(NamedTuple):
     measurements: int
 
 
+def value_of(record: hg.Record) -> Array:
+    """Returns what a history keeps of a step: one function, because `run` compiles anew for another."""
+    return record.value
+
+
 def follow(
     search: hg.GradientSearch,
     problem: hg.BilevelProblem,
@@ -32,10 +37,9 @@ def follow(
     The line has the hyper-steps taken, the outer loss that the last of them measured, and the seconds since the start.
     """
     started, chunk = time.monotonic(), max(1, steps.hyper // steps.measurements)
-    value = lambda record: record.value
     for first in range(0, steps.hyper, chunk):
         budget = steps.inner * min(first + chunk, steps.hyper)
-        state, history = hg.run(search, problem, state, key=key, budget=budget, chunk=chunk, keep=value)
+        state, history = hg.run(search, problem, state, key=key, budget=budget, chunk=chunk, keep=value_of)
         line = {"hyper_steps": int(state.num_steps), "outer_loss": float(history[-1])}
         yield state, line | {"seconds": round(time.monotonic() - started, 2)}
         advance(int(state.num_steps) / steps.hyper)

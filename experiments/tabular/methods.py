@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 import hypergrad as hg
 
 from ..common.directed import standing
+from ..common.follow import value_of
 from .data import Table
 from .model import BOX, GRID, Losses, adam, hparams_of, on_test
 
@@ -103,7 +104,7 @@ def by_run(search: hg.GradientSearch, per_weight: bool = False, guarded: bool = 
             if int(state.spent.gradients) >= (len(task.history) + 1) * every:
                 task.record(state.best.params, int(state.spent.gradients))
 
-        options |= {"budget": hg.Budget(gradients=task.budget), "keep": lambda record: record.value}
+        options |= {"budget": hg.Budget(gradients=task.budget), "keep": value_of}
         with contextlib.suppress(FloatingPointError):  # no step was finite
             state, _ = hg.run(search, problem, state, key=task.key, chunk=5, callback=measure, **options)
         return state.best.params, state.best.hparams, int(state.spent.gradients)

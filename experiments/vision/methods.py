@@ -16,6 +16,7 @@ from jaxtyping import Array, PyTree
 import hypergrad as hg
 
 from ..common.directed import Directed
+from ..common.follow import value_of
 from .model import BOX, DEFAULTS, RATE_BOX, Kind, hparams_of, inner_loss, optimiser, outer_loss, values_of
 
 PERIODS = 25  # times that plain training looks at the validation rows
@@ -82,11 +83,6 @@ class Result(NamedTuple):
     value: float
     rows: int
     updates: int
-
-
-def value_of(record: hg.Record) -> Array:
-    """Returns what the history keeps of a step: one function, so that the seeds share a compiled program."""
-    return record.value
 
 
 Method = Callable[[Task], Result]

@@ -10,6 +10,7 @@ import optax
 
 import hypergrad as hg
 
+from ...common.follow import value_of
 from .. import bare
 from ..cost import training
 from ..measure import Rounds, arguments, compiled, compiled_estimator, peak_bytes, planned
@@ -49,11 +50,6 @@ def alone(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
         "planned_copies": copies(case, plain.planned_bytes),
         "peak_copies": copies(case, peak_bytes()),
     }
-
-
-def value_of(record: hg.Record) -> jax.Array:
-    """Returns the part of a record that the history of a run keeps here."""
-    return record.value
 
 
 def greedy(case: Benchmark, plain, rounds: int) -> dict[str, Any]:
