@@ -37,23 +37,29 @@ IN_WORDS = WORDS | {
 MEASURES = {"elbo": "negative ELBO", "evidence": "negative log evidence", "validation": "validation loss"}
 
 
+def in_words(line: Row) -> str:
+    """Returns the method of a line."""
+    return str(IN_WORDS.get(line["method"], line["method"]))
+
+
+def columns_of(result: Row, first: Callable[[Row], Row], columns: dict[str, str]) -> str:
+    """Returns the table of a result: what `first` gives of a line, then columns of it by their headings."""
+    return text_table(
+        [{**first(line), **{head: line[name] for head, name in columns.items()}} for line in result["table"]]
+    )
+
+
 def compare(result: Row) -> str:
     """Returns the table of the main job, under one of its criteria."""
     measure = MEASURES[result["config"]["criterion"]]
     columns = {measure: "best_value", "test accuracy": "test_accuracy", "test loss": "test_nll"}
-    lines = [
-        {"method": IN_WORDS.get(line["method"], line["method"])} | {head: line[name] for head, name in columns.items()}
-        for line in result["table"]
-    ]
-    return text_table(lines)
+    return columns_of(result, lambda line: {"method": in_words(line)}, columns)
 
 
 def short_horizon(result: Row) -> str:
     """Returns the expected losses of the schedules."""
     columns = {"expected loss": "final_loss", "first rate": "first_rate", "largest rate": "largest_rate"}
-    return text_table(
-        [{"method": line["method"]} | {head: line[name] for head, name in columns.items()} for line in result["table"]]
-    )
+    return columns_of(result, lambda line: {"method": line["method"]}, columns)
 
 
 def scaling(result: Row) -> str:
@@ -101,11 +107,7 @@ def sparse(result: Row) -> str:
         "at equal time": "above_at_seconds",
     }
     first = lambda line: {"task": line["task"], "method": line["method"]}
-    tables = [
-        text_table([first(line) | {head: line[name] for head, name in columns.items()} for line in result["table"]])
-        for columns in (found, cost)
-    ]
-    return "\n\n".join(tables)
+    return "\n\n".join(columns_of(result, first, columns) for columns in (found, cost))
 
 
 def regimes(result: Row) -> str:
@@ -125,12 +127,7 @@ def study(result: Row) -> str:
         "published bound": "published_Q",
         "published accuracy": "published_E",
     }
-    return text_table(
-        [
-            {"": IN_WORDS.get(line["method"], line["method"])} | {head: line[name] for head, name in columns.items()}
-            for line in result["table"]
-        ]
-    )
+    return columns_of(result, lambda line: {"": in_words(line)}, columns)
 
 
 TABLES: dict[str, Callable[[Row], str]] = {
