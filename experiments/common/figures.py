@@ -29,6 +29,25 @@ def figure(
     plt.close(drawn)
 
 
+@contextmanager
+def panel_figure(
+    path: Path,
+    number: int,
+    size: tuple[float, float],
+    margin: tuple[float, float] = (0.0, 0.0),
+    across: int = ACROSS,
+    **options: Any,
+) -> Iterator[Any]:
+    """Yields the axes of a figure of so many panels of this size, `across` of them in a row; the rest is empty."""
+    columns = min(number, across)
+    rows = -(-number // columns)
+    whole = (columns * size[0] + margin[0], rows * size[1] + margin[1])
+    with figure(path, rows, columns, whole, squeeze=False, **options) as axes:
+        for ax in axes.flat[number:]:
+            ax.set_axis_off()
+        yield axes
+
+
 def band(ax: Any, x: Any, lines: Any, label: str, colour: str, style: str = "-") -> None:
     """Draws the median of several curves of shape (runs, points) and their range."""
     lines = np.asarray(lines)
@@ -50,15 +69,11 @@ def suboptimality_panels(
     path: Path, panels: Sequence[Sequence[Row]], by: str, cost: str, label: str, colours: Mapping[str, str]
 ) -> None:
     """Draws the value `above` the minimum against a cost, one panel for each group of runs, named by `by`."""
-    columns = min(len(panels), ACROSS)
-    rows = -(-len(panels) // columns)
-    with figure(path, rows, columns, (4.4 * columns + 1.5, 4.2 * rows), squeeze=False) as axes:
+    with panel_figure(path, len(panels), (4.4, 4.2), (1.5, 0.0)) as axes:
         for ax, lines in zip(axes.flat, panels, strict=False):
             step_curves(ax, lines, cost, "above", colours)
             ax.set(yscale="log", title=lines[0][by], xlabel=label)
             ax.locator_params(axis="x", nbins=4)
-        for ax in axes.flat[len(panels) :]:
-            ax.set_axis_off()
         for ax in axes[:, 0]:
             ax.set(ylabel="validation loss above its minimum")
         drawn = [pair for ax in axes.flat for pair in zip(*ax.get_legend_handles_labels(), strict=True)]

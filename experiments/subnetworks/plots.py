@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.figures import COLOURS, figure
+from ..common.figures import COLOURS, figure, panel_figure
 
 MEASURES = {"ridge": "ridge regression", "ped_anova": "PED-ANOVA"}
 WORDS = {"base": "the searcher alone", "divide": "divide and conquer"}
@@ -28,11 +28,7 @@ def quartiles(axis: Any, x: Any, curves: Any, label: str, colour: str) -> None:
 
 def courses(config: Any, lines: list[dict[str, Any]], panels: list[tuple[Any, ...]]) -> None:
     """Draws one panel per task and base searcher."""
-    columns, rows = min(3, len(panels)), -(-len(panels) // 3)
-    size = (3.3 * columns + 0.5, 3.2 * rows + 0.2)
-    with figure(config.out / "courses.png", rows, columns, size, squeeze=False) as axes:
-        for axis in axes.flat[len(panels) :]:
-            axis.set_visible(False)
+    with panel_figure(config.out / "courses.png", len(panels), (3.3, 3.2), (0.5, 0.2), across=3) as axes:
         for axis, (task, base) in zip(axes.flat, panels, strict=False):
             for strategy, colour in zip(config.strategies, COLOURS, strict=False):
                 here = [

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..common.cells import rows
 from ..common.config import Common
-from ..common.figures import COLOURS, figure
+from ..common.figures import COLOURS, figure, panel_figure
 from ..common.report import Row, grouped, save, spread_table, text_table
 
 SHOWN = {"plain": "plain training", "tpe, 10 % trials": "TPE", "tune": "hypergrad.tune"}
@@ -113,8 +113,7 @@ def draw(path: Path, history: Sequence[Row]) -> None:
     if not panels:
         return
     least = {key: min(line["test_error"] for line in history if _run(line) == key) for key in map(_run, history)}
-    across, down = min(len(panels), 3), -(-len(panels) // 3)
-    with figure(path, down, across, (1 + 3 * across, 0.6 + 2.6 * down), squeeze=False, sharey=True) as axes:
+    with panel_figure(path, len(panels), (3.0, 2.6), (1.0, 0.6), across=3, sharey=True) as axes:
         for axis, panel in zip(axes.flat, panels, strict=False):
             for (method, label), colour in zip(SHOWN.items(), COLOURS, strict=False):
                 runs = grouped([line for line in panel if line["method"] == method], ("set", "seed"))
@@ -124,8 +123,6 @@ def draw(path: Path, history: Sequence[Row]) -> None:
             axis.grid(alpha=0.3, which="both")
         for axis in axes[:, 0]:
             axis.set_ylabel("test error / lowest of all")
-        for axis in axes.flat[len(panels) :]:
-            axis.axis("off")
         axes[0, 0].legend(fontsize=8)
 
 

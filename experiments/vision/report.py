@@ -1,6 +1,5 @@
 """Table, plot and words of the experiment on images and text."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from ..common.cells import rows
 from ..common.config import Common
-from ..common.figures import COLOURS, figure
+from ..common.figures import COLOURS, panel_figure
 from ..common.report import Row, grouped, save, spread_table, text_table
 
 COLUMNS = ("test_error", "test_loss", "valid_loss", "epochs", "updates", "seconds")
@@ -63,13 +62,9 @@ def draw(path: Path, runs: Sequence[Row], history: Sequence[Row], cells: Sequenc
     weighted = [cell for cell in cells if "weights" in cell]
     kinds = {"threshold" in cell["runs"][0]: cell for cell in reversed(weighted)}  # the first of each kind
     panels += [partial(_weights, cell=kinds[kind]) for kind in sorted(kinds)]
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    with figure(path, rows, columns, (1 + 4 * columns, 3.6 * rows), squeeze=False) as axes:
-        for axis, panel in itertools.zip_longest(axes.flat, panels):
-            axis.set_visible(panel is not None)
-            if panel is not None:
-                panel(axis)
+    with panel_figure(path, len(panels), (4.0, 3.6), (1.0, 0.0), across=3) as axes:
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            panel(axis)
 
 
 def _weights(axis: Any, cell: dict[str, Any]) -> None:

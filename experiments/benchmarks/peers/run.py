@@ -19,7 +19,7 @@ import numpy as np
 
 from ...common.cells import Cells, Labels
 from ...common.config import Digits, Options, Out, Positive, Some, default_data_dir
-from ...common.figures import COLOURS, figure
+from ...common.figures import COLOURS, panel_figure
 from ...common.report import environment, grouped, write_json
 from .. import bare
 from ..cost import ONE_THREAD
@@ -31,7 +31,6 @@ from .networks import CONVOLUTIONS, NETWORKS
 from .page import ON_TORCH, library, page
 
 PLAIN = "JAX: training alone"
-ACROSS = 3  # panels in a row of the plot
 # Modules of the peers, and the distributions that they come from.
 PACKAGES = {
     "optimistix": "optimistix",
@@ -138,11 +137,8 @@ def main(config: Config) -> None:
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     """Draws times, a panel for each problem; what is not the hypergradient of the run itself is hollow."""
     panels = grouped(rows, ("problem",))
-    across, down = min(len(panels), ACROSS), -(-len(panels) // ACROSS)
-    size = (4.2 * across, (0.25 * max(len(mine) for mine in panels) + 1) * down)
-    with figure(path, down, across, size, squeeze=False, sharex=True) as axes:
-        for ax in axes.flat[len(panels) :]:
-            ax.axis("off")
+    height = 0.25 * max(len(mine) for mine in panels) + 1
+    with panel_figure(path, len(panels), (4.2, height), across=3, sharex=True) as axes:
         for ax, mine in zip(axes.flat, panels, strict=False):
             mine = sorted(mine, key=lambda row: -row["time_over_plain"])
             for at, row in enumerate(mine):
