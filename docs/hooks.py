@@ -1,5 +1,7 @@
-"""Makes the README the first page of the site, mends links, shows captions, and finds arguments of Equinox modules."""
+"""Makes the README the first page of the site, mends links, shows captions, sets formulas, finds arguments."""
 
+import ast
+import html
 import importlib
 import inspect
 import re
@@ -12,6 +14,14 @@ ROOT = Path(__file__).parent.parent
 OUTSIDE = re.compile(r"\]\(\.\./([^)\s]+)\)")
 IMAGES = re.compile(r"<p>((?:<img [^>]*>\s*)+)</p>")  # paragraphs of images alone
 IMAGE = re.compile(r'<img alt="([^"]+)"[^>]*>')
+FENCE = re.compile(r"^( *```\w+) [\w-]+$", re.M)  # the second word is for the tests: the package that the block needs
+LITERAL = re.compile(r"(<(pre|code|script|style|h\d|svg)\b.*?</\2>|<[^>]*>)", re.S)  # where no formula is
+BLOCK = re.compile(r'<div class="highlight"><pre><span></span><code>([^<]*)</code></pre></div>')  # not of a language
+ABOVE = re.compile(r"\^(?:\{([^{}]*)\}|\(([^()]*)\)|(-?[\w/]+(?:\.\d+)?))")
+BELOW = re.compile(r"(?<![A-Za-z_])([^\W\d_]\u0304?|[∂∇‖])_(?:\{([^{}]*)\}|([A-Za-z0-9α-ω]{1,3})(?![A-Za-z_]))")
+NAMED = re.compile(r"([A-Za-z]{2})_([a-zλ]{1,2})(?![A-Za-z_(])")  # data_r, argmin_w
+LETTER = re.compile(r"(?<![A-Za-zα-ω])(d?[A-Za-zα-ωΛΦ]\u0304?|[α-ωΛ][A-Z])(?![A-Za-zα-ωΛ])")
+SIGNS = {"&lt;=": "≤", "&gt;=": "≥", "&lt;-": "←"}
 
 
 def on_page_markdown(markdown, page, config, files):
@@ -20,16 +30,52 @@ def on_page_markdown(markdown, page, config, files):
         markdown = re.sub(r"\]\((?!https?:)(?!docs/)", "](../", (ROOT / "README.md").read_text()).replace(
             "](docs/", "]("
         )
-    markdown = markdown.replace("](../README.md)", "](index.md)")
+    markdown = FENCE.sub(r"\1", markdown.replace("](../README.md)", "](index.md)"))
     if "/" in page.file.src_uri:  # ../ stays inside the documents there
         return markdown
     return OUTSIDE.sub(lambda match: f"]({config['repo_url']}/blob/main/{match[1]})", markdown)
 
 
-def on_page_content(html, page, config, files):
-    """Returns the page with the words that stand for a figure shown below it, as its caption."""
+def on_page_content(text, page, config, files):
+    """Returns the page with captions below its figures and with formulas set as such."""
+    if "```" in text:
+        raise ValueError(f"{page.file.src_uri}: a block of code is not closed, or its first line is not understood")
     caption = lambda image: f"<figure>{image[0]}<figcaption>{image[1]}</figcaption></figure>"
-    return IMAGES.sub(lambda images: IMAGE.sub(caption, images[1]), html)
+    text = IMAGES.sub(lambda images: IMAGE.sub(caption, images[1]), text)
+    text = BLOCK.sub(formula, text) if page.file.src_uri.startswith("api/") else text
+    parts = LITERAL.split(text)  # text, what is literal, its tag, text, ...
+    return "".join(part if place % 3 else scripts(part) for place, part in enumerate(parts) if place % 3 != 2)
+
+
+def formula(block):
+    """Returns a block of a docstring set as a formula, unless it is code."""
+    lines = html.unescape(block[1])
+    try:
+        ast.parse(lines)
+        return block[0]
+    except SyntaxError:
+        pass
+    if lines.startswith(">>>") or "->" in lines:
+        return block[0]
+    text = block[1].rstrip("\n")
+    for typed, sign in SIGNS.items():
+        text = text.replace(typed, sign)
+    parts = text.split("`")
+    found = (f"<code>{part}</code>" if place % 2 else italic(part) for place, part in enumerate(parts))
+    return f'<div class="formula">{"".join(found)}</div>'
+
+
+def italic(text):
+    """Returns a formula with its letters in italics, words as they are, and what is above or below the line."""
+    parts = re.split(r"(&\w+;|<[^>]*>)", NAMED.sub(r"\1<sub>\2</sub>", scripts(text)))
+    return "".join(part if place % 2 else LETTER.sub(r"<i>\1</i>", part) for place, part in enumerate(parts))
+
+
+def scripts(text):
+    """Returns plain text with x_i and x^k as HTML shows them; names of several letters with an underscore stay."""
+    inside = lambda match, first: next(part for part in match.groups()[first:] if part is not None)
+    text = ABOVE.sub(lambda match: f"<sup>{inside(match, 0)}</sup>", text)
+    return BELOW.sub(lambda match: f"{match[1]}<sub>{inside(match, 1)}</sub>", text)
 
 
 def parameter(one):

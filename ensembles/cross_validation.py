@@ -32,6 +32,8 @@ def cross_validation(inner_loss: Loss, outer_loss: Loss, data: PyTree, num_folds
 
         inner  Σ_k L(w_k, λ; all rows but those of fold k),    outer  1/K Σ_k F(w_k, λ; the rows of fold k)
 
+    A problem of the losses and data of all folds:
+
         folds = ensembles.cross_validation(inner_loss, outer_loss, data, 5, key)
         problem = hypergrad.BilevelProblem(*folds)
         params = ensembles.init_replicas(make_model, key, 5)

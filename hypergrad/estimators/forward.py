@@ -36,7 +36,7 @@ class ForwardState(eqx.Module):
 class Forward(AbstractEstimator):
     """Forward mode: one tangent of the inner state per hyperparameter.
 
-        Z_t = A_t Z_{t-1} + B_t,    dF/dλ = ∂_λ F + Zᵀ_T ∇_w F
+        Z_t = A_t Z_{t-1} + B_t,    dF/dλ = ∂_λ F + Z_Tᵀ ∇_w F
 
     with A_t = ∂Φ/∂(w, s) and B_t = ∂Φ/∂λ at step t. Exact, as `Reverse`.
 

@@ -22,7 +22,7 @@ class LevenbergMarquardt(AbstractLinearSolver):
 
     v maximises bᵀv - ½ vᵀ(H + δI)v, the predicted gain. It is measured with a draw H_j that v does not know, and
 
-        ρ = (bᵀv - ½ vᵀH_jv) / (bᵀv - ½ vᵀ(H + δI)v)
+        ρ = (bᵀv - ½ vᵀ H_j v) / (bᵀv - ½ vᵀ(H + δI)v)
 
     is the ratio of both. The solution is taken if ρ >= ¼ and no direction of negative curvature was met. Else δ grows:
     0, then ‖Hb‖/‖b‖ · 0.01 · 4^k. So a positive definite H that is the same for all batches is solved as `CG` does, and
