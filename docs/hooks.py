@@ -49,13 +49,7 @@ def on_page_content(text, page, config, files):
 
 def formula(block):
     """Returns a block of a docstring set as a formula, unless it is code."""
-    lines = html.unescape(block[1])
-    try:
-        ast.parse(lines)
-        return block[0]
-    except SyntaxError:
-        pass
-    if lines.startswith(">>>") or "->" in lines:
+    if is_code(html.unescape(block[1])):
         return block[0]
     text = block[1].rstrip("\n")
     for typed, sign in SIGNS.items():
@@ -63,6 +57,17 @@ def formula(block):
     parts = text.split("`")
     found = (f"<code>{part}</code>" if place % 2 else italic(part) for place, part in enumerate(parts))
     return f'<div class="formula">{"".join(found)}</div>'
+
+
+def is_code(lines):
+    """Returns whether lines are a session, signatures, or Python; `w <- -w` is a formula all the same."""
+    if lines.startswith(">>>") or "->" in lines:
+        return True
+    try:
+        ast.parse(lines)
+    except SyntaxError:
+        return False
+    return "<-" not in lines
 
 
 def italic(text):
