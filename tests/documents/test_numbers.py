@@ -107,6 +107,17 @@ def test_criteria():
             assert by_evidence[method, seed] == by_rows[method, seed]
 
 
+def test_peers():
+    runs = {(row[0], row[1]): float(row[2]) for row in lines_of("peers.md") if row[1].startswith(("Betty", "TorchOpt"))}
+    free = [runs[problem, "Betty: CG(20)"] for problem in ("P1", "P2", "P3")]
+    agree("peers.md", "it would be #, # and # times ahead of torch on P1 to P3", *free)
+    agree(
+        "peers.md",
+        "`Reverse` cannot be more than # times quicker than torch on P2",
+        runs["P2", "TorchOpt: MetaSGD"] / 2,
+    )
+
+
 def test_short_horizon():
     page = "experiments.md"
     at = {
