@@ -1,7 +1,6 @@
 """Methods that compete: each spends one budget of gradient equivalents from one start."""
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ ONLINE = hg.Reverse(hg.OptaxSolver(adam, PERIOD), horizon=HORIZON, warm_start=Tr
 PLAIN = standing(hg.OptaxSolver(adam, PERIOD))
 OUTER, COLD_OUTER = optax.adam(0.2), optax.adam(0.3)
 AVERAGE = 1 - 2 / PERIOD  # of the weights, as in `hg.tune`
-MEMORY = 5  # updates that a momentum may remember: of longer ones a short horizon sees no harm
 SHRINKAGE = 0.05  # of the way to the mean of a layer, at every move
 MEASUREMENTS = 20  # of the test error per run
 
@@ -162,21 +160,12 @@ def tpe(share: float) -> Method:
     return method
 
 
-@functools.cache  # one function for all tasks: a new one would be compiled anew
-def momentum_within(updates: int) -> Callable[[PyTree], PyTree]:
-    """Returns the projection that bounds the memory 1/(1 - b1) of a momentum by so many updates."""
-    most = math.log(updates - 1)
-    return lambda hparams: hparams | {"logit_b1": jnp.minimum(hparams["logit_b1"], most)}
-
-
-def tuned(bounded: bool) -> Method:
-    """Returns `hg.tune` as a method, its momentum bounded or free."""
+def tuned(**own: Any) -> Method:
+    """Returns `hg.tune` as a method, with options of its own."""
 
     def method(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
         spent, best = 0, None  # type: int, hg.Best | None
-        options: dict[str, Any] = {"key": task.key, "budget": task.budget}
-        if bounded:
-            options["projection"] = momentum_within(MEMORY)
+        options: dict[str, Any] = {"key": task.key, "budget": task.budget} | own
 
         def measure(state: hg.SearchState, history: hg.History) -> None:
             nonlocal spent, best
@@ -206,6 +195,6 @@ METHODS: dict[str, Method] = {
         per_weight=True,
         guarded=True,
     ),
-    "tune": tuned(bounded=True),
-    "tune, free momentum": tuned(bounded=False),
+    "tune": tuned(),
+    "tune, free momentum": tuned(memory=None),
 }

@@ -9,8 +9,13 @@ from ..ground.show import show
 from .race import GROWTH, Choice, Rival
 
 
-def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int, planned: int) -> tuple[str, ...]:
-    """Returns sentences on the choices and their reasons, and on updates that were `planned` and not done."""
+def report(
+    choice: Choice, race: Sequence[Rival], winner: Rival, spent: int, planned: int, held: Sequence[str]
+) -> tuple[str, ...]:
+    """Returns sentences on the choices and their reasons, and on updates that were `planned` and not done.
+
+    `held` are sentences on hyperparameters with a bound.
+    """
     inner, state, history = choice.estimator.inner, winner.state, winner.history
     assert history is not None and inner.average is not None  # both are set before
     lines = [
@@ -20,6 +25,7 @@ def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int, pla
         f"them in a trial; the limit is {GROWTH:g}.",
         f"The outer loss is that of weights averaged over about {1 / (1 - inner.average):.0f} updates: short horizons "
         "would else drive learning rates to zero.",
+        *held,
     ]
     if len(race) > 1:
         lost = ", ".join(f"{rival.name} at {rival.loss:.4g}" for rival in race if rival is not winner)
@@ -34,6 +40,15 @@ def report(choice: Choice, race: Sequence[Rival], winner: Rival, spent: int, pla
 def cut_short(done: int, planned: int) -> str:
     """Returns a sentence for a learning rate that falls with the number of updates."""
     return "" if done >= planned else f" A schedule over {planned} updates is not at its end: that takes more budget."
+
+
+def on_momentum(paths: Sequence[str], memory: int | None) -> list[str]:
+    """Returns a sentence for every momentum that is bounded."""
+    return [
+        f"{path} is a momentum, held where the optimiser remembers {memory} updates at most: a longer one overshoots "
+        "after more updates than a hypergradient sees."
+        for path in paths
+    ]
 
 
 def steadiness(course: np.ndarray) -> float:

@@ -16,8 +16,9 @@ from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem, as_hparams, check_model
 from ..search.base import SearchState
 from ..search.gradient import identity
+from .momentum import MEMORY, bounded
 from .race import REACH, choose, line_up
-from .report import report
+from .report import on_momentum, report
 from .setup import all_starts, in_losses, periods, scaled_adam, steps, units
 
 SHARE = 0.15  # of the budget that the choice of a start may take
@@ -52,6 +53,7 @@ class Tuned:
     instance("problem", BilevelProblem, "a BilevelProblem"),
     random_key("key"),
     integer("budget", least=LEAST, optional=True),
+    integer("memory", least=2, optional=True),
     function("projection", "hparams -> hparams"),
     function("callback", "(state, history) -> anything", optional=True),
     integer("patience", least=1, optional=True),
@@ -67,6 +69,7 @@ def tune(
     budget: int | None = None,
     scale: PyTree = 1.0,
     starts: Sequence[PyTree] | None = None,
+    memory: int | None = MEMORY,
     projection: Callable[[PyTree], PyTree] = identity,
     holdout: PyTree | Callable[[PyTree], Array] | None = None,
     patience: int | None = None,
@@ -103,7 +106,13 @@ def tune(
       logarithms, 0 holds one where it is.
     - `starts`: further starts, like `hparams`. By default one for every direction of each hyperparameter that enters
       the optimiser and no loss, such as a learning rate: by log 10 units of `scale` smaller and larger.
-    - `projection`: applied to λ after every move.
+    - `memory`: the most updates that a learned momentum may remember, 1/(1 - b1) for Adam's b1 and any form of it;
+      `None` bounds nothing. What is a momentum is found by letting the optimiser coast: after one gradient of ones it
+      gets zeros, and goes on by so many of its last updates. A momentum that remembers far more updates than the
+      horizon drives the rate up until training is ruined: averaged weights lag behind, so that a step further lowers
+      their loss at once, and that it overshoots shows only later. Not found is the momentum of an optimiser whose
+      updates have one size (Lion), or that is fixed.
+    - `projection`: applied to λ after every move, and after that bound.
     - `holdout`, `patience`: as in `run`; they choose among the starts too.
     - `callback(state, history)`: called after every few hyper-steps of any start with the history of these; a true
       result ends the race of this start, or the search.
@@ -112,9 +121,8 @@ def tune(
     *Cost*: the budget. *Memory*: K/20 states of training, and the first and present state of each start.
     *Bias*: that of a short horizon at averaged weights.
     *When not to use it*: where training is short or the hyperparameters act on its first steps alone, such as the scale
-    of the first weights; use `Reverse` over the whole of training. A momentum that remembers far more updates than the
-    horizon drives the rate up until training is ruined, and a decay without a bound can run away, see docs/tabular.md:
-    give a `projection`.
+    of the first weights; use `Reverse` over the whole of training. A decay without a bound can run away, see
+    docs/tabular.md: give a `projection`.
 
     **Raises** `TypeError` or `ValueError` naming the argument that does not fit; `FloatingPointError` where no start
     has a finite result.
@@ -127,6 +135,7 @@ def tune(
     fast = in_losses(problem, partitioned, hparams)
     named = all_starts(hparams, unit, fast, starts)
     common: dict[str, Any] = {"key": key, "holdout": holdout, "patience": patience, "callback": callback}
+    projection, momenta = bounded(projection, inner, partitioned.arrays, hparams, unit, fast, memory)
     choice = choose(periods(inner, total), scaled_adam(steps(unit, fast)), projection, problem, params, hparams, common)
     race = line_up(choice, problem, named)
 
@@ -148,7 +157,6 @@ def tune(
         advance(alive[0], last + 1)
     if winner.history is None or not math.isfinite(winner.loss):
         raise FloatingPointError("no start has a finite loss: training diverges, or the loss is not defined there")
-    best = winner.state.best
-    spent = others + winner.gradients
-    words = report(choice, race, winner, spent, inner.num_steps)
+    best, spent = winner.state.best, others + winner.gradients
+    words = report(choice, race, winner, spent, inner.num_steps, on_momentum(momenta, memory))
     return Tuned(best.params, best.hparams, best.value, winner.state, winner.history, spent, words)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments.tabular.data import available, read
-from experiments.tabular.methods import momentum_within
 from experiments.tabular.model import on_test
 from experiments.tabular.report import in_hindsight, in_words, verdicts
 from experiments.tabular.run import QUICK, Config, main
@@ -56,14 +55,6 @@ def test_a_constant_has_the_error_of_a_constant(name):
         assert found["test_nll"] == pytest.approx(np.log(3), rel=1e-5)
     else:
         assert found["test_error"] == pytest.approx(table.unit * np.sqrt(np.mean(y**2)), rel=1e-5)
-
-
-def test_a_bounded_momentum_remembers_so_many_updates():
-    memory = lambda b1: 1 / (1 - b1)
-    logits = {"logit_b1": jax.scipy.special.logit(np.array([0.1, 0.7, 0.9, 0.99])), "log_rate": np.zeros(4)}
-    found = momentum_within(5)(logits)
-    np.testing.assert_allclose(memory(jax.nn.sigmoid(found["logit_b1"])), [memory(0.1), memory(0.7), 5, 5], rtol=1e-5)
-    assert np.all(found["log_rate"] == 0) and momentum_within(5) is momentum_within(5)
 
 
 @pytest.mark.slow
