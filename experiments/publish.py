@@ -22,6 +22,7 @@ from .sparse.run import Config as SparseConfig
 from .study.plots import WORDS
 from .study.run import Config as StudyConfig
 from .tabular import page as tabular
+from .tabular.run import Config as TabularConfig
 from .vision import page as vision
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -146,6 +147,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "study_mnist": study,
     "tabular": tabular.errors_and_counts,
     "tabular_full": tabular.errors_and_counts,
+    "tabular_weights": tabular.errors_and_counts,
     "vision_labels": vision.images,
     "vision_clean": vision.images,
     "vision_text": vision.text,
@@ -158,6 +160,7 @@ BENCHMARKS = {  # each with its result in a file of its own name
 }
 USUAL = {f"benchmarks.{name}": config for name, config in BENCHMARKS.items()}
 USUAL |= {"compare": CompareConfig(), "proton": ProtonConfig(), "sparse": SparseConfig(), "study": StudyConfig()}
+USUAL |= {"tabular": TabularConfig()}
 UNSAID = ("out", "data_dir", "cache", "jobs")  # options that change no result
 PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts")  # of summaries, those that are kept
 
@@ -170,11 +173,12 @@ def command(name: str, options: Row) -> str:
         usual = as_json(USUAL[module])
         words = lambda value: shlex.join(map(str, value if isinstance(value, list) else [value]))
         changed = {option: value for option, value in options.items() if value != usual[option]}
-        given = [f" --{option.replace('_', '-')} {words(value)}" for option, value in changed.items()]
+        flag = lambda option: f" --{option.replace('_', '-')}"
+        given = [flag(key) if value is True else f"{flag(key)} {words(value)}" for key, value in changed.items()]
         return f"python -m experiments.{module}{''.join(given)}"
     if part and experiment in SELECT:
         return f"python -m experiments.{experiment} --{SELECT[experiment]} {part}"
-    return f"python -m experiments.{name.removesuffix('_full')}"
+    return f"python -m experiments.{name}"
 
 
 def read(name: str) -> Row:

@@ -20,8 +20,9 @@ def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Writes summary.json, history.csv, table.md, report.md and the plot, and returns the summary."""
     runs, history = rows(cells, "runs"), rows(cells, "history")
     yardstick = in_hindsight(rows(cells, "fixed"), list(dict.fromkeys(run["start"] for run in runs)))
-    table, counts = wide(runs + yardstick), verdicts(runs + yardstick)
-    sentences = [*in_words(counts), seconds_in_words(runs)]
+    ours = judged(list(dict.fromkeys(run["method"] for run in runs)))
+    table, counts = wide(runs + yardstick), verdicts(runs + yardstick, ours)
+    sentences = [*in_words(counts, ours), seconds_in_words(runs)]
     draw(config.out / "test_error_against_cost.png", history)
     overview(config.out / "bad_starts.png", history, yardstick)
     title = f"Test error, mean ± standard deviation over {config.seeds} splits: RMSE, or the share of wrong classes"
@@ -55,15 +56,20 @@ def wide(runs: Sequence[Row]) -> list[Row]:
     return lines
 
 
-def verdicts(runs: Sequence[Row]) -> list[Row]:
-    """Returns one line for each rival of `tune`: on how many sets and starts that is ahead, level or behind, and where.
+def judged(methods: Sequence[str]) -> str:
+    """Returns the method that is compared with all others: `tune` where it runs, else the last one."""
+    return "tune" if "tune" in methods else methods[-1]
+
+
+def verdicts(runs: Sequence[Row], ours_is: str = "tune") -> list[Row]:
+    """Returns one line for each rival of a method: on how many sets and starts that is ahead, level, behind, and where.
 
     Two methods differ where the mean difference over the splits is more than its standard error.
     """
-    ours = {_place(run): run["test_error"] for run in runs if run["method"] == "tune"}
+    ours = {_place(run): run["test_error"] for run in runs if run["method"] == ours_is}
     lines: list[Row] = []
     for method in dict.fromkeys(run["method"] for run in runs):
-        if method == "tune" or not ours:
+        if method == ours_is or not ours:
             continue
         found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
         rivals = [run for run in runs if run["method"] == method and _place(run) in ours]
@@ -78,15 +84,15 @@ def verdicts(runs: Sequence[Row]) -> list[Row]:
     return lines
 
 
-def in_words(counts: Sequence[Row]) -> list[str]:
+def in_words(counts: Sequence[Row], ours_is: str = "tune") -> list[str]:
     """Returns a sentence for each line of `verdicts`."""
     sentences = []
     for line in counts:
         rival, total = line["rival"], sum(line[word] for word in ("ahead", "level", "behind"))
         lost = f" Behind on: {'; '.join(line['lost'])}." if line["lost"] else ""
         sentences.append(
-            f"tune is ahead of {rival} in {line['ahead']}, level with {rival} in {line['level']}, behind {rival} in "
-            f"{line['behind']} of {total} cases.{lost}"
+            f"{ours_is} is ahead of {rival} in {line['ahead']}, level with {rival} in {line['level']}, behind "
+            f"{rival} in {line['behind']} of {total} cases.{lost}"
         )
     return sentences
 

@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.common.report import as_json
+from experiments.publish import command
 from experiments.tabular.data import available, read
 from experiments.tabular.model import on_test
-from experiments.tabular.report import in_hindsight, in_words, verdicts
+from experiments.tabular.report import in_hindsight, in_words, judged, verdicts
 from experiments.tabular.run import QUICK, Config, main
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
@@ -81,6 +83,25 @@ def test_the_words_count_what_the_numbers_say():
     (sentence,) = in_words(verdicts(plain + ours))
     assert sentence == (
         "tune is ahead of plain in 1, level with plain in 1, behind plain in 1 of 3 cases. Behind on: s (odd)."
+    )
+
+
+def test_the_last_method_is_judged_where_tune_does_not_run():
+    run = lambda method, error: {"set": "s", "start": "good", "method": method, "seed": 0, "test_error": error}
+    runs = [run("plain", 1.0), run("per weight", 2.0), run("per weight, guarded", 1.5)]
+    ours = judged([one["method"] for one in runs])
+    assert [(line["rival"], line["ahead"], line["behind"]) for line in verdicts(runs, ours)] == [
+        ("plain", 0, 1),
+        ("per weight", 1, 0),
+    ]
+    assert in_words(verdicts(runs, ours), ours)[0].startswith("per weight, guarded is ahead of plain in 0")
+    assert judged(["tune", "plain"]) == "tune"
+
+
+def test_a_published_command_names_the_options_that_are_not_the_default():
+    config = as_json(dataclasses.replace(Config(), grid=True, sets=("wine", "digits"), methods=("tpe, 10 % trials",)))
+    assert command("tabular_full", config) == (
+        "python -m experiments.tabular --sets wine digits --methods 'tpe, 10 % trials' --grid"
     )
 
 
