@@ -14,10 +14,11 @@ import ensembles as ens
 import hypergrad as hg
 
 from ..common.data import Rows, Splits
+from .solver import Restarted
 
 MOST = 10_000  # proximal steps of one training
-TIGHT = 1e-5  # of the gradient at zero weights: the accuracy of grid and random search
-EXACT = 1e-7  # the accuracy at which results are judged
+TIGHT = 1e-6  # of the gradient at zero weights: the accuracy of grid and random search
+EXACT = 1e-8  # the accuracy at which results are judged
 FOLDS = 5
 
 
@@ -81,7 +82,7 @@ class Problem:
 
     def _solver(self, prox: Callable[..., Array]) -> hg.JaxoptSolver:
         """Returns accelerated proximal gradient descent with steps of 1, right for data that were `scaled`."""
-        return hg.JaxoptSolver(jaxopt.ProximalGradient, prox=prox, stepsize=1.0, maxiter=MOST)
+        return hg.JaxoptSolver(Restarted, prox=prox, stepsize=1.0, maxiter=MOST)
 
     def _zeros(self) -> Array:
         return jnp.zeros(self.data.train.x.shape[1])

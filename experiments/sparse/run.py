@@ -69,13 +69,13 @@ TASKS: dict[TaskName, Task] = {
 class Config(WithData):
     """Find the penalties of sparse models: hypergradients against grid, random search, TPE and coordinate descent.
 
-    Models are trained by accelerated proximal gradient descent. HOAG differentiates through its fixed point and moves
-    by the adaptive step, from three starts, at 1/6, 1/2 and 5/6 of the range of log-penalties, because the validation
-    loss has several minima. The range is two decades below the penalty that makes all weights zero. The grid holds
-    equally spaced log-penalties, each trained on from the last. Random search and TPE (Optuna) may spend as many
-    gradients as the grid, HOAG a fifth of them. What counts is the criterion of the exact solution at the best penalty
-    so far. scikit-learn's LassoCV or ElasticNetCV, and celer where it is installed, search a grid of as many points on
-    the same splits by coordinate descent, for comparison in seconds.
+    Models are trained by accelerated proximal gradient descent with restarts. HOAG differentiates through its fixed
+    point and moves by the adaptive step, from three starts, at 1/6, 1/2 and 5/6 of the range of log-penalties, because
+    the validation loss has several minima. The range is two decades below the penalty that makes all weights zero. The
+    grid holds equally spaced log-penalties, each trained on from the last. Random search and TPE (Optuna) may spend as
+    many gradients as the grid, HOAG a fifth of them. What counts is the criterion of the exact solution at the best
+    penalty so far. scikit-learn's LassoCV or ElasticNetCV, and celer where it is installed, search a grid of as many
+    points on the same splits by coordinate descent, for comparison in seconds.
 
     Then every feature gets a penalty of its own, from the best single one on.
 

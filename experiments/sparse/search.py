@@ -85,12 +85,12 @@ def tree_parzen(problem: Problem, num_penalties: int, seed: int, gradients: int)
 
 def descended(problem: Problem, like: np.ndarray, gradients: int) -> list[Row]:
     """Returns the paths of HOAG with its adaptive step from all starts, one after another, with equal budgets."""
-    estimator = hg.HOAG(problem.inner, hg.CG(100, rtol=0.0))
+    estimator, optimiser = hg.HOAG(problem.inner, hg.CG(100, rtol=0.0)), hg.adaptive_step()
     path: list[Row] = []
     low, high = problem.limits
     for share in STARTS:
         start = np.full_like(like, high - share * (high - low))
-        now = _followed(problem, estimator, hg.adaptive_step(), (start, gradients // len(STARTS)))
+        now = _followed(problem, estimator, optimiser, (start, gradients // len(STARTS)))
         spent = {unit: path[-1][unit] if path else 0 for unit in ("gradients", "seconds")}
         path += [line | {unit: line[unit] + spent[unit] for unit in spent} for line in now]
     return path

@@ -1,14 +1,17 @@
 """The experiment on sparse penalties: its data, that hypergradients come as low as a grid, and what is written."""
 
+import copy
 import dataclasses
 import json
 
 import jax
+import jaxopt
 import numpy as np
 import pytest
 from sklearn.linear_model import ElasticNet, Lasso
 from sklearn.svm import LinearSVC
 
+import hypergrad as hg
 from experiments.common import binary
 from experiments.sparse import coordinate, data, model, run, search, svm
 
@@ -43,6 +46,27 @@ def test_the_dual_of_the_support_vector_machine_is_that_of_scikit_learn():
     known.fit(splits.train.x, splits.train.y)
     assert 0 < np.sum((alpha > 0) & (alpha < penalty)) < len(alpha)
     np.testing.assert_allclose(known.coef_[0], (alpha * splits.train.y) @ splits.train.x, rtol=1e-5, atol=1e-7)
+
+
+def test_training_ends_at_the_proximal_gradient_that_was_asked_for_in_fewer_steps():
+    """On the way from strong to weak penalties, against the same steps without restarts of the momentum."""
+    with jax.enable_x64(True):
+        problem = run.LASSO["validation"](data.load("generated", 0, None, 3000))
+        loss, train, prox = problem.bilevel.inner_loss, problem.bilevel.train, problem.inner.prox
+        plain = copy.copy(problem)
+        plain.inner = hg.JaxoptSolver(jaxopt.ProximalGradient, **problem.inner.options)
+        steps = []
+        for solved in (problem, plain):
+            state, gradients = solved.start(np.log(solved.largest)), 0
+            for h in np.log(solved.largest) - np.array([1.0, 2.0, 4.0]):
+                trained = solved.train(h, state)
+                state, gradients = trained.state, gradients + int(trained.gradients)
+                if solved is problem:
+                    w = state.params
+                    step = prox(w - jax.grad(loss)(w, h, train, jax.random.key(0)), h, 1.0)
+                    assert 0 < np.linalg.norm(w - step) <= model.TIGHT * solved.scale
+            steps.append(gradients)
+    assert 5 * steps[0] < steps[1]
 
 
 REGRESSIONS = {
