@@ -147,6 +147,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "study_mnist": study,
     "tabular": tabular.errors_and_counts,
     "tabular_full": tabular.errors_and_counts,
+    "tabular_rates": tabular.errors_and_counts,
     "tabular_weights": tabular.errors_and_counts,
     "vision_labels": vision.images,
     "vision_clean": vision.images,

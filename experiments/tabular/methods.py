@@ -23,8 +23,11 @@ from .model import BOX, GRID, Losses, adam, hparams_of, on_test
 PERIOD, HORIZON = 100, 10  # updates between two moves of λ, and the last of them that are differentiated
 ONLINE = hg.Reverse(hg.OptaxSolver(adam, PERIOD), horizon=HORIZON, warm_start=True, check=None)
 PLAIN = standing(hg.OptaxSolver(adam, PERIOD))
+LONG = hg.Reverse(hg.OptaxSolver(adam, 10 * PERIOD), horizon=PERIOD, warm_start=True, check=None)
+STRATEGIES = hg.PES(hg.OptaxSolver(adam, 10_000 * PERIOD), PERIOD, num_pairs=2, sigma=0.1)  # never begins again
 OUTER, COLD_OUTER = optax.adam(0.2), optax.adam(0.3)
-AVERAGE = 1 - 2 / PERIOD  # of the weights, as in `hg.tune`
+AVERAGE = 1 - 2 / PERIOD  # of the weights
+AVERAGED = hg.Reverse(hg.OptaxSolver(adam, PERIOD, average=AVERAGE), horizon=HORIZON, warm_start=True, check=None)
 SHRINKAGE = 0.05  # of the way to the mean of a layer, at every move
 MEASUREMENTS = 20  # of the test error per run
 
@@ -189,6 +192,9 @@ METHODS: dict[str, Method] = {
     "tpe, 10 % trials": tpe(0.1),
     "cold": cold(0.02),
     "online": by_run(hg.GradientSearch(ONLINE, OUTER)),
+    "online, averaged": by_run(hg.GradientSearch(AVERAGED, OUTER)),
+    "online, long horizon": by_run(hg.GradientSearch(LONG, OUTER)),
+    "online, pes": by_run(hg.GradientSearch(STRATEGIES, OUTER)),
     "per weight": by_run(hg.GradientSearch(ONLINE, OUTER), per_weight=True),
     "per weight, guarded": by_run(
         hg.GradientSearch(ONLINE, OUTER, projection=hg.projections.shrink_to_mean(SHRINKAGE)),

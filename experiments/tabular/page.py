@@ -9,6 +9,7 @@ NAMES = {
     "tpe, 2 % trials": "TPE, trials of 2 %",
     "tpe, 10 % trials": "TPE, trials of 10 %",
     "tune": "tune",
+    "online, pes": "online, PES",
     "best fixed": "best of 50 fixed settings",
 }
 VERDICTS = ("ahead", "level", "behind")

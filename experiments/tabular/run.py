@@ -34,13 +34,15 @@ class Config(WithData):
     """Train a small network on tabular data from good and bad hyperparameters, at one budget in gradients.
 
     A network with two hidden layers learns with Adam; hyperparameters are one weight decay per layer, the rate and b1.
-    plain trains at the start for the whole budget. tpe trains a trial per 2 or 10 % of it, the first at the start. cold
-    differentiates whole runs of 2 % each. online differentiates the last 10 of every 100 updates while training goes
-    on. per weight does so with one decay per weight; guarded, half of the validation rows choose the best step and
-    decays shrink to the mean of their layer. tune is `hypergrad.tune` as a newcomer would call it; free momentum
-    lifts its bound on the memory of a momentum. All keep the best model on the validation rows; the test rows are
-    measured on the way for the plot and choose nothing. The yardstick, with --grid, is the best of 50 fixed settings,
-    each trained with the whole budget, as the test rows show it in hindsight.
+    plain trains at the start for the whole budget. tpe trains a trial per 2 or 10 % of it, the first at the start.
+    cold differentiates whole runs of 2 % each. online differentiates the last 10 of every 100 updates while
+    training goes on; averaged, the loss is that of averaged weights; with a long horizon, the last 100 of every
+    1,000; pes takes persistent evolution strategies over 100 updates, with two pairs. per weight is online with one
+    decay per weight; guarded, half of the validation rows choose the best step and decays shrink to the mean of
+    their layer. tune is `hypergrad.tune` as a newcomer would call it; free momentum lifts its bound on the memory
+    of a momentum. All keep the best model on the validation rows; the test rows are measured on the way for the
+    plot and choose nothing. The yardstick, with --grid, is the best of 50 fixed settings, each trained with the
+    whole budget, as the test rows show it in hindsight.
 
     Sets: folders of --data-dir (or of its folder uci) that hold data.txt.gz, index_features.txt, index_target.txt and
     splits.npz; diabetes, breast-cancer, wine and digits ship with scikit-learn. A seed is a split, its first weights
