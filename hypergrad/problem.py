@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from .data.checks import check_data
 from .data.sampler import as_sampler
 from .ground.checks import checked, explained, function, instance
-from .ground.dependence import enters, traced
+from .ground.dependence import used
 from .ground.derivatives import refuse_not_differentiable
 from .ground.hparams import as_floating as as_floating
 from .ground.hparams import as_hparams as as_hparams
@@ -176,8 +176,8 @@ def refuse_unlearnable(
     """
     inexact, rest = split(judged)
     outer = lambda inexact, hparams: traced_outer_value(problem, join(inexact, rest).model, hparams, jax.random.key(0))
-    by_weights = traced(lambda inexact: outer(inexact, hparams), inexact)
-    reads = any(enters(by_weights, inexact))
+    by_weights = jax.make_jaxpr(lambda inexact: outer(inexact, hparams))(inexact)
+    reads = any(used(by_weights.jaxpr))
     reached = lambda hparams: eqx.filter((trained(hparams) if reads else None, outer(inexact, hparams)), eqx.is_array)
     reason = UNUSED if reads else "does not enter the outer loss, which does not depend on the weights"
 
@@ -188,7 +188,7 @@ def refuse_unlearnable(
     @explained(explain)
     def refuse() -> None:
         if differentiable:
-            refuse_flat_loss("outer_loss", by_weights, inexact)
+            refuse_flat_loss("outer_loss", by_weights)
         refuse_unused(reached, hparams, differentiable, reason)
 
     refuse()
@@ -233,14 +233,14 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
 
 def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> bool:
     """Returns true if the inner loss returns the state of layers too. **Raises** as `check_model`."""
-    has_state = False
-    for name, loss, data in (
-        ("inner_loss", problem.inner_loss, problem.train),
-        ("outer_loss", problem.outer_loss, problem.valid),
+    has_state, key = False, jax.random.key(0)
+    read = lambda data, key: _arrays_of_state(problem.inner_loss(model, hparams, data, key))
+    for name, data, shape_of in (
+        ("inner_loss", problem.train, lambda: eqx.filter_eval_shape(as_sampler(problem.train).mean, read, key)),
+        ("outer_loss", problem.valid, lambda: eqx.filter_eval_shape(traced_outer_value, problem, model, hparams, key)),
     ):
         try:
-            read = lambda data, key, loss=loss: _arrays_of_state(loss(model, hparams, data, key))
-            value = eqx.filter_eval_shape(as_sampler(data).mean, read, jax.random.key(0))
+            value = shape_of()
         except Exception as error:
             shapes = _shapes(model, hparams, data)
             raise ValueError(

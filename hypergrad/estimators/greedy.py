@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import boolean, field, real
+from ..ground.derivatives import once
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
@@ -67,11 +68,12 @@ class Greedy(AbstractTrajectoryEstimator):
         """Trains, adding up one-step hypergradients."""
         training, total = Training(self.inner, problem, hparams, key), self.inner.num_steps
         start = training.begin(state.inner, self.warm_start)
+        outer_value_and_grads = once(training.outer_value_and_grads)
 
         def look_ahead(state: InnerState, t: Array | int) -> tuple[InnerState, Array, PyTree, PyTree]:
             """Returns the state after one step, the value there, its direct term, and ∇_w F pulled back to λ."""
             new, pullback = training.step_vjp(state, t)
-            value, by_model, direct = training.outer_value_and_grads(new)
+            value, by_model, direct = outer_value_and_grads(new)
             by_state, through_step = pullback(cotangent_of(new, by_model))
             if total == 1:
                 more = through_start(training, state, self.warm_start, by_state)
@@ -95,7 +97,7 @@ class Greedy(AbstractTrajectoryEstimator):
                 nothing = optax.tree.zeros_like(hparams)
                 end, through_steps = jax.lax.fori_loop(0, total, body, (start, nothing))
             # The loss once more, in place of another program for the last step: that is compiled as long as the loop.
-            value, _, direct = training.outer_value_and_grads(end)
+            value, _, direct = outer_value_and_grads(end)
         pullbacks = 1 if last_only else total
         counts = Counts(
             iterations=total,

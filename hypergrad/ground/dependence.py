@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from jax.interpreters import partial_eval
 from jaxtyping import PyTree
 
@@ -23,17 +23,14 @@ class Origins(NamedTuple):
     met: set[int]
 
 
-def traced(function: Callable[[PyTree], PyTree], argument: PyTree) -> Callable[[PyTree], list[jax.Array]]:
-    """Returns the leaves of a function's result as a function that runs none of its Python code again."""
-    leaves = jaxpr_as_fun(jax.make_jaxpr(function)(argument))
-    return lambda argument: leaves(*jax.tree.leaves(argument))
-
-
 def enters(function: Callable[[PyTree], PyTree], argument: PyTree) -> list[bool]:
     """Returns for every leaf of `argument` whether any output of `function` depends on it. Nothing is computed."""
-    jaxpr = jax.make_jaxpr(function)(argument).jaxpr
-    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return list(used)
+    return used(jax.make_jaxpr(function)(argument).jaxpr)
+
+
+def used(jaxpr: Jaxpr) -> list[bool]:
+    """Returns for every input whether any output depends on it."""
+    return list(partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1])
 
 
 def origins(function: Callable[..., PyTree], arguments: Sequence[PyTree], inputs: Sequence[Origin]) -> Origins:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 
@@ -14,7 +14,8 @@ def linearize(function: Callable[..., PyTree], *primals: PyTree, has_aux: bool =
     A `jax.custom_vjp` inside has no forward derivative: there the map is the transpose of the pullback. The rule of the
     `custom_vjp` must then be differentiable, and linear in its cotangent.
     """
-    if not reverse_only(function, *primals):
+    closed, function = _replayed(function, *primals)
+    if not _meets_custom_vjp(closed.jaxpr):
         return jax.linearize(function, *primals, has_aux=has_aux)  # type: ignore[call-overload]
     value, pullback, *aux = jax.vjp(function, *primals, has_aux=has_aux)  # type: ignore[call-overload]
     push = jax.linear_transpose(pullback, value)
@@ -23,9 +24,26 @@ def linearize(function: Callable[..., PyTree], *primals: PyTree, has_aux: bool =
 
 def jvp(function: Callable[[PyTree], Array], primal: PyTree, tangent: PyTree) -> Array:
     """Returns the derivative of `function` along `tangent`, also where JAX has no forward mode; see `linearize`."""
-    if not reverse_only(function, primal):
+    closed, function = _replayed(function, primal)
+    if not _meets_custom_vjp(closed.jaxpr):
         return jax.jvp(function, (primal,), (tangent,))[1]
     return linearize(function, primal)[1](tangent)
+
+
+def once(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Returns the function of arrays, whose Python code runs once for arguments of one form, derivatives included.
+
+    It is for use within one trace, and forgotten with it: what the function reads besides its arguments is not traced
+    anew.
+    """
+    return jax.jit(lambda *arguments: function(*arguments), inline=True)
+
+
+def _replayed(function: Callable[..., PyTree], *primals: PyTree) -> tuple[ClosedJaxpr, Callable[..., PyTree]]:
+    """Returns the jaxpr of a function, and the function as that jaxpr: its Python code has run for the last time."""
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*primals)
+    structure, leaves = jax.tree.structure(shapes), jaxpr_as_fun(closed)
+    return closed, lambda *primals: jax.tree.unflatten(structure, leaves(*jax.tree.leaves(primals)))
 
 
 def reverse_only(function: Callable[..., PyTree], *arguments: PyTree) -> bool:

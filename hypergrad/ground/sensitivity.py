@@ -1,16 +1,27 @@
 """Hyperparameters that can change nothing, or by no derivative, refused by name."""
 
-from collections.abc import Callable
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import equinox as eqx
 import jax
-from jaxtyping import PyTree
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jaxtyping import Array, PyTree
 
-from .dependence import enters, traced
+from .dependence import used
 from .derivatives import reverse_only
 from .tree import named_leaves
 
 UNUSED = "enters neither training nor the outer loss"
+# Primitives whose results move with every inexact argument, without an exception.
+NAMES = """
+    add add_any broadcast_in_dim concatenate conv_general_dilated convert_element_type copy cos cumsum div dot_general
+    dynamic_slice erf exp expm1 gather integer_pow log log1p logistic max min mul neg pad pow reduce_max reduce_sum
+    reshape rsqrt select_n sin slice sqrt square squeeze sub tanh transpose
+"""
+SMOOTH = frozenset(NAMES.split())
 
 
 def refuse_unused(
@@ -20,31 +31,12 @@ def refuse_unused(
 
     Where they are to be learned by derivatives (`differentiable`) their changes have to reach an output.
     """
-    function = traced(function, hparams)
+    closed = jax.make_jaxpr(function)(hparams)
     paths = [path for path, _ in named_leaves(hparams, "hparams")]
-    if unused := [path for path, used in zip(paths, enters(function, hparams), strict=True) if not used]:
+    if unused := [path for path, enters in zip(paths, used(closed.jaxpr), strict=True) if not enters]:
         raise ValueError(f"{', '.join(unused)} {reason}: its hypergradient would be 0 for ever; use it or leave it out")
-    if differentiable:
-        _refuse_flat(lambda hparams: eqx.filter(function(hparams), eqx.is_inexact_array), hparams)
-
-
-def moves(function: Callable[[PyTree], PyTree], argument: PyTree) -> list[bool] | None:
-    """Returns for every leaf of `argument` whether its change changes any output of `function`. Nothing is computed.
-
-    A leaf that enters through comparisons, rounding, integers or `stop_gradient` alone does not. Returns `None` for a
-    function that JAX cannot differentiate in forward mode, because of a `custom_vjp`.
-    """
-    if reverse_only(function, argument):
-        return None
-    push = lambda pair: jax.linearize(function, pair[0])[1](pair[1])
-    return enters(push, (argument, argument))[len(jax.tree.leaves(argument)) :]
-
-
-def _refuse_flat(function: Callable[[PyTree], PyTree], hparams: PyTree) -> None:
-    """Raises `ValueError` naming the hyperparameters on whose *change* no output of `function` depends."""
-    if (moved := moves(function, hparams)) is None:
+    if not differentiable or (moved := moves(closed)) is None:
         return
-    paths = [path for path, _ in named_leaves(hparams, "hparams")]
     if flat := [path for path, moving in zip(paths, moved, strict=True) if not moving]:
         raise ValueError(
             f"{', '.join(flat)} acts through comparisons, rounding, integers or stop_gradient alone: its hypergradient "
@@ -52,11 +44,66 @@ def _refuse_flat(function: Callable[[PyTree], PyTree], hparams: PyTree) -> None:
         )
 
 
-def refuse_flat_loss(name: str, loss: Callable[[PyTree], PyTree], weights: PyTree) -> None:
-    """Raises `ValueError` naming a loss that depends on the weights and whose derivative does not."""
-    moved = moves(loss, weights)
-    if moved is not None and not any(moved) and any(enters(loss, weights)):
+def refuse_flat_loss(name: str, closed: ClosedJaxpr) -> None:
+    """Raises `ValueError` naming a loss, traced as a function of weights, whose derivative depends on none of them."""
+    reads, moved = any(used(closed.jaxpr)), moves(closed, some=True)
+    if reads and moved is not None and not any(moved):
         raise ValueError(
             f"{name} depends on the weights through comparisons, rounding, integers or stop_gradient alone, as a count "
             "of errors does: its hypergradient would be 0 for ever; use a smooth loss, or ES, which needs no derivative"
         )
+
+
+def moves(closed: ClosedJaxpr, some: bool = False) -> list[bool] | None:
+    """Returns for every input whether its change changes any output. Nothing is computed.
+
+    An input that enters through comparisons, rounding, integers or `stop_gradient` alone does not. Where paths of
+    smooth primitives lead from all inputs to outputs, or from one if `some` is true, that is the answer; else what JAX
+    differentiates tells. Returns `None` where it then cannot in forward mode, because of a `custom_vjp`.
+    """
+    inputs = range(len(closed.jaxpr.invars))
+    reached = functools.reduce(operator.or_, _flow(closed.jaxpr, [1 << number for number in inputs]), 0)
+    moved = [bool(reached >> number & 1) for number in inputs]
+    if any(moved) if some else all(moved):
+        return moved
+    arguments = [var.aval for var in closed.jaxpr.invars]
+    if reverse_only(jaxpr_as_fun(closed), *arguments):
+        return None
+    push = jax.make_jaxpr(lambda primals, tangents: jax.linearize(_inexact(closed), *primals)[1](*tangents))
+    return used(push(arguments, arguments).jaxpr)[len(inputs) :]
+
+
+def _inexact(closed: ClosedJaxpr) -> Callable[..., list[Array]]:
+    """Returns the function of a jaxpr without its outputs that are not floating."""
+    keep = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return lambda *arguments: list(filter(keep, jaxpr_as_fun(closed)(*arguments)))
+
+
+def _flow(jaxpr: Jaxpr, inputs: Sequence[int]) -> list[int]:
+    """Returns for every output the bits of the inputs from which a path of smooth primitives leads there."""
+    known = dict(zip(jaxpr.invars, inputs, strict=True))
+    bits = lambda atom: 0 if isinstance(atom, Literal) else known.get(atom, 0)
+    for equation in jaxpr.eqns:
+        given = [bits(atom) for atom in equation.invars]
+        if any(given):
+            known |= zip(equation.outvars, _through(equation, given), strict=True)
+    floating = lambda atom: jnp.issubdtype(atom.aval.dtype, jnp.inexact)
+    return [bits(atom) if floating(atom) else 0 for atom in jaxpr.outvars]
+
+
+def _through(equation: Any, given: Sequence[int]) -> Sequence[int]:
+    """Returns the bits of the results of one equation."""
+    name, params = equation.primitive.name, equation.params
+    if name in ("jit", "pjit"):
+        return _flow(params["jaxpr"].jaxpr, given)
+    if name == "scan":
+        carried = slice(params["num_consts"], params["num_consts"] + params["num_carry"])
+        while True:
+            found = _flow(params["jaxpr"].jaxpr, given)
+            more = [a | b for a, b in zip(given[carried], found, strict=False)]
+            if more == list(given[carried]):
+                return found
+            given = [*given[: carried.start], *more, *given[carried.stop :]]
+    floating = [jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in equation.outvars]
+    reached = functools.reduce(operator.or_, given) if name in SMOOTH else 0
+    return [reached if each else 0 for each in floating]

@@ -16,7 +16,7 @@ from ..data.sampler import as_sampler
 from ..ground.checks import checked, instance
 from ..ground.derivatives import refuse_not_differentiable
 from ..ground.keys import step_key
-from ..ground.tree import PartitionedModel, describe, form, strong
+from ..ground.tree import PartitionedModel, strong
 from ..problem import (
     PROBLEM,
     BilevelProblem,
@@ -29,7 +29,7 @@ from ..problem import (
 )
 from .optimiser_state import Carried, carried, told
 from .proximal import PROXIMAL, Prox, bounds_of, prox_of
-from .state import InnerState, SolveStats, first_average, next_average, refuse_mixed, typed
+from .state import InnerState, SolveStats, first_average, next_average, refuse_mixed, refuse_retyped, typed
 
 OWN_PARAMS = "; weights of a form of its own, as optax.lookahead's, cannot be trained; use average=0.9, or no such part"
 EVALUATED = ("value", "grad", "error", "aux")  # of a jaxopt state: what the last update evaluated at its weights
@@ -101,8 +101,12 @@ class AbstractInnerSolver(eqx.Module):
     @eqx.filter_jit  # never run: problems of one form are traced once
     def trained(self, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> tuple[InnerState, InnerState]:
         """Returns the state before the first update of the model of `state`, and that after an update of `state`."""
-        key = jax.random.key(0)
-        return self.restart(problem, hparams, state), self.step(problem, hparams, state, key)
+        return self.restart(problem, hparams, state), self.stepped(problem, state, hparams)
+
+    @eqx.filter_jit  # never run, like `trained`
+    def stepped(self, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> InnerState:
+        """Returns the state after an update of `state`."""
+        return self.step(problem, hparams, state, jax.random.key(0))
 
     @eqx.filter_jit
     def start(self, problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> InnerState:
@@ -114,18 +118,13 @@ class AbstractInnerSolver(eqx.Module):
         refuse_mixed(partitioned.arrays)
         try:
             state = self._first(problem, partitioned, hparams)
-            after = jax.eval_shape(lambda s: self.step(problem, hparams, s, jax.random.key(0)), state)
+            after = eqx.filter_eval_shape(self.stepped, problem, strong(state), hparams)
         except Exception as error:  # of a solver or optimiser that cannot work here, whatever it raises
             loss = inner_objective(problem, partitioned, jax.random.key(0))
             refuse_not_differentiable("inner_loss", lambda arrays: loss(arrays, hparams), partitioned.arrays)
             text = f"{self.name} failed on these parameters: {type(error).__name__}: {error}"
             raise ValueError(text + (OWN_PARAMS if isinstance(error, AttributeError) else "")) from error
-        if form(state.partitioned) != form(after.partitioned):
-            raise TypeError(
-                "one inner step changes the types of the parameters: "
-                f"{describe(state.partitioned.arrays)} -> {describe(after.partitioned.arrays)}; "
-                "do data and params agree in dtype?"
-            )
+        refuse_retyped(state, after)
         return typed(state, after)
 
     def restart(self, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> InnerState:
@@ -215,6 +214,8 @@ class AbstractInnerSolver(eqx.Module):
     def _first(self, problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> InnerState:
         # Solvers that evaluate the loss at the start (LBFGS) do so with one fixed key.
         solver, args = self._bind(problem, partitioned, hparams, jax.random.key(0), differentiable=True)
+        if "opt" in self.options:  # jaxopt reads but the type of the loss, which `typed` sets
+            solver = dataclasses.replace(solver, fun=lambda *_: jnp.zeros(()), value_and_grad=False, has_aux=False)
         average = first_average(self.average, partitioned.arrays)
         first = solver.init_state(partitioned.arrays, *args)
         first = first if partitioned.layer_state is None else first._replace(aux=None)

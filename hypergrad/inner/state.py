@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..ground.show import paragraph, show, show_size
-from ..ground.tree import PartitionedModel, cast_like, in_single, named_leaves, strong
+from ..ground.tree import PartitionedModel, cast_like, describe, form, in_single, named_leaves, strong
 
 
 class InnerState(eqx.Module):
@@ -53,6 +53,16 @@ def refuse_mixed(arrays: PyTree) -> None:
         found = ", ".join(f"{path} is {kind}" for kind, path in kinds.items())
         raise TypeError(
             f"{found}: weights that are trained must be of one type; cast them, or leave some out by trainable"
+        )
+
+
+def refuse_retyped(before: InnerState, after: InnerState) -> None:
+    """Raises `TypeError` where a step of training changed the types or shapes of the parameters."""
+    if form(before.partitioned) != form(after.partitioned):
+        raise TypeError(
+            "one inner step changes the types of the parameters: "
+            f"{describe(before.partitioned.arrays)} -> {describe(after.partitioned.arrays)}; "
+            "do data and params agree in dtype?"
         )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 from ...curvature import Curvature, hessian
 from ...data.sampler import as_sampler
 from ...ground.checks import function
-from ...ground.derivatives import jvp
+from ...ground.derivatives import jvp, once
 from ...ground.keys import product_key
 from ...ground.tree import norm
 from ...inner import InnerState, SolveStats
@@ -149,10 +149,11 @@ def implicit_hypergradient(
     """
     value, by_model, by_hparams = training.outer_value_and_grads(end)
     by_weights = by_model.arrays
-    size = inner_gradient_norm(training, end)
+    inner, arrays = once(inner_objective(training.problem, end.judged, training.keys.inner)), end.judged.arrays
+    gradient = once(jax.grad(inner))
+    size = norm(gradient(arrays, training.hparams))
     solution = system.solve(training, end, by_weights, init, rtol)
-    inner, arrays = inner_objective(training.problem, end.judged, training.keys.inner), end.judged.arrays
-    _, mixed = jax.vjp(lambda hparams: jax.grad(inner)(arrays, hparams), training.hparams)
+    _, mixed = jax.vjp(lambda hparams: gradient(arrays, hparams), training.hparams)
     hypergradient = optax.tree.sub(by_hparams, mixed(solution.value)[0])
     # vᵀ∇L as a derivative along v: the gradient itself would lie in memory through the solve.
     gap = jvp(lambda arrays: inner(arrays, training.hparams), arrays, solution.value)

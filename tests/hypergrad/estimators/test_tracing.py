@@ -1,0 +1,83 @@
+"""The Python code of the losses runs a few times before the first result, whatever the estimator."""
+
+import collections
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import hypergrad as hg
+from hypergrad.ground.derivatives import linearize, once
+from hypergrad.testing.problems import ridge
+
+STEPS = 3
+INNER = hg.OptaxSolver(optax.sgd(0.1, 0.9), STEPS)
+REVERSIBLE = hg.OptaxSolver(hg.MomentumSGD(0.1, 0.9), STEPS)
+# Two of the inner loss and one of the outer belong to the checks of `init`; training and its derivative are one each.
+CASES = {
+    "Reverse": (hg.Reverse(INNER), 4, 2),
+    "Reverse(remat=False)": (hg.Reverse(INNER, remat=False), 3, 2),
+    "Reverse sqrt": (hg.Reverse(INNER, checkpoints="sqrt"), 5, 2),
+    "Reverse(horizon)": (hg.Reverse(INNER, horizon=2, check=None), 5, 2),
+    "DrMAD": (hg.DrMAD(INNER, check=None), 4, 2),
+    "Reversible": (hg.Reversible(REVERSIBLE, check=None), 4, 2),
+    "Greedy": (hg.Greedy(INNER, check=None), 4, 2),
+    "Greedy(decay)": (hg.Greedy(INNER, decay=1.0, check=None), 3, 2),
+    "Forward": (hg.Forward(INNER), 3, 2),
+    "Implicit": (hg.Implicit(INNER, hg.CG(5)), 5, 2),
+    "HOAG": (hg.HOAG(INNER), 6, 2),
+}
+
+
+def counted(problem):
+    """The problem with losses that count how often they are called in Python."""
+    calls = collections.Counter()
+
+    def counting(name, loss):
+        def call(*arguments):
+            calls[name] += 1
+            return loss(*arguments)
+
+        return call
+
+    inner, outer = counting("inner", problem.inner_loss), counting("outer", problem.outer_loss)
+    return hg.BilevelProblem(inner, outer, problem.train, problem.valid), calls
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_are_traced_a_few_times_before_the_first_result(name):
+    (estimator, inner, outer), case = CASES[name], ridge()
+    problem, calls = counted(case.problem)
+    arguments = case.hparams, case.params, jax.random.key(0)
+    eqx.filter_eval_shape(hg.value_and_hypergrad(problem, estimator), *arguments)
+    assert 0 < calls["inner"] <= inner and 0 < calls["outer"] <= outer
+
+
+def test_no_loss_is_traced_for_the_first_state_of_an_optimiser():
+    case = ridge()
+    problem, calls = counted(case.problem)
+    state = INNER.init(problem, case.params, case.hparams)
+    before = calls["inner"]
+    INNER.restart(problem, case.hparams, state)
+    assert calls["inner"] == before > 0
+
+
+def test_a_function_is_run_once_for_its_value_and_all_derivatives():
+    runs = []
+
+    def cube(x):
+        runs.append(None)
+        return jnp.sum(x**3)
+
+    def derivatives(x):
+        function = once(cube)
+        slope = once(jax.grad(function))
+        return function(x), slope(x), linearize(slope, x)[1](x)
+
+    value, slope, product = jax.jit(derivatives)(jnp.array([1.0, 2.0]))
+    assert len(runs) == 1
+    assert value == 9 and slope.tolist() == [3, 12] and product.tolist() == [6, 24]
+    jax.jit(lambda x: once(cube)(x))(jnp.array([1.0, 2.0]))  # remembered nowhere else
+    assert len(runs) == 2
