@@ -6,18 +6,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, PyTree
+from scipy.optimize import brentq
 
 from ..ground.tree import named_leaves, pairing
 from ..inner import AbstractInnerSolver
 from ..inner.optimiser_state import with_loss
 
 MEMORY = 5  # updates; of longer ones a short horizon sees how far they carry, and not that they overshoot
-AROUND = 10  # units of the scale around the start, in which the bound is sought
+AROUND = (1, 2, 4, 8)  # units of the scale from the start, between which the bound is sought
 LEAST_SLOPE = 1e-5  # of the retention by a unit of the scale, below which a hyperparameter is no momentum
-HALVINGS = 24
 
 
 class Bounded(eqx.Module):
@@ -94,7 +93,7 @@ def bounds(
                 there = jax.tree.unflatten(treedef, changed)
                 return float(_measured(optimiser, there, arrays)[0]) - (1 - 1 / memory)
 
-            crossing = _crossing(excess, float(jnp.mean(leaf)) + unit * np.arange(-AROUND, AROUND + 1))
+            crossing = _crossing(excess, float(jnp.mean(leaf)), unit)
             if crossing is not None:
                 value, rises = crossing
                 sides[rises][place] = jnp.full_like(leaf, value)
@@ -109,15 +108,15 @@ def _measured(optimiser: Callable[[PyTree], Any], hparams: PyTree, arrays: PyTre
     return jax.value_and_grad(lambda h: retention(optimiser, h, arrays))(hparams)
 
 
-def _crossing(function: Callable[[float], float], points: np.ndarray) -> tuple[float, bool] | None:
-    """Returns where a function changes sign, on the side where it is negative, and whether it rises there."""
-    values = np.array([function(point) for point in points])
-    (places,) = np.nonzero(values[:-1] * values[1:] < 0)
-    if not len(places):
-        return None
-    ends, rises = points[places[0] : places[0] + 2], bool(values[places[0]] < 0)
-    below, above = ends if rises else ends[::-1]
-    for _ in range(HALVINGS):
-        middle = (below + above) / 2
-        below, above = (middle, above) if function(middle) < 0 else (below, middle)
-    return float(below), rises
+def _crossing(function: Callable[[float], float], start: float, unit: float) -> tuple[float, bool] | None:
+    """Returns where a function changes sign, within `AROUND` of the start, and whether it rises there."""
+    first = function(start)
+    sides = {1.0: (start, first), -1.0: (start, first)}
+    for distance in AROUND:
+        for sign, (near, value) in sides.items():
+            far = start + sign * distance * unit
+            found = function(far)
+            if value * found <= 0:
+                return float(brentq(function, near, far, xtol=1e-6 * unit)), (found > value) == (sign > 0)
+            sides[sign] = far, found
+    return None
