@@ -125,12 +125,18 @@ def status_of(record: hg.Record) -> Array:
     return record.stats.status
 
 
+def indifferent(model: PyTree) -> Array:
+    """Returns infinity for every model: a holdout that costs nothing, and under which no step is the best."""
+    return jnp.full((), jnp.inf)
+
+
 def by_search(search: hg.AbstractSearch, chunk: int, current: bool, rate: float | None = None) -> Method:
     """Returns a search of the library as a method, measured every `chunk` steps.
 
-    The candidate is the current point, or the best that the search knows. `rate` is the learning rate of the
-    hyperparameters where the search's optimiser carries it in its state (`optax.inject_hyperparams`), so that one
-    compilation serves all rates.
+    The candidate is the current point, or the best that the search knows. Where it is the current one the search does
+    not choose, because it would evaluate a random criterion again and again for a best that nobody reads. `rate` is the
+    learning rate of the hyperparameters where the search's optimiser carries it in its state
+    (`optax.inject_hyperparams`), so that one compilation serves all rates.
     """
 
     def method(task: Task, tracker: Tracker) -> None:
@@ -145,6 +151,7 @@ def by_search(search: hg.AbstractSearch, chunk: int, current: bool, rate: float 
             tracker.record((state.model, state.hparams) if current else best, state.spent, steps.records)
 
         options: dict[str, Any] = {"key": task.key, "budget": task.budget, "chunk": chunk}
+        options |= {"holdout": indifferent} if current else {}
         with contextlib.suppress(FloatingPointError):  # every step failed: the tracker has seen them all
             hg.run(search, task.problem, state, callback=record, keep=status_of, **options)
 

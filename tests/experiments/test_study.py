@@ -19,6 +19,7 @@ from scipy.stats import multivariate_normal
 from ensembles import MeanField, evidence
 from experiments.study import activity, criteria, polynomial, sweeps
 from experiments.study.cell import iterations_to_gain, run_cell
+from experiments.study.contest import compete
 from experiments.study.groups import GROUPS, per_weight
 from experiments.study.methods import TRIALS
 from experiments.study.published import agreement
@@ -74,6 +75,13 @@ def test_trials_of_every_length_spend_the_budget_and_no_more(method):
     for share in TRIALS:
         row, _, _ = run_cell(table.setting, task, table.contestants[method].make(share), lambda more: None)
         assert row["iterations"] == updates, share
+
+
+def test_a_method_that_is_measured_where_it_is_judges_no_step_again():
+    """A random criterion is evaluated up to 64 times for a new best; here the one count a step is a constant."""
+    table = Table(setting("synthetic", None, scale=0.01), "elbo")
+    tracker, _ = compete(table.contestants["drmad"].make(0.1), table.task(0, "iterations"))
+    assert int(tracker.spent.evaluations) == int(tracker.spent.hyper_updates) == len(tracker.history) > 5
 
 
 def test_the_evidence_of_a_linear_model_is_exact():
