@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .checks import KEY, array, call, checked, function, instance, integer, real, refuse_complex, refuse_unknown, shown
 from .ground.leaves import named_leaves
+from .ground.noise import normal
 
 
 @runtime_checkable
@@ -71,7 +72,7 @@ class MeanField(eqx.Module):
         """Draws a model with weights mean + exp(log_std) · ε, ε ~ N(0, 1), differentiable in both."""
         weights, rest = eqx.partition(self.mean, eqx.is_inexact_array)
         flat, unravel = ravel_pytree(weights)  # one call of the generator compiles and runs faster than one per array
-        noise = unravel(jax.random.normal(key, flat.shape, flat.dtype))
+        noise = unravel(normal(key, flat.size, flat.dtype))
         draw = lambda mean, log_std, eps, active: mean + _where(active, jnp.exp(log_std) * eps)
         drawn = jax.tree.map(draw, weights, self.log_std, noise, self.active)
         return eqx.combine(drawn, rest)
