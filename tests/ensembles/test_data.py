@@ -107,22 +107,31 @@ def per_fold_by_hand(predictions, data, C, rows):
     return np.array(table).T
 
 
+@eqx.filter_jit
+def of_folds(predictions, folds):
+    best = ens.mean_loss(predictions, folds, best_fraction=0.6)
+    every = (ens.fold_chi2, ens.fold_phi2, *CRITERIA)
+    return {"best": best} | {function.__name__: function(predictions, folds) for function in every}
+
+
 @given(seed=st.integers(0, 2**16))
 def test_criteria_are_their_formulas(seed):
     predictions, data, C, rows, folds = folded(seed)
     chi2, best, phi2, full, log = per_fold_by_hand(predictions, data, C, rows)
-    found = {
-        "fold_chi2": (ens.fold_chi2(predictions, folds), chi2),
-        "fold_phi2": (ens.fold_phi2(predictions, folds), phi2),
-        "L1": (ens.mean_loss(predictions, folds), np.mean(chi2)),
-        "L1 best": (ens.mean_loss(predictions, folds, best_fraction=0.6), np.mean(best)),
-        "L2": (ens.worst_loss(predictions, folds), np.max(chi2)),
-        "L3": (ens.spread_loss(predictions, folds), 1 / np.mean(phi2)),
-        "full": (ens.full_covariance_loss(predictions, folds), np.mean(full)),
-        "log": (ens.log_probability_loss(predictions, folds), np.mean(log)),
+    expected = {
+        "fold_chi2": chi2,
+        "fold_phi2": phi2,
+        "mean_loss": np.mean(chi2),
+        "best": np.mean(best),
+        "worst_loss": np.max(chi2),
+        "spread_loss": 1 / np.mean(phi2),
+        "full_covariance_loss": np.mean(full),
+        "log_probability_loss": np.mean(log),
     }
-    for name, (ours, by_hand) in found.items():
-        np.testing.assert_allclose(ours, by_hand, rtol=1e-10, err_msg=name)
+    found = of_folds(predictions, folds)
+    assert found.keys() == expected.keys()
+    for name, by_hand in expected.items():
+        np.testing.assert_allclose(found[name], by_hand, rtol=1e-10, err_msg=name)
 
 
 CRITERIA = [ens.mean_loss, ens.worst_loss, ens.spread_loss, ens.full_covariance_loss, ens.log_probability_loss]
@@ -191,7 +200,7 @@ def test_padding_and_failed_replicas_do_not_count_in_the_outer_loss():
     broken = replicas.at[4].set(jnp.nan)
     assert np.isnan(problem.outer_loss(broken, hparams, problem.valid, KEY))
     robust = ridge_ensemble(ens.mean_loss, drop_failed=True)[0].outer_loss
-    value, gradient = jax.value_and_grad(robust)(broken, hparams, problem.valid, KEY)
+    value, gradient = jax.jit(jax.value_and_grad(robust))(broken, hparams, problem.valid, KEY)
     first = problem.valid[1][0]
     of_fold = ens.chi2((replicas[:4] @ problem.valid[0].T)[:, first.rows], first.data, first.factor)
     whole = ens.fold_chi2(ens.by_fold(replicas @ problem.valid[0].T, FOLDS), problem.valid[1])

@@ -1,5 +1,7 @@
 """Mean-field posteriors against the closed forms of a Bayesian linear model."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from hypergrad.testing.tolerances import relative_error
 NOISE_PRECISION = 2.0
 
 
+@functools.partial(jax.jit, static_argnames=("rows", "features"))
 def linear_model(seed, rows=30, features=4):
     """X, y, and log-variances h of the prior."""
     keys = jax.random.split(jax.random.key(seed), 3)
@@ -24,6 +27,7 @@ def linear_model(seed, rows=30, features=4):
     return x, y, jax.random.uniform(keys[2], (features,), minval=-1.0, maxval=1.0)
 
 
+@jax.jit
 def best_posterior(x, y, log_variance):
     """The exact mean-field optimum: m the full posterior mean, s² = 1/(α + b c)."""
     precision, b = jnp.exp(-log_variance), NOISE_PRECISION
@@ -38,6 +42,7 @@ def expected_log_likelihood(posterior, x, y):
     return len(y) / 2 * jnp.log(NOISE_PRECISION / (2 * jnp.pi)) - NOISE_PRECISION / 2 * squares
 
 
+@jax.jit
 def exact_elbo(posterior, log_variance, x, y):
     return expected_log_likelihood(posterior, x, y) - gaussian_kl(posterior, log_variance)
 
@@ -101,11 +106,10 @@ def test_sampled_elbo_and_gradient_agree_in_expectation():
     posterior = MeanField(jnp.ones(4), log_std=-1.0)
     sampled = lambda q, key: negative_elbo(q, h, log_likelihood(x, y), key, len(y), num_samples=4)
     exact = lambda q: -exact_elbo(q, h, x, y) / len(y)
-    values, gradients = jax.vmap(lambda key: jax.value_and_grad(sampled)(posterior, key))(
-        jax.random.split(jax.random.key(1), 4000)
-    )
+    draw = jax.jit(jax.vmap(lambda key: jax.value_and_grad(sampled)(posterior, key)))
+    values, gradients = draw(jax.random.split(jax.random.key(1), 4000))
     draws = jnp.concatenate([values[:, None], gradients.mean, gradients.log_std], axis=1)
-    truth = jax.grad(exact)(posterior)
+    truth = jax.jit(jax.grad(exact))(posterior)
     expected = jnp.concatenate([exact(posterior)[None], truth.mean, truth.log_std])
     errors = (draws.mean(0) - expected) / (draws.std(0) / jnp.sqrt(4000))
     assert jnp.all(jnp.abs(errors) < 4), errors
@@ -120,13 +124,13 @@ def test_em_step_is_a_fixed_point_and_never_lowers_the_elbo():
         h = evidence_log_variance(posterior).reshape(h.shape)
     assert np.all(np.diff(elbos) >= -1e-9)
     posterior = best_posterior(x, y, h)
-    by_h = jax.grad(lambda h: exact_elbo(posterior, h, x, y))(h)
+    by_h = jax.jit(jax.grad(lambda h: exact_elbo(posterior, h, x, y)))(h)
     np.testing.assert_allclose(by_h, 0, atol=1e-6)
 
 
 def test_samples_have_the_moments_of_the_posterior():
     posterior = MeanField(jnp.array([1.0, -2.0]), log_std=-0.5)
-    draws = jax.vmap(posterior.sample)(jax.random.split(jax.random.key(0), 20_000))
+    draws = jax.jit(jax.vmap(posterior.sample))(jax.random.split(jax.random.key(0), 20_000))
     std = np.exp(-0.5)
     assert np.all(np.abs(draws.mean(0) - posterior.mean) < 4 * std / np.sqrt(20_000))
     np.testing.assert_allclose(draws.std(0), std, rtol=0.03)
@@ -137,9 +141,10 @@ def test_a_prior_may_be_any_prefix_of_the_weights():
     posterior = MeanField(model)
     full = jax.tree.map(lambda weight: jnp.full_like(weight, 0.3), posterior.weights)
     per_layer = eqx.tree_at(lambda tree: tree.layers, full, tuple(jnp.array(0.3) for _ in model.layers))
-    expected = gaussian_kl(posterior, full)
-    np.testing.assert_allclose(gaussian_kl(posterior, jnp.array(0.3)), expected, rtol=1e-12)
-    np.testing.assert_allclose(gaussian_kl(posterior, per_layer), expected, rtol=1e-12)
+    divergence = eqx.filter_jit(gaussian_kl)
+    expected = divergence(posterior, full)
+    np.testing.assert_allclose(divergence(posterior, jnp.array(0.3)), expected, rtol=1e-12)
+    np.testing.assert_allclose(divergence(posterior, per_layer), expected, rtol=1e-12)
 
 
 def test_prediction_averages_probabilities():
@@ -147,8 +152,9 @@ def test_prediction_averages_probabilities():
     posterior = MeanField(model, log_std=-1.0)
     x, key = jax.random.normal(jax.random.key(1), (6, 3)), jax.random.key(2)
     log_probs = lambda model: jax.nn.log_softmax(jax.vmap(model)(x))
-    averaged = predictive_log_probs(posterior, log_probs, key, 16)
-    replicas = [jnp.exp(log_probs(posterior.sample(k))) for k in jax.random.split(key, 16)]
+    averaged = eqx.filter_jit(predictive_log_probs)(posterior, log_probs, key, 16)
+    draw = jax.jit(lambda key: jnp.exp(log_probs(posterior.sample(key))))
+    replicas = [draw(k) for k in jax.random.split(key, 16)]
     np.testing.assert_allclose(jnp.exp(averaged), sum(replicas) / 16, rtol=1e-12)
 
 
