@@ -242,6 +242,27 @@ def test_convolutions():
     )
 
 
+def test_stochastic():
+    page, rows = "training.md", read("stochastic")["rows"]
+    at = {row["solver"]: row for row in rows if row["problem"] == "digits network"}
+    mean, scaled, fresh, diagonal, warm = (
+        at[name]
+        for name in (
+            "CG, mean over batches",
+            "CG, mean over batches, Adam's diagonal",
+            "SGD from zero (stocBiO)",
+            "Adam's diagonal (SAMA)",
+            "SGD, warm, 8 hyper-steps in all (AmIGO)",
+        )
+    )
+    assert all(row["cosine"] <= mean["cosine"] for row in at.values())
+    agree(page, "the largest cosine is #, of ten steps of `CG`", mean["cosine"])
+    agree(page, "on fresh batches is level with it at #", fresh["cosine"])
+    agree(page, "Adam's diagonal reaches # for # gradients", diagonal["cosine"], diagonal["cost"])
+    agree(page, "lowers the cosine of `CG` from # to #", mean["cosine"], scaled["cosine"])
+    agree(page, "for 10 of its # gradients", warm["cost"] / 8)
+
+
 def test_cost():
     rows = json.loads((DOCS / "cost.json").read_text())["rows"]
     memory = {(row["problem"], row["estimator"]): row["memory_over_bare"] for row in rows}
