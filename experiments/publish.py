@@ -178,7 +178,8 @@ def command(name: str, options: Row) -> str:
         given = [flag(key) if value is True else f"{flag(key)} {words(value)}" for key, value in changed.items()]
         return f"python -m experiments.{module}{''.join(given)}"
     if part and experiment in SELECT:
-        return f"python -m experiments.{experiment} --{SELECT[experiment]} {part}"
+        every = " --every" if options.get("every") else ""
+        return f"python -m experiments.{experiment} --{SELECT[experiment]} {part}{every}"
     return f"python -m experiments.{name}"
 
 

@@ -24,12 +24,12 @@ from .network import ResNet
 from .report import report
 
 COMMON = ("plain", "tpe, 10 % trials", "tpe, 25 % trials", "online", "tune")
-WEIGHTED = ("example weights", "weights and all", "weights by loss", "by loss and all")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "labels": ("oracle", "plain", "validation rows", "tpe, 25 % trials", *WEIGHTED),
+USUAL: dict[str, tuple[str, ...]] = {
+    "labels": ("oracle", "plain", "validation rows", "tpe, 25 % trials", "example weights", "weights by loss"),
     "clean": COMMON,
     "text": COMMON,
 }
+CHOICES = USUAL | {"labels": (*USUAL["labels"], "weights and all", "by loss and all")}
 Name = Annotated[str, Rule(lambda name: name in METHODS, f"must be among {', '.join(METHODS)}")]
 QUICK: dict[str, Any] = {
     "methods": ("oracle", "plain", "example weights"),
@@ -75,7 +75,8 @@ class Config(WithData):
 
     task: Literal["labels", "clean", "text"] = "labels"
     """What is learned from."""
-    methods: tuple[Name, ...] = ()  # Methods; all that suit the task by default.
+    methods: tuple[Name, ...] = ()  # Methods; by default those that suit the task, but for the two that learn all.
+    every: bool = False  # All methods that suit the task.
     data: Literal["mnist", "fashion"] = "mnist"
     """Images. fashion: Fashion-MNIST's four IDX files, from --data-dir or its folder fashion-mnist."""
     out: Out = Path("results/vision")
@@ -97,6 +98,8 @@ class Config(WithData):
         super().__post_init__()
         if self.quick and self.full:
             raise ValueError("quick and full exclude each other")
+        if self.every and self.methods:
+            raise ValueError("every and methods exclude each other")
         if unfit := [name for name in self.methods if name not in CHOICES[self.task]]:
             raise ValueError(f"methods {', '.join(unfit)} do not suit the task {self.task}")
         if self.batch > self.rows:
@@ -106,6 +109,11 @@ class Config(WithData):
     def threads(self) -> int:
         """The number of runs at the same time."""
         return self.jobs or num_cores()
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The methods that run."""
+        return self.methods or (CHOICES if self.every else USUAL)[self.task]
 
 
 def start(config: Config) -> dict[str, Any]:
@@ -130,7 +138,7 @@ def main(config: Config) -> dict[str, Any]:
         seconds = time.monotonic() - begun
         return {"history": task.history} | judged(found, drawn, {"seconds": seconds})
 
-    cells = grid(method=config.methods or CHOICES[config.task], seed=config.seed_range())
+    cells = grid(method=config.chosen, seed=config.seed_range())
     with quickly_compiled(config.quick):
         return report(config, run_cells(config, cells, run, "runs", jobs=config.threads))
 

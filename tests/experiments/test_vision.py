@@ -160,5 +160,8 @@ def test_methods_that_do_not_suit_are_refused(tmp_path):
         Config(methods=("magic",))
     with pytest.raises(ValueError, match="methods oracle do not suit the task clean"):
         Config(task="clean", methods=("oracle", "plain"))
+    with pytest.raises(ValueError, match="every and methods exclude each other"):
+        Config(methods=("plain",), every=True)
+    assert set(Config(every=True).chosen) - set(Config().chosen) == {"weights and all", "by loss and all"}
     with pytest.raises(ValueError, match="batch must be at most the 10 rows"):
         Config(rows=10)

@@ -19,6 +19,7 @@ from tests.helpers import digits_inner, digits_outer
 STEPS = 12
 SGD = hg.OptaxSolver(optax.sgd(0.1, 0.9), STEPS)
 LONG = hg.OptaxSolver(optax.sgd(0.1, 0.9), 60)
+EVOLUTION = hg.ES(SGD, 8, sigma=1.0)  # a width at which differences of values are well above their rounding
 ESTIMATORS = {
     "reverse": hg.Reverse(SGD),
     "reverse, sqrt, averaged": hg.Reverse(hg.OptaxSolver(optax.sgd(0.1, 0.9), STEPS, average=0.8), checkpoints="sqrt"),
@@ -31,7 +32,14 @@ ESTIMATORS = {
     "implicit cg": hg.Implicit(LONG, hg.CG(5, damping=0.1)),
     "implicit minres": hg.Implicit(LONG, hg.MINRES(5, damping=0.1)),
     "implicit neumann": hg.Implicit(LONG, hg.Neumann(10, step_size=0.1)),
+    "implicit levenberg": hg.Implicit(LONG, hg.linear.LevenbergMarquardt(5)),
+    "implicit sgd": hg.Implicit(LONG, hg.linear.SGD(10, step_size=0.1)),
     "hoag": hg.HOAG(LONG, hg.CG(5, damping=0.1)),
+    "forward": hg.Forward(SGD),
+    "es": EVOLUTION,
+    "combined": hg.Combined(hg.Reverse(SGD), EVOLUTION),
+    "pes": hg.PES(SGD, STEPS // 2, 8, sigma=1.0),
+    "nres": hg.NRES(SGD, STEPS // 2, 8, sigma=1.0),
 }
 
 
@@ -45,6 +53,13 @@ def problem():
     single = lambda rows: (jnp.asarray(rows[0], jnp.float32), jnp.asarray(rows[1]))
     x, y = digits()
     return hg.BilevelProblem(digits_inner, digits_outer, single((x[:150], y[:150])), single((x[150:300], y[150:300])))
+
+
+def test_every_estimator_is_among_them():
+    classes = {
+        found for found in vars(hg).values() if isinstance(found, type) and issubclass(found, hg.AbstractEstimator)
+    }
+    assert classes - {hg.AbstractEstimator} == {type(estimator) for estimator in ESTIMATORS.values()}
 
 
 @pytest.mark.variants(quick=["reverse"])
