@@ -17,13 +17,14 @@ import hypergrad as hg
 
 from ..common.directed import Directed
 from ..common.follow import value_of
+from .images import CLASSES
 from .model import BOX, DEFAULTS, RATE_BOX, Kind, hparams_of, inner_loss, optimiser, outer_loss, values_of
 
 PERIODS = 25  # times that plain training looks at the validation rows
 PERIOD, HORIZON = 25, 5  # updates between two moves of the few hyperparameters, and the last that are differentiated
 AVERAGE = 0.9
-THRESHOLD = 4.0  # of the loss from which a row counts less, at first: that of even classes is 2.3
-ONLINE_COST = 1 + 2 * HORIZON / PERIOD  # gradients for each update
+WEIGHTING_HORIZON = 2  # of the two hyperparameters that weigh rows by their loss
+THRESHOLD = math.log(CLASSES)  # of the loss from which a row counts less than half, at first: that of even classes
 OUTER, STAY = optax.adam(0.2), optax.sgd(0.0)
 SHARE = 0.6  # of the budget, to learn weights of examples before new weights of the network are trained
 STEP = 1.0  # root mean square of a move of the log-odds of examples
@@ -66,7 +67,7 @@ class Task:
 
     @property
     def gated(self) -> dict[str, Any]:
-        """The few hyperparameters, with weights by loss that are even at first."""
+        """The few hyperparameters, with weights by loss, half at the loss of even classes."""
         return self.defaults | {"weighting": {"threshold": jnp.float32(THRESHOLD), "log_slope": jnp.float32(0)}}
 
     def record(self, rows: int, value: float, hparams: PyTree) -> None:
@@ -96,13 +97,18 @@ def plain(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
     return hg.GradientSearch(Directed(inner, lambda params, hparams: optax.tree.zeros_like(hparams)), STAY)
 
 
-def short_horizon(outer: optax.GradientTransformation) -> Make:
+def online_cost(horizon: int) -> float:
+    """Returns the gradients for each update, where the last `horizon` of every `PERIOD` are differentiated."""
+    return 1 + 2 * horizon / PERIOD
+
+
+def short_horizon(outer: optax.GradientTransformation, horizon: int = HORIZON) -> Make:
     """Returns training that moves hyperparameters along short horizons, at averaged weights."""
 
     @cache
     def make(kind: Kind, updates: int, epoch: int) -> hg.GradientSearch:
         inner = hg.OptaxSolver(optimiser(kind, updates), PERIOD, average=AVERAGE)
-        return hg.GradientSearch(hg.Reverse(inner, horizon=HORIZON, warm_start=True, check=None), outer)
+        return hg.GradientSearch(hg.Reverse(inner, horizon=horizon, warm_start=True, check=None), outer)
 
     return make
 
@@ -243,10 +249,14 @@ METHODS: dict[str, Method] = {
     "plain": by_search(plain),
     "tpe, 10 % trials": tpe(0.1),
     "tpe, 25 % trials": tpe(0.25),
-    "online": by_search(short_horizon(OUTER), ONLINE_COST),
+    "online": by_search(short_horizon(OUTER), online_cost(HORIZON)),
     "tune": tune,
-    "weights by loss": by_search(short_horizon(apart("weighting", OUTER, STAY)), ONLINE_COST, lambda task: task.gated),
-    "by loss and all": by_search(short_horizon(OUTER), ONLINE_COST, lambda task: task.gated),
+    "weights by loss": by_search(
+        short_horizon(apart("weighting", OUTER, STAY), WEIGHTING_HORIZON),
+        online_cost(WEIGHTING_HORIZON),
+        lambda task: task.gated,
+    ),
+    "by loss and all": by_search(short_horizon(OUTER), online_cost(HORIZON), lambda task: task.gated),
     "example weights": then_anew(by_search(cleaning(STAY), 3.0, lambda task: task.weighted), SHARE),
     "weights and all": then_anew(by_search(cleaning(OUTER), 3.0, lambda task: task.weighted), SHARE),
 }

@@ -105,13 +105,19 @@ def cross_entropy(logits: Array, y: Array, smoothing: Array | float = 0.0) -> Ar
     return found if y.ndim == 1 else jnp.mean(found[:, 1:], 1)
 
 
+def log_share(weighting: dict[str, Array], rows: Array) -> Array:
+    """Returns the log of the share to which each row counts, a logistic function of its loss."""
+    return jax.nn.log_sigmoid(jnp.exp(weighting["log_slope"]) * (weighting["threshold"] - rows))
+
+
 def weight_by_loss(weighting: dict[str, Array], rows: Array) -> Array:
-    """Returns a weight for each row, a logistic function of its loss that is held for the gradient.
+    """Returns a weight for each row of a batch, proportional to its share, with mean 1 and held for the gradient.
+
+    With a mean below 1 a lower threshold would lower the rate as well, which short horizons ask for.
 
     **Source**: Shu et al. (2019), Meta-Weight-Net, with a threshold and a slope in place of their network.
     """
-    held = jax.lax.stop_gradient(rows)
-    return jax.nn.sigmoid(jnp.exp(weighting["log_slope"]) * (weighting["threshold"] - held))
+    return len(rows) * jax.nn.softmax(log_share(weighting, jax.lax.stop_gradient(rows)))
 
 
 def inner_loss(params, hparams, data, key):
@@ -147,13 +153,13 @@ def _measured(params, x, y, smoothing):
 
 
 def weights_of(params: PyTree, hparams: PyTree, data: Any) -> np.ndarray | None:
-    """Returns the weights of training rows, those by loss as they are for this model; `None` where rows have none."""
+    """Returns the shares to which training rows count, by loss those for this model; `None` where all count alike."""
     if "example" in hparams:
         return np.asarray(jax.nn.sigmoid(hparams["example"]))
     if "weighting" not in hparams:
         return None
     _, rows = _in_chunks(params, data, jax.nn.sigmoid(hparams["logit_smoothing"]))
-    return np.asarray(weight_by_loss(hparams["weighting"], jnp.asarray(rows)))
+    return np.exp(np.asarray(log_share(hparams["weighting"], jnp.asarray(rows))))
 
 
 def measure(params: PyTree, data: Any) -> dict[str, float]:

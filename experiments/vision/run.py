@@ -68,9 +68,10 @@ class Config(WithData):
     online moves the few hyperparameters every 25 updates along the last five, at averaged weights. tune is
     `hypergrad.tune`. example weights spends 60 % of its budget on one weight per example, moved every epoch along all
     updates of it, and trains anew with these; weights and all moves the rest too. weights by loss learns, as online
-    does, from which loss on an example counts less, and how sharply; by loss and all moves the rest too. All read the
-    training rows equally often and keep their best model on the validation rows; where hyperparameters are learned by
-    derivatives, half of these choose, but for the training anew. Test rows are measured once, at the end.
+    does but along the last two, from which loss on an example counts less, and how sharply; by loss and all moves the
+    rest too, along five. All read the training rows equally often and keep their best model on the validation rows;
+    where hyperparameters are learned by derivatives, half of these choose, but for the training anew. Test rows are
+    measured once, at the end.
     """
 
     task: Literal["labels", "clean", "text"] = "labels"

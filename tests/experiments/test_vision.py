@@ -126,12 +126,14 @@ def test_moves_of_examples_keep_their_proportions_and_size():
         np.testing.assert_allclose(move["example"], -1.5 * gradient["example"] / np.sqrt(12.5), rtol=1e-6)
 
 
-def test_weights_fall_with_the_loss_and_are_held():
+def test_weights_fall_with_the_loss_and_are_held_with_mean_one():
     weighting, rows = {"threshold": jnp.float32(2), "log_slope": jnp.log(3.0)}, jnp.array([0.0, 2.0, 4.0])
-    weights, slope = jax.value_and_grad(lambda rows: jnp.sum(weight_by_loss(weighting, rows) * rows))(rows)
-    right = 1 / (1 + np.exp(-3 * (2 - np.asarray(rows))))
-    np.testing.assert_allclose(slope, right, rtol=1e-5)
-    assert float(weights) == pytest.approx(right @ np.asarray(rows), rel=1e-5)
+    value, slope = jax.value_and_grad(lambda rows: jnp.sum(weight_by_loss(weighting, rows) * rows))(rows)
+    share = 1 / (1 + np.exp(-3 * (2 - np.asarray(rows))))
+    np.testing.assert_allclose(slope, share / share.mean(), rtol=1e-5)
+    assert float(value) == pytest.approx(share @ np.asarray(rows) / share.mean(), rel=1e-5)
+    far = weight_by_loss(weighting, rows + 1000)
+    np.testing.assert_allclose(far, [3, 0, 0], atol=0.01)
 
 
 @pytest.mark.slow
