@@ -18,7 +18,7 @@ import hypergrad as hg
 from ..common.directed import standing
 from ..common.follow import value_of
 from .data import Table
-from .model import BOX, GRID, Losses, adam, hparams_of, on_test
+from .model import BOX, GRID, Decays, Losses, adam, hparams_of, log_decay_of, on_test
 
 PERIOD, HORIZON = 100, 10  # updates between two moves of λ, and the last of them that are differentiated
 ONLINE = hg.Reverse(hg.OptaxSolver(adam, PERIOD), horizon=HORIZON, warm_start=True, check=None)
@@ -27,8 +27,9 @@ LONG = hg.Reverse(hg.OptaxSolver(adam, 10 * PERIOD), horizon=PERIOD, warm_start=
 STRATEGIES = hg.PES(hg.OptaxSolver(adam, 10_000 * PERIOD), PERIOD, num_pairs=2, sigma=0.1)  # never begins again
 OUTER, COLD_OUTER = optax.adam(0.2), optax.adam(0.3)
 AVERAGE = 1 - 2 / PERIOD  # of the weights
-AVERAGED = hg.Reverse(hg.OptaxSolver(adam, PERIOD, average=AVERAGE), horizon=HORIZON, warm_start=True, check=None)
 SHRINKAGE = 0.05  # of the way to the mean of a layer, at every move
+GUARDED = hg.GradientSearch(ONLINE, OUTER, projection=hg.projections.shrink_to_mean(SHRINKAGE))
+AVERAGED = hg.Reverse(hg.OptaxSolver(adam, PERIOD, average=AVERAGE), horizon=HORIZON, warm_start=True, check=None)
 MEASUREMENTS = 20  # of the test error per run
 
 
@@ -49,9 +50,9 @@ class Task:
         rows = self.table.splits
         return hg.BilevelProblem(*self.losses, rows.train, rows.valid if valid is None else valid)
 
-    def hparams(self, per_weight: bool = False) -> PyTree:
+    def hparams(self, decays: Decays = "layer") -> PyTree:
         """Returns the start."""
-        return hparams_of(self.model, self.start, per_weight)
+        return hparams_of(self.model, self.start, decays)
 
     def record(self, params: eqx.nn.MLP, gradients: int) -> None:
         """Measures the best model after so many gradient equivalents, for the plot alone."""
@@ -63,7 +64,7 @@ class Task:
 
     def summary(self, hparams: PyTree) -> dict[str, Any]:
         """Returns the mean log-decay of each layer, the rate and b1."""
-        decays = [float(jnp.mean(decay)) for decay in hparams["log_decay"]]
+        decays = [float(jnp.mean(log_decay_of(decay))) for decay in hparams["log_decay"]]
         rate, b1 = jnp.exp(hparams["log_rate"]), jax.nn.sigmoid(hparams["logit_b1"])
         return {"log_decay": decays, "rate": float(rate), "b1": float(b1)}
 
@@ -90,7 +91,7 @@ def fixed(task: Task) -> list[dict[str, Any]]:
 Method = Callable[[Task], tuple[eqx.nn.MLP, PyTree, int]]
 
 
-def by_run(search: hg.GradientSearch, per_weight: bool = False, guarded: bool = False) -> Method:
+def by_run(search: hg.GradientSearch, decays: Decays = "layer", guarded: bool = False) -> Method:
     """Returns a search of the library as a method; a guarded one leaves half of the validation rows to choose."""
 
     def method(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
@@ -99,7 +100,7 @@ def by_run(search: hg.GradientSearch, per_weight: bool = False, guarded: bool = 
         if guarded:
             valid, options["holdout"] = valid.take(np.arange(half)), valid.take(np.arange(half, len(valid.y)))
         problem = task.problem(valid)
-        state, every = search.init(problem, task.model, task.hparams(per_weight)), task.budget // MEASUREMENTS
+        state, every = search.init(problem, task.model, task.hparams(decays)), task.budget // MEASUREMENTS
 
         def measure(state: hg.SearchState, _: hg.History) -> None:
             if int(state.spent.gradients) >= (len(task.history) + 1) * every:
@@ -195,12 +196,10 @@ METHODS: dict[str, Method] = {
     "online, averaged": by_run(hg.GradientSearch(AVERAGED, OUTER)),
     "online, long horizon": by_run(hg.GradientSearch(LONG, OUTER)),
     "online, pes": by_run(hg.GradientSearch(STRATEGIES, OUTER)),
-    "per weight": by_run(hg.GradientSearch(ONLINE, OUTER), per_weight=True),
-    "per weight, guarded": by_run(
-        hg.GradientSearch(ONLINE, OUTER, projection=hg.projections.shrink_to_mean(SHRINKAGE)),
-        per_weight=True,
-        guarded=True,
-    ),
+    "per weight": by_run(hg.GradientSearch(ONLINE, OUTER), "weight"),
+    "per weight, guarded": by_run(GUARDED, "weight", guarded=True),
+    "layer and weight": by_run(hg.GradientSearch(ONLINE, OUTER), "both"),
+    "layer and weight, guarded": by_run(GUARDED, "both", guarded=True),
     "tune": tuned(),
     "tune, free momentum": tuned(memory=None),
 }

@@ -1,7 +1,10 @@
 """The network, its losses and its hyperparameters."""
 
+import functools
 import math
-from typing import Any, NamedTuple
+import operator
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -33,6 +36,9 @@ GRID: list[dict[str, float]] = [
 BOX = {"decay": (-14.0, 0.0), "rate": (1e-5, 1e-1), "b1": (0.3, 0.99)}
 
 
+Decays = Literal["layer", "weight", "both"]
+
+
 class Losses(NamedTuple):
     """The inner and the outer loss."""
 
@@ -46,14 +52,27 @@ def network(key: Array, table: Table, hidden: int) -> eqx.nn.MLP:
     return eqx.nn.MLP(inputs, table.classes or "scalar", hidden, 2, key=key)
 
 
-def hparams_of(model: eqx.nn.MLP, start: dict[str, float], per_weight: bool = False) -> dict[str, Any]:
-    """Returns one log-decay per layer, or per weight, the log of Adam's rate, and the logit of its b1."""
-    shape = lambda layer: jnp.shape(layer.weight) if per_weight else ()
+def hparams_of(model: eqx.nn.MLP, start: dict[str, float], decays: Decays = "layer") -> dict[str, Any]:
+    """Returns log-decays, the log of Adam's rate, and the logit of its b1.
+
+    There is one log-decay per layer, or per weight, or a sum of both, which begins as that of the layer.
+    """
+    of_layer, shape = jnp.float32(start["decay"]), lambda layer: jnp.shape(layer.weight)
+    forms: dict[str, Callable[[Any], Any]] = {
+        "layer": lambda layer: of_layer,
+        "weight": lambda layer: jnp.full(shape(layer), of_layer),
+        "both": lambda layer: (of_layer, jnp.zeros(shape(layer), jnp.float32)),
+    }
     return {
-        "log_decay": [jnp.full(shape(layer), start["decay"], jnp.float32) for layer in model.layers],
+        "log_decay": [forms[decays](layer) for layer in model.layers],
         "log_rate": jnp.float32(math.log(start["rate"])),
         "logit_b1": jnp.float32(math.log(start["b1"] / (1 - start["b1"]))),
     }
+
+
+def log_decay_of(decay: PyTree) -> Array:
+    """Returns the log-decay of a layer, or of each of its weights, from one of the forms of `hparams_of`."""
+    return functools.reduce(operator.add, jax.tree.leaves(decay))
 
 
 def adam(hparams: PyTree) -> optax.GradientTransformation:
@@ -72,7 +91,7 @@ def losses_of(classes: int, batch: int) -> Losses:
 
     def inner(model, hparams, data, key):
         penalties = [
-            jnp.sum(jnp.exp(decay) * layer.weight**2) / 2
+            jnp.sum(jnp.exp(log_decay_of(decay)) * layer.weight**2) / 2
             for decay, layer in zip(hparams["log_decay"], model.layers, strict=True)
         ]
         return fit(model, *hg.minibatch(key, data, batch)) + sum(penalties)

@@ -39,9 +39,10 @@ class Config(WithData):
     training goes on; averaged, the loss is that of averaged weights; with a long horizon, the last 100 of every
     1,000; pes takes persistent evolution strategies over 100 updates, with two pairs. per weight is online with one
     decay per weight; guarded, half of the validation rows choose the best step and decays shrink to the mean of
-    their layer. tune is `hypergrad.tune` as a newcomer would call it; free momentum lifts its bound on the memory
-    of a momentum. All keep the best model on the validation rows; the test rows are measured on the way for the
-    plot and choose nothing. The yardstick, with --grid, is the best of 50 fixed settings, each trained with the
+    their layer. layer and weight has both a decay for the layer and a factor to it for each weight; guarded, the
+    factors shrink. tune is `hypergrad.tune` as a newcomer would call it; free momentum lifts its bound on the
+    memory of a momentum. All keep the best model on the validation rows; the test rows are measured on the way for
+    the plot and choose nothing. The yardstick, with --grid, is the best of 50 fixed settings, each trained with the
     whole budget, as the test rows show it in hindsight.
 
     Sets: folders of --data-dir (or of its folder uci) that hold data.txt.gz, index_features.txt, index_target.txt and

@@ -11,7 +11,7 @@ import pytest
 from experiments.common.report import as_json
 from experiments.publish import command
 from experiments.tabular.data import available, read
-from experiments.tabular.model import on_test
+from experiments.tabular.model import STARTS, hparams_of, log_decay_of, losses_of, network, on_test
 from experiments.tabular.report import in_hindsight, in_words, judged, verdicts
 from experiments.tabular.run import QUICK, Config, main
 
@@ -84,6 +84,21 @@ def test_the_words_count_what_the_numbers_say():
     assert sentence == (
         "tune is ahead of plain in 1, level with plain in 1, behind plain in 1 of 3 cases. Behind on: s (odd)."
     )
+
+
+def test_all_forms_of_decays_begin_with_the_same_penalty():
+    """A step of the layer's own decay moves those of all its weights, as it does where the layer has one alone."""
+    table = read("wine", None, 0, 0.2)
+    model = network(jax.random.key(0), table, 4)
+    loss = losses_of(table.classes, 8).inner
+    forms = {name: hparams_of(model, STARTS["decay e^-2"], name) for name in ("layer", "weight", "both")}
+    value = lambda hparams: float(loss(model, hparams, table.splits.train, jax.random.key(1)))
+    assert value(forms["weight"]) == pytest.approx(value(forms["layer"]), rel=1e-6)
+    assert value(forms["both"]) == pytest.approx(value(forms["layer"]), rel=1e-6)
+    of_layer, factors = forms["both"]["log_decay"][0]
+    assert factors.shape == model.layers[0].weight.shape
+    moved = log_decay_of((of_layer + 1, factors)) - log_decay_of((of_layer, factors))
+    np.testing.assert_allclose(moved, np.ones(factors.shape), rtol=1e-6)
 
 
 def test_the_last_method_is_judged_where_tune_does_not_run():
