@@ -112,9 +112,9 @@ def test_the_displacement_has_the_gradient_of_the_weights():
     hparams = scheduled.constant(noise, 4, -1.0, 0.5, jax.tree.map(lambda _: -1.5, noise))
     displacement = jax.tree.map(lambda z: 0.1 * z[::-1], noise)
     _, outer_loss = scheduled.losses(10)
-    found = jax.grad(outer_loss)(displacement, hparams, ((x, y), noise), jax.random.key(2))
+    found = jax.jit(jax.grad(outer_loss))(displacement, hparams, ((x, y), noise), jax.random.key(2))
     start = jax.tree.map(lambda d, z: d + np.exp(-1.5) * z, displacement, noise)
-    expected = jax.grad(scheduled.cross_entropy)(start, (x, y))
+    expected = jax.jit(jax.grad(scheduled.cross_entropy))(start, (x, y))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
 
 

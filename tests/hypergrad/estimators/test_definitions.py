@@ -40,15 +40,24 @@ def noisy(seed=0):
 
 def step(case, hparams, state, t):
     """One update of (weights, optimiser state)."""
+    return update(case.problem, hparams, state, jnp.int32(t))
+
+
+@eqx.filter_jit
+def update(problem, hparams, state, t):
     w, memory = state
-    key = jax.random.fold_in(laws.KEY, t)
-    gradient = jax.grad(case.problem.inner_loss)(w, hparams, case.problem.train, key)
+    gradient = jax.grad(problem.inner_loss)(w, hparams, problem.train, jax.random.fold_in(laws.KEY, t))
     updates, memory = OPTIMISER.update(gradient, memory, w)
     return optax.apply_updates(w, updates), memory
 
 
 def outer(case, w, hparams):
-    return case.problem.outer_loss(w, hparams, case.problem.valid, jax.random.fold_in(laws.KEY, STEPS))
+    return outer_loss(case.problem, w, hparams)
+
+
+@eqx.filter_jit
+def outer_loss(problem, w, hparams):
+    return problem.outer_loss(w, hparams, problem.valid, jax.random.fold_in(laws.KEY, STEPS))
 
 
 def path(case):

@@ -243,7 +243,7 @@ EVERY += [hg.linear.LevenbergMarquardt(50), hg.linear.Identity(scale=0.5)]
 @pytest.mark.parametrize("solver", EVERY, ids=lambda solver: type(solver).__name__)
 @pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])
 def test_right_hand_sides_in_half_precision(solver, kind):
-    found = solver.solve(lambda v, *_: 2 * v, jnp.ones(2, kind)).value
+    found = solve(solver, lambda v, *_: 2 * v, jnp.ones(2, kind)).value
     assert found.dtype == kind and np.allclose(np.asarray(found, float), 0.5, atol=0.01)
 
 
@@ -252,7 +252,7 @@ def test_systems_may_be_complex(solver):
     parts = np.random.default_rng(0).normal(size=(2, 4, 5))
     columns = parts[0] + 1j * parts[1]
     matrix, right = columns @ columns.conj().T + np.eye(4), columns[:, 0]
-    found = solver.solve(lambda v: {"v": jnp.asarray(matrix) @ v["v"]}, {"v": right})
+    found = solve(solver, Times(jnp.asarray(matrix)), {"v": right})
     damped = matrix + solver.damping * np.eye(4)
     np.testing.assert_allclose(found.value["v"], np.linalg.solve(damped, right), rtol=1e-6)
 
