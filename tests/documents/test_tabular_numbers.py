@@ -21,14 +21,22 @@ def lost(result, rival):
     return next(line["lost"] for line in result["counts"] if line["rival"] == rival)
 
 
-def pairs(result, ours, theirs):
+def pairs(runs, ours, theirs):
     """The test errors of two methods, run by run."""
     of = lambda method: {
-        (run["set"], run["start"], run["seed"]): run["test_error"] for run in result["runs"] if run["method"] == method
+        (run["set"], run["start"], run["seed"]): run["test_error"] for run in runs if run["method"] == method
     }
     one, other = of(ours), of(theirs)
     assert one.keys() == other.keys()
     return np.array([(one[place], other[place]) for place in one])
+
+
+def ratio(runs, ours, theirs):
+    """The geometric mean of the ratio of two methods' test errors, and its standard error; 0 counts as 0.001."""
+    found = np.log(np.maximum(pairs(runs, ours, theirs), 1e-3))
+    logs = found[:, 0] - found[:, 1]
+    mean = math.exp(logs.mean())
+    return mean, mean * logs.std(ddof=1) / math.sqrt(len(logs))
 
 
 def test_the_full_budget():
@@ -58,8 +66,29 @@ def test_the_full_budget():
     agree(PAGE, "is ahead of it in # cases, level in #, and behind in #, both", *counts["tpe, 10 % trials"])
     assert all(place.startswith("diabetes") for place in lost(result, "tpe, 10 % trials"))
     agree(PAGE, "ahead of free momentum in # cases, level in #, behind in #", *counts["tune, free momentum"])
-    found = pairs(result, "tune", "tune, free momentum")
-    logs = np.diff(np.log(np.maximum(found, 1e-3)))[:, 0]
-    error = math.exp(-logs.mean()) * logs.std(ddof=1) / math.sqrt(len(logs))
-    agree(PAGE, "Over all # pairs of runs the test error is # ± # times", len(logs), math.exp(-logs.mean()), error)
+    number = len(pairs(result["runs"], "tune", "tune, free momentum"))
+    found = ratio(result["runs"], "tune", "tune, free momentum")
+    agree(PAGE, "Over all # pairs of runs the test error is # ± # times", number, *found)
     agree(PAGE, "# gradient equivalents, three splits that were not used before", result["config"]["budget"])
+
+
+def test_one_decay_per_weight():
+    result = read("tabular_weights")
+    assert result["config"]["budget"] == 20_000
+    good, strong = ([run for run in result["runs"] if run["start"] == start] for start in ("good", "decay e^-2"))
+    guarded, free = "per weight, guarded", "per weight"
+    counts = lambda runs, rival: next(
+        [line[word] for word in VERDICTS] for line in verdicts(runs, guarded) if line["rival"] == rival
+    )
+    agree(PAGE, "of `per weight, guarded` is # ± # times that of `online`", *ratio(good, guarded, "online"))
+    agree(PAGE, "and # ± # times that of plain training; without", *ratio(good, guarded, "plain"))
+    agree(PAGE, "it is # ± # and # ± # times.", *ratio(good, free, "online"), *ratio(good, free, "plain"))
+    agree(PAGE, "method is ahead of `online` in #, level in # and behind in #", *counts(good, "online"))
+    behind = counts(strong, "online")[2]
+    agree(PAGE, "is behind `online` in # of # cases, # ± # times", behind, 6, *ratio(strong, guarded, "online"))
+    agree(PAGE, "without the guards it is # ± # times. The decays", *ratio(strong, free, "online"))
+    diabetes = next(line for line in result["table"] if line["set"] == "diabetes" and line["start"] == "good")
+    found = [float(number) for name in (free, guarded, "online") for number in diabetes[name].split(" ± ")]
+    agree(PAGE, "per weight ends at # ± #, guarded at # ± # and one per layer at # ± #", *found)
+    ahead, level, lost = counts(result["runs"], free)
+    agree(PAGE, "ahead in # of # cases, level in #, behind in #", ahead, 12, level, lost)
