@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 from .budget import Budget
 from .data.sampler import as_sampler
 from .data.stream import Stream
-from .ground.program import Program
+from .ground.program import Program, Records
 from .ground.total import WORD, Total
 from .history import History, join
 from .pace import Pace
@@ -131,6 +131,7 @@ class Course:
             raise error
         block = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
         spent, status, finite = self.program.layout.last(block, 3)
+        finite = finite.astype(bool)
         number = len(status)
         durations = np.full(number, (time.monotonic() - self._begun) / max(number, 1))
         now = _totals(spent[-1:])[0].tolist() if number else self._spent
@@ -249,15 +250,15 @@ def _advance(plan: Plan, state: SearchState, limit: Total, take: Array) -> Any:
         return left & (index < take) & plan.has_patience(state)
 
     def body(carry: Any) -> Any:
-        state, rooms, index = carry
+        state, tables, index = carry
         state, *step = _step(plan, state)
-        return state, jax.tree.map(lambda room, leaf: room.at[index].set(leaf), rooms, step), index + 1
+        return state, records._replace(tables=tables).written(index, step), index + 1
 
     _, *shapes = eqx.filter_eval_shape(_step, plan, state)
-    rooms = jax.tree.map(lambda leaf: jnp.zeros((plan.chunk, *leaf.shape), leaf.dtype), shapes)
+    records = Records.of(shapes, plan.chunk)
     # A loop of a length that the compiler does not know: one it unrolls would round otherwise than a longer one.
-    state, rooms, index = jax.lax.while_loop(unfinished, body, (state, rooms, jnp.int32(0)))
-    return state, rooms, index
+    state, tables, index = jax.lax.while_loop(unfinished, body, (state, records.tables, jnp.int32(0)))
+    return state, records._replace(tables=tables), index
 
 
 def _step(plan: Plan, state: SearchState) -> Any:
@@ -266,7 +267,7 @@ def _step(plan: Plan, state: SearchState) -> Any:
         problem = eqx.tree_at(lambda p: p.train, problem, problem.train.at(state.num_steps))
     state, record = plan.search.step(problem, state, jax.random.fold_in(plan.key, state.num_steps))
     # Not the value itself: XLA could compute it twice, rounded otherwise in a longer room than in a shorter one.
-    finite = jnp.isfinite(record.value)
+    finite = jnp.isfinite(record.value).astype(jnp.int32)  # which travels with the other numbers
     totals = [getattr(state.spent, name) for name in COUNTS]
     spent = jnp.stack([word for total in totals for word in (total.high, total.low)])
     return state, plan.keep(record), spent, record.stats.status, finite

@@ -1,5 +1,6 @@
 """The compiled steps of a run, called with flat lists of arrays: taking pytrees apart costs more than a short step."""
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -15,24 +16,31 @@ from jaxtyping import Array, PyTree
 
 SMALL = 1024  # entries up to which an array travels together with others
 NEVER = (jnp.int2, jnp.uint2)  # which XLA cannot bring together on a CPU: it ends the process
+WORDS = {  # as which numbers of other types travel, bit for bit
+    jnp.dtype(kind): jnp.dtype(word)
+    for word, kinds in {"uint32": ("float32", "int32"), "uint64": ("float64", "int64")}.items()
+    for kind in kinds
+}
 LARGE = 2**24  # bytes of a state from which its memory is worth more than what a call that fails leaves of it
 
-Advance = Callable[[PyTree, PyTree, PyTree, Array], tuple[PyTree, PyTree, Array]]
+Advance = Callable[[PyTree, PyTree, PyTree, Array], tuple[PyTree, "Records", Array]]
 
 
 class Slot(NamedTuple):
-    """The place of an array: a table, the columns there, `None` for all of it, and the shape without common axes."""
+    """The place of an array: a table, the columns there, `None` for all of it; shape without common axes, and type."""
 
     table: int
     columns: tuple[int, int] | None
     shape: tuple[int, ...]
+    dtype: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The way in which a pytree of arrays, whose first `axes` axes are common to all, is packed into few tables.
 
-    Arrays of one type with at most `small` entries each are the columns of one table. Others are tables of their own.
+    Arrays with at most `small` entries each are the columns of one table, where their types have as many bits. Others
+    are tables of their own.
     """
 
     structure: Any
@@ -43,30 +51,35 @@ class Layout:
     def of(cls, tree: PyTree, axes: int = 1, small: int = SMALL) -> "Layout":
         """Returns the layout of such a tree."""
         leaves, structure = jax.tree.flatten(tree)
-        shared: dict[Any, tuple[int, int]] = {}  # of each type, its table and how many columns that has
-        numbers, slots = itertools.count(), []
-        for leaf in leaves:
-            shape = leaf.shape[axes:]
-            size = math.prod(shape)
-            if size > small or jnp.issubdtype(leaf.dtype, jax.dtypes.extended) or leaf.dtype in NEVER:
-                slots.append(Slot(next(numbers), None, shape))
+        sizes = [math.prod(leaf.shape[axes:]) for leaf in leaves]
+        kinds = [None if _is_alone(leaf, size, small) else leaf.dtype for leaf, size in zip(leaves, sizes, strict=True)]
+        columns = _first_columns(kinds, sizes)
+        numbers, tables, slots = itertools.count(), dict[Any, int](), []
+        for leaf, kind, size in zip(leaves, kinds, sizes, strict=True):
+            if kind is None:
+                slots.append(Slot(next(numbers), None, leaf.shape[axes:], leaf.dtype))
                 continue
-            table, start = shared[leaf.dtype] if leaf.dtype in shared else (next(numbers), 0)
-            shared[leaf.dtype] = table, start + size
-            slots.append(Slot(table, (start, start + size), shape))
+            if _word(kind) not in tables:
+                tables[_word(kind)] = next(numbers)
+            place = columns[kind], columns[kind] + size
+            slots.append(Slot(tables[_word(kind)], place, leaf.shape[axes:], kind))
+            columns[kind] += size
         return cls(structure, tuple(slots), axes)
 
     def pack(self, tree: PyTree, module: Any = jnp) -> list[Any]:
         """Returns the tables; `module` is that of the shared ones, `numpy` or `jax.numpy`."""
-        tables: dict[int, list[Any]] = {}
+        tables: dict[int, Any] = {}
         for slot, leaf in zip(self.slots, jax.tree.leaves(tree), strict=True):
-            if slot.columns is not None:
-                leaf = module.asarray(leaf)
-                leaf = leaf.reshape((*leaf.shape[: self.axes], -1))
-            tables.setdefault(slot.table, []).append(leaf)
-        alone = {slot.table for slot in self.slots if slot.columns is None}
-        join = lambda number, parts: parts[0] if number in alone else module.concatenate(parts, axis=self.axes)
-        return [join(number, parts) for number, parts in sorted(tables.items())]
+            if slot.columns is None:
+                tables[slot.table] = leaf
+                continue
+            leaf = module.asarray(leaf)
+            part = leaf.reshape((*leaf.shape[: self.axes], -1))
+            tables.setdefault(slot.table, {}).setdefault(slot.dtype, []).append(part)
+        join = lambda parts: parts[0] if len(parts) == 1 else module.concatenate(parts, axis=self.axes)
+        # Those of one type first: a program then takes all of their bits at once.
+        shared = lambda parts: join([_as_bits(join(found), _word(kind)) for kind, found in parts.items()])
+        return [shared(found) if isinstance(found, dict) else found for _, found in sorted(tables.items())]
 
     def unpack(self, tables: Sequence[Any]) -> PyTree:
         """Returns the tree, as views of the tables where these can be."""
@@ -78,11 +91,60 @@ class Layout:
         if slot.columns is None:
             return table
         start, stop = slot.columns
-        return table[..., start:stop].reshape((*table.shape[: self.axes], *slot.shape))
+        return _as_bits(table[..., start:stop].reshape((*table.shape[: self.axes], *slot.shape)), slot.dtype)
 
     def last(self, tables: Sequence[Any], number: int) -> list[Any]:
         """Returns so many of the last arrays."""
         return [self.leaf(tables, slot) for slot in self.slots[len(self.slots) - number :]]
+
+
+def _is_alone(leaf: Any, size: int, small: int) -> bool:
+    return size > small or jnp.issubdtype(leaf.dtype, jax.dtypes.extended) or leaf.dtype in NEVER
+
+
+def _first_columns(kinds: Sequence[Any], sizes: Sequence[int]) -> dict[Any, int]:
+    """Returns where the arrays of each type begin in their table: those of one type stand side by side."""
+    widths, ends = collections.Counter[Any](), collections.Counter[Any]()
+    for kind, size in zip(kinds, sizes, strict=True):
+        widths[kind] += size
+    columns = {}
+    for kind, width in widths.items():
+        columns[kind] = ends[_word(kind)]
+        ends[_word(kind)] += width
+    return columns
+
+
+def _word(dtype: Any) -> Any:
+    """Returns the type as which numbers of another travel."""
+    return WORDS.get(dtype, dtype)
+
+
+def _as_bits(array: Any, dtype: Any) -> Any:
+    """Returns an array of NumPy or JAX, its bits taken for numbers of another type as wide."""
+    if array.dtype == dtype:
+        return array
+    return array.view(dtype) if isinstance(array, np.ndarray) else jax.lax.bitcast_convert_type(array, dtype)
+
+
+class Records(NamedTuple):
+    """The room for what is kept of some steps, in tables of which every step writes a row."""
+
+    layout: Layout
+    tables: list[Array]
+
+    @classmethod
+    def of(cls, step: PyTree, number: int) -> "Records":
+        """Returns the room for so many; `step` has the form of one."""
+        layout = Layout.of(step, 0)
+        rows = jax.eval_shape(layout.pack, step)
+        tables = [jnp.zeros((number, *row.shape), row.dtype) for row in rows]
+        return cls(dataclasses.replace(layout, axes=1), tables)
+
+    def written(self, index: Array, step: PyTree) -> list[Array]:
+        """Returns the tables with a step in one row."""
+        rows = dataclasses.replace(self.layout, axes=0).pack(step)
+        put = lambda table, row: jax.lax.dynamic_update_index_in_dim(table, row, index, 0)
+        return [put(table, row) for table, row in zip(self.tables, rows, strict=True)]
 
 
 class Program:
@@ -176,7 +238,7 @@ def _compiled(
         rest = iter(arrays)
         whole = jax.tree.unflatten(structure, [next(rest) if leaf is _ARRAY else leaf for leaf in static])
         after, records, number = advance(whole, packing.unpack(tables), limit, take)
-        made["layout"] = Layout.of(records)
-        return packing.pack(after), made["layout"].pack(records), number
+        made["layout"] = records.layout
+        return packing.pack(after), records.tables, number
 
     return jax.jit(call, donate_argnums=(1,) if donate else ()), made

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad.ground.program import LARGE, SMALL, Layout, Program
+from hypergrad.ground.program import LARGE, SMALL, Layout, Program, Records
 
 
 def record(k):
@@ -17,17 +17,15 @@ def advance(plan, state, limit, take):
     """Takes at most `take` steps of size `plan[0]` until the state is at `limit`, with room for four."""
 
     def body(carry):
-        state, rooms, index = carry
-        return (
-            state | {"a": state["a"] + plan[0]},
-            jax.tree.map(lambda room, leaf: room.at[index].set(leaf), rooms, record(state["a"])),
-            index + 1,
-        )
+        state, tables, index = carry
+        written = records._replace(tables=tables).written(index, record(state["a"]))
+        return state | {"a": state["a"] + plan[0]}, written, index + 1
 
-    rooms = jax.tree.map(lambda leaf: jnp.zeros((4, *jnp.shape(leaf)), jnp.result_type(leaf)), record(state["a"]))
-    return jax.lax.while_loop(
-        lambda carry: (carry[0]["a"] < limit) & (carry[2] < take), body, (state, rooms, jnp.int32(0))
+    records = Records.of(jax.eval_shape(record, state["a"]), 4)
+    state, tables, index = jax.lax.while_loop(
+        lambda carry: (carry[0]["a"] < limit) & (carry[2] < take), body, (state, records.tables, jnp.int32(0))
     )
+    return state, records._replace(tables=tables), index
 
 
 def test_records_survive_their_packing():
@@ -37,6 +35,22 @@ def test_records_survive_their_packing():
     assert sorted(table.shape[1] for table in tables) == [1, 2, SMALL + 1]  # truth values, small numbers, the large one
     jax.tree.map(np.testing.assert_array_equal, layout.unpack(tables), records)
     np.testing.assert_array_equal(layout.last(tables, 1)[0], records["pair"][1])
+
+
+def test_types_of_one_width_travel_together_bit_for_bit():
+    leaves = [
+        jnp.array([jnp.nan, -0.0], jnp.float32),
+        jnp.int32(-1),
+        jnp.uint32(2**32 - 1),
+        jnp.float64(0.1),
+        jnp.int64(-(2**40)),
+    ]
+    layout = Layout.of(leaves, axes=0)
+    for tables in (layout.pack(leaves, np), jax.jit(layout.pack)(leaves)):
+        assert sorted((table.dtype.name, table.size) for table in tables) == [("uint32", 4), ("uint64", 2)]
+        for back in (layout.unpack([np.asarray(table) for table in tables]), jax.jit(layout.unpack)(tables)):
+            assert [leaf.dtype for leaf in back] == [leaf.dtype for leaf in leaves]
+            assert [np.asarray(leaf).tobytes() for leaf in back] == [np.asarray(leaf).tobytes() for leaf in leaves]
 
 
 def test_types_that_xla_cannot_bring_together_stay_apart():
