@@ -50,14 +50,15 @@ def move(
     if any(enters(lambda value: propose(value)[0], value)):
         distance = lambda point: norm(optax.tree.sub(point, anchor.hparams))
         backtracked = ~usable & finite & (distance(ahead) < distance(hparams))
-    halfway = jax.tree.map(lambda good, here: good + (here - good) / 2, anchor.hparams, hparams)
-    stay = optax.tree.where(usable, hparams, halfway)
+    # λ itself where the result is usable, for λ_0 is λ then. So λ_0 can be written in place, and λ after it.
+    last_good = optax.tree.where(usable, hparams, anchor.hparams)
+    halfway = jax.tree.map(lambda good, here: good + (here - good) / 2, last_good, hparams)
     least = jnp.finfo(anchor.share.dtype).eps
     share = jnp.where(taken, jnp.minimum(2 * anchor.share, 1), jnp.maximum(anchor.share / 2, least))
     after = dataclasses.replace(
         state,
-        hparams=optax.tree.where(taken | backtracked, ahead, stay),
+        hparams=optax.tree.where(taken | backtracked, ahead, halfway),
         opt_state=optax.tree.where(taken | backtracked, opt_state, state.opt_state),
-        anchor=Anchor(optax.tree.where(usable, hparams, anchor.hparams), jnp.where(backtracked, anchor.share, share)),
+        anchor=Anchor(last_good, jnp.where(backtracked, anchor.share, share)),
     )
     return after, taken
