@@ -60,7 +60,14 @@ def test_the_full_budget():
     assert lost(result, "plain") == ["wine-quality-red (rate / 30)", "diabetes (decay e^-4, rate 1e-4, b1 .5)"]
     good = [run for run in result["runs"] if run["start"] == "good"]
     from_good = next(line for line in verdicts(good) if line["rival"] == "plain")
-    assert (from_good["ahead"], from_good["level"], from_good["behind"]) == (1, 5, 0)
+    assert (from_good["ahead"], from_good["level"], from_good["behind"]) == (1, 5, 0)  # as when.md says
+    agree(
+        "when.md",
+        "With # gradients it is ahead of plain training in # cases, level in # and behind in #; of TPE in #, # and #",
+        result["config"]["budget"],
+        *counts["plain"],
+        *counts["tpe, 10 % trials"],
+    )
     yacht = next(line for line in verdicts([run for run in good if run["set"] == "yacht"]) if line["rival"] == "plain")
     assert yacht["ahead"] == 1
     agree(PAGE, "is ahead of it in # cases, level in #, and behind in #, both", *counts["tpe, 10 % trials"])
