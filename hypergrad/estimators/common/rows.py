@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 from jax.interpreters import partial_eval
 from jax.tree_util import PyTreeDef
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, PyTree
 
 from ...ground.dependence import enters
 from ...ground.tree import join, split
@@ -49,33 +49,53 @@ class Change(NamedTuple):
         return jax.lax.scatter_add(total, self.indices, factor * self.values, written, **kept)
 
 
-def read_by_rows(training: Training, state: InnerState) -> frozenset[int]:
-    """Returns the numbers of the leaves of the hyperparameters of which every step reads few rows alone."""
+class Step(NamedTuple):
+    """A step of training, traced: its jaxpr takes a state in two parts, t and the hyperparameters.
+
+    What no result depends on, such as what solvers report of each step, is left out.
+    """
+
+    jaxpr: Jaxpr
+    consts: Sequence[Any]
+    variables: Sequence[Var]  # those of the hyperparameters
+    structure: PyTreeDef  # of the result, a state in two parts
+
+
+class ByRows(NamedTuple):
+    """The numbers of the leaves of the hyperparameters of which every step reads few rows alone, and the step."""
+
+    numbers: frozenset[int]
+    step: Step
+
+
+def read_by_rows(training: Training, state: InnerState) -> ByRows | None:
+    """Returns what every step reads by rows, `None` where there is nothing."""
     large = [number for number, leaf in enumerate(jax.tree.leaves(training.hparams)) if leaf.size >= LEAST]
     if not large:
-        return frozenset()
-    jaxpr, _, variables, _ = _traced(training, state, jnp.int32(0))
-    marked = {variables[number]: number for number in large}
+        return None
+    step = _traced(training, state)
+    marked = {step.variables[number]: number for number in large}
     read, otherwise = dict.fromkeys(large, 0), set[int]()
-    for number, shape in _gathers(jaxpr, marked, otherwise):
+    for number, shape in _gathers(step.jaxpr, marked, otherwise):
         read[number] += shape.size
     renewed = enters(lambda hparams: training.inner.renew(training.problem, hparams, state), training.hparams)
     leaves = jax.tree.leaves(training.hparams)
     few = (n for n in large if not (renewed[n] or n in otherwise) and 0 < read[n] * SHARE <= leaves[n].size)
-    return frozenset(few)
+    return ByRows(found, step) if (found := frozenset(few)) else None
 
 
 def step_vjp(
-    training: Training, state: InnerState, t: ArrayLike, by_rows: frozenset[int]
+    training: Training, state: InnerState, t: Array, by_rows: ByRows
 ) -> tuple[InnerState, Callable[[InnerState], tuple[InnerState, list[Array | None], list[Change]]]]:
     """Returns the state after step t, and the pullback of a cotangent of that state, like `Training.step_vjp`.
 
     The pullback returns the cotangent of `state`, the leaves of the gradient with `None` for those `by_rows`, and of
     these the changes.
     """
-    jaxpr, consts, variables, structure = _traced(training, state, t)
-    marked = {variables[number]: number for number in by_rows}
-    leaves, inexact = jax.tree.leaves(training.hparams), split(state)[0]
+    numbers, (jaxpr, consts, variables, structure) = by_rows
+    marked = {variables[number]: number for number in numbers}
+    leaves, (inexact, rest_of_state) = jax.tree.leaves(training.hparams), split(state)
+    fixed = [*jax.tree.leaves(rest_of_state), t.astype(jnp.int32)]
     shapes = _gathers(jaxpr, marked, set())
     nothing = [jnp.zeros(shape.shape, shape.dtype) for _, shape in shapes]
     found: list[tuple[int, JaxprEqn]] = []
@@ -90,11 +110,11 @@ def step_vjp(
             return equation.primitive.bind(array, indices, **equation.params) + next(left)
 
         whole = [leaf if given is None else given for given, leaf in zip(dense, leaves, strict=True)]
-        values = _evaluated(jaxpr, consts, [*jax.tree.leaves(inexact), *whole], marked, gather)
+        values = _evaluated(jaxpr, consts, [*jax.tree.leaves(inexact), *fixed, *whole], marked, gather)
         new, rest = jax.tree.unflatten(structure, values)
         return new, (rest, read)
 
-    dense = [None if number in by_rows else leaf for number, leaf in enumerate(leaves)]
+    dense = [None if number in numbers else leaf for number, leaf in enumerate(leaves)]
     new, pullback, (rest, read) = jax.vjp(run, inexact, dense, nothing, has_aux=True)
 
     def pulled(cotangent: InnerState) -> tuple[InnerState, list[Array | None], list[Change]]:
@@ -105,18 +125,13 @@ def step_vjp(
     return join(new, rest), pulled
 
 
-def _traced(
-    training: Training, state: InnerState, t: ArrayLike
-) -> tuple[Jaxpr, Sequence[Any], Sequence[Var], PyTreeDef]:
-    """Returns the jaxpr of a step, its constants, its variables that hold hyperparameters, and its result's structure.
-
-    What no result depends on, such as what solvers report of each step, is left out.
-    """
-    inexact, rest = split(state)
-    phi = lambda inexact, hparams: split(training.at(hparams).step(join(inexact, rest), t))
-    closed, shapes = jax.make_jaxpr(phi, return_shape=True)(inexact, training.hparams)
+def _traced(training: Training, state: InnerState) -> Step:
+    """Returns a step at states of the form of `state`."""
+    phi = lambda inexact, rest, t, hparams: split(training.at(hparams).step(join(inexact, rest), t))
+    closed, shapes = jax.make_jaxpr(phi, return_shape=True)(*split(state), jnp.int32(0), training.hparams)
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
-    return jaxpr, closed.consts, jaxpr.invars[len(jax.tree.leaves(inexact)) :], jax.tree.structure(shapes)
+    number = len(jax.tree.leaves(training.hparams))
+    return Step(jaxpr, closed.consts, jaxpr.invars[len(jaxpr.invars) - number :], jax.tree.structure(shapes))
 
 
 def _inside(equation: JaxprEqn) -> Any:

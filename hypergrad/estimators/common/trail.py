@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 from ...inner import InnerState
 from ...training import Training, cotangent_of
 from .adjoint import through_state
-from .rows import read_by_rows, step_vjp
+from .rows import ByRows, read_by_rows, step_vjp
 
 SMALLEST = 1e-6  # to which the common factor of a sum may fall
 WORTH = 8  # steps in which it falls there: with less, all rows are multiplied too often
@@ -22,19 +22,20 @@ def steps_in_place(decay: float | Array, steps: int) -> int:
     return steps if decay == 1 else min(steps, int(math.log(SMALLEST) / math.log(decay)))
 
 
-def rows_in_trail(training: Training, start: InnerState, decay: float | Array, steps: int) -> frozenset[int]:
-    """Returns the numbers of the leaves of the hyperparameters for which `trail_by_rows` is quicker.
+def rows_in_trail(training: Training, start: InnerState, decay: float | Array, steps: int) -> ByRows | None:
+    """Returns what is read by rows of the leaves for which `trail_by_rows` is quicker, `None` where there is nothing.
 
     Not those of half precision: divided by the common factor, float16 leaves its range.
     """
-    if steps_in_place(decay, steps) < min(WORTH, steps) or steps < 1:
-        return frozenset()
+    if steps_in_place(decay, steps) < min(WORTH, steps) or steps < 1 or not (found := read_by_rows(training, start)):
+        return None
     leaves = jax.tree.leaves(training.hparams)
-    return frozenset(n for n in read_by_rows(training, start) if jnp.finfo(leaves[n].dtype).bits >= 32)
+    numbers = frozenset(n for n in found.numbers if jnp.finfo(leaves[n].dtype).bits >= 32)
+    return found._replace(numbers=numbers) if numbers else None
 
 
 def trail_by_rows(
-    training: Training, start: InnerState, decay: float, steps: int, by_rows: frozenset[int]
+    training: Training, start: InnerState, decay: float, steps: int, by_rows: ByRows
 ) -> tuple[InnerState, PyTree]:
     """Returns the state after `steps` steps, and Σ_t decay^{steps-1-t} B_tᵀ ∇_w F(w_{t+1}).
 
@@ -63,7 +64,7 @@ def trail_by_rows(
         first = number * length
         begin = (*carry, jnp.ones((), jnp.result_type(float)))
         state, trail, factor = jax.lax.fori_loop(first, jnp.minimum(first + length, steps), ahead, begin)
-        scaled = lambda n, total: (factor * total).astype(total.dtype) if n in by_rows else total
+        scaled = lambda n, total: (factor * total).astype(total.dtype) if n in by_rows.numbers else total
         return state, [scaled(n, total) for n, total in enumerate(trail)]
 
     nothing = [jnp.zeros_like(leaf) for leaf in leaves]
