@@ -40,7 +40,7 @@ def test_ridge_has_the_trace_of_its_smoother_and_its_hypergradient():
         smoother = X @ jnp.linalg.solve(X.T @ X / 20 + jnp.exp(h) * jnp.eye(4), X.T / 20)
         return jnp.mean((smoother @ Y - Y) ** 2) - VARIANCE + 2 * VARIANCE * delta @ smoother @ delta / 20
 
-    np.testing.assert_allclose([value, found], jax.value_and_grad(exact)(h), rtol=1e-8)
+    np.testing.assert_allclose([value, found], jax.jit(jax.value_and_grad(exact))(h), rtol=1e-8)
 
 
 def test_the_degrees_of_freedom_of_the_lasso_are_its_support_on_average():

@@ -159,6 +159,7 @@ def test_models_stopped_on_their_own_rows_are_those_trained_alone():
         y, mask = data
         return jnp.sum(mask * (jax.vmap(model)(x) - y) ** 2) / jnp.sum(mask)
 
+    @eqx.filter_jit
     def trained(replicas, y, held):
         rest = eqx.filter(replicas, eqx.is_inexact_array, inverse=True)
         one = eqx.filter_vmap(misfit, in_axes=(eqx.if_array(0), None, 0, None))
