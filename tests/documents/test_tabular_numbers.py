@@ -55,6 +55,7 @@ def test_the_full_budget():
         *(limit for name in ("wine-quality-red", "kin8nm", "diabetes", "yacht", "digits") for limit in limits[name]),
     )
     ahead, level, behind = counts["best fixed"]
+    agree("when.md", "and behind the best fixed setting in # cases", behind)
     agree(PAGE, "Within the spread of it or better `tune` is in # cases of #", ahead + level, ahead + level + behind)
     agree(PAGE, "Against plain training it is ahead in # cases, level in # and behind in #: on", *counts["plain"])
     assert lost(result, "plain") == ["wine-quality-red (rate / 30)", "diabetes (decay e^-4, rate 1e-4, b1 .5)"]
