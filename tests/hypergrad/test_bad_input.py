@@ -220,44 +220,41 @@ def test_more_options_that_cannot_work_are_named(make, message):
         make()
 
 
-def wrong_runs():
-    """Arguments of `run` that cannot work, and the start of what is said of each."""
-    case = ridge()
-    other = hg.GradientSearch(hg.Reverse(hg.OptaxSolver(optax.adam(0.1), 3)), optax.adam(0.1))
-    foreign = other.init(case.problem, case.params, case.hparams)
-    bigger = ridge(num_features=4)
-    return {
-        "search": [None, "search", SEARCH.estimator, hg.GradientSearch],
-        "problem": [None, case, case.problem.train, hg.BilevelProblem],
-        "state": [
-            None,
-            case.hparams,
-            foreign.inner_state,
-            foreign,
-            SEARCH.init(bigger.problem, bigger.params, bigger.hparams),
-        ],
-        "key": [None, 3, "key", jnp.zeros(2), jax.random.split(laws.KEY)],
-        "budget": [None, "4", True, 0, -1, 2.5, float("nan"), float("inf"), [4], 10**30],
-        "chunk": ["4", True, 0, -1, 2.5, float("nan"), 10**30, 2**31 - 1],
-        "callback": [3, "print", [print]],
-        "progress": [None, 1, "yes"],
-        "checkpoint": [True, 3, np.int64(3), object(), ""],
-        "every": ["30", True, -1.0, float("nan")],
-        "every_steps": ["30", True, 0, 2.5],
-        "keep": [None, 3, "value", lambda record: record.nothing, lambda record: laws.KEY],
-        "throw": [None, 1, "yes"],
-    }
-
-
 SEARCH = hg.GradientSearch(hg.Reverse(INNER), optax.sgd(0.1))
 
 
-@pytest.mark.parametrize("name", wrong_runs())
+def wrong_states(case):
+    other = hg.GradientSearch(hg.Reverse(hg.OptaxSolver(optax.adam(0.1), 3)), optax.adam(0.1))
+    foreign = other.init(case.problem, case.params, case.hparams)
+    bigger = ridge(num_features=4)
+    of_bigger = SEARCH.init(bigger.problem, bigger.params, bigger.hparams)
+    return [None, case.hparams, foreign.inner_state, foreign, of_bigger]
+
+
+# Arguments of `run` that cannot work; made when they are tried, as each worker collects the tests.
+WRONG_RUNS = {
+    "search": lambda case: [None, "search", SEARCH.estimator, hg.GradientSearch],
+    "problem": lambda case: [None, case, case.problem.train, hg.BilevelProblem],
+    "state": wrong_states,
+    "key": lambda case: [None, 3, "key", jnp.zeros(2), jax.random.split(laws.KEY)],
+    "budget": lambda case: [None, "4", True, 0, -1, 2.5, float("nan"), float("inf"), [4], 10**30],
+    "chunk": lambda case: ["4", True, 0, -1, 2.5, float("nan"), 10**30, 2**31 - 1],
+    "callback": lambda case: [3, "print", [print]],
+    "progress": lambda case: [None, 1, "yes"],
+    "checkpoint": lambda case: [True, 3, np.int64(3), object(), ""],
+    "every": lambda case: ["30", True, -1.0, float("nan")],
+    "every_steps": lambda case: ["30", True, 0, 2.5],
+    "keep": lambda case: [None, 3, "value", lambda record: record.nothing, lambda record: laws.KEY],
+    "throw": lambda case: [None, 1, "yes"],
+}
+
+
+@pytest.mark.parametrize("name", WRONG_RUNS)
 def test_every_wrong_argument_of_run_is_named(name):
     case = ridge()
     state = SEARCH.init(case.problem, case.params, case.hparams)
     good = {"search": SEARCH, "problem": case.problem, "state": state, "key": laws.KEY, "budget": 3}
-    for value in wrong_runs()[name]:
+    for value in WRONG_RUNS[name](case):
         with pytest.raises((TypeError, ValueError, MemoryError), match=f"^{name} (must be|does not fit|is|fails)"):
             hg.run(**(good | {name: value}))
 
