@@ -150,6 +150,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "tabular_rates": tabular.errors_and_counts,
     "tabular_weights": tabular.errors_and_counts,
     "vision_labels": vision.images,
+    "vision_by_loss": vision.images,
     "vision_clean": vision.images,
     "vision_text": vision.text,
 }
@@ -178,8 +179,10 @@ def command(name: str, options: Row) -> str:
         given = [flag(key) if value is True else f"{flag(key)} {words(value)}" for key, value in changed.items()]
         return f"python -m experiments.{module}{''.join(given)}"
     if part and experiment in SELECT:
+        chosen = SELECT[experiment]
         every = " --every" if options.get("every") else ""
-        return f"python -m experiments.{experiment} --{SELECT[experiment]} {part}{every}"
+        methods = f" --methods {shlex.join(options['methods'])}" if options.get("methods") else ""
+        return f"python -m experiments.{experiment} --{chosen} {options[chosen]}{every}{methods}"
     return f"python -m experiments.{name}"
 
 

@@ -39,7 +39,7 @@ def _tables(result: Row, line: Callable[[Runs], Row], measure: Callable[[Row], f
     mean = lambda runs: float(np.mean([measure(run) for run in runs]))
     groups = sorted(grouped(result["runs"], ("method",)), key=mean)
     names = [name for name in LEARNED if any(name in run for run in result["runs"])]
-    start = next(run for run in result["runs"] if run["method"] == "plain")
+    start = next(run for run in result["runs"] if run["method"] in ("plain", "oracle"))  # both at the defaults
     stays = lambda run: all(run.get(name) == start.get(name) for name in names) and run["method"] != "plain"
     tables = (
         [

@@ -25,11 +25,11 @@ from .report import report
 
 COMMON = ("plain", "tpe, 10 % trials", "tpe, 25 % trials", "online", "tune")
 USUAL: dict[str, tuple[str, ...]] = {
-    "labels": ("oracle", "plain", "validation rows", "tpe, 25 % trials", "example weights", "weights by loss"),
+    "labels": ("oracle", "plain", "tpe, 25 % trials", "example weights", "weights by loss"),
     "clean": COMMON,
     "text": COMMON,
 }
-CHOICES = USUAL | {"labels": (*USUAL["labels"], "weights and all", "by loss and all")}
+CHOICES = USUAL | {"labels": (*USUAL["labels"], "validation rows", "weights and all", "by loss and all")}
 Name = Annotated[str, Rule(lambda name: name in METHODS, f"must be among {', '.join(METHODS)}")]
 QUICK: dict[str, Any] = {
     "methods": ("oracle", "plain", "example weights"),
@@ -76,7 +76,7 @@ class Config(WithData):
 
     task: Literal["labels", "clean", "text"] = "labels"
     """What is learned from."""
-    methods: tuple[Name, ...] = ()  # Methods; by default those that suit the task, but for the two that learn all.
+    methods: tuple[Name, ...] = ()  # Methods; by default those that suit the task, on wrong labels five of the eight.
     every: bool = False  # All methods that suit the task.
     data: Literal["mnist", "fashion"] = "mnist"
     """Images. fashion: Fashion-MNIST's four IDX files, from --data-dir or its folder fashion-mnist."""

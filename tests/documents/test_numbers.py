@@ -182,6 +182,16 @@ def test_vision():
     agree(page, "Weights by loss end #, # and # points above the oracle", *gaps("weights by loss"))
     agree(page, "they tell # % of the pairs", 100 * np.mean(of("labels", "weights by loss", "auc")))
     agree(page, "count, and is at # to # where", *ends("labels", "weights by loss", "threshold"))
+    now = {(run["method"], run["seed"]): run for run in read("vision_by_loss")["runs"]}
+    above_oracle = [now["weights by loss", n]["test_error"] - now["oracle", n]["test_error"] for n in range(3)]
+    assert max(above_oracle) < 2
+    agree(page, "With the mean 1 weights by loss end #, # and # points above the oracle", *above_oracle)
+    agree(
+        page,
+        "and make # updates instead of #",
+        now["weights by loss", 0]["updates"],
+        max(of("labels", "weights by loss", "updates")),
+    )
     agree(page, "A weight for each example stays #, # and # points above", *gaps("example weights"))
     agree(page, "Its auc is # at best", max(of("labels", "example weights", "auc")))
     agree(page, "`by loss and all` ends at # to # %", *ends("labels", "by loss and all"))

@@ -12,6 +12,7 @@ import pytest
 
 from experiments.common.convolution import Convolution
 from experiments.common.data import Rows
+from experiments.publish import command
 from experiments.vision import run as vision
 from experiments.vision.images import augment, draw, warp
 from experiments.vision.methods import equal_moves
@@ -158,6 +159,13 @@ def test_a_quick_run_writes_everything_and_goes_on(tmp_path, monkeypatch, caplog
     assert "tracing" in caplog.text and "XLA compilation" not in caplog.text, "seeds share compiled programs"
 
 
+def test_a_published_command_names_the_methods_that_were_chosen():
+    options = {"task": "labels", "every": False, "methods": ["oracle", "weights by loss"]}
+    line = "python -m experiments.vision --task labels"
+    assert command("vision_by_loss", options) == f"{line} --methods oracle 'weights by loss'"
+    assert command("vision_labels", options | {"every": True, "methods": []}) == f"{line} --every"
+
+
 def test_methods_that_do_not_suit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="methods must be among oracle"):
         Config(methods=("magic",))
@@ -165,6 +173,7 @@ def test_methods_that_do_not_suit_are_refused(tmp_path):
         Config(task="clean", methods=("oracle", "plain"))
     with pytest.raises(ValueError, match="every and methods exclude each other"):
         Config(methods=("plain",), every=True)
-    assert set(Config(every=True).chosen) - set(Config().chosen) == {"weights and all", "by loss and all"}
+    more = {"validation rows", "weights and all", "by loss and all"}
+    assert set(Config(every=True).chosen) - set(Config().chosen) == more
     with pytest.raises(ValueError, match="batch must be at most the 10 rows"):
         Config(rows=10)
