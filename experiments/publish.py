@@ -135,6 +135,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "compare": compare,
     "regimes": regimes,
     "compare_evidence": compare,
+    "compare_evidence_hoag": compare,
     "compare_validation": compare,
     "proton": proton,
     "proton_population": proton,
