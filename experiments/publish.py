@@ -117,7 +117,7 @@ def regimes(result: Row) -> str:
 
 
 def study(result: Row) -> str:
-    """Returns the table of the study for one data set and criterion, beside the published numbers."""
+    """Returns the table of the study for one data set and criterion, beside the published numbers where there are."""
     columns = {
         "bound": "Q",
         "updates": "iterations",
@@ -128,7 +128,8 @@ def study(result: Row) -> str:
         "published bound": "published_Q",
         "published accuracy": "published_E",
     }
-    return columns_of(result, lambda line: {"": in_words(line)}, columns)
+    known = {head: name for head, name in columns.items() if any(line[name] != "-" for line in result["table"])}
+    return columns_of(result, lambda line: {"": in_words(line)}, known)
 
 
 TABLES: dict[str, Callable[[Row], str]] = {
@@ -145,6 +146,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "sparse": sparse,
     "sparse_cv": sparse,
     "stochastic": stochastic,
+    "study_digits": study,
     "study_mnist": study,
     "tabular": tabular.errors_and_counts,
     "tabular_full": tabular.errors_and_counts,

@@ -50,30 +50,6 @@ def test_quoted_numbers_are_on_the_linked_pages():
     assert quoted > 50
 
 
-def test_study():
-    page, gradients = "study.md", ("greedy", "DrMAD", "HOAG", "reverse", "DrMAD, 5 knots", "random, then greedy")
-    at = {name: rows_of(page, name) for name in (*gradients, "random search", "TPE, one per layer", "exact optimum")}
-
-    def gains(table, column, over="random search"):
-        known = [at[name][table][column] for name in gradients if at[name][table][column] is not None]
-        return [value - at[over][table][column] for value in known]
-
-    ends = lambda *where: (min(gains(*where)), max(gains(*where)))
-    agree(page, "by # to # (± 8 at most) nats on digits, # to # (± 44) on WISDM", *ends(0, 2), *ends(0, 4))
-    agree(page, "on WISDM, # to # (± 75) on small MNIST", *ends(0, 6))
-    agree(page, "at equal gradients by #, # and # at least", *(min(gains(1, column)) for column in (2, 4, 6)))
-    cv = (*ends(0, 3), *ends(0, 3, "TPE, one per layer"), *ends(0, 5), *ends(0, 5, "TPE, one per layer"))
-    agree(page, "digits by # to # (± 5) and # to # (± 75) nats, WISDM by # to # (± 50) and # to # (± 28)", *cv)
-    share = [100 * gains(0, column)[number] / gains(0, column)[0] for column in (2, 4, 6) for number in (1, 2)]
-    agree(page, "are # and # % of greedy's on digits, # and # % on WISDM, # and # % on small MNIST", *share)
-    random, best = at["random search"][0], at["exact optimum"][0]
-    agree(page, "They are # nats above random search", at["greedy"][0][0] - random[0])
-    agree(page, "solved exactly, is # nats below", best[0] - rows_of(page, "random, each draw exact")[0][0])
-    of_greedy = [100 * (value - random[4]) / (at["greedy"][0][4] - random[4]) for value in (-1506, -1498, -1648, -1681)]
-    agree(page, "they end at -1506 and -1498, # and # % of greedy's", *of_greedy[:2])
-    agree(page, "they end at -1648 and -1681, # and # %", *of_greedy[2:])
-
-
 def test_experiments():
     page = "experiments.md"
     learned = [rows_of(page, name)[0][0] for name in ("HOAG", "DrMAD", "greedy", "reverse, ten steps at a time")]
