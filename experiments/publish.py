@@ -145,6 +145,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "short_horizon": short_horizon,
     "sparse": sparse,
     "sparse_cv": sparse,
+    "sparse_cv_generated": sparse,
     "stochastic": stochastic,
     "study_digits": study,
     "study_mnist": study,

@@ -60,3 +60,26 @@ def test_sparse_by_cross_validation():
         "best loss in # of # splits here, with # to # % of its gradients; random search with all of them in #, TPE in #"
     )
     agree("sparse.md", sentence, len(found), len(splits), min(found), max(found), *others)
+
+
+def test_sparse_on_generated_rows_by_cross_validation():
+    page, runs, found = "sparse.md", {}, read("sparse_cv_generated")["runs"]
+    for run in found:
+        runs.setdefault((run["task"], run["seed"]), {})[run["method"]] = run
+    splits = list(runs.values())
+    shares = shares_to_grid(splits, "hypergradient")
+    others = [len(shares_to_grid(splits, method)) for method in ("random", "TPE")]
+    sentence = "on generated rows in # of # splits, with # to # % of its gradients"
+    agree(page, sentence, len(shares), len(splits), min(shares), max(shares))
+    agree(page, "random search with all of them does so in #, TPE in #. One penalty", *others)
+    own = [at for at in splits if "one penalty per feature" in at]
+    lower = lambda name: sum(at["one penalty per feature"][name] < at["hypergradient"][name] for at in own)
+    sentence = "lowers the loss of the folds in # of # splits and the test loss in #"
+    agree(page, sentence, lower("loss"), len(own), lower("test_loss"))
+    grids = [
+        [run["gradients"] for run in lines if run["task"] == "lasso" and run["method"] == "grid"]
+        for lines in (found, read("sparse")["runs"])
+    ]
+    ends = [end(values) for values in grids for end in (min, max)]
+    agree(page, "A grid for the lasso takes # to # gradients here", *ends[:2])
+    agree(page, "it took # to # on the held-out rows of the first table", *ends[2:])
