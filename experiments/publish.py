@@ -146,6 +146,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "sparse": sparse,
     "sparse_cv": sparse,
     "sparse_cv_generated": sparse,
+    "sparse_large": sparse,
     "stochastic": stochastic,
     "study_digits": study,
     "study_mnist": study,

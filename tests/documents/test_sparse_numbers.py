@@ -83,3 +83,17 @@ def test_sparse_on_generated_rows_by_cross_validation():
     ends = [end(values) for values in grids for end in (min, max)]
     agree(page, "A grid for the lasso takes # to # gradients here", *ends[:2])
     agree(page, "it took # to # on the held-out rows of the first table", *ends[2:])
+
+
+def test_sparse_on_larger_sets():
+    page, runs = "sparse.md", {}
+    for run in read("sparse_large")["runs"]:
+        runs.setdefault((run["task"], run["seed"]), {})[run["method"]] = run
+    splits = list(runs.values())
+    shares = shares_to_grid(splits, "hypergradient")
+    others = [len(shares_to_grid(splits, method)) for method in ("random", "TPE")]
+    sentence = "in # of # splits of a9a, with # to # % of its gradients; random search with all of them in #, TPE in #"
+    agree(page, sentence, len(shares), len(splits), min(shares), max(shares), *others)
+    lower = lambda name: sum(at["one penalty per feature"][name] < at["hypergradient"][name] for at in splits)
+    sentence = "lowers the held-out loss in # of # splits, the test loss in #"
+    agree(page, sentence, lower("loss"), len(splits), lower("test_loss"))
