@@ -155,7 +155,6 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "tabular_rates": tabular.errors_and_counts,
     "tabular_weights": tabular.errors_and_counts,
     "vision_labels": vision.images,
-    "vision_by_loss": vision.images,
     "vision_clean": vision.images,
     "vision_text": vision.text,
 }

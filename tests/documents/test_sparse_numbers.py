@@ -92,7 +92,9 @@ def test_sparse_on_larger_sets():
     splits = list(runs.values())
     shares = shares_to_grid(splits, "hypergradient")
     others = [len(shares_to_grid(splits, method)) for method in ("random", "TPE")]
-    sentence = "in # of # splits of a9a, with # to # % of its gradients; random search with all of them in #, TPE in #"
+    sentence = (
+        "in # of # splits of both sets, with # to # % of its gradients; random search with all of them in #, TPE in #"
+    )
     agree(page, sentence, len(shares), len(splits), min(shares), max(shares), *others)
     lower = lambda name: sum(at["one penalty per feature"][name] < at["hypergradient"][name] for at in splits)
     sentence = "lowers the held-out loss in # of # splits, the test loss in #"
