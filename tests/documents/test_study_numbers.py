@@ -40,3 +40,10 @@ def test_study_of_digits():
     before = {name: rows_of("study.md", name)[0][2] for name in ("greedy", "DrMAD", "HOAG", "TPE, one per layer")}
     now = [bound[name] for name in ("greedy", "drmad", "hoag", "tpe")]
     np.testing.assert_allclose(list(before.values()), now, atol=1)
+
+
+def test_study_of_wisdm():
+    found = {line["method"]: float(line["Q"].split(" ")[0]) for line in read("study_wisdm")["table"]}
+    rivals = [found.pop(name) for name in ("random", "tpe", "plain")]
+    gaps = [value - rival for value in found.values() for rival in rivals]
+    agree("study.md", "Every gradient method ends # to # nats above random search, TPE", min(gaps), max(gaps))
