@@ -82,7 +82,7 @@ def test_sparse_on_generated_rows_by_cross_validation():
     ]
     ends = [end(values) for values in grids for end in (min, max)]
     agree(page, "A grid for the lasso takes # to # gradients here", *ends[:2])
-    agree(page, "it took # to # on the held-out rows of the first table", *ends[2:])
+    agree(page, "first table (revision `3b58e94`), now # to #,", *ends[2:])
 
 
 def test_sparse_on_larger_sets():
