@@ -24,11 +24,12 @@ def as_users_run_it():
         yield
 
 
-def run_blocks(page: str, names: dict, language: str = "python", rtol: float = 0.1) -> dict:
+def run_blocks(page: str, names: dict, language: str = "python", rtol: float = 0.1, ignored: str = "") -> dict:
     """Runs the code blocks of a page of the checkout as one program; returns the names, with those it defines.
 
     A block that begins with `%%writefile` is written to that file, as a notebook does. What a block prints is compared
-    with the block of `text` that follows it, numbers with a tolerance, because versions and machines round differently.
+    with the block of `text` that follows it, numbers with a tolerance, because versions and machines round differently,
+    and without what is `ignored`.
     """
     blocks = re.findall(rf"```{language}\n(.*?)```(?:\n+```text\n(.*?)```)?", (ROOT / page).read_text(), re.S)
     assert blocks, page
@@ -41,7 +42,7 @@ def run_blocks(page: str, names: dict, language: str = "python", rtol: float = 0
             exec(compile(block, page, "exec"), names)
         print(printed.getvalue(), end="")
         if shown:
-            assert_prints(printed.getvalue(), shown, rtol)
+            assert_prints(printed.getvalue().replace(ignored, ""), shown.replace(ignored, ""), rtol)
     return names
 
 

@@ -21,6 +21,8 @@ PACKAGES = {"hypergrad": hg, "hypergrad.trials": hg.trials, "hypergrad.testing":
 MODULES = {f"hypergrad.{name}": getattr(hg, name) for name in ("curvature", "linear", "projections", "tolerances")}
 # Tolerances of what is printed where it holds times of microseconds, or a search that amplifies rounding.
 LOOSE = {"diagnose.md": 100.0, "schedules.md": 2.0}
+# On a nearly singular system rounding decides whether a direction of negative curvature is met.
+IGNORED = {"diagnose.md": "|NEGATIVE_CURVATURE"}
 
 
 def public(module):
@@ -111,6 +113,6 @@ def test_tutorials_run_and_draw(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # of a notebook its folder
     with as_users_run_it():
-        run_blocks(f"docs/tutorials/{page}", {}, rtol=LOOSE.get(page, 0.1))
+        run_blocks(f"docs/tutorials/{page}", {}, rtol=LOOSE.get(page, 0.1), ignored=IGNORED.get(page, ""))
     text = (DOCS / "tutorials" / page).read_text()
     assert {path.name for path in tmp_path.glob("*.png")} == set(re.findall(r"/images/(\w+\.png)", text))
