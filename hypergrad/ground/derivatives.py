@@ -15,7 +15,7 @@ def linearize(function: Callable[..., PyTree], *primals: PyTree, has_aux: bool =
     `custom_vjp` must then be differentiable, and linear in its cotangent.
     """
     closed, function = _replayed(function, *primals)
-    if not _meets_custom_vjp(closed.jaxpr):
+    if not meets_custom_vjp(closed.jaxpr):
         return jax.linearize(function, *primals, has_aux=has_aux)  # type: ignore[call-overload]
     value, pullback, *aux = jax.vjp(function, *primals, has_aux=has_aux)  # type: ignore[call-overload]
     push = jax.linear_transpose(pullback, value)
@@ -25,7 +25,7 @@ def linearize(function: Callable[..., PyTree], *primals: PyTree, has_aux: bool =
 def jvp(function: Callable[[PyTree], Array], primal: PyTree, tangent: PyTree) -> Array:
     """Returns the derivative of `function` along `tangent`, also where JAX has no forward mode; see `linearize`."""
     closed, function = _replayed(function, primal)
-    if not _meets_custom_vjp(closed.jaxpr):
+    if not meets_custom_vjp(closed.jaxpr):
         return jax.jvp(function, (primal,), (tangent,))[1]
     return linearize(function, primal)[1](tangent)
 
@@ -46,18 +46,14 @@ def _replayed(function: Callable[..., PyTree], *primals: PyTree) -> tuple[Closed
     return closed, lambda *primals: jax.tree.unflatten(structure, leaves(*jax.tree.leaves(primals)))
 
 
-def reverse_only(function: Callable[..., PyTree], *arguments: PyTree) -> bool:
-    """Returns `True` if `function` meets a `jax.custom_vjp`. Nothing is computed."""
-    return _meets_custom_vjp(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _meets_custom_vjp(jaxpr: Jaxpr) -> bool:
+def meets_custom_vjp(jaxpr: Jaxpr) -> bool:
+    """Returns whether a `jax.custom_vjp` is anywhere in a jaxpr, so that it has no forward derivative in JAX."""
     for equation in jaxpr.eqns:
         if equation.primitive.name.startswith("custom_vjp"):
             return True
         inside = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: isinstance(value, ClosedJaxpr))
         jaxprs = [value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in inside]
-        if any(_meets_custom_vjp(value) for value in jaxprs if isinstance(value, Jaxpr)):
+        if any(meets_custom_vjp(value) for value in jaxprs if isinstance(value, Jaxpr)):
             return True
     return False
 

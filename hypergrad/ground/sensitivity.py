@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from .dependence import used
-from .derivatives import reverse_only
+from .derivatives import meets_custom_vjp
 from .tree import named_leaves
 
 UNUSED = "enters neither training nor the outer loss"
@@ -66,9 +66,9 @@ def moves(closed: ClosedJaxpr, some: bool = False) -> list[bool] | None:
     moved = [bool(reached >> number & 1) for number in inputs]
     if any(moved) if some else all(moved):
         return moved
-    arguments = [var.aval for var in closed.jaxpr.invars]
-    if reverse_only(jaxpr_as_fun(closed), *arguments):
+    if meets_custom_vjp(closed.jaxpr):
         return None
+    arguments = [var.aval for var in closed.jaxpr.invars]
     push = jax.make_jaxpr(lambda primals, tangents: jax.linearize(_inexact(closed), *primals)[1](*tangents))
     return used(push(arguments, arguments).jaxpr)[len(inputs) :]
 
