@@ -7,6 +7,14 @@ from experiments.publish import read
 from tests.documents.pages import agree
 
 
+def splits_of(name):
+    """The published runs by task and seed, of each split by method."""
+    found = {}
+    for run in read(name)["runs"]:
+        found.setdefault((run["task"], run["seed"]), {})[run["method"]] = run
+    return found
+
+
 def shares_to_grid(splits, method):
     """Gradients until the grid's best, in percent of the grid's, of the splits where a method came there."""
     reached = [at for at in splits if at[method]["gradients_to_grid"] is not None]
@@ -22,9 +30,7 @@ def splits_ahead(splits, method, unit):
 
 
 def test_sparse():
-    page, runs = "sparse.md", {}
-    for run in read("sparse")["runs"]:
-        runs.setdefault((run["task"], run["seed"]), {})[run["method"]] = run
+    page, runs = "sparse.md", splits_of("sparse")
     splits = list(runs.values())
     found, others = shares_to_grid(splits, "hypergradient"), [shares_to_grid(splits, m) for m in ("random", "TPE")]
     sentence = "in # of # splits, after # to # % of the grid's gradients (median # %)"
@@ -50,10 +56,7 @@ def test_sparse():
 
 
 def test_sparse_by_cross_validation():
-    runs = {}
-    for run in read("sparse_cv")["runs"]:
-        runs.setdefault((run["task"], run["seed"]), {})[run["method"]] = run
-    splits = list(runs.values())
+    splits = list(splits_of("sparse_cv").values())
     found = shares_to_grid(splits, "hypergradient")
     others = [len(shares_to_grid(splits, method)) for method in ("random", "TPE")]
     sentence = (
@@ -63,9 +66,7 @@ def test_sparse_by_cross_validation():
 
 
 def test_sparse_on_generated_rows_by_cross_validation():
-    page, runs, found = "sparse.md", {}, read("sparse_cv_generated")["runs"]
-    for run in found:
-        runs.setdefault((run["task"], run["seed"]), {})[run["method"]] = run
+    page, runs = "sparse.md", splits_of("sparse_cv_generated")
     splits = list(runs.values())
     shares = shares_to_grid(splits, "hypergradient")
     others = [len(shares_to_grid(splits, method)) for method in ("random", "TPE")]
@@ -77,8 +78,8 @@ def test_sparse_on_generated_rows_by_cross_validation():
     sentence = "lowers the loss of the folds in # of # splits and the test loss in #"
     agree(page, sentence, lower("loss"), len(own), lower("test_loss"))
     grids = [
-        [run["gradients"] for run in lines if run["task"] == "lasso" and run["method"] == "grid"]
-        for lines in (found, read("sparse")["runs"])
+        [at["grid"]["gradients"] for (task, _), at in found.items() if task == "lasso"]
+        for found in (runs, splits_of("sparse"))
     ]
     ends = [end(values) for values in grids for end in (min, max)]
     agree(page, "A grid for the lasso takes # to # gradients here", *ends[:2])
@@ -86,10 +87,7 @@ def test_sparse_on_generated_rows_by_cross_validation():
 
 
 def test_sparse_on_larger_sets():
-    page, runs = "sparse.md", {}
-    for run in read("sparse_large")["runs"]:
-        runs.setdefault((run["task"], run["seed"]), {})[run["method"]] = run
-    splits = list(runs.values())
+    page, splits = "sparse.md", list(splits_of("sparse_large").values())
     shares = shares_to_grid(splits, "hypergradient")
     others = [len(shares_to_grid(splits, method)) for method in ("random", "TPE")]
     sentence = (
