@@ -3,11 +3,10 @@
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from .dependence import used
@@ -91,13 +90,13 @@ def _flow(jaxpr: Jaxpr, inputs: Sequence[int]) -> list[int]:
     return [bits(atom) if floating(atom) else 0 for atom in jaxpr.outvars]
 
 
-def _through(equation: Any, given: Sequence[int]) -> Sequence[int]:
+def _through(equation: JaxprEqn, given: Sequence[int]) -> Sequence[int]:
     """Returns the bits of the results of one equation."""
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "pjit"):
         return _flow(params["jaxpr"].jaxpr, given)
     if name == "scan":
-        carried = slice(params["num_consts"], params["num_consts"] + params["num_carry"])
+        carried = _carried(equation)
         while True:
             found = _flow(params["jaxpr"].jaxpr, given)
             more = [a | b for a, b in zip(given[carried], found, strict=False)]
@@ -107,3 +106,15 @@ def _through(equation: Any, given: Sequence[int]) -> Sequence[int]:
     floating = [jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in equation.outvars]
     reached = functools.reduce(operator.or_, given) if name in SMOOTH else 0
     return [reached if each else 0 for each in floating]
+
+
+def _carried(scan: JaxprEqn) -> slice:
+    """Returns which operands of a scan it carries on, from shapes, because JAX 0.11 names its parameters otherwise.
+
+    Operands are constants, what is carried and sequences; results are what is carried and sequences. A sequence has
+    one axis more outside of the body than inside.
+    """
+    body = scan.params["jaxpr"].jaxpr
+    same = lambda outside, inside: sum(a.aval.ndim == b.aval.ndim for a, b in zip(outside, inside, strict=True))
+    stop = same(scan.invars, body.invars)
+    return slice(stop - same(scan.outvars, body.outvars), stop)
