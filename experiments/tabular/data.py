@@ -34,17 +34,18 @@ def read(name: str, data_dir: Path | None, split: int, share: float) -> Table:
 
     **Raises** `FileNotFoundError` for an unknown name, saying which there are.
     """
+    shuffled = np.random.default_rng(split).permutation
     folder = next((path for path in _folders(data_dir) if path.name == name), None)
     if folder is not None:
-        x, y, train, test = _read_folder(folder, split)
-        return _table(x, y, train, test, 0, split, share)
+        rows, train, test = _read_folder(folder, split)
+        return _table(rows, shuffled(train), test, 0, share)
     if name not in BUNDLED:
         raise FileNotFoundError(f"no data set {name} in {data_dir}; there are {', '.join(available(data_dir))}")
     x, y = _bundled(name)
     order = np.random.default_rng(1000 + split).permutation(len(y))
     num_test = len(y) // 10
     classes = 0 if name == "diabetes" else int(y.max()) + 1
-    return _table(x, y, order[num_test:], order[:num_test], classes, split, share)
+    return _table(Rows(x, y), shuffled(order[num_test:]), order[:num_test], classes, share)
 
 
 def _folders(data_dir: Path | None) -> list[Path]:
@@ -54,8 +55,8 @@ def _folders(data_dir: Path | None) -> list[Path]:
     return [path for path in paths if all((path / name).exists() for name in FOLDER_FILES)]
 
 
-def _read_folder(folder: Path, split: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns inputs, targets, and the rows of one split.
+def _read_folder(folder: Path, split: int) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """Returns all rows, and the numbers of those that train and test in one split.
 
     **Raises** `FileNotFoundError` where the folder has no such split.
     """
@@ -66,7 +67,7 @@ def _read_folder(folder: Path, split: int) -> tuple[np.ndarray, np.ndarray, np.n
     with np.load(folder / "splits.npz") as splits:
         if f"train_{split}" not in splits:
             raise FileNotFoundError(f"{folder} has no split {split}")
-        return raw[:, features], raw[:, target], splits[f"train_{split}"], splits[f"test_{split}"]
+        return Rows(raw[:, features], raw[:, target]), splits[f"train_{split}"], splits[f"test_{split}"]
 
 
 def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -81,11 +82,9 @@ def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
     return load(return_X_y=True)
 
 
-def _table(
-    x: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, classes: int, split: int, share: float
-) -> Table:
-    """Returns the rows in three parts, scaled by mean and deviation of the training rows."""
-    train = np.random.default_rng(split).permutation(train)
+def _table(rows: Rows, train: np.ndarray, test: np.ndarray, classes: int, share: float) -> Table:
+    """Returns the rows in three parts, the first of `train` validating, scaled by mean and deviation of the others."""
+    x, y = rows.x, rows.y
     cut = max(int(share * len(train)), 1)
     valid, train = train[:cut], train[cut:]
     mean, deviation = x[train].mean(0), x[train].std(0)
