@@ -3,10 +3,11 @@
 import functools
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from .dependence import used
@@ -90,7 +91,7 @@ def _flow(jaxpr: Jaxpr, inputs: Sequence[int]) -> list[int]:
     return [bits(atom) if floating(atom) else 0 for atom in jaxpr.outvars]
 
 
-def _through(equation: JaxprEqn, given: Sequence[int]) -> Sequence[int]:
+def _through(equation: Any, given: Sequence[int]) -> Sequence[int]:
     """Returns the bits of the results of one equation."""
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "pjit"):
@@ -108,7 +109,7 @@ def _through(equation: JaxprEqn, given: Sequence[int]) -> Sequence[int]:
     return [reached if each else 0 for each in floating]
 
 
-def _carried(scan: JaxprEqn) -> slice:
+def _carried(scan: Any) -> slice:
     """Returns which operands of a scan it carries on, from shapes, because JAX 0.11 names its parameters otherwise.
 
     Operands are constants, what is carried and sequences; results are what is carried and sequences. A sequence has
