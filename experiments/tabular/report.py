@@ -18,7 +18,7 @@ FIXED = "best fixed"  # setting of a grid, in hindsight
 
 def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Writes summary.json, history.csv, table.md, report.md and the plot, and returns the summary."""
-    runs, history = rows(cells, "runs"), rows(cells, "history")
+    runs, history = [run | ends(cell) for cell in cells for run in cell["runs"]], rows(cells, "history")
     yardstick = in_hindsight(rows(cells, "fixed"), list(dict.fromkeys(run["start"] for run in runs)))
     ours = judged(list(dict.fromkeys(run["method"] for run in runs)))
     table, counts = wide(runs + yardstick), verdicts(runs + yardstick, ours)
@@ -33,6 +33,11 @@ def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
     (config.out / "report.md").write_text("\n".join(text) + "\n")
     print("\n".join(sentences))
     return summary
+
+
+def ends(cell: dict[str, Any]) -> Row:
+    """Returns rate and b1 of the best model of a run."""
+    return {name: cell["hparams"][name] for name in ("rate", "b1")}
 
 
 def in_hindsight(fixed: Sequence[Row], starts: Sequence[str]) -> list[Row]:
