@@ -21,6 +21,7 @@ WORDS = {
     "population": "the ensemble",
     "random": "random search",
     "tpe": "TPE",
+    "plain": "plain training",
 }
 
 
@@ -157,9 +158,14 @@ def search_curves(path: Path, trials: Sequence[Mapping[str, Any]], summary: Mapp
         end = max(trial["gradients_so_far"] for trial in trials)
         grid = np.linspace(0, end, 200)
         for colour, method in zip(COLOURS, dict.fromkeys(trial["method"] for trial in trials), strict=False):
+            done = [trial for trial in trials if trial["method"] == method and trial["L1"] is not None]
+            if method == "plain":  # one trial, which ends with the budget
+                once = ([trial[name] for trial in done] for name in ("gradients_so_far", "L1"))
+                ax.plot(*once, "x", color=colour, label=WORDS[method])
+                continue
             lines = []
             for seed in sorted({trial["seed"] for trial in trials}):
-                mine = [t for t in trials if (t["method"], t["seed"]) == (method, seed) and t["L1"] is not None]
+                mine = [trial for trial in done if trial["seed"] == seed]
                 spent = np.array([t["gradients_so_far"] for t in mine])
                 lowest = np.minimum.accumulate([t["L1"] for t in mine])
                 at = np.searchsorted(spent, grid, side="right") - 1

@@ -20,7 +20,7 @@ from .statistics import Judge
 from .training import Fit, Sizes
 from .trials import Row, Trainer, searchers
 
-Method = Literal["gradient", "population", "random", "tpe"]
+Method = Literal["gradient", "population", "random", "tpe", "plain"]
 QUICK = {"replicas": 4, "steps": 150, "trials": 8, "starts": 3, "final_replicas": 20, "final_steps": 600}
 FULL = {"replicas": 100, "steps": 4000, "trials": 250, "final_replicas": 100, "final_steps": 10000, "own_splits": True}
 
@@ -31,7 +31,8 @@ class Config(Common):
 
     Every replica fits its own fluctuation of the data. A trial trains `replicas` of them without each of four folds of
     whole data sets, all in one program; L1 is their mean chi2 on the fold left out. Hypergradients, random search and
-    TPE (Optuna) search for the lowest L1 under one budget of gradients. Of all trials within one sigma of the lowest,
+    TPE (Optuna) search for the lowest L1 under one budget of gradients, which plain training at the centre of the box
+    may spend on one trial. Of all trials within one sigma of the lowest,
     the ten with the largest spread on held-out data provide the final ensemble, in turns, fitted to all data.
 
     The output folder holds summary.json, trials.csv, replicas.npz (all predictions), table.md and plots. A run that was
@@ -46,9 +47,10 @@ class Config(Common):
     data: Name = "proton"
     """proton: 11 sets of deep-inelastic scattering. diabetes: a regression that ships with scikit-learn."""
     partition: Partition = "balanced"  # Choice of the sets that make up the folds.
-    methods: Some[Method] = ("gradient", "population", "random", "tpe")
+    methods: Some[Method] = ("gradient", "population", "random", "tpe", "plain")
     """gradient: along the hypergradient of `estimator`, from the best of the first random trials. population: along
-    that of L1 smoothed over `smoothing`, in all that is a number, from the best of the first trials of TPE."""
+    that of L1 smoothed over `smoothing`, in all that is a number, from the best of the first trials of TPE. plain: the
+    control, one trial of all the steps where the searches begin; it is not selected."""
     seeds: Seeds = 1  # Repetitions of all searches, each with its own replicas.
     trials: Positive = 20  # Budget of every search and seed, in trials without hypergradient.
     replicas: Positive = 8  # Replicas of a trial, for every fold.
@@ -82,6 +84,8 @@ class Config(Common):
             raise ValueError(f"train_fraction must be between 0 and 1, got {self.train_fraction}")
         if not 0 < self.best <= 1:
             raise ValueError(f"best must be above 0 and at most 1, got {self.best}")
+        if not set(self.methods) - {"plain"}:
+            raise ValueError("methods must name a search beside plain, whose trial provides no final ensemble")
         if min(self.replicas, self.final_replicas) < 2:
             raise ValueError("replicas and final_replicas must be at least 2: the spread of one is 0")
         if not self.least_width <= min(self.widths) <= max(self.widths) <= self.most_width:
@@ -117,7 +121,8 @@ def make_trainer(config: Config, measured: Measurements, seed: int) -> Trainer:
 
 def select(config: Config, trials: list[Row]) -> dict[str, ens.Selection]:
     """Returns the trials within one sigma of the lowest L1, by both readings of sigma; the most conservative first."""
-    column = lambda name: np.array([np.nan if trial[name] is None else trial[name] for trial in trials], float)
+    searched = [trial | {"L1": None} if trial["method"] == "plain" else trial for trial in trials]
+    column = lambda name: np.array([np.nan if trial[name] is None else trial[name] for trial in searched], float)
     none = [np.nan] * config.replicas
     replicas = np.array([trial["replica_L1"] or none for trial in trials], float)
     threshold = max(config.threshold, float(np.nanmin(column("L1"))))
@@ -148,9 +153,11 @@ def main(config: Config) -> dict[str, Any]:
     journals.mkdir(parents=True, exist_ok=True)
 
     def run(advance: Advance, method: Method, seed: int) -> dict[str, Any]:
-        made, budget = trainer(seed), config.trials * config.steps
+        budget = config.trials * config.steps
+        long = replace(config, steps=budget)
+        made = make_trainer(long, measured, seed) if method == "plain" else trainer(seed)
         made = replace(made, smoothing=config.smoothing if method == "population" else None)
-        first, starts, rate = config.first(), config.starts, config.hyper_rate
+        first, starts, rate = (long if method == "plain" else config).first(), config.starts, config.hyper_rate
         searcher = searchers(made.ranges, first, starts=starts, rate=rate, seed=seed)[method]
         return {"runs": made.search(searcher, budget, journals / f"{method}-{seed}.jsonl", advance)}
 
@@ -158,7 +165,8 @@ def main(config: Config) -> dict[str, Any]:
     trials = rows(run_cells(config, cells, run, "searches"), "runs")
     selection = select(config, trials)
     chosen = [trials[i] for i in selection[config.sigma].chosen]
-    best = min((trial for trial in trials if trial["L1"] is not None), key=lambda trial: trial["L1"])
+    searched = [trial for trial in trials if trial["L1"] is not None and trial["method"] != "plain"]
+    best = min(searched, key=lambda trial: trial["L1"])
     _, held_out = trainer(best["seed"]).estimate(best["params"], best["point"]["gradient"])
     ensemble = final_fit(config, measured, chosen, trainer(best["seed"]).ranges)
     return report(config, Outcome(measured, trials, selection, best, held_out, ensemble), trainer(best["seed"]).ranges)

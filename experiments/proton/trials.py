@@ -29,14 +29,17 @@ FOLD_STATISTICS = (
 def searchers(
     ranges: Ranges, first: Choices, *, starts: int, rate: float, seed: int
 ) -> dict[str, hg.trials.AbstractSearcher]:
-    """Returns all searches by name. Each tries the centre of the box first; Optuna draws from its own stream."""
+    """Returns all searches by name. Each tries the centre of the box first; Optuna draws from its own stream.
+
+    A plain trial takes the whole budget, so that it is the only one.
+    """
     listed = [ranges.params(ranges.box.centre(), first)]
     after = lambda sampler: hg.trials.FixedList(listed, then=hg.trials.Optuna(sampler))
     random = after(lambda _: optuna.samplers.RandomSampler(seed=seed))
     tpe = after(lambda _: optuna.samplers.TPESampler(seed=seed))
     along = lambda base, **options: hg.trials.Descent(base, optax.adam(rate), starts=starts, **options)
     smoothed = along(tpe, tolerance=NOISE)
-    return {"gradient": along(random), "population": smoothed, "random": random, "tpe": tpe}
+    return {"gradient": along(random), "population": smoothed, "random": random, "tpe": tpe, "plain": random}
 
 
 @dataclass(frozen=True)

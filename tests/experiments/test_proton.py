@@ -203,15 +203,23 @@ def check_files(folder: Path, summary):
         same({name: values[k] for name, values in best["folds"].items()}, right)
     means = [fold["chi2_mean_replica"] for fold in folds]
     same(best, {"L1": np.mean(means), "L2": max(means), "L3": 1 / np.mean([fold["phi2"] for fold in folds])})
-    assert min(float(row["L1"]) for row in csv_rows(folder) if row["L1"]) == best["L1"]
+    searched = [float(row["L1"]) for row in csv_rows(folder) if row["L1"] and row["method"] != "plain"]
+    assert min(searched) == best["L1"]
     assert json.loads((folder / "summary.json").read_text()) == summary
 
 
 @pytest.mark.slow
 def test_whole_run_on_the_proton(tmp_path, capsys):
     with jax.enable_x64(False):
-        summary = main(Config(out=tmp_path, methods=("tpe",), **TINY))
+        config = Config(out=tmp_path, methods=("plain", "tpe"), **TINY)
+        summary = main(config)
         check_files(tmp_path, summary)
+    plain, first = csv_rows(tmp_path)[:2]  # the control: one long trial where searches begin, which is not selected
+    assert (plain["method"], float(plain["gradients_so_far"])) == ("plain", config.trials * config.steps)
+    hparams = [name for name in plain if name.startswith(("log_", "width", "sigmoid"))]
+    assert len(hparams) > 10 and all(plain[name] == first[name] for name in hparams)
+    assert float(plain["L1"]) != float(first["L1"])
+    assert all(0 not in one["chosen"] and not one["in_band"][0] for one in summary["selection"].values())
     plots = {"search.png", "trials.png", "data_theory.png", "pdfs.png", "chi2_per_set.png"}
     assert plots == {path.name for path in tmp_path.glob("*.png")}
     assert "final ensemble" in capsys.readouterr().out
@@ -225,10 +233,10 @@ def test_whole_run_on_other_data_and_resume(tmp_path):
         check_files(tmp_path, summary)
         stored = sorted((tmp_path / "trials").glob("*.jsonl"))
         lines, before = [path.read_text().splitlines() for path in stored], csv_rows(tmp_path)
-        assert [path.stem for path in stored] == ["gradient-0", "population-0", "random-0", "tpe-0"]
+        assert [path.stem for path in stored] == ["gradient-0", "plain-0", "population-0", "random-0", "tpe-0"]
         for path, text in zip(stored, lines, strict=True):
             spent = [json.loads(line)["result"]["gradients"] for line in text if '"tell"' in line]
-            assert sum(spent[:-1]) <= config.trials * config.steps and len(spent) > 2
+            assert sum(spent[:-1]) <= config.trials * config.steps and len(spent) > 2 * (path.stem != "plain-0")
             path.write_text("\n".join(text[:5]) + "\n")  # as if stopped after two trials
         for cell in (tmp_path / "cells").iterdir():
             cell.unlink()
@@ -271,5 +279,7 @@ def test_bad_options_are_named():
     for option, value in (("trials", 0), ("best", 1.5), ("train_fraction", 1.0), ("widths", (50,)), ("replicas", 1)):
         with pytest.raises(ValueError, match=option):
             Config(**{option: value})
+    with pytest.raises(ValueError, match="methods must name a search beside plain"):
+        Config(methods=("plain",))
     with pytest.raises(ValueError, match="quick and full"):
         Config(quick=True, full=True)
