@@ -1,7 +1,9 @@
 """The site names every public name, and its pages of code run."""
 
+import importlib.util
 import inspect
 import re
+import warnings
 
 import pytest
 
@@ -69,31 +71,36 @@ def test_every_page_is_in_the_menu():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["docs/recipes.md", "docs/moving.md", "docs/training-state.md"])
+@pytest.mark.parametrize("page", ["docs/moving.md", "docs/training-state.md"])
 def test_pages_of_code_run(page):
     run_blocks(page, {})
 
 
-@pytest.mark.slow  # CI installs the first two for the slow tests
-@pytest.mark.filterwarnings("ignore")  # of the others
-@pytest.mark.parametrize(
-    "page, language, packages",
-    [
-        ("docs/recipes.md", "pandas", ["pandas"]),
-        ("docs/recipes.md", "tensorboard", ["tensorboardX"]),
-        ("docs/recipes.md", "mlflow", ["mlflow"]),
-        ("docs/recipes.md", "wandb", ["wandb"]),
-        ("docs/moving.md", "torch", ["higher", "torchopt", "betty"]),
-    ],
-)
-def test_code_with_other_libraries_runs(page, language, packages, tmp_path, monkeypatch):
-    """Blocks that need another library run where it is installed, among the others of their page."""
-    for package in packages:
-        pytest.importorskip(package)
+# CI installs the first two for the slow tests.
+LIBRARIES = {"pandas": "pandas", "tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
+
+
+@pytest.mark.slow
+def test_the_recipes_run(tmp_path, monkeypatch):
+    """Blocks that need another library run after the others, where it is installed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    names = run_blocks("docs/recipes.md", {})
+    for language, package in LIBRARIES.items():
+        if importlib.util.find_spec(package):
+            with as_users_run_it(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the library
+                run_blocks("docs/recipes.md", names, f"python {language}")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the libraries
+def test_code_with_torch_runs():
+    """Blocks that need other libraries run where those are installed, among the others of their page."""
+    for package in ("higher", "torchopt", "betty"):
+        pytest.importorskip(package)
     with as_users_run_it():
-        run_blocks(page, {}, rf"python(?: {language})?")
+        run_blocks("docs/moving.md", {}, "python(?: torch)?")
 
 
 def test_every_page_with_code_is_run_by_a_test():

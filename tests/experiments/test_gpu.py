@@ -89,8 +89,7 @@ def test_bad_options():
             Config(**{option: value})
 
 
-@pytest.mark.slow
-def test_help():
-    shown = command("--help")
-    assert shown.returncode == 0
-    assert all(f"--{name}" in shown.stdout for name in ("minutes", "parts", "cpu-figures", "commit", "out", "quick"))
+def test_help(says):
+    status, text = says("benchmarks.gpu", "--help")
+    assert status == 0
+    assert all(f"--{name}" in text for name in ("minutes", "parts", "cpu-figures", "commit", "out", "quick"))

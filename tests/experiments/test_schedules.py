@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments import pixel_decay
-from experiments.common.command import command
 from experiments.schedules import model as scheduled
 from experiments.schedules import run as schedules
 from experiments.short_horizon import model as quadratics
@@ -25,15 +24,6 @@ def check_output(folder, summary, plots):
         assert len(list(csv.DictReader(file))) > 1
     for name in plots:
         assert (folder / f"{name}.png").stat().st_size > 5000
-
-
-def says(capsys, monkeypatch, module, *arguments):
-    """Exit status and text of a command line."""
-    monkeypatch.setattr("sys.argv", ["experiment", *arguments])
-    monkeypatch.setenv("COLUMNS", "120")
-    with pytest.raises(SystemExit) as ended:
-        command(module.main, module.Config(), "experiment", quick=module.QUICK)
-    return ended.value.code, "".join(capsys.readouterr())
 
 
 def test_noisy_quadratic_reference_values():
@@ -131,15 +121,15 @@ def test_learned_schedules_beat_a_constant_rate_from_the_same_start(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "options", "bad"),
+    ("name", "options", "bad"),
     [
-        (short_horizon, ("--curvatures", "--num-steps", "--hyper-lr"), ("--starts", "1")),
-        (pixel_decay, ("--data-dir", "--hyper-prior"), ("--hyper-prior", "-1")),
-        (schedules, ("--data-dir", "--evaluations"), ("--evaluations", "0")),
+        ("short_horizon", ("--curvatures", "--num-steps", "--hyper-lr"), ("--starts", "1")),
+        ("pixel_decay", ("--data-dir", "--hyper-prior"), ("--hyper-prior", "-1")),
+        ("schedules", ("--data-dir", "--evaluations"), ("--evaluations", "0")),
     ],
 )
-def test_help_is_printed_and_bad_options_are_named(capsys, monkeypatch, module, options, bad):
-    status, text = says(capsys, monkeypatch, module, "--help")
+def test_help_is_printed_and_bad_options_are_named(says, name, options, bad):
+    status, text = says(name, "--help")
     assert status == 0 and all(option in text for option in ("--quick", "--seeds", "--out", *options))
-    status, text = says(capsys, monkeypatch, module, "--quick", *bad)
+    status, text = says(name, "--quick", *bad)
     assert status != 0 and bad[0].lstrip("-").replace("-", "_") in text
