@@ -8,7 +8,6 @@ import sys
 import tomllib
 import venv
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -57,10 +56,13 @@ def test_extras_in_messages_and_documents_exist():
         assert not re.search(r"pip install (?!'hypergrad-jax\[[\w{}]+\]')", path.read_text()), path
 
 
+PIP = (sys.executable, "-m", "pip")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT], check=True)
+    subprocess.run([*PIP, "wheel", "-q", "--no-deps", "-w", folder, ROOT], check=True)
     (file,) = folder.glob("*.whl")
     return file
 
@@ -69,14 +71,14 @@ def wheel(tmp_path_factory):
 def fresh_python(wheel, tmp_path_factory):
     """The interpreter of an environment with the wheel and its requirements, without extras."""
     folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", wheel], check=True)
+    subprocess.run([*PIP, "--python", python, "install", "-q", "--no-compile", wheel], check=True)  # compiled when used
     return python
 
 
-def run(python, *arguments):
-    found = subprocess.run([python, *arguments], capture_output=True, text=True, cwd=Path(python).parent)
+def run(folder, *command):
+    found = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     return found.stdout + found.stderr
 
 
@@ -94,7 +96,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
 
 @pytest.mark.slow
 def test_pip_shows_who_what_and_where(fresh_python):
-    shown = run(fresh_python, "-m", "pip", "show", "-v", "hypergrad-jax")
+    shown = run(fresh_python.parent, *PIP, "--python", fresh_python, "show", "-v", "hypergrad-jax")
     for part in (
         f"Version: {hg.__version__}",
         f"Summary: {PROJECT['description']}",
@@ -107,7 +109,8 @@ def test_pip_shows_who_what_and_where(fresh_python):
 
 @pytest.mark.slow
 def test_without_extras_both_packages_import_and_name_what_is_missing(fresh_python):
-    assert run(fresh_python, "-W", "error", "-c", "import ensembles, hypergrad; print(hypergrad.__version__)") == (
+    python = lambda *arguments: run(fresh_python.parent, fresh_python, *arguments)
+    assert python("-W", "error", "-c", "import ensembles, hypergrad; print(hypergrad.__version__)") == (
         f"{hg.__version__}\n"
     )
     start = (
@@ -119,5 +122,5 @@ def test_without_extras_both_packages_import_and_name_what_is_missing(fresh_pyth
         "progress": "ht.search_trials(ht.Random(), space, ht.PerTrial(print), key=key, num_trials=1, progress=True)",
         "plot": "hg.Diagnosis(()).plot('x.png')",
     }.items():
-        said = run(fresh_python, "-c", start + code).splitlines()[-1]
+        said = python("-c", start + code).splitlines()[-1]
         assert said.startswith("ImportError: ") and said.endswith(f"pip install 'hypergrad-jax[{extra}]'"), said
