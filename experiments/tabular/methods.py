@@ -3,7 +3,6 @@
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import equinox as eqx
@@ -17,8 +16,9 @@ import hypergrad as hg
 
 from ..common.directed import standing
 from ..common.follow import value_of
-from .data import Table
-from .model import BOX, GRID, Decays, Losses, adam, hparams_of, log_decay_of, on_test
+from .criteria import Pose, evidence_bound, folds, on_validation, training_loss
+from .model import BOX, GRID, adam, hparams_of, on_test
+from .task import Task
 
 PERIOD, HORIZON = 100, 10  # updates between two moves of λ, and the last of them that are differentiated
 ONLINE = hg.Reverse(hg.OptaxSolver(adam, PERIOD), horizon=HORIZON, warm_start=True, check=None)
@@ -30,43 +30,11 @@ AVERAGE = 1 - 2 / PERIOD  # of the weights
 SHRINKAGE = 0.05  # of the way to the mean of a layer, at every move
 GUARDED = hg.GradientSearch(ONLINE, OUTER, projection=hg.projections.shrink_to_mean(SHRINKAGE))
 AVERAGED = hg.Reverse(hg.OptaxSolver(adam, PERIOD, average=AVERAGE), horizon=HORIZON, warm_start=True, check=None)
+RATES = optax.partition(
+    {"learn": OUTER, "stand": optax.set_to_zero()}, {"log_decay": "stand", "log_rate": "learn", "logit_b1": "learn"}
+)
+BY_LAYER = on_validation()
 MEASUREMENTS = 20  # of the test error per run
-
-
-@dataclass
-class Task:
-    """One start on one split, and the course of the method that runs there."""
-
-    table: Table
-    losses: Losses
-    model: eqx.nn.MLP
-    start: dict[str, float]
-    budget: int
-    key: Array
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def problem(self, valid: Any = None) -> hg.BilevelProblem:
-        """Returns the problem; `valid` stands in for the validation rows."""
-        rows = self.table.splits
-        return hg.BilevelProblem(*self.losses, rows.train, rows.valid if valid is None else valid)
-
-    def hparams(self, decays: Decays = "layer") -> PyTree:
-        """Returns the start."""
-        return hparams_of(self.model, self.start, decays)
-
-    def record(self, params: eqx.nn.MLP, gradients: int) -> None:
-        """Measures the best model after so many gradient equivalents, for the plot alone."""
-        self.history.append({"gradients": gradients} | on_test(params, self.table))
-
-    def valid_loss(self, params: eqx.nn.MLP) -> float:
-        """Returns the outer loss of a model."""
-        return float(self.losses.outer(params, self.hparams(), self.table.splits.valid, self.key))
-
-    def summary(self, hparams: PyTree) -> dict[str, Any]:
-        """Returns the mean log-decay of each layer, the rate and b1."""
-        decays = [float(jnp.mean(log_decay_of(decay))) for decay in hparams["log_decay"]]
-        rate, b1 = jnp.exp(hparams["log_rate"]), jax.nn.sigmoid(hparams["logit_b1"])
-        return {"log_decay": decays, "rate": float(rate), "b1": float(b1)}
 
 
 def fixed(task: Task) -> list[dict[str, Any]]:
@@ -91,25 +59,27 @@ def fixed(task: Task) -> list[dict[str, Any]]:
 Method = Callable[[Task], tuple[eqx.nn.MLP, PyTree, int]]
 
 
-def by_run(search: hg.GradientSearch, decays: Decays = "layer", guarded: bool = False) -> Method:
-    """Returns a search of the library as a method; a guarded one leaves half of the validation rows to choose."""
+def by_run(search: hg.GradientSearch, pose: Pose = BY_LAYER) -> Method:
+    """Returns a search of the library as a method; `pose` makes its problem of a task."""
 
     def method(task: Task) -> tuple[eqx.nn.MLP, PyTree, int]:
-        valid, half = task.table.splits.valid, len(task.table.splits.valid.y) // 2
-        options: dict[str, Any] = {}
-        if guarded:
-            valid, options["holdout"] = valid.take(np.arange(half)), valid.take(np.arange(half, len(valid.y)))
-        problem = task.problem(valid)
-        state, every = search.init(problem, task.model, task.hparams(decays)), task.budget // MEASUREMENTS
+        posed = pose(task)
+        state, every = search.init(posed.problem, posed.params, posed.hparams), task.budget // MEASUREMENTS
+        spent = lambda state: posed.networks * int(state.spent.gradients)
 
         def measure(state: hg.SearchState, _: hg.History) -> None:
-            if int(state.spent.gradients) >= (len(task.history) + 1) * every:
-                task.record(state.best.params, int(state.spent.gradients))
+            if spent(state) >= (len(task.history) + 1) * every:
+                task.record(posed.predictor(state.best.params), spent(state))
 
-        options |= {"budget": hg.Budget(gradients=task.budget), "keep": value_of}
+        options: dict[str, Any] = {
+            "holdout": posed.holdout,
+            "budget": hg.Budget(gradients=task.budget // posed.networks),
+        }
         with contextlib.suppress(FloatingPointError):  # no step was finite
-            state, _ = hg.run(search, problem, state, key=task.key, chunk=5, callback=measure, **options)
-        return state.best.params, state.best.hparams, int(state.spent.gradients)
+            state, _ = hg.run(
+                search, posed.problem, state, key=task.key, chunk=5, callback=measure, keep=value_of, **options
+            )
+        return posed.predictor(state.best.params), state.best.hparams, spent(state)
 
     return method
 
@@ -196,10 +166,13 @@ METHODS: dict[str, Method] = {
     "online, averaged": by_run(hg.GradientSearch(AVERAGED, OUTER)),
     "online, long horizon": by_run(hg.GradientSearch(LONG, OUTER)),
     "online, pes": by_run(hg.GradientSearch(STRATEGIES, OUTER)),
-    "per weight": by_run(hg.GradientSearch(ONLINE, OUTER), "weight"),
-    "per weight, guarded": by_run(GUARDED, "weight", guarded=True),
-    "layer and weight": by_run(hg.GradientSearch(ONLINE, OUTER), "both"),
-    "layer and weight, guarded": by_run(GUARDED, "both", guarded=True),
+    "online, four folds": by_run(hg.GradientSearch(ONLINE, OUTER), folds),
+    "online, evidence bound": by_run(hg.GradientSearch(ONLINE, OUTER), evidence_bound),
+    "online, training loss": by_run(hg.GradientSearch(ONLINE, RATES), training_loss),
+    "per weight": by_run(hg.GradientSearch(ONLINE, OUTER), on_validation("weight")),
+    "per weight, guarded": by_run(GUARDED, on_validation("weight", guarded=True)),
+    "layer and weight": by_run(hg.GradientSearch(ONLINE, OUTER), on_validation("both")),
+    "layer and weight, guarded": by_run(GUARDED, on_validation("both", guarded=True)),
     "tune": tuned(),
     "tune, free momentum": tuned(memory=None),
 }

@@ -4,17 +4,22 @@ import dataclasses
 import gzip
 import json
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.common.report import as_json
 from experiments.publish import command
+from experiments.tabular.criteria import bounds_of, evidence_bound, folds, training_loss
 from experiments.tabular.data import available, read
+from experiments.tabular.methods import METHODS
 from experiments.tabular.model import STARTS, hparams_of, log_decay_of, losses_of, network, on_test
 from experiments.tabular.page import against_one_per_layer, probabilities
 from experiments.tabular.report import in_hindsight, in_words, judged, verdicts
 from experiments.tabular.run import QUICK, Config, main
+from experiments.tabular.task import Task
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
@@ -100,6 +105,60 @@ def test_all_forms_of_decays_begin_with_the_same_penalty():
     assert factors.shape == model.layers[0].weight.shape
     moved = log_decay_of((of_layer + 1, factors)) - log_decay_of((of_layer, factors))
     np.testing.assert_allclose(moved, np.ones(factors.shape), rtol=1e-6)
+
+
+@pytest.fixture
+def task_of():
+    """A function from the name of a data set to a small task, from a rate that is too small."""
+
+    def make(name, budget=600):
+        table = read(name, None, 0, 0.2)
+        model = network(jax.random.key(0), table, 4)
+        return Task(table, losses_of(table.classes, 16), model, STARTS["rate / 30"], budget, 16, jax.random.key(1))
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["diabetes", "wine"])
+def test_a_narrow_bound_weighs_fit_and_penalty_as_the_loss_does(name, task_of):
+    task = task_of(name)
+    posed, train = evidence_bound(task), task.table.splits.train
+    key, weights = jax.random.key(2), lambda model: [layer.weight for layer in model.layers]
+    other = eqx.tree_at(weights, task.model, [1.5 * weight for weight in weights(task.model)])
+    bound = bounds_of(task.table.classes, task.batch).outer
+    narrow = eqx.tree_at(lambda q: q.log_std, posed.params, jax.tree.map(lambda s: 0 * s - 12, posed.params.log_std))
+    fit = lambda model: task.losses.outer(model, None, train, key)
+    penalty = lambda model: sum(jnp.sum(jnp.exp(-2.0) * weight**2) / 2 for weight in weights(model))
+    hparams = posed.hparams | {"log_decay": [jnp.float32(-2.0)] * len(task.model.layers)}
+    of = lambda model: float(bound(eqx.tree_at(lambda q: q.mean, narrow, model), hparams, train, key))
+    wanted = float(fit(other) + penalty(other) - fit(task.model) - penalty(task.model))
+    assert of(other) - of(task.model) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_folds_of_the_training_rows_predict_together(task_of):
+    task = task_of("diabetes")
+    posed, x = folds(task), task.table.splits.valid.x[0]
+    assert float(posed.predictor(posed.params)(x)) == pytest.approx(float(task.model(x)), rel=1e-5)
+    assert float(posed.holdout(posed.params)) == pytest.approx(task.valid_loss(task.model), rel=1e-5)
+    held = np.asarray(posed.problem.valid.y)
+    assert held.shape[0] == 4 and set(held.ravel()) <= set(task.table.splits.train.y)
+
+
+def test_the_training_loss_moves_rate_and_momentum_alone(task_of):
+    task = task_of("diabetes")
+    np.testing.assert_array_equal(training_loss(task).problem.valid.y, task.table.splits.train.y)
+    _, hparams, gradients = METHODS["online, training loss"](task)
+    np.testing.assert_array_equal(hparams["log_decay"], task.hparams()["log_decay"])
+    assert float(hparams["log_rate"]) != float(task.hparams()["log_rate"]) and 0 < gradients <= 600 + 121
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["online, four folds", "online, evidence bound"])
+@pytest.mark.parametrize("name", ["diabetes", "wine"])
+def test_a_criterion_on_training_rows_learns(name, method, task_of):
+    task = task_of(name, 4_000)
+    params, _, gradients = METHODS[method](task)
+    assert task.valid_loss(params) < task.valid_loss(task.model) and 0 < gradients <= 4_000 + 4 * 121
 
 
 def test_the_last_method_is_judged_where_tune_does_not_run():
