@@ -13,9 +13,10 @@ class CG(AbstractIterativeSolver):
     """Conjugate gradients on (H + damping I) v = b.
 
     Exact after as many steps as there are parameters if H + damping I is positive definite. At a direction of
-    non-positive curvature it stops and returns the iterate it has, flagged.
+    non-positive curvature it stops and returns the iterate it has, flagged. On a singular matrix whose range does not
+    hold b the iterates grow without bound: where the last one is worse than v = 0, that of least residual is returned.
 
-    *Cost*: one product per step and one or two more, for a warm start and the residual. *Memory*: four vectors.
+    *Cost*: one product per step and one or two more, for a warm start and the residual. *Memory*: five vectors.
     *Bias*: early stopping acts like damping.
     *When not to use it*: on an indefinite Hessian, where no answer of it can be trusted.
     **Source**: Hestenes and Stiefel (1952); truncated at negative curvature as in Steihaug (1983).
@@ -34,14 +35,15 @@ class CG(AbstractIterativeSolver):
         product = damped(matvec, self.damping)
         target = jnp.maximum(rtol, self.rtol) ** 2 * vdot(b, b)
         v, residual, spent = first_iterate(product, b, init)
-        start = (v, residual, residual, vdot(residual, residual), jnp.int32(0), jnp.bool_(False))
+        rr = vdot(residual, residual)
+        start = (v, residual, residual, rr, (v, rr), jnp.int32(0), jnp.bool_(False))
 
         def unfinished(carry: PyTree) -> Array:
-            *_, rr, steps, negative = carry
+            _, _, _, rr, _, steps, negative = carry
             return (rr > target) & (steps < self.max_steps) & ~negative
 
         def body(carry: PyTree) -> PyTree:
-            v, r, p, rr, steps, _ = carry
+            v, r, p, rr, least, steps, _ = carry
             product_p = product(p)
             curvature = vdot(p, product_p)
             negative = ~(curvature > 0)  # NaN counts as not positive
@@ -50,9 +52,11 @@ class CG(AbstractIterativeSolver):
             r = optax.tree.add_scale(r, -alpha, product_p)
             rr_new = vdot(r, r)
             p = optax.tree.add_scale(r, rr_new / rr, p)
-            return v, r, p, rr_new, steps + 1, negative
+            least = optax.tree.where(rr_new < least[1], (v, rr_new), least)
+            return v, r, p, rr_new, least, steps + 1, negative
 
-        v, *_, steps, negative = jax.lax.while_loop(unfinished, body, start)
+        v, _, _, rr, (nearest, _), steps, negative = jax.lax.while_loop(unfinished, body, start)
+        v = optax.tree.where(rr <= vdot(b, b), v, nearest)
         return last_iterate(product, b, v, steps + spent, negative)
 
 
@@ -63,7 +67,7 @@ class NormalCG(AbstractIterativeSolver):
     with the condition number where this converges with its square. It is the default of other libraries, and here for
     comparison.
 
-    *Cost*: two products per step, and one to three more. *Memory*: four vectors. *Bias*: that of early stopping, with
+    *Cost*: two products per step, and one to three more. *Memory*: five vectors. *Bias*: that of early stopping, with
     the squared condition number.
     *When not to use it*: on anything ill-conditioned.
     **Source**: Hestenes and Stiefel (1952), section 10.
