@@ -153,6 +153,16 @@ def test_a_lattice_of_two_penalties_covers_the_box():
     np.testing.assert_allclose(sorted(set(points[:, 0])), [-4.0, -1.5, 1.0])
 
 
+@pytest.mark.slow
+def test_descents_come_through_where_the_support_is_larger_than_the_rows():
+    """The linear system is singular there, and has no solution."""
+    with jax.enable_x64(True):
+        problem = run.TASKS["non-negative least squares"].problems["validation"](data.load("generated", 1, None, 3000))
+        path = search.descended(problem, search.lattice(problem.limits, 1, 100)[0], 3900)
+        run.judge(problem, path)
+    assert path[-1]["least"] < 0.18
+
+
 @pytest.mark.parametrize("criterion", ["validation", pytest.param("cv", marks=pytest.mark.slow)])
 def test_hypergradients_come_as_low_as_the_grid(criterion, tmp_path, capsys):
     summary = run.main(dataclasses.replace(run.Config(criterion=criterion, out=tmp_path), **run.QUICK))

@@ -186,29 +186,6 @@ def test_it_is_warned_of_once_and_counted_by_the_progress_bar(capsys):
     assert "failed=" in capsys.readouterr().err
 
 
-# adaptive_step
-
-
-@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
-def test_the_first_step_has_unit_size_whatever_the_scale(scale):
-    optimiser, h = hg.adaptive_step(), jnp.asarray([3.0, -4.0])
-    updates, _ = optimiser.update(scale * h, optimiser.init(h), h, value=jnp.asarray(scale))
-    np.testing.assert_allclose(jnp.sqrt(jnp.mean(updates**2)), 1)
-
-
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
-@pytest.mark.parametrize("in_value", [True, False])
-def test_adaptive_step_backtracks_from_what_is_not_finite(bad, in_value):
-    optimiser, h = hg.adaptive_step(), jnp.asarray([1.0])
-    updates, state = optimiser.update(h, optimiser.init(h), h, value=jnp.asarray(0.5))
-    there = h + updates
-    value, gradient = (jnp.asarray(bad), there) if in_value else (jnp.asarray(0.0), there * bad)
-    back, state = optimiser.update(gradient, state, there, value=value)
-    np.testing.assert_allclose(there + back, h + updates / 2)
-    start, untouched = optimiser.init(h), optimiser.update(h * bad, optimiser.init(h), h, value=jnp.asarray(bad))
-    assert untouched[0] == 0 and eqx.tree_equal(untouched[1], start)
-
-
 @pytest.mark.slow
 def test_models_turn_back_whole():
     case = net()
