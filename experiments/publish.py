@@ -21,6 +21,8 @@ from .proton.run import Config as ProtonConfig
 from .sparse.run import Config as SparseConfig
 from .study.plots import WORDS
 from .study.run import Config as StudyConfig
+from .study.sweeps import SIZES
+from .study.sweeps import Config as SweepsConfig
 from .tabular import page as tabular
 from .tabular.run import Config as TabularConfig
 from .vision import page as vision
@@ -124,14 +126,29 @@ def regimes(result: Row) -> str:
 
 
 def study(result: Row) -> str:
-    """Returns the table of the study for one data set and criterion."""
-    return columns_of(result, lambda line: {"": in_words(line)}, STUDY | {"gradients": "gradients"})
+    """Returns the tables of the study for one data set and criterion, one for each budget."""
+    columns = STUDY | {"gradients": "gradients"}
+    tables = [{"table": lines} for lines in grouped(result["table"], ("budget",))]
+    return "\n\n".join(columns_of(table, lambda line: {"": in_words(line)}, columns) for table in tables)
 
 
 def study_of_images(result: Row) -> str:
     """Returns the table of the study on MNIST, with seconds, beside the published numbers."""
     beside = {"seconds": "seconds", "published Q": "published_Q", "published accuracy": "published_E"}
     return columns_of(result, lambda line: {"": in_words(line)}, STUDY | beside)
+
+
+def sweeps(result: Row) -> str:
+    """Returns Q of every method by the number of hyperparameters, and then by the updates of the weights per move."""
+
+    def points(sweep: str, first: Callable[[Row], Row]) -> str:
+        lines = grouped([line for line in result["table"] if line["sweep"] == sweep], ("value",))
+        named = lambda line: WORDS.get(line["method"], line["method"])
+        return text_table([first(at[0]) | {named(line): line["Q"] for line in at} for at in lines])
+
+    number = lambda line: {"hyperparameters": f"{line['hyperparameters']}, {SIZES[line['value']]}"}
+    every = lambda line: {"updates of the weights per hyper-update": line["value"]}
+    return f"{points('groups', number)}\n\n{points('periods', every)}"
 
 
 TABLES: dict[str, Callable[[Row], str]] = {
@@ -152,6 +169,8 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "stochastic": stochastic,
     "study_digits": study,
     "study_mnist": study_of_images,
+    "study_small": study,
+    "study_sweeps": sweeps,
     "study_wisdm": study,
     "tabular": tabular.errors_and_counts,
     "tabular_full": tabular.full,
@@ -168,9 +187,10 @@ BENCHMARKS = {  # each with its result in a file of its own name
     "scaling": ScalingConfig(),
     "stochastic": StochasticConfig(),
 }
-USUAL = {f"benchmarks.{name}": config for name, config in BENCHMARKS.items()}
+MODULES = {name: f"benchmarks.{name}" for name in BENCHMARKS} | {"study_sweeps": "study.sweeps"}
+USUAL = {MODULES[name]: config for name, config in BENCHMARKS.items()}
 USUAL |= {"compare": CompareConfig(), "proton": ProtonConfig(), "sparse": SparseConfig(), "study": StudyConfig()}
-USUAL |= {"tabular": TabularConfig()}
+USUAL |= {"study.sweeps": SweepsConfig(), "tabular": TabularConfig()}
 UNSAID = ("out", "data_dir", "cache", "jobs")  # options that change no result
 PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts")  # of summaries, those that are kept
 
@@ -178,7 +198,7 @@ PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts") 
 def command(name: str, options: Row) -> str:
     """Returns the command of a result, where it may have several with the options that are not the default."""
     experiment, _, part = name.partition("_")
-    module = f"benchmarks.{name}" if name in BENCHMARKS else experiment
+    module = MODULES.get(name, experiment)
     if module in USUAL:
         usual = as_json(USUAL[module])
         words = lambda value: shlex.join(map(str, value if isinstance(value, list) else [value]))

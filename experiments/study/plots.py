@@ -36,6 +36,7 @@ WORDS = {
     "plain": "plain training",
 }
 DASHED = ("reverse", "drmad_knots")  # which others lie below
+DATA = {"wisdm": "WISDM", "wisdm-raw": "WISDM, raw series", "mnist": "MNIST", "mnist-small": "small MNIST"}
 CRITERIA = {"elbo": "evidence bound", "evidence": "Laplace evidence", "cv": "cross-validation"}
 BUDGETS = {"iterations": "equal updates of the weights", "gradients": "equal gradients"}
 APART = 0.005  # between the marks of two methods at the same noise
@@ -60,7 +61,7 @@ def draw(out: Path, history: Lines, runs: Lines, noise: Lines) -> list[str]:
 def heading(line: Row) -> str:
     """Returns data set, criterion and budget in words."""
     named = lambda key, words: words.get(line[key], str(line[key]))
-    return f"{line['data']}, {named('criterion', CRITERIA)}, {named('budget', BUDGETS)}"
+    return f"{named('data', DATA)}, {named('criterion', CRITERIA)}, {named('budget', BUDGETS)}"
 
 
 def convergence(path: Path, history: Lines, title: str) -> None:
