@@ -66,6 +66,8 @@ class Config(WithData):
     scale: PositiveFloat = 1.0  # Factor on the updates of the weights per published iteration.
     period: int | None = None
     """Updates of the weights per hyper-update of drmad, hoag and reverse; ten by default, greedy has one."""
+    average: float | None = None
+    """Judge averaged weights, w̄ <- β w̄ + (1 - β) w after every update, with this β in every method."""
     tuning_seeds: NonNegative = 3
     """Seeds, others than are reported, on which four values of every method's setting are tried first; 0: no tuning."""
     image_noise: bool = False
@@ -76,6 +78,8 @@ class Config(WithData):
         super().__post_init__()
         if self.period is not None and self.period < 1:
             raise ValueError(f"period must be positive, got {self.period}")
+        if self.average is not None and not 0 <= self.average < 1:
+            raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
 
 
 class Table:
@@ -152,7 +156,7 @@ def main(config: Config) -> dict[str, Any]:
     @lru_cache(maxsize=1)
     def contest(data: DataName, criterion: CriterionName) -> Contest:
         forget_programs()
-        table = Table(setting(data, config.data_dir, config.scale, config.period), criterion)
+        table = Table(setting(data, config.data_dir, config.scale, config.period, config.average), criterion)
         return Contest(table, config.tuning_seeds, store, {"data": data, "criterion": criterion})
 
     def run(advance, data, criterion, method, budget, seed):

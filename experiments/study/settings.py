@@ -42,6 +42,7 @@ class Setting:
     inner_lr: float
     knots: int = 1  # of drmad
     linear_solver: hg.linear.AbstractLinearSolver = LINEAR_SOLVER  # of hoag
+    average: float | None = None  # of the weights, see `hg.OptaxSolver`
     evaluation_rows: int = EVERYTHING  # at most, where the criterion is measured
     expected: Callable[[MeanField, Rows], Array] | None = None  # the mean log-likelihood of every row in closed form
     offset: Any = None  # added to a log-variance: the weights are trained in units of their own
@@ -64,7 +65,7 @@ class Setting:
 
     def training(self, steps: int) -> hg.OptaxSolver:
         """Returns the inner solver for so many updates of the weights."""
-        return hg.OptaxSolver(self.optimiser, steps)
+        return hg.OptaxSolver(self.optimiser, steps, average=self.average)
 
     def chunk(self, steps: int, measurements: int) -> int:
         """Returns the hyper-steps, each of so many updates, between two of so many measurements."""
@@ -117,9 +118,11 @@ SERIES: dict[str, Any] = {
 WIDE: dict[str, Any] = {"box": (-11.0, 5.0), "prior": (-10.0, 4.0)}  # of log-precisions [-5, 11] and [-4, 10]
 
 
-def setting(name: DataName, data_dir: Path | None, scale: float = 1.0, period: int | None = None) -> Setting:
+def setting(
+    name: DataName, data_dir: Path | None, scale: float = 1.0, period: int | None = None, average: float | None = None
+) -> Setting:
     """Returns the setting of a data set by its name; `scale` multiplies the updates of the weights."""
-    make: Callable[..., Setting] = partial(Setting, period=period or 10)
+    make: Callable[..., Setting] = partial(Setting, period=period or 10, average=average)
     steps = lambda count: max(10, round(count * scale / 10) * 10)
     if name == "synthetic":
         rows = polynomial.NUM_ROWS

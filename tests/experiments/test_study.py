@@ -77,6 +77,18 @@ def test_trials_of_every_length_spend_the_budget_and_no_more(method):
         assert row["iterations"] == updates, share
 
 
+@pytest.mark.variants(slow=["greedy", "plain"])
+@pytest.mark.parametrize("method", ["greedy", "drmad", "hoag", "random", "tpe", "em", "random_greedy", "plain"])
+def test_every_method_is_judged_by_averaged_weights_if_asked(method):
+    def bound(average):
+        table = Table(setting("synthetic", None, scale=0.01, average=average), "elbo")
+        contestant = table.contestants[method]
+        return run_cell(table.setting, table.task(0, "iterations"), contestant.make(contestant.usual))[0]["Q"]
+
+    assert bound(0.0) == pytest.approx(bound(None), rel=1e-4)  # that of no past is the last weights
+    assert abs(bound(0.99) - bound(None)) > 1e-3 * abs(bound(None))
+
+
 def test_a_method_that_is_measured_where_it_is_judges_no_step_again():
     """A random criterion is evaluated up to 64 times for a new best; here the one count a step is a constant."""
     table = Table(setting("synthetic", None, scale=0.01), "elbo")
@@ -249,6 +261,8 @@ def test_a_study_can_be_stopped_and_spends_what_it_may(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["claims"] == again["claims"]
     with pytest.raises(ValueError, match="methods is empty"):
         Config(methods=())
+    with pytest.raises(ValueError, match="below 1"):
+        Config(average=1.0)
 
 
 @pytest.mark.sweep
