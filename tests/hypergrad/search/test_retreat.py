@@ -1,6 +1,5 @@
 """Results that are not finite: λ turns back, one warning is given, and a run of nothing else raises."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
