@@ -147,7 +147,7 @@ def sweeps(result: Row) -> str:
         return text_table([first(at[0]) | {named(line): line["Q"] for line in at} for at in lines])
 
     number = lambda line: {"hyperparameters": f"{line['hyperparameters']}, {SIZES[line['value']]}"}
-    every = lambda line: {"updates of the weights per hyper-update": line["value"]}
+    every = lambda line: {"hyper-update after": f"{line['value']} updates"}
     return f"{points('groups', number)}\n\n{points('periods', every)}"
 
 
