@@ -21,6 +21,7 @@ from .history import History, join
 from .pace import Pace
 from .problem import BilevelProblem
 from .search.base import AbstractSearch, Record, SearchState
+from .stats import Counts
 
 Columns = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Tables = list[np.ndarray]
@@ -64,7 +65,7 @@ class Course:
         self._tables, self._lent = self.program.pack(state), True
         self._sent = list[Any]()  # results of calls whose records are still on the device
         self._begun = time.monotonic()  # the first of these calls
-        self._spent = [int(getattr(state.spent, name)) for name in COUNTS]
+        self._spent = _totals(np.asarray(_words_alone(state.spent)))[0].tolist()
         self.num_steps = int(state.num_steps)
 
     @property
@@ -192,6 +193,11 @@ class Course:
         if self.stream is not None:
             self.stream.close()
 
+    @property
+    def gradients(self) -> int:
+        """Gradient equivalents spent."""
+        return self._spent[COUNTS.index("gradients")]
+
     def used(self, budget: Budget, started: float) -> float:
         """Returns how much of the budget is used."""
         return budget.used(dict(zip(COUNTS, self._spent, strict=True)), started, self.num_rows)
@@ -268,9 +274,16 @@ def _step(plan: Plan, state: SearchState) -> Any:
     state, record = plan.search.step(problem, state, jax.random.fold_in(plan.key, state.num_steps))
     # Not the value itself: XLA could compute it twice, rounded otherwise in a longer room than in a shorter one.
     finite = jnp.isfinite(record.value).astype(jnp.int32)  # which travels with the other numbers
-    totals = [getattr(state.spent, name) for name in COUNTS]
-    spent = jnp.stack([word for total in totals for word in (total.high, total.low)])
-    return state, plan.keep(record), spent, record.stats.status, finite
+    return state, plan.keep(record), _words(state.spent), record.stats.status, finite
+
+
+def _words(spent: Counts) -> Array:
+    """Returns the counts of `COUNTS`, two words each."""
+    totals = [getattr(spent, name) for name in COUNTS]
+    return jnp.stack([word for total in totals for word in (total.high, total.low)])
+
+
+_words_alone = jax.jit(_words)
 
 
 def _totals(words: np.ndarray) -> np.ndarray:

@@ -73,11 +73,11 @@ class Failures:
             stacklevel=4,
         )
 
-    def check(self, state: SearchState, history: History, throw: bool = False) -> None:
+    def check(self, course: Course, throw: bool = False) -> None:
         """Raises `NotFiniteError` if all steps failed, or any where `throw` is true."""
         if self.failed and (throw or self.failed == self.steps):
             text = f"{Status.NONFINITE}: {self.failed} of {self.steps} steps had no finite result: {self.cause}"
-            raise NotFiniteError(text, state, history)
+            raise NotFiniteError(text, course.state, course.history)
 
 
 def likely_cause(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, finite: bool) -> str:

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from .ground.checks import checked, choice, integer
 from .ground.show import paragraph, save_figure, show, show_leaf
 from .ground.total import Total
-from .ground.tree import describe, named_entries, named_leaves
+from .ground.tree import describe, form, named_entries, named_leaves
 from .stats import show_status
 
 UNITS = ("iterations", "gradients", "epochs", "seconds")
@@ -106,9 +106,9 @@ class History:
         """
         if not isinstance(other, History):
             return NotImplemented
-        kinds = [describe(jax.tree.map(lambda leaf: leaf[:0], one.records)) for one in (self, other)]
-        if kinds[0] != kinds[1]:
-            raise ValueError(f"the histories hold different records: {kinds[0]} and {kinds[1]}")
+        shorts = [jax.tree.map(lambda leaf: leaf[:0], one.records) for one in (self, other)]
+        if form(shorts[0]) != form(shorts[1]):
+            raise ValueError(f"the histories hold different records: {' and '.join(map(describe, shorts))}")
         return join([self, other])
 
     @checked(integer("max_entries", least=0))

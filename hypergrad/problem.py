@@ -18,6 +18,7 @@ from .ground.hparams import as_floating as as_floating
 from .ground.hparams import as_hparams as as_hparams
 from .ground.hparams import num_not_finite as num_not_finite
 from .ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
+from .ground.shapes import remembered
 from .ground.surprises import warn_of_numbers, warn_of_ties
 from .ground.tree import (
     PartitionedModel,
@@ -220,7 +221,7 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
         if not isinstance(leaf, jax.core.Tracer) and num_not_finite(leaf):
             raise ValueError(f"{path} holds values that are NaN or infinite")
     warn_of_numbers(params, "params")
-    has_state = check_losses(problem, whole, hparams)
+    has_state = remembered(check_losses, problem, whole, hparams)
     try:
         partitioned = PartitionedModel(whole, problem.trainable, has_state)
     except ValueError as error:

@@ -8,36 +8,23 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ensembles.ground.memory import refuse_too_large
-
+from .begin import Keep, begin, everything
 from .budget import Budget, as_budget
-from .course import Course, Plan
-from .data.stream import Stream
+from .course import Course
 from .failures import Failures
 from .ground.autosave import Autosave
-from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real, refuse_traced
-from .ground.identity import Identity, devices, digest, program_digest, refuse_different, versions, without_addresses
-from .ground.shapes import shapes_of
+from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
+from .ground.identity import Identity, devices, digest, program_digest, versions, without_addresses
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History
-from .pace import Pace
 from .problem import PROBLEM, BilevelProblem
 from .progress import progress_bar, show
-from .search.base import STATE, AbstractSearch, Record, SearchState
-from .search.holdout import with_holdout
+from .search.base import STATE, AbstractSearch, SearchState
 
-Keep = Callable[[Record], PyTree]
 STOPS = "stopping after this chunk of steps; a second signal stops at once"
-
-
-def everything(record: Record) -> Record:
-    """Keeps the whole record."""
-    return record
 
 
 @checked(
@@ -146,17 +133,34 @@ def run(
         0.352 -> 0.120
     """
     budget = as_budget(budget)
-    example, state = _with_holdout(problem, state, holdout, patience)
-    problem, feed = _with_stream(search, example, state, stream, chunk or 1, budget)
     watched = callback is not None or stream is not None or throw
-    state, pace = _checked_state(search, problem, state, key, keep, chunk, watched)
-    plan = Plan(search, problem, key, keep, pace.room, budget.count, stream is not None, _as_array(patience))
-    course, started, saver = Course(plan, state, pace, stream=feed), time.monotonic(), None
+    data: dict[str, Any] = {"holdout": holdout, "patience": patience, "stream": stream}
+    course, example = begin(
+        search, problem, state, key=key, budget=budget, chunk=chunk, watched=watched, keep=keep, **data
+    )
+    saver = None
     if checkpoint is not None:
-        identity = _identity(search, problem, state, key, keep)
+        start = course.state
+        identity = _identity(search, course.plan.problem, start, key, keep)
         saver = Autosave(checkpoint, identity, course.chunks, course.nothing, every, every_steps, course.notes)
-        course.resume(saver.load(state), saver.loaded)
-    failures, left = Failures(search, example, key), not course.is_over(budget, started)
+        course.resume(saver.load(start), saver.loaded)
+    follow(course, example, budget, callback=callback, progress=progress, throw=throw, saver=saver)
+    return course.state, course.history
+
+
+def follow(
+    course: Course,
+    example: BilevelProblem,
+    budget: Budget,
+    *,
+    callback: Callable[[SearchState, History], Any] | None = None,
+    progress: bool = False,
+    throw: bool = False,
+    saver: Autosave | None = None,
+) -> None:
+    """Moves a course that `begin` has returned with `example` up to a budget; see `run`, also for what it raises."""
+    started, failures = time.monotonic(), Failures(course.plan.search, example, course.plan.key)
+    left = not course.is_over(budget, started)
     try:
         with (
             progress_bar(progress, budget) as bar,
@@ -174,80 +178,7 @@ def run(
         signals.hand_on()
     except KeyboardInterrupt as error:
         raise _interrupt(course.state, course.history) from error
-    failures.check(course.state, course.history, throw)
-    return course.state, course.history
-
-
-def _with_holdout(
-    problem: BilevelProblem, state: SearchState, holdout: Any, patience: int | None
-) -> tuple[BilevelProblem, SearchState]:
-    """Returns the problem with its holdout, and the state as a run with it carries it.
-
-    **Raises** what `with_holdout` raises, and `ValueError` naming the argument that has no meaning without a holdout.
-    """
-    if holdout is None:
-        if patience is not None:
-            raise ValueError("patience counts steps without a better one on holdout, which is not given")
-        if state.stale is not None:
-            raise ValueError("the best of state was chosen on a holdout; give holdout again")
-        return problem, state
-    problem = with_holdout(problem, holdout, state.best.params, state.best.hparams)
-    return problem, state if state.stale is not None else state.chosen_anew
-
-
-def _as_array(patience: int | None) -> Array | None:
-    """Returns the number as an array, so that one compilation serves every patience."""
-    return None if patience is None else jnp.int32(patience)
-
-
-def _with_stream(
-    search: AbstractSearch, problem: BilevelProblem, state: SearchState, stream: Any, chunk: int, budget: Budget
-) -> tuple[BilevelProblem, Stream | None]:
-    """Returns the problem whose training data are a stretch of the stream, and the stream.
-
-    **Raises** `TypeError` or `ValueError` naming the argument with which they cannot be.
-    """
-    if stream is None:
-        return problem, None
-    if budget.unit == "epochs":
-        raise ValueError("budget must be in iterations, gradients or seconds: a stream does not tell its rows")
-    feed = Stream(stream, problem.train, search.num_inner_steps, chunk)
-    problem = eqx.tree_at(lambda p: p.train, problem, feed.probe())
-    try:
-        eqx.filter_eval_shape(search.init, problem, state.best.params, state.hparams)
-    except Exception as error:
-        raise ValueError(f"search cannot train on a stream: {error}") from error
-    return problem, feed
-
-
-def _checked_state(
-    search: AbstractSearch,
-    problem: BilevelProblem,
-    state: SearchState,
-    key: Array,
-    keep: Keep,
-    chunk: int | None,
-    watched: bool,
-) -> tuple[SearchState, Pace]:
-    """Returns the state with its work in totals, and the pace of the run.
-
-    **Raises**, naming the argument, unless a step takes `state`, returns one like it, and `chunk` records have room.
-    """
-    refuse_traced("search.step in a loop", problem=problem, state=state, key=key)
-    try:
-        after, record = shapes_of(search.step, problem, state, key)
-    except Exception as error:
-        raise ValueError(f"state does not fit search and problem, for which a step fails: {error}") from error
-    refuse_different("state", after, state, "one of this search on this problem")
-    try:
-        kept = jax.tree.leaves(shapes_of(keep, record))
-        if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in kept):
-            raise TypeError("a history holds no random keys, but their jax.random.key_data")
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
-    except Exception as error:  # also of what keeps no arrays
-        raise ValueError(f"keep fails on the record of a step: {error}") from error
-    refuse_too_large(size * (chunk or 1), "chunk", f"the records of {chunk} steps")
-    return eqx.tree_at(lambda s: s.spent, state, state.spent.totals), Pace(chunk, watched, size)
+    failures.check(course, throw)
 
 
 @contextlib.contextmanager

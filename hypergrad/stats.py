@@ -107,6 +107,8 @@ class Counts(eqx.Module):
     @property
     def totals(self) -> "Counts":
         """The same counts as totals."""
+        if all(isinstance(count, Total) for count in vars(self).values()):
+            return self
         return Counts(**{name: Total.of(count) for name, count in vars(self).items()})
 
     @property

@@ -50,7 +50,7 @@ FLOORS = [
     {"spread", "smoothing"},
     {"value_and_hypergrad", "diagnose", "search"},
     {"course"},
-    {"failures", "progress"},
+    {"begin", "failures", "progress"},
     {"run"},
     {"trials", "tuning"},
     {"testing", "__main__"},

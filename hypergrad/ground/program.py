@@ -177,11 +177,8 @@ class Program:
 
     def unpack(self, tables: list[Array]) -> PyTree:
         """Returns the state. Tables of their own are its arrays; the others are copied."""
-        host = [np.array(table) if number in self._shared else table for number, table in enumerate(tables)]
-        leaves = [self.packing.leaf(host, slot) for slot in self.packing.slots]
-        small = [index for index, slot in enumerate(self.packing.slots) if slot.columns is not None]
-        for index, leaf in zip(small, jax.device_put([leaves[index] for index in small], self._device), strict=True):
-            leaves[index] = leaf
+        small = iter(_small_leaves(self.packing)({n: tables[n] for n in self._shared}) if self._shared else ())
+        leaves = [tables[slot.table] if slot.columns is None else next(small) for slot in self.packing.slots]
         return jax.tree.unflatten(self.packing.structure, leaves)
 
     def own(self, tables: list[Array]) -> list[Array]:
@@ -224,6 +221,13 @@ class _Array:
 
 
 _ARRAY = _Array()
+
+
+@functools.lru_cache(maxsize=128)
+def _small_leaves(packing: Layout) -> Callable[[dict[int, Any]], list[Array]]:
+    """Returns the function from shared tables to the arrays in them, one call of the device for all."""
+    slots = [slot for slot in packing.slots if slot.columns is not None]
+    return jax.jit(lambda tables: [packing.leaf(tables, slot) for slot in slots])
 
 
 @functools.lru_cache(maxsize=128)

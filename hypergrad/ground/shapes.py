@@ -1,12 +1,14 @@
-"""Shapes of results, remembered for arguments of one form."""
+"""Shapes of results, and results of checks, remembered for arguments of one form."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 from jaxtyping import PyTree
+
+Found = TypeVar("Found")
 
 
 def shapes_of(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
@@ -24,6 +26,25 @@ def shapes_of(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
         return _traced(structure, leaves)
     options = jax.config.jax_enable_x64, jax.config.jax_numpy_dtype_promotion  # type: ignore[attr-defined]
     return _remembered(structure, tuple(leaves), kinds, options)
+
+
+def remembered(check: Callable[..., Found], *args: PyTree) -> Found:
+    """Returns `check(*args)`, flags or `None`, which follow from the form of the arguments alone.
+
+    The check runs once for arguments of one form, see `shapes_of`, with traced arrays in their place. What it raises is
+    remembered nowhere, and said of the arguments themselves; so is all of it inside a transformation.
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+        return check(*args)
+    try:
+        return shapes_of(check, *args)
+    except Exception:
+        return check(*args)
+
+
+def forget() -> None:
+    """Forgets all that is remembered, as `jax.clear_caches` does with what is compiled."""
+    _remembered.cache_clear()
 
 
 def _form(leaf: jax.Array) -> jax.ShapeDtypeStruct:

@@ -241,9 +241,8 @@ def alike(one: PyTree, other: PyTree) -> bool:
     """Returns true if two trees have one structure, arrays of the same shapes and types, and identical other leaves."""
     arrays = jax.Array | jax.ShapeDtypeStruct
     kind = lambda leaf: (leaf.shape, leaf.dtype) if isinstance(leaf, arrays) else id(leaf)
-    first, second = (
-        (jax.tree.structure(tree), [kind(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (one, other)
-    )
+    flat = map(jax.tree.flatten, (one, other))
+    first, second = ((structure, [kind(leaf) for leaf in leaves]) for leaves, structure in flat)
     return first == second
 
 

@@ -16,6 +16,7 @@ from ..data.sampler import as_sampler
 from ..ground.checks import checked, instance
 from ..ground.derivatives import refuse_not_differentiable
 from ..ground.keys import step_key
+from ..ground.shapes import remembered
 from ..ground.tree import PartitionedModel, strong
 from ..problem import (
     PROBLEM,
@@ -94,8 +95,8 @@ class AbstractInnerSolver(eqx.Module):
         loss whose derivative is zero, or which has none.
         """
         state = self.init(problem, params, hparams)
-        trained = lambda hparams: self.trained(problem, state, hparams)
-        refuse_unlearnable(problem, state.judged, as_hparams(hparams), trained, differentiable)
+        trained = eqx.Partial(self.trained, problem, state)
+        remembered(refuse_unlearnable, problem, state.judged, as_hparams(hparams), trained, differentiable)
         return state
 
     @eqx.filter_jit  # never run: problems of one form are traced once

@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from ..data.checks import check_data
 from ..data.sampler import as_sampler
+from ..ground.shapes import shapes_of
 from ..ground.tree import describe
 from ..problem import BilevelProblem, Holdout
 from ..stats import Counts, Estimate
@@ -38,7 +39,7 @@ def with_holdout(problem: BilevelProblem, holdout: Any, model: PyTree, hparams: 
         if not jax.tree.leaves(eqx.filter(judge.data, eqx.is_array)):
             raise ValueError("holdout holds no arrays; give data like valid, or a function model -> loss")
     try:
-        value = eqx.filter_eval_shape(_value, judge, model, hparams, jax.random.key(0))
+        value = shapes_of(_value, judge, model, hparams, jax.random.key(0))
     except Exception as error:
         shapes = f"  params:  {describe(model)}\n  holdout: {describe(judge.data)}"
         raise ValueError(f"holdout does not fit: its loss fails on the model: {error}\n{shapes}") from error

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.dependence import enters
+from ..ground.shapes import remembered, shapes_of
 from ..ground.show import paragraph, show, show_size
 from ..ground.tree import PartitionedModel, partition
 from ..problem import BilevelProblem, Loss, outer_value, reading_all, traced_outer_value
@@ -57,7 +58,7 @@ class Best(eqx.Module):
 
 def nothing_yet(problem: BilevelProblem, model: PyTree, hparams: PyTree, num_draws: int) -> Best:
     """Returns the `Best` of no steps; `num_draws` as in `draws_needed`."""
-    value = eqx.filter_eval_shape(traced_outer_value, problem, model, hparams, jax.random.key(0))
+    value = shapes_of(traced_outer_value, problem, model, hparams, jax.random.key(0))
     infinity = jnp.full_like(value, jnp.inf)
     return Best(hparams, infinity, partition(model), jnp.zeros_like(infinity), jnp.full(num_draws, infinity))
 
@@ -68,8 +69,12 @@ def draws_needed(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> int
     Else 1 if the criterion of a step reads some rows alone, and 0 if it reads all.
     """
     all_rows = reading_all(problem)
-    loss = lambda key: traced_outer_value(all_rows, model, hparams, key)
-    return NUM_DRAWS if any(enters(loss, jax.random.key(0))) else int(all_rows is not problem)
+    return NUM_DRAWS if remembered(_is_random, all_rows, model, hparams) else int(all_rows is not problem)
+
+
+def _is_random(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> bool:
+    loss = lambda key: traced_outer_value(problem, model, hparams, key)
+    return any(enters(loss, jax.random.key(0)))
 
 
 class MeanOverKeys(eqx.Module):

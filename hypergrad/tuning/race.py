@@ -9,14 +9,16 @@ import equinox as eqx
 import optax
 from jaxtyping import PyTree
 
+from ..begin import begin
 from ..budget import Budget
+from ..course import Course
 from ..estimators.reverse import Reverse
 from ..failures import NotFiniteError
 from ..ground.tree import distinct
 from ..history import History
 from ..inner import AbstractInnerSolver, InnerState
 from ..problem import BilevelProblem
-from ..run import run
+from ..run import follow, run
 from ..search.base import SearchState
 from ..search.gradient import GradientSearch
 
@@ -31,36 +33,57 @@ class Rival:
 
     name: str
     first: SearchState
-    latest: SearchState | None = None
-    history: History | None = None
+    course: Course | None = None
+    example: BilevelProblem | None = None  # of the course, see `begin`
+    resumed: tuple[SearchState, History] | None = None  # in place of a course, from a checkpoint
 
     @property
     def state(self) -> SearchState:
         """The latest state."""
-        return self.first if self.latest is None else self.latest
+        if self.course is not None:
+            return self.course.state
+        return self.first if self.resumed is None else self.resumed[0]
+
+    @property
+    def history(self) -> History | None:
+        """The history so far."""
+        if self.course is not None:
+            return self.course.history
+        return None if self.resumed is None else self.resumed[1]
 
     @property
     def loss(self) -> float:
         """The loss by which starts are compared, infinite where nothing was finite."""
-        return float(self.state.best.value)
+        best = lambda state: state.best.value
+        return float(best(self.state) if self.course is None else self.course.entry(best))
 
     @property
     def gradients(self) -> int:
         """Gradient equivalents spent."""
-        return int(self.state.spent.gradients)
+        return int(self.state.spent.gradients) if self.course is None else self.course.gradients
 
     def go_on(self, search: GradientSearch, problem: BilevelProblem, options: dict[str, Any]) -> None:
         """Trains and moves λ up to a budget. A start that fails stays where it is, with its loss."""
-        stored = options["checkpoint"] is not None
-        begin = self.first if stored else self.state
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".* has no finite result", RuntimeWarning)
-                self.latest, history = run(search, problem, begin, chunk=CHUNK, **options)
+                if options["checkpoint"] is not None:
+                    self.resumed = run(search, problem, self.first, chunk=CHUNK, **options)
+                else:
+                    self._go_on(search, problem, **{name: options[name] for name in options if name != "checkpoint"})
         except NotFiniteError as error:
-            assert error.state is not None and error.history is not None  # run gives both
-            self.latest, history = error.state, error.history
-        self.history = history if stored or self.history is None else self.history + history
+            if self.course is None:
+                assert error.state is not None and error.history is not None  # run gives both
+                self.resumed = error.state, error.history
+
+    def _go_on(
+        self, search: GradientSearch, problem: BilevelProblem, budget: Budget, callback: Any, **own: Any
+    ) -> None:
+        if self.course is None:
+            more: dict[str, Any] = {"budget": budget, "chunk": CHUNK, "watched": callback is not None}
+            self.course, self.example = begin(search, problem, self.first, **more, **own)
+        assert self.example is not None  # set with the course
+        follow(self.course, self.example, budget, callback=callback)
 
 
 class Choice(NamedTuple):
@@ -119,11 +142,13 @@ def line_up(choice: Choice, problem: BilevelProblem, starts: Sequence[tuple[str,
     """Returns the starts before the race. The problem was checked, and traced, for the first of them alone."""
     first, inner = choice.first, choice.estimator.inner
     assert first.anchor is not None  # a GradientSearch has one
-    where = lambda s: (s.hparams, s.best.hparams, s.anchor.hparams, s.inner_state.inner)
 
     def at(hparams: PyTree) -> SearchState:
         training = _restarted(inner, problem, hparams, first.inner_state.inner)
-        return distinct(eqx.tree_at(where, first, (hparams, hparams, hparams, training)))
+        moved = lambda part, **changes: dataclasses.replace(part, **changes)
+        best, anchor = (moved(part, hparams=hparams) for part in (first.best, first.anchor))
+        inner_state = moved(first.inner_state, inner=training)
+        return distinct(moved(first, hparams=hparams, best=best, anchor=anchor, inner_state=inner_state))
 
     return [Rival(name, at(hparams)) for name, hparams in starts]
 

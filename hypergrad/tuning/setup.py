@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import shown
 from ..ground.dependence import enters
+from ..ground.shapes import remembered
 from ..ground.tree import PartitionedModel, describe, named_leaves
 from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem, inner_objective, outer_objective
@@ -86,6 +87,10 @@ def like(tree: PyTree, hparams: PyTree, name: str) -> PyTree:
 
 def in_losses(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> list[bool]:
     """Returns for every array of hyperparameters whether it enters a loss; what enters none enters the optimiser."""
+    return remembered(_in_losses, problem, partitioned, hparams)
+
+
+def _in_losses(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> list[bool]:
     key = jax.random.key(0)
     losses = lambda h: (
         inner_objective(problem, partitioned, key)(partitioned.arrays, h),

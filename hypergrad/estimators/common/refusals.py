@@ -11,6 +11,7 @@ import optax
 from jaxtyping import PyTree
 
 from ...ground.dependence import enters
+from ...ground.shapes import remembered
 from ...ground.tree import PartitionedModel, named_entries, named_leaves, pairing
 from ...inner import AbstractInnerSolver, InnerState
 from ...inner.optimiser_state import with_loss
@@ -89,6 +90,10 @@ def refuse_warm(problem: BilevelProblem, inner: AbstractInnerSolver, state: Inne
     **Raises** what `inner.refuse_adrift` raises, and `ValueError` naming a hyperparameter that only the optimiser's
     first state takes: from the second training on it would change nothing.
     """
+    remembered(_refuse_warm, problem, inner, state, hparams)
+
+
+def _refuse_warm(problem: BilevelProblem, inner: AbstractInnerSolver, state: InnerState, hparams: PyTree) -> None:
     inner.refuse_adrift(hparams, state)
     if not callable(inner.options.get("opt")):
         return

@@ -13,6 +13,7 @@ from ...data.sampler import as_sampler
 from ...estimators.common.refusals import refuse_complex
 from ...ground.checks import field, optimiser
 from ...ground.derivatives import jvp, linearize
+from ...ground.shapes import remembered
 from ...ground.tree import PartitionedModel, all_finite, norm
 from ...problem import (
     BilevelProblem,
@@ -100,7 +101,7 @@ def start(
 ) -> SearchState:
     """Returns the state before the first step; `auxiliary` makes its variable from the weights."""
     partitioned, hparams = check(problem, params, hparams)
-    _refuse(problem, partitioned, hparams)
+    remembered(_refuse, problem, partitioned, hparams)
     second = auxiliary(partitioned.arrays)
     states = optimisers.weights.init(partitioned.arrays), optimisers.auxiliary.init(second)
     opt_state = optimisers.hparams.init(hparams)

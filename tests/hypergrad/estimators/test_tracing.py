@@ -55,6 +55,45 @@ def test_losses_are_traced_a_few_times_before_the_first_result(name):
     assert 0 < calls["inner"] <= inner and 0 < calls["outer"] <= outer
 
 
+SEARCHES = {
+    "Reverse": hg.GradientSearch(hg.Reverse(INNER, warm_start=True), optax.adam(0.1)),
+    "SOBA": hg.SOBA(optax.sgd(0.1), optax.sgd(0.1), optax.sgd(0.1)),
+    "RandomSearch": hg.RandomSearch(INNER, lambda key: {"log_l2": jax.random.normal(key, 3), "unused": jnp.zeros(())}),
+}
+
+
+def by_run(search):
+    def call(problem, case):
+        state = search.init(problem, case.params, case.hparams)
+        hg.run(search, problem, state, key=jax.random.key(0), budget=2, holdout=case.problem.valid)
+
+    return call
+
+
+def by_tune(problem, case):
+    inner = hg.OptaxSolver(LEARNED, 200)
+    hparams = {"log_l2": case.hparams, "log_rate": jnp.asarray(-3.0), "momentum": jnp.asarray(0.5)}
+    hg.tune(inner, problem, case.params, hparams, key=jax.random.key(0), budget=200)
+
+
+LEARNED = lambda h: optax.sgd(jnp.exp(h["log_rate"]), h["momentum"])
+
+
+@pytest.mark.parametrize("call", [*map(by_run, SEARCHES.values()), by_tune], ids=[*SEARCHES, "tune"])
+def test_a_second_call_traces_no_loss(call):
+    """Neither for the checks: what follows from shapes is remembered."""
+    case = ridge()
+    problem, calls = counted(case.problem)
+    if call is by_tune:
+        inner, outer = problem.inner_loss, problem.outer_loss
+        bare = lambda loss: lambda w, h, data, key: loss(w, h["log_l2"], data, key)
+        problem = hg.BilevelProblem(bare(inner), bare(outer), problem.train, problem.valid)
+    call(problem, case)
+    before = calls.copy()
+    call(problem, case)
+    assert calls == before and before["inner"] > 0
+
+
 def test_no_loss_is_traced_for_the_first_state_of_an_optimiser():
     case = ridge()
     problem, calls = counted(case.problem)

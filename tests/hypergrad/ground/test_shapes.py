@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad.ground.shapes import shapes_of
+from hypergrad.ground.shapes import remembered, shapes_of
 
 
 def counted():
@@ -56,3 +56,32 @@ def test_types_are_those_of_the_options_in_force():
         assert shapes_of(function, jnp.float32(1)).dtype == jnp.float32
         with jax.enable_x64(True):
             assert shapes_of(function, jnp.float32(1)).dtype == jnp.float64
+
+
+def test_a_check_runs_once_for_arguments_of_one_form():
+    runs = []
+
+    def is_vector(array, name):
+        runs.append(name)
+        return array.ndim == 1
+
+    assert [remembered(is_vector, jnp.ones(size), "x") for size in (2, 2, 3)] == [True, True, True]
+    assert remembered(is_vector, jnp.ones((2, 2)), "x") is False
+    assert len(runs) == 3
+
+
+def test_a_check_that_raises_says_it_of_the_arguments_every_time():
+    def refuse(array):
+        raise ValueError("traced" if isinstance(array, jax.core.Tracer) else "an array")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="an array"):
+            remembered(refuse, jnp.ones(2))
+
+
+def test_a_check_inside_a_transformation_is_remembered_nowhere():
+    runs = []
+    check = lambda array: runs.append(array)
+    for _ in range(2):
+        jax.eval_shape(lambda array: remembered(check, array), jnp.ones(2))
+    assert len(runs) == 2
