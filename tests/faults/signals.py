@@ -27,7 +27,9 @@ from tests.helpers import ROOT
 
 LONGEST = 12.0  # seconds after the start until the signal, where nothing else runs
 GRACE = 60.0  # seconds to end
-SHARED = {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_ENABLE_COMPILATION_CACHE": "false"}  # so that compilations take time
+# Without the cache and the quick compilation of the tests, so that compilations take time.
+SHARED = {"JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": ""}
+SHARED |= {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def commands():
