@@ -50,6 +50,9 @@ class Counts(eqx.Module):
     `gradients` sums it up in units of one inner gradient: gradients, Hessian-vector products and evaluations count 1,
     step-VJPs, which go forwards and backwards through a gradient, 2. Measured on a CPU: 0.9 to 1.1 for a product, 1.4
     to 2.0 for a step-VJP, below 0.5 for an evaluation; `python -m experiments.benchmarks.cost` measures the first two.
+    What the outer loss does is not seen: a gradient or an evaluation of one that draws many samples, or takes a
+    determinant, counts 1 and may cost hundreds. A budget in `seconds` is the honest one there, and a cheap `holdout` of
+    `run` chooses the best without such evaluations.
 
     A gradient is one of all rows, or of a batch where the data are `Batches`: `SABA`, which cuts the data into n
     batches itself, completes one every n-th step. A loss that draws its own minibatch counts 1, because nothing tells

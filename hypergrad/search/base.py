@@ -171,7 +171,8 @@ def conclude(
 
     `state` has moved already; the best so far, the number of steps and the work are still those of before. `estimate`
     was measured at `hparams`. Where the outer loss is random, a `thrifty` search, whose steps are points of one path,
-    passes over those that come while evaluations are more than a quarter of its work.
+    passes over those that come while evaluations are more than a quarter of its gradient equivalents. That is a quarter
+    of its time only if an evaluation costs no more than an inner gradient; see `Counts`.
     """
     rows = Total.product(estimate.stats.counts.inner_equivalents, as_sampler(problem.train).rows_per_step)
     spent, twice = state.spent, state.spent.evaluations + state.spent.evaluations
