@@ -1,11 +1,12 @@
 """The clock of the benchmarks, and the products whose cost they measure."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import asks, cost, stochastic
+from experiments.benchmarks import asks, cost, stochastic, tune
 from experiments.benchmarks.measure import Rounds
 from experiments.benchmarks.problems import PROBLEMS
 
@@ -48,3 +49,10 @@ def test_the_hypergradient_at_a_minimum_is_that_of_differences():
     slope = case.exact @ np.concatenate([way.ravel() for way in jax.tree.leaves(direction)])
     assert abs(slope) > 1e-3
     np.testing.assert_allclose((outer_loss(size) - outer_loss(-size)) / (2 * size), slope, rtol=0.01)
+
+
+def test_what_tune_is_compared_with_is_training():
+    case = tune.setting(None, "energy", 4, 16)
+    params, static = eqx.partition(case.model, eqx.is_inexact_array)
+    loss = lambda params: float(case.problem.outer_loss(eqx.combine(params, static), None, case.problem.train, None))
+    assert loss(tune.by_hand(case, 300)()) < 0.9 * loss(params)
