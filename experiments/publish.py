@@ -173,6 +173,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "study_sweeps": sweeps,
     "study_wisdm": study,
     "tabular": tabular.errors_and_counts,
+    "tabular_criteria": tabular.errors_and_counts,
     "tabular_full": tabular.full,
     "tabular_layers": tabular.over_one_per_layer,
     "tabular_rates": tabular.errors_and_counts,

@@ -164,6 +164,19 @@ def test_remedies_for_the_rate():
     agree(PAGE, "of `online, averaged` in #, # and #.", *counts["online, averaged"])
 
 
+def test_criteria_on_the_training_rows():
+    result = read("tabular_criteria")
+    counts, small = by_rival(result), "rate / 30"
+    assert counts["online, four folds"] == [2, 1, 0] and counts["online, evidence bound"] == [3, 0, 0]
+    assert counts["online, training loss"] == [1, 2, 0]
+    agree(PAGE, "rates of # to #, those of `online`", *rates(result, "energy", small, "online, training loss"))
+    agree(PAGE, "those of `online` # to #: the bias", *rates(result, "energy", small, "online"))
+    found = found_by(result, "energy", small, "online, four folds", "online")
+    agree(PAGE, "that is too few, # ± # against # ± #.", *found)
+    errors = [float(line["online, evidence bound"].split()[0]) for line in result["table"]]
+    agree(PAGE, "fails here, with errors of # to #,", min(errors), max(errors))
+
+
 def with_all(counts):
     """Counts, the sum of all after the first."""
     return [counts[0], sum(counts), *counts[1:]]
