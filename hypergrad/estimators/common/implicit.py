@@ -106,13 +106,14 @@ class StationaryPoint(eqx.Module):
 
     @property
     def unconverged(self) -> Array:
-        """True if the gap is above 2 % of what the hypergradient promises for a step of unit length.
+        """True if the gap is above 2 % of what the hypergradient promises for a step of unit length, or cannot be told.
 
+        A solution of the linear system that is no better than v = 0 tells neither gap nor hypergradient.
         The rule compares changes of F with each other: it is the same for a F + b, and for any multiple of L. Measured
         on ridge, quadratic and logistic problems, the gap so divided is 0.25 to 10 times the hypergradient's error.
         Nor may training be too inexact to tell the side of a kink.
         """
-        far = ~(self.outer_gap <= 2e-2 * norm(self.hypergradient) + self.rounding)
+        far = ~(self.outer_gap <= 2e-2 * norm(self.hypergradient) + self.rounding) | ~(self.solution.residual < 1)
         return far if self.kink is None else far | self.kink.near
 
     def stats(self, solved: SolveStats, **diagnostics: Array) -> Stats:
