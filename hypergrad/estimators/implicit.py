@@ -54,8 +54,8 @@ class Implicit(AbstractEstimator):
     `stats.residual` is the recomputed relative residual of the linear solve. The status says LINEAR_UNCONVERGED where
     it is above 1e-2, NEGATIVE_CURVATURE where H is not positive definite, and INNER_UNCONVERGED where
     `diagnostics["outer_gap"]` = |∇Fᵀ H⁻¹ ∇L|, the change of F still to come if the inner problem were solved, is above
-    2 % of the norm of the hypergradient, which is the change of F that it promises for a step of unit length, or cannot
-    be told, because the linear solve is no better than v = 0.
+    2 % of the norm of the hypergradient, which is the change of F that it promises for a step of unit length. The gap
+    is infinite where the linear solve is no better than v = 0.
 
     *Cost*: training and one Hessian-vector product per linear step; for the bound 5 + 6 `power_steps` products and
     gradients, and `power_steps` linear solves to a residual of 0.1 if μ is estimated. *Memory*: that of training, and a

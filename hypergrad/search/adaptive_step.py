@@ -27,7 +27,7 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
     """Returns gradient descent with step 1/L, L raised after a failure and lowered after a success.
 
     With λ_0 the last accepted point, g_0, F_0 its hypergradient and value, d = ‖λ - λ_0‖, the slack
-    s = 2 min(gap, gap_0) + rtol ‖g_0‖ d + rounding for the inexactness of the values, and the rise r = F - F_0 - s:
+    s = gap + gap_0 + rtol ‖g_0‖ d + rounding for the inexactness of the values, and the rise r = F - F_0 - s:
 
     - r > 0, or F or g not finite: backtrack. L <- grow · L; the update leads to λ_0 - g_0 / L.
     - else λ is accepted, and if even r <= -L d²/2 then L <- shrink · L. The update leads to λ - g / L.
@@ -79,7 +79,7 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
         returned = distance <= 8 * _eps(params) * norm(params)
         gap = jnp.where(jnp.isfinite(outer_gap), outer_gap, 0)
         rounding = 4 * _eps(value) * (jnp.abs(value) + jnp.abs(state.value))
-        slack = 2 * jnp.minimum(gap, state.outer_gap) + rtol * norm(state.gradient) * distance + rounding
+        slack = gap + state.outer_gap + rtol * norm(state.gradient) * distance + rounding
         rise = jnp.where(finite, value - state.value - slack, jnp.inf).astype(dtype)
         accepted = finite & (first | returned | (rise <= 0))
         good = accepted & ~first & ~returned & (rise <= -lipschitz * distance**2 / 2)

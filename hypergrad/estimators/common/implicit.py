@@ -99,21 +99,25 @@ class StationaryPoint(eqx.Module):
     hypergradient: PyTree
     solution: LinearSolution
     inner_gradient_norm: Array
-    outer_gap: Array  # |∇Fᵀ H⁻¹ ∇L|: how much F would still change, to first order, if the inner problem were solved
+    gap: Array  # |∇Fᵀ H⁻¹ ∇L|: how much F would still change, to first order, if the inner problem were solved
     rounding: Array  # of the gap
     kink: Kink | None = None  # where there is a proximal step
     batches: int = 1  # of training data in every product
 
     @property
-    def unconverged(self) -> Array:
-        """True if the gap is above 2 % of what the hypergradient promises for a step of unit length, or cannot be told.
+    def outer_gap(self) -> Array:
+        """The gap, infinite where a solution of the linear system that is no better than v = 0 cannot tell it."""
+        return jnp.where(self.solution.residual < 1, self.gap, jnp.inf)
 
-        A solution of the linear system that is no better than v = 0 tells neither gap nor hypergradient.
+    @property
+    def unconverged(self) -> Array:
+        """True if the gap is above 2 % of what the hypergradient promises for a step of unit length.
+
         The rule compares changes of F with each other: it is the same for a F + b, and for any multiple of L. Measured
         on ridge, quadratic and logistic problems, the gap so divided is 0.25 to 10 times the hypergradient's error.
         Nor may training be too inexact to tell the side of a kink.
         """
-        far = ~(self.outer_gap <= 2e-2 * norm(self.hypergradient) + self.rounding) | ~(self.solution.residual < 1)
+        far = ~(self.outer_gap <= 2e-2 * norm(self.hypergradient) + self.rounding)
         return far if self.kink is None else far | self.kink.near
 
     def stats(self, solved: SolveStats, **diagnostics: Array) -> Stats:

@@ -72,8 +72,8 @@ def test_adaptive_step_goes_on_where_the_first_value_was_too_low(error):
     assert np.linalg.norm(params) < 1e-2
 
 
-@pytest.mark.parametrize("gaps", [(1e11, 0.0), (0.0, 1e11), (jnp.nan, 0.1), (0.1, jnp.nan), (jnp.inf, 0.1)])
-def test_a_gap_of_one_point_excuses_no_rise(gaps):
+@pytest.mark.parametrize("gaps", [(jnp.nan, 0.1), (0.1, jnp.nan), (jnp.inf, 0.1), (0.1, jnp.inf)])
+def test_a_gap_that_is_not_told_excuses_no_rise(gaps):
     step, start = hg.adaptive_step(), jnp.array([1.0])
     updates, state = step.update(jnp.array([1.0]), step.init(start), start, value=1.0, outer_gap=gaps[0])
     assert updates == -1
@@ -81,7 +81,7 @@ def test_a_gap_of_one_point_excuses_no_rise(gaps):
     assert start + updates + back == start - 0.5 and state.value == 1
 
 
-def test_points_of_one_accuracy_excuse_a_rise_by_their_gaps():
+def test_points_excuse_a_rise_by_their_gaps():
     step, start = hg.adaptive_step(), jnp.array([1.0])
     updates, state = step.update(jnp.array([1.0]), step.init(start), start, value=1.0, outer_gap=0.1)
     _, state = step.update(jnp.array([1.0]), state, start + updates, value=1.1, outer_gap=0.1)
