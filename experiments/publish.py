@@ -158,6 +158,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "compare_evidence_hoag": compare,
     "compare_validation": compare,
     "proton": proton,
+    "proton_control": proton,
     "proton_population": proton,
     "peers": peers,
     "scaling": scaling,

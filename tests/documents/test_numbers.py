@@ -166,6 +166,10 @@ def test_proton():
     course = zip(of("population", "fifth"), of("population", "all"), strict=True)
     agree("proton.md", "lowers L1 by #, # and # from what it was", *(before - after for before, after in course))
     agree("proton.md", "found with #, # and # % of its budget", *(100 * share for share in of("tpe", "share")))
+    ends = {(run["method"], run["seed"]): run["all"] for run in read("proton_control")["runs"]}
+    agree("proton.md", "Plain training ends at # and #, behind every search", ends["plain", 0], ends["plain", 1])
+    lowest = [min(("gradient", "tpe", "random", "plain"), key=lambda method: ends[method, seed]) for seed in (0, 1)]
+    assert lowest == ["tpe", "gradient"] and all(ends["plain", seed] > ends["random", seed] for seed in (0, 1))
     cosines = [1 / (1 + (noise / signal) ** 2) ** 0.5 for noise, signal in ((1.36, 0.21), (0.39, 0.16))]
     agree("proton.md", "expected cosine of one step is then # and #", *cosines)
 
