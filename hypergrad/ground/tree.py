@@ -231,6 +231,11 @@ def describe(tree: PyTree) -> str:
         return f"an object of type {type(tree).__name__}, or of such, that has no text"
 
 
+def epsilon(tree: PyTree) -> float:
+    """Returns the largest machine epsilon of the leaves."""
+    return max(float(jnp.finfo(jnp.result_type(leaf)).eps) for leaf in jax.tree.leaves(tree))
+
+
 def form(tree: PyTree) -> tuple[Any, ...]:
     """Returns the structure, shapes and types of a tree of arrays, to be compared."""
     leaves, structure = jax.tree.flatten(tree)

@@ -2,13 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import checked, real
-from ..ground.tree import all_finite, norm
+from ..ground.tree import all_finite, epsilon, norm
 
 
 class AdaptiveStepState(NamedTuple):
@@ -76,9 +75,9 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
         rms = norm(updates) / jnp.sqrt(jnp.asarray(optax.tree.size(updates), dtype))
         lipschitz = jnp.where(first & finite, rms, state.lipschitz)
         distance = norm(optax.tree.sub(params, state.params))
-        returned = distance <= 8 * _eps(params) * norm(params)
+        returned = distance <= 8 * epsilon(params) * norm(params)
         gap = jnp.where(jnp.isfinite(outer_gap), outer_gap, 0)
-        rounding = 4 * _eps(value) * (jnp.abs(value) + jnp.abs(state.value))
+        rounding = 4 * epsilon(value) * (jnp.abs(value) + jnp.abs(state.value))
         slack = gap + state.outer_gap + rtol * norm(state.gradient) * distance + rounding
         rise = jnp.where(finite, value - state.value - slack, jnp.inf).astype(dtype)
         accepted = finite & (first | returned | (rise <= 0))
@@ -96,8 +95,3 @@ def adaptive_step(shrink: float = 0.95, grow: float = 2.0) -> optax.GradientTran
         return optax.tree.sub(target, params), base
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _eps(tree: PyTree) -> float:
-    """Returns the largest machine epsilon of the leaves."""
-    return max(float(jnp.finfo(jnp.result_type(leaf)).eps) for leaf in jax.tree.leaves(tree))

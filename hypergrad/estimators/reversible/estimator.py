@@ -4,12 +4,10 @@ import dataclasses
 import math
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import boolean, choice, field, real, shown
-from ...ground.tree import cast_like
+from ...ground.tree import cast_like, epsilon
 from ...inner import InnerState
 from ...problem import BilevelProblem
 from ...stats import Counts, Estimate, Status, flag
@@ -137,5 +135,5 @@ class Reversible(AbstractTrajectoryEstimator):
     def _spacing(self, start: InnerState) -> int:
         if self.exact:
             return fixed_point.products_per_word(self._momentum)
-        epsilon = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(start.partitioned.arrays))
-        return max(int(math.log(max(self.rtol / epsilon, 2)) / -math.log(self._momentum)), 1)
+        exactness = self.rtol / epsilon(start.partitioned.arrays)
+        return max(int(math.log(max(exactness, 2)) / -math.log(self._momentum)), 1)
