@@ -32,8 +32,8 @@ class Config(Common):
     Every replica fits its own fluctuation of the data. A trial trains `replicas` of them without each of four folds of
     whole data sets, all in one program; L1 is their mean chi2 on the fold left out. Hypergradients, random search and
     TPE (Optuna) search for the lowest L1 under one budget of gradients, which plain training at the centre of the box
-    may spend on one trial. Of all trials within one sigma of the lowest,
-    the ten with the largest spread on held-out data provide the final ensemble, in turns, fitted to all data.
+    may spend on one trial. Of all trials within one sigma of the lowest, the ten with the largest spread on held-out
+    data provide the final ensemble, in turns, fitted to all data.
 
     The output folder holds summary.json, trials.csv, replicas.npz (all predictions), table.md and plots. A run that was
     stopped goes on where it was when started again with the same options.
@@ -119,15 +119,19 @@ def make_trainer(config: Config, measured: Measurements, seed: int) -> Trainer:
     return Trainer(fit, Judge(measured, fit.held_out), ranges, partial(make_estimator, config), unseen)
 
 
+def losses(trials: list[Row]) -> np.ndarray:
+    """Returns L1 of every trial, NaN of those that failed and of the control, which is not selected."""
+    return np.array([np.nan if trial["method"] == "plain" else trial["L1"] for trial in trials], float)
+
+
 def select(config: Config, trials: list[Row]) -> dict[str, ens.Selection]:
     """Returns the trials within one sigma of the lowest L1, by both readings of sigma; the most conservative first."""
-    searched = [trial | {"L1": None} if trial["method"] == "plain" else trial for trial in trials]
-    column = lambda name: np.array([np.nan if trial[name] is None else trial[name] for trial in searched], float)
+    found, ranking = losses(trials), np.array([trial["L3"] for trial in trials], float)
     none = [np.nan] * config.replicas
     replicas = np.array([trial["replica_L1"] or none for trial in trials], float)
-    threshold = max(config.threshold, float(np.nanmin(column("L1"))))
+    threshold = max(config.threshold, float(np.nanmin(found)))
     readings: tuple[Literal["trials", "replicas"], ...] = ("trials", "replicas")
-    rule = partial(ens.one_sigma, column("L1"), column("L3"), config.chosen)
+    rule = partial(ens.one_sigma, found, ranking, config.chosen)
     return {sigma: rule(sigma=sigma, replica_losses=replicas, threshold=threshold) for sigma in readings}
 
 
@@ -154,19 +158,18 @@ def main(config: Config) -> dict[str, Any]:
 
     def run(advance: Advance, method: Method, seed: int) -> dict[str, Any]:
         budget = config.trials * config.steps
-        long = replace(config, steps=budget)
-        made = make_trainer(long, measured, seed) if method == "plain" else trainer(seed)
+        sized = replace(config, steps=budget) if method == "plain" else config
+        made = trainer(seed) if sized is config else make_trainer(sized, measured, seed)
         made = replace(made, smoothing=config.smoothing if method == "population" else None)
-        first, starts, rate = (long if method == "plain" else config).first(), config.starts, config.hyper_rate
-        searcher = searchers(made.ranges, first, starts=starts, rate=rate, seed=seed)[method]
+        starts, rate = config.starts, config.hyper_rate
+        searcher = searchers(made.ranges, sized.first(), starts=starts, rate=rate, seed=seed)[method]
         return {"runs": made.search(searcher, budget, journals / f"{method}-{seed}.jsonl", advance)}
 
     cells = [{"method": method, "seed": seed} for seed in config.seed_range() for method in config.methods]
     trials = rows(run_cells(config, cells, run, "searches"), "runs")
     selection = select(config, trials)
     chosen = [trials[i] for i in selection[config.sigma].chosen]
-    searched = [trial for trial in trials if trial["L1"] is not None and trial["method"] != "plain"]
-    best = min(searched, key=lambda trial: trial["L1"])
+    best = trials[int(np.nanargmin(losses(trials)))]
     _, held_out = trainer(best["seed"]).estimate(best["params"], best["point"]["gradient"])
     ensemble = final_fit(config, measured, chosen, trainer(best["seed"]).ranges)
     return report(config, Outcome(measured, trials, selection, best, held_out, ensemble), trainer(best["seed"]).ranges)

@@ -61,6 +61,12 @@ def test_gpu_estimators():
         close(shown[1:5], row["time_over_plain"], row["time_over_bare"], row["temp_bytes"] / 1e6, row["cosine"])
 
 
+def compare_lines(names, rows, keys):
+    """Compares the line of each label on the page with the row of its name."""
+    for label, name in names.items():
+        close(line_of(label)[1:], *(rows[name][key] for key in keys))
+
+
 def test_gpu_step():
     names = {
         "training alone": "training",
@@ -72,8 +78,7 @@ def test_gpu_step():
         "with a way back that does not look at the optimiser's update": "way back, one check",
     }
     rows = LATER["greedy_step"]
-    for label, name in names.items():
-        close(line_of(label)[1:], *(rows[name][key] for key in ("update_us", "time_over_by_hand", "launches")))
+    compare_lines(names, rows, ("update_us", "time_over_by_hand", "launches"))
     took = {name: row["update_us"] for name, row in rows.items()}
     library, neither, no_best, no_way = (took[name] for name in ("library", "neither", "no best", "no way back"))
     best, way = (no_way - neither, library - no_best), (no_best - neither, library - no_way)
@@ -94,8 +99,7 @@ def test_gpu_training_of_the_weights():
         "rate decayed to a hundredth in the second half": "linear decay over the last half",
     }
     rows = LATER["inner_training"]
-    for label, name in names.items():
-        close(line_of(label)[1:], *(rows[name][key] for key in ("Q", "E", "E_0.25", "E_0.5")))
+    compare_lines(names, rows, ("Q", "E", "E_0.25", "E_0.5"))
     assert sum(row["Q"] > -11136.2 for row in rows.values()) == 4
 
 
