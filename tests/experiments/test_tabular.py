@@ -174,7 +174,7 @@ def test_the_last_method_is_judged_where_tune_does_not_run():
 
 
 def test_ratios_to_one_decay_per_layer_are_geometric_means_over_cases():
-    """Of each case the ratio of the mean errors over the splits."""
+    """The ratio of a case is that of the mean errors over the splits."""
     errors = {("a", "good"): (2.0, 1.0), ("a", "bad"): (8.0, 1.0), ("b", "good"): (1.0, 2.0), ("b", "bad"): (4.0, 4.0)}
     runs = [
         {"set": name, "start": start, "method": method, "seed": seed, "test_error": value * (0.5 + seed)}
