@@ -1,8 +1,8 @@
 """Tabular data sets: those that ship with scikit-learn, and folders of text files with their splits."""
 
-import gzip
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,9 @@ def read(name: str, data_dir: Path | None, split: int, share: float) -> Table:
     **Raises** `FileNotFoundError` for an unknown name, saying which there are.
     """
     shuffled = np.random.default_rng(split).permutation
-    folder = next((path for path in _folders(data_dir) if path.name == name), None)
+    folder = _folder(name, data_dir)
     if folder is not None:
+        refuse_missing_splits(name, data_dir, [split])
         rows, train, test = _read_folder(folder, split)
         return _table(rows, shuffled(train), test, 0, share)
     if name not in BUNDLED:
@@ -46,6 +47,22 @@ def read(name: str, data_dir: Path | None, split: int, share: float) -> Table:
     num_test = len(y) // 10
     classes = 0 if name == "diabetes" else int(y.max()) + 1
     return _table(Rows(x, y), shuffled(order[num_test:]), order[:num_test], classes, share)
+
+
+def refuse_missing_splits(name: str, data_dir: Path | None, numbers: Iterable[int]) -> None:
+    """Raises `FileNotFoundError` where a folder has not all of these splits; sets of scikit-learn have any."""
+    folder = _folder(name, data_dir)
+    if folder is None:
+        return
+    with np.load(folder / "splits.npz") as splits:
+        missing = [n for n in numbers if not {f"train_{n}", f"test_{n}"} <= set(splits)]
+    if missing:
+        raise FileNotFoundError(f"{folder} has no split {missing[0]}: choose others with --seeds and --first-seed")
+
+
+def _folder(name: str, data_dir: Path | None) -> Path | None:
+    """Returns the folder of a data set, `None` where there is none of this name."""
+    return next((path for path in _folders(data_dir) if path.name == name), None)
 
 
 def _folders(data_dir: Path | None) -> list[Path]:
@@ -58,16 +75,36 @@ def _folders(data_dir: Path | None) -> list[Path]:
 def _read_folder(folder: Path, split: int) -> tuple[Rows, np.ndarray, np.ndarray]:
     """Returns all rows, and the numbers of those that train and test in one split.
 
-    **Raises** `FileNotFoundError` where the folder has no such split.
+    **Raises** `ValueError` naming the file where it holds no finite numbers, or columns or rows that there are not.
     """
-    with gzip.open(folder / "data.txt.gz", "rt") as file:
-        raw = np.loadtxt(file)
-    features = np.loadtxt(folder / "index_features.txt", dtype=int, ndmin=1)
-    target = int(np.loadtxt(folder / "index_target.txt"))
-    with np.load(folder / "splits.npz") as splits:
-        if f"train_{split}" not in splits:
-            raise FileNotFoundError(f"{folder} has no split {split}")
-        return Rows(raw[:, features], raw[:, target]), splits[f"train_{split}"], splits[f"test_{split}"]
+    data, of_features, of_target, of_splits = (folder / name for name in FOLDER_FILES)
+    raw = _numbers(data, float, 2)
+    if not np.all(np.isfinite(raw)):
+        raise ValueError(f"{data} holds {np.sum(~np.isfinite(raw))} values that are NaN or infinite")
+    features, target = _numbers(of_features, int, 1), _numbers(of_target, int, 1)
+    if len(target) != 1:
+        raise ValueError(f"{of_target} must name one column, got {len(target)}")
+    with np.load(of_splits) as splits:
+        train, test = splits[f"train_{split}"], splits[f"test_{split}"]
+    both = np.concatenate([train, test])
+    for path, numbers, end in (
+        (of_features, features, raw.shape[1]),
+        (of_target, target, raw.shape[1]),
+        (of_splits, both, len(raw)),
+    ):
+        if np.any((numbers < 0) | (numbers >= end)):
+            raise ValueError(f"{path} holds {numbers.min()} to {numbers.max()}, but {data} has 0 to {end - 1}")
+    if len(np.unique(both)) < len(both):
+        raise ValueError(f"{of_splits} has a row twice in split {split}")
+    return Rows(raw[:, features], raw[:, target[0]]), train, test
+
+
+def _numbers(path: Path, kind: type, axes: Literal[1, 2]) -> np.ndarray:
+    """Returns the numbers of a text file. **Raises** `ValueError` naming it where it holds something else."""
+    try:
+        return np.loadtxt(path, dtype=kind, ndmin=axes)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} must hold numbers between blanks: {error}") from None
 
 
 def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -83,14 +120,19 @@ def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _table(rows: Rows, train: np.ndarray, test: np.ndarray, classes: int, share: float) -> Table:
-    """Returns the rows in three parts, the first of `train` validating, scaled by mean and deviation of the others."""
+    """Returns the rows in three parts, the first of `train` validating, scaled by mean and deviation of the others.
+
+    **Raises** `ValueError` where the target of a regression is constant on these.
+    """
     x, y = rows.x, rows.y
     cut = max(int(share * len(train)), 1)
     valid, train = train[:cut], train[cut:]
-    mean, deviation = x[train].mean(0), x[train].std(0)
-    x = (x - mean) / np.where(deviation > 0, deviation, 1)
+    mean, deviation, varies = x[train].mean(0), x[train].std(0), np.ptp(x[train], 0) > 0
+    x = (x - mean) / np.where(varies, deviation, 1)  # a constant such as 0.1 deviates by rounding
     unit = 1.0
     if not classes:
+        if not np.ptp(y[train]) > 0:
+            raise ValueError(f"the target is {y[train][0]:g} in all {len(train)} training rows: nothing to learn")
         unit = float(y[train].std())
         y = (y - y[train].mean()) / unit
     rows = Rows(x.astype(np.float32), y.astype(np.int32 if classes else np.float32))

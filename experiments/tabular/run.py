@@ -10,7 +10,7 @@ import jax
 
 from ..common.cells import grid, run_cells
 from ..common.config import Fraction, Out, Positive, Rule, Some, WithData
-from .data import available, read
+from .data import available, read, refuse_missing_splits
 from .methods import METHODS, fixed
 from .model import GOOD, STARTS, losses_of, network
 from .report import FIXED, report
@@ -76,6 +76,8 @@ def main(config: Config) -> dict[str, Any]:
             f"no data set {', '.join(sorted(unknown))} in {config.data_dir}; there are "
             f"{', '.join(available(config.data_dir))}; name a folder with --data-dir or choose others with --sets"
         )
+    for name in config.sets:
+        refuse_missing_splits(name, config.data_dir, config.seed_range())
     losses = cache(lambda classes: losses_of(classes, config.batch))  # one function per kind: compiled once
 
     def task_of(set, seed, start):

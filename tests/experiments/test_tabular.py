@@ -30,8 +30,7 @@ def folder(tmp_path):
     rows = np.random.default_rng(0).normal(3.0, 2.0, (60, 3))
     place = tmp_path / "uci" / "made-up"
     place.mkdir(parents=True)
-    with gzip.open(place / "data.txt.gz", "wt") as file:
-        np.savetxt(file, rows)
+    write(place, rows)
     (place / "index_features.txt").write_text("0\n2\n")
     (place / "index_target.txt").write_text("1\n")
     np.savez(place / "splits.npz", train_0=np.arange(50), test_0=np.arange(50, 60))
@@ -51,6 +50,57 @@ def test_a_folder_is_read_and_scaled_on_its_training_rows(folder):
         read("made-up", root, 1, 0.2)
     with pytest.raises(FileNotFoundError, match="no data set unknown .* made-up"):
         read("unknown", root, 0, 0.2)
+
+
+FAULTS = {
+    "a word": (lambda place, rows: write(place, rows, "1 2 three\n"), "data.txt.gz must hold numbers between blanks"),
+    "a NaN": (lambda place, rows: write(place, rows, "1 nan 3\n"), "data.txt.gz holds 1 values that are NaN"),
+    "no such feature": (
+        lambda place, rows: (place / "index_features.txt").write_text("0 3"),
+        "features.*0 to 3.* to 2",
+    ),
+    "no such target": (lambda place, rows: (place / "index_target.txt").write_text("-1"), "target.txt holds -1 to -1"),
+    "two targets": (lambda place, rows: (place / "index_target.txt").write_text("1 2"), "must name one column, got 2"),
+    "no such row": (
+        lambda place, rows: np.savez(place / "splits.npz", train_0=np.arange(50), test_0=[60]),
+        "splits.npz holds 0 to 60, but .* has 0 to 59",
+    ),
+    "a row that trains and tests": (
+        lambda place, rows: np.savez(place / "splits.npz", train_0=np.arange(50), test_0=[7]),
+        "has a row twice in split 0",
+    ),
+    "a constant target": (lambda place, rows: write(place, rows * [1, 0, 1] + 0.1), "target is 0.1 in all 40 training"),
+}
+
+
+def write(place, rows, last=""):
+    with gzip.open(place / "data.txt.gz", "wt") as file:
+        np.savetxt(file, rows)
+        file.write(last)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_folder_that_cannot_be_used_says_why(fault, folder):
+    root, rows = folder
+    change, words = FAULTS[fault]
+    change(root / "uci" / "made-up", rows)
+    with pytest.raises(ValueError, match=words):
+        read("made-up", root, 0, 0.2)
+
+
+def test_missing_splits_are_refused_before_anything_runs(folder, tmp_path):
+    root, _ = folder
+    with pytest.raises(FileNotFoundError, match="made-up has no split 1: choose others with --seeds"):
+        main(Config(out=tmp_path / "out", data_dir=root, sets=("diabetes", "made-up"), seeds=2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_constant_feature_stays_out(folder):
+    """The mean of a constant such as 0.1 is not it to the last bit."""
+    root, rows = folder
+    write(root / "uci" / "made-up", rows * [0, 1, 1] + [0.1, 0, 0])
+    for part in read("made-up", root, 0, 0.2).splits:
+        np.testing.assert_allclose(part.x[:, 0], 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["diabetes", "wine"])
