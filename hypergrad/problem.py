@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .data.checks import check_data
 from .data.sampler import as_sampler
+from .ground.arrays import taken_over
 from .ground.checks import checked, explained, function, instance
 from .ground.dependence import used
 from .ground.derivatives import refuse_not_differentiable
@@ -213,7 +214,7 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
     """
     for name, tree in (("params", params), ("hparams", hparams)):
         refuse_foreign(tree, name)
-    whole = strong_arrays(params)
+    whole = strong_arrays(taken_over(params, "params"))
     floating = named_leaves(eqx.filter(whole, eqx.is_inexact_array), "params")
     if not floating:
         raise ValueError(f"params has no floating-point array to train: {describe(params)}")

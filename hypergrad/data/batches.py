@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..ground.arrays import taken_over
 from ..ground.checks import choice, integer
 from .draws import num_rows, refuse_large_batch, take
 from .order import epoch_rows, new_order
@@ -56,7 +57,7 @@ class Batches(AbstractSampler):
         Batches(data=(f32[10,3], f32[10]), size=5)
     """
 
-    data: PyTree
+    data: PyTree = eqx.field(converter=lambda data: taken_over(data, "data"))
     size: int = eqx.field(static=True, converter=integer("size", least=1))
     order: str = eqx.field(
         static=True, converter=choice("order", "epochs", "replacement", "all"), default="epochs", kw_only=True

@@ -10,12 +10,13 @@ from jaxtyping import PyTree
 
 from ensembles.ground.axes import refuse_no_numbers
 
+from ..ground.arrays import taken_over
 from ..ground.hparams import num_not_finite
 from ..ground.tree import named_leaves
 
 
 def check_data(data: PyTree, name: str) -> PyTree:
-    """Returns the data as JAX arrays. Raises where they are no numbers, empty or not finite."""
+    """Returns the data as JAX arrays. Raises where they are no numbers, empty, not finite, or out of JAX's range."""
     for path, leaf in named_leaves(data, name, is_leaf=lambda part: isinstance(part, Iterator)):
         if isinstance(leaf, str | bytes):
             raise TypeError(f"{path} is text; data must be numbers")
@@ -34,7 +35,7 @@ def check_data(data: PyTree, name: str) -> PyTree:
             continue
         if bad := num_not_finite(leaf):
             raise ValueError(f"{path} holds {bad} values that are NaN or infinite")
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, data)
+    return taken_over(data, name)
 
 
 def _refuse_object(path: str, leaf: object) -> None:

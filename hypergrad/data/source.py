@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from ensembles.ground.axes import refuse_no_numbers
 
+from ..ground.arrays import refuse_unfit
 from ..ground.identity import digest
 from ..ground.tree import named_leaves
 
@@ -130,6 +131,7 @@ class Source:
                     f"stream: batch {number} has {path} {array.dtype}{list(array.shape)}, but problem.train has "
                     f"{wanted.dtype}{list(wanted.shape)}: all batches must be alike (drop a last one that is shorter)"
                 )
+            refuse_unfit(f"stream: batch {number} {path}", array)
             leaves.append(array)
         return leaves
 

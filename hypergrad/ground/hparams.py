@@ -7,6 +7,7 @@ from jaxtyping import ArrayLike, PyTree
 
 from ensembles.ground.axes import refuse_no_numbers
 
+from .arrays import taken_over
 from .tree import named_leaves, strong
 
 
@@ -38,7 +39,7 @@ def as_floating(hparams: PyTree) -> PyTree:
             raise TypeError(f"{path} is of type {kind}; a hyperparameter learned by gradient must be a floating number")
         if np.size(leaf) == 0:
             raise ValueError(f"{path} is empty (shape {np.shape(leaf)})")
-    return strong(jax.tree.map(jnp.asarray, hparams))
+    return strong(jax.tree.map(jnp.asarray, taken_over(hparams, "hparams")))
 
 
 def num_not_finite(leaf: ArrayLike) -> int:

@@ -18,7 +18,7 @@ def warn_of_numbers(params: PyTree, name: str) -> None:
     The fields of a module are options of its layers and pass.
     """
     leaves = named_leaves(params, name, is_leaf=lambda part: isinstance(part, eqx.Module))
-    if found := [path for path, leaf in leaves if isinstance(leaf, float)]:
+    if found := [path for path, leaf in leaves if type(leaf) is float]:
         _warn(
             f"{', '.join(found)} is a number of Python's, which is a constant: it is not trained; make it an array, as "
             "in jnp.asarray(0.0), or close over it"

@@ -168,7 +168,9 @@ def test_a_number_among_the_arrays_is_a_constant_with_a_warning():
     first, second = jnp.arange(3.0), jnp.ones(3)
     with pytest.warns(UserWarning, match=r"params\['scale'\] is a number of Python's.*jnp.asarray"):
         started({"first": first, "second": second, "scale": 2.0})
-    started({"first": first, "second": second, "scale": jnp.asarray(2.0)})
+    for array in (jnp.asarray(2.0), np.float64(2.0)):
+        state = started({"first": first, "second": second, "scale": array})
+        assert state.partitioned.arrays["scale"] is not None
     assert eqx.nn.LayerNorm(3).eps > 0  # an option of a layer, of which there is no warning
     frozen = {"first": first, "second": second, "norm": eqx.nn.LayerNorm(3)}
     started(frozen)
