@@ -7,27 +7,39 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
+from .tree import pairing
+
 
 def linearize(function: Callable[..., PyTree], *primals: PyTree, has_aux: bool = False) -> tuple[Any, ...]:
     """Returns what `jax.linearize` returns: the value, the map from tangents to tangents, and what is auxiliary.
 
     A `jax.custom_vjp` inside has no forward derivative: there the map is the transpose of the pullback. The rule of the
-    `custom_vjp` must then be differentiable, and linear in its cotangent.
+    `custom_vjp` must then be differentiable, and linear in its cotangent: else the map raises `ValueError`.
     """
     closed, function = _replayed(function, *primals)
     if not meets_custom_vjp(closed.jaxpr):
         return jax.linearize(function, *primals, has_aux=has_aux)  # type: ignore[call-overload]
     value, pullback, *aux = jax.vjp(function, *primals, has_aux=has_aux)  # type: ignore[call-overload]
     push = jax.linear_transpose(pullback, value)
-    return value, lambda *tangents: push(tangents)[0], *aux
+
+    def along(*tangents: PyTree) -> PyTree:
+        try:
+            return push(tangents)[0]
+        except NotImplementedError as error:
+            raise ValueError(
+                f"a jax.custom_vjp whose rule is not linear in the cotangent has no forward derivative: {error}; write "
+                "it as a jax.custom_jvp, or use Reverse"
+            ) from error
+
+    return value, along, *aux
 
 
 def jvp(function: Callable[[PyTree], Array], primal: PyTree, tangent: PyTree) -> Array:
-    """Returns the derivative of `function` along `tangent`, also where JAX has no forward mode; see `linearize`."""
+    """Returns the derivative of a scalar `function` along `tangent`, where JAX has no forward mode by its gradient."""
     closed, function = _replayed(function, primal)
     if not meets_custom_vjp(closed.jaxpr):
         return jax.jvp(function, (primal,), (tangent,))[1]
-    return linearize(function, primal)[1](tangent)
+    return pairing(jax.grad(function)(primal), tangent)
 
 
 def once(function: Callable[..., PyTree]) -> Callable[..., PyTree]:

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import hypergrad as hg
+from hypergrad.ground.derivatives import linearize
 from hypergrad.testing import laws, loosened, problems
 
 SGD = hg.OptaxSolver(optax.sgd(0.1), 5)
@@ -199,6 +200,33 @@ def test_gauss_newton_products_of_a_loss_with_a_rule_of_its_own():
         partitioned = SGD.init(problem, case.params, case.hparams).partitioned
         products.append(parts.product(problem, case.hparams, partitioned, laws.KEY)(case.params + 1))
     np.testing.assert_allclose(products[0], products[1], rtol=1e-12)
+
+
+@jax.custom_vjp
+def clipped(w):
+    """The weights, whose gradient is clipped: a rule that is not linear in the cotangent."""
+    return w
+
+
+clipped.defvjp(lambda w: (w, None), lambda _, g: (jnp.clip(g, -0.5, 0.5),))
+
+
+def test_a_gradient_clipped_by_a_rule_of_its_own():
+    """At a stationary point where it does not clip, the hypergradient is that without the rule."""
+    case, estimator, found = problems.ridge(), hg.Implicit(SGD.with_num_steps(500)), []
+    train, valid = case.problem.train, case.problem.valid
+    for rule in (clipped, lambda w: w):
+        fit = lambda w, data, rule=rule: jnp.mean((data["x"] @ rule(w) - data["y"]) ** 2)
+        inner = lambda w, h, data, key, fit=fit: fit(w, data) + jnp.sum(jnp.exp(h) * w**2)
+        problem = hg.BilevelProblem(inner, lambda w, h, data, key: jnp.sum((w - 1) ** 2), train, valid)
+        state = estimator.init(problem, case.params, case.hparams["log_l2"])
+        found.append(estimator.step(problem, case.hparams["log_l2"], state, laws.KEY)[0])
+    np.testing.assert_allclose(found[0].hypergradient, found[1].hypergradient, rtol=1e-6)
+
+
+def test_a_rule_without_a_forward_derivative_is_named():
+    with pytest.raises(ValueError, match="custom_vjp whose rule is not linear in the cotangent"):
+        linearize(clipped, jnp.ones(2))[1](jnp.ones(2))
 
 
 def test_entries_that_no_step_reads_are_reported_by_place():
