@@ -106,8 +106,9 @@ def run(
     **Failures.** The first step of a call whose value, hypergradient or update is not finite is reported by a
     `RuntimeWarning` with its likely cause. The statuses in the history tell all of them.
 
-    A state of 16 MB or more is overwritten by the steps, to save memory: where one raises (no memory, an error in a
-    callback of a loss), the last checkpoint and the `state` given are what is left.
+    **Exceptions** of a callback, of a stream or of a step have the result so far in their attributes `state` and
+    `history`. Only a state of 16 MB or more is overwritten by the steps, to save memory: where one of these raises (no
+    memory, an error in a callback of a loss), the last checkpoint and the `state` given are what is left.
 
     **Interrupts.** Ctrl-C takes effect after the steps under way, a tenth of a second or one chunk, and the save that
     follows. The `KeyboardInterrupt` then has the result so far in its attributes `state` and `history`:
@@ -178,6 +179,9 @@ def follow(
         signals.hand_on()
     except KeyboardInterrupt as error:
         raise _interrupt(course.state, course.history) from error
+    except Exception as error:  # of a callback, a stream, a warning that is an error, the device
+        _hand_over(error, course)
+        raise
     failures.check(course, throw)
 
 
@@ -209,6 +213,14 @@ def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:
     stop = KeyboardInterrupt(f"after step {int(state.num_steps)}, of which the attributes state and history are kept")
     stop.state, stop.history = state, history  # type: ignore[attr-defined]
     return stop
+
+
+def _hand_over(error: Exception, course: Course) -> None:
+    """Gives an exception that ends a run the result so far as attributes, where it was not overwritten."""
+    with contextlib.suppress(Exception):  # of a class that takes no attributes, or the device once more
+        if not course.is_lost:
+            error.state, error.history = course.state, course.history  # type: ignore[attr-defined]
+            error.add_note(f"after step {course.num_steps} of hypergrad.run; the attributes state and history hold it")
 
 
 def _identity(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, keep: Keep) -> Identity:

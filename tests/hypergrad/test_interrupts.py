@@ -56,6 +56,35 @@ def test_the_exception_holds_state_and_history(act, capsys):
     assert ("a second signal stops at once" in capsys.readouterr().err) == (act is interrupt)
 
 
+def fail():
+    raise LookupError("no such figure")
+
+
+ERRORS = {"of the callback": (fail, LookupError), "truth of an array": (lambda: np.ones(2), ValueError)}
+
+
+@pytest.mark.row(40)
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_exception_holds_state_and_history(name):
+    act, kind = ERRORS[name]
+    with pytest.raises(kind) as caught:
+        go(callback=at_step(5, act))
+    error = caught.value
+    assert error.state.num_steps == len(error.history) == 5 and "after step 5" in error.__notes__[0]
+    state, rest = go(state=error.state)
+    same((state, error.history + rest), go())
+
+
+@pytest.mark.row(40)
+def test_a_warning_that_is_an_error_holds_state_and_history():
+    case = ridge()
+    search = hg.GradientSearch(SEARCH.estimator, optax.sgd(1e200))
+    state = search.init(case.problem, case.params, case.hparams)
+    with pytest.raises(RuntimeWarning, match="has no finite result") as caught:
+        hg.run(search, case.problem, state, key=laws.KEY, budget=30)
+    assert caught.value.state.num_steps == len(caught.value.history) > 0
+
+
 @pytest.mark.row(40)
 def test_a_chunk_is_finished_first():
     def soon(state, history):
