@@ -8,6 +8,8 @@ Laplace's marginal likelihood.
 """
 
 from . import evidence as evidence
+from .calibration import calibration_error as calibration_error
+from .calibration import coverage as coverage
 from .chunks import chunked as chunked
 from .covariance import cholesky as cholesky
 from .covariance import covariance as covariance
@@ -59,9 +61,7 @@ from .sharding import unpad as unpad
 from .statistics import BiasVariance as BiasVariance
 from .statistics import bias_variance as bias_variance
 from .statistics import bootstrap_error as bootstrap_error
-from .statistics import calibration_error as calibration_error
 from .statistics import chi2 as chi2
-from .statistics import coverage as coverage
 from .statistics import ensemble_chi2 as ensemble_chi2
 from .statistics import mean_chi2 as mean_chi2
 from .statistics import mean_of_best as mean_of_best

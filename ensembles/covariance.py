@@ -45,7 +45,8 @@ def covariance(uncorrelated: ArrayLike, additive: ArrayLike, relative: ArrayLike
 def cholesky(covariance: ArrayLike) -> Array:
     """Returns the lower factor L of C = L Lᵀ, which the statistics take in place of C.
 
-    **Raises** `ValueError` where `covariance` is not square, not symmetric, not finite or not positive definite.
+    **Raises** `ValueError` where `covariance` is empty, not square, not symmetric, not finite or not positive definite,
+    `TypeError` where its numbers have 16 bits.
 
     **Example**
 
@@ -56,6 +57,10 @@ def cholesky(covariance: ArrayLike) -> Array:
     C = jnp.asarray(covariance)
     has_shape(C, (None, None), "covariance")
     has_shape(C, (len(C), len(C)), "covariance")
+    if C.size == 0:
+        raise ValueError("covariance has no points")
+    if C.dtype.itemsize < 4:
+        raise TypeError(f"covariance must be float32 or float64, which can be factored, got {C.dtype}")
     if concrete(C):
         values = np.asarray(C)
         error, size = np.max(np.abs(values - values.T)), np.max(np.abs(values))

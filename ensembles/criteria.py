@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import array, boolean, checked, function, has_shape, integer, mask, num_replicas, several
+from .checks import array, boolean, checked, concrete, function, has_shape, integer, mask, several
 from .covariance import cholesky
 from .folds import by_fold
 from .kept import BEST_FRACTION, KEEP, PREDICTIONS
 from .replicas import is_finite, map_replicas
+from .sharding import unpad
 from .statistics import ensemble_chi2, mean_chi2, negative_log_probability, phi2
 
 ABSURD = 1e6  # times the data and the median replica
@@ -199,7 +200,8 @@ def outer_loss(
 
     def loss(replicas: PyTree, hparams: PyTree, data: PyTree, key: Array) -> Array:
         inputs, folds = data
-        predictions = map_replicas(predict, replicas, hparams, inputs)[: num_replicas(replicas) if num is None else num]
+        predictions = map_replicas(predict, replicas, hparams, inputs)
+        predictions = predictions if num is None else unpad(predictions, num)
         keep = by_fold(_is_sound(predictions, folds), len(folds)) if drop_failed else None
         return criterion(by_fold(predictions, len(folds)), folds, keep=keep)
 
@@ -224,6 +226,16 @@ def _by_fold(statistic: Callable[..., Array]) -> Callable[..., Array]:
             has_shape(keep, predictions.shape[:2], "keep", "predictions")
         kept_of_each = [None] * len(folds) if keep is None else jnp.asarray(keep)
         parts = zip(predictions, folds, kept_of_each, strict=True)
-        return jnp.stack([statistic(T[:, fold.rows], fold, kept) for T, fold, kept in parts])
+        return jnp.stack([statistic(_of_fold(T, fold), fold, kept) for T, fold, kept in parts])
 
     return values
+
+
+def _of_fold(predictions: Array, fold: Fold) -> Array:
+    """Returns the predictions of shape (R, N) for the points of a fold; inside `jit` NaN for those beyond N.
+
+    **Raises** `ValueError` naming `predictions` where there are such points.
+    """
+    if concrete(fold.rows) and (last := np.max(np.asarray(fold.rows))) >= predictions.shape[1]:
+        raise ValueError(f"predictions have {predictions.shape[1]} points, and point {last} of folds is not among them")
+    return jnp.take(predictions, fold.rows, axis=1)  # which fills, where an index would be moved inside

@@ -29,6 +29,7 @@ from .checks import (
     checked,
     concrete,
     function,
+    has_shape,
     instance,
     refuse_complex,
     refuse_unknown,
@@ -77,7 +78,9 @@ class Gaussian(eqx.Module):
 
     def negative_log(self, outputs: Array) -> Array:
         """Returns ½ Σ (y - output)²/σ² + log 2πσ²."""
-        residual = jnp.reshape(self.targets, outputs.shape) - outputs
+        targets = _matrix(self.targets, "targets")
+        has_shape(targets, outputs.shape, "targets", "the outputs")
+        residual = targets - outputs
         log_variance = jnp.broadcast_to(self.log_variance, outputs.shape)
         return jnp.sum(residual**2 * jnp.exp(-log_variance) + log_variance + math.log(2 * math.pi)) / 2
 
@@ -98,6 +101,8 @@ class Categorical(eqx.Module):
 
     def negative_log(self, outputs: Array) -> Array:
         """Returns the cross-entropy, summed over the rows."""
+        if concrete(self.labels) and (largest := np.max(np.asarray(self.labels))) >= outputs.shape[1]:
+            raise ValueError(f"labels must be below the number of outputs, {outputs.shape[1]}, got {largest}")
         log_probabilities = jax.nn.log_softmax(outputs)
         return -jnp.sum(jnp.take_along_axis(log_probabilities, self.labels[:, None], 1))
 

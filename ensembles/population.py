@@ -75,6 +75,8 @@ def population_gradient(
     has_shape(losses, (None,), "losses")
     number = num_replicas(perturbed, "perturbed")
     has_shape(losses, (number,), "losses", "perturbed")
+    if number % 2:
+        raise ValueError(f"perturbed must hold pairs, as perturbed_hparams draws them, got {number} replicas")
     counted, _ = kept(losses, keep, "losses")
     half = number // 2
     pairs = counted[:half] & counted[half:]

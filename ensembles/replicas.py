@@ -53,7 +53,7 @@ def init_replicas(make: Callable[[Array], PyTree], key: Array, num: int) -> PyTr
 
     **Arguments**: `make`, a function `key -> model`; the model may be any pytree or `eqx.Module`.
 
-    **Raises** `ValueError` where `num` is not a positive integer.
+    **Raises** `ValueError` where `num` is not a positive integer, or the model has no array.
 
     **Example**
 
@@ -62,6 +62,8 @@ def init_replicas(make: Callable[[Array], PyTree], key: Array, num: int) -> PyTr
         (5, 1, 3)
     """
     leaves = jax.tree.leaves(call("make", eqx.filter_eval_shape, "a key", make, key))
+    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        raise ValueError("make must return a model with arrays, it returned none")
     sizes = [leaf.size * leaf.dtype.itemsize for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
     refuse_too_large(2 * num * sum(sizes), "num")
     return eqx.filter_vmap(make)(replica_keys(key, num))
@@ -136,9 +138,13 @@ def replicate_loss(
         if drop_failed:
             replicas, sound = _with_sound_weights(replicas)
         losses = eqx.filter_vmap(loss, in_axes=(eqx.if_array(0), hparams_axes, data_axes, 0))
-        found = losses(replicas, hparams, data, replica_keys(key, num_replicas(replicas)))
-        summed = lambda values: jnp.sum(values if sound is None else jnp.where(sound, values, 0))
-        return (summed(found[0]), found[1]) if isinstance(found, tuple) else summed(found)
+        keys = replica_keys(key, num_replicas(replicas))
+        found = call("loss", losses, "replicas, hparams and data", replicas, hparams, data, keys)
+        values, *state = found if isinstance(found, tuple) else (found,)
+        if jnp.shape(values) != keys.shape:
+            raise ValueError(f"loss must return a scalar, or (scalar, state), it returned {jnp.shape(values)[1:]}")
+        summed = jnp.sum(values if sound is None else jnp.where(sound, values, 0))
+        return (summed, *state) if state else summed
 
     return total
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .checks import KEY, array, checked, has_shape, real
+from .checks import KEY, array, checked, concrete, has_shape, real
 
 NOISE_VARIANCE = real("noise_variance", above=0)
 
@@ -17,7 +17,10 @@ def probed_targets(key: Array, targets: Array, step: float) -> Array:
     difference: `step` must be small compared with the noise, and large compared with the error of training.
     """
     has_shape(targets, (None,), "targets")
-    return jnp.stack([targets, targets + step * jax.random.rademacher(key, targets.shape, targets.dtype)])
+    moved = targets + step * jax.random.rademacher(key, targets.shape, targets.dtype)
+    if concrete(moved) and bool(jnp.any(moved == targets)):
+        raise ValueError(f"step {step:g} is lost in the rounding of targets, which are {targets.dtype}")
+    return jnp.stack([targets, moved])
 
 
 @checked(array("predictions", finite=False), array("targets"), NOISE_VARIANCE)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import INTEGERS, KEY, Rule, array, checked, has_shape, integer, num_replicas, real
+from .checks import INTEGERS, KEY, Rule, array, checked, concrete, has_shape, integer, num_replicas, real
 from .ground.memory import refuse_too_large
 
 
@@ -61,7 +61,7 @@ def one_sigma(
     - `ranking`: of shape (trials,), lower is better: L3 = 1/φ² prefers the most conservative extrapolation.
     - `sigma`: the two readings of the published rule. `"trials"`: the standard deviation of L1 over the trials that did
       not fail. `"replicas"`: that of the loss over the replicas of the best trial, from `replica_losses` of shape
-      (trials, replicas).
+      (trials, replicas); those that are not finite do not count.
 
     Fewer than `num` are chosen where the band holds fewer.
 
@@ -90,7 +90,10 @@ def one_sigma(
         if replica_losses is None:
             raise ValueError('sigma="replicas" needs replica_losses')
         has_shape(replica_losses, (len(losses), None), "replica_losses", "losses")
-        width = float(np.std(np.asarray(replica_losses, float)[best]))
+        of_best = np.asarray(replica_losses, float)[best]
+        if not np.isfinite(of_best).any():
+            raise ValueError(f"replica_losses of the best trial, {best}, are not finite")
+        width = float(np.std(of_best[np.isfinite(of_best)]))
     in_band = passed & (losses <= losses[best] + width)
     order = np.flatnonzero(in_band)[np.argsort(ranking[in_band], kind="stable")]
     return Selection(order[:num], in_band, float(losses[best]), width)
@@ -114,7 +117,8 @@ def spread_replicas(num_replicas: int, num_sets: int, key: Array | None = None) 
 def take_sets(hparams: PyTree, sets: ArrayLike) -> PyTree:
     """Returns the hyperparameters of every replica, from those of the sets stacked.
 
-    They are for `hparams_axes=0` of `replicate_loss` and `settings` of `replicate_optimiser`.
+    They are for `hparams_axes=0` of `replicate_loss` and `settings` of `replicate_optimiser`. Inside `jit` a set that
+    is not there has NaN as hyperparameters.
 
     **Example**
 
@@ -122,9 +126,9 @@ def take_sets(hparams: PyTree, sets: ArrayLike) -> PyTree:
         Array([0.1, 0.2, 0.1], dtype=float32)
     """
     known = num_replicas(hparams, "hparams")
-    if np.size(sets) == 0 or np.min(sets) < 0 or np.max(sets) >= known:
+    if np.size(sets) == 0 or (concrete(sets) and (np.min(sets) < 0 or np.max(sets) >= known)):
         raise ValueError(f"sets must be indices from 0 to {known - 1}")
-    return jax.tree.map(lambda leaf: leaf[jnp.asarray(sets)], hparams)
+    return jax.tree.map(lambda leaf: jnp.take(leaf, jnp.asarray(sets), axis=0), hparams)
 
 
 @checked(array("values", finite=False, host=True), real("num_std", above=0, most=math.inf))
@@ -143,7 +147,9 @@ def outliers(values: ArrayLike, num_std: float = 4.0) -> np.ndarray:
     values = np.asarray(values, float)
     has_shape(values, (None,), "values")
     out = ~np.isfinite(values)
-    for _ in range(len(values)):
+    largest = np.max(np.abs(values[~out]), initial=0)
+    values = values / (largest if largest > 0 else 1)  # so that no square overflows
+    for _ in range(values.size):
         kept = values[~out]
         if kept.size == 0 or not (beyond := ~out & (values > kept.mean() + num_std * kept.std())).any():
             break

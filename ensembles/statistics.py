@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
-from jax.scipy.special import ndtri
 from jaxtyping import Array, ArrayLike
 
 from .checks import KEY, array, call, checked, concrete, factor, function, has_shape, integer, num_replicas
@@ -72,7 +71,7 @@ def mean_chi2(
 
 @checked(array("values", finite=False), BEST_FRACTION, KEEP)
 def mean_of_best(values: Array, best_fraction: float = 1.0, keep: ArrayLike | None = None) -> Array:
-    """Returns the mean of the ⌈`best_fraction` R⌉ lowest of R values.
+    """Returns the mean of the ⌈`best_fraction` R⌉ lowest of R values; NaN counts as the highest.
 
     **Example**
 
@@ -148,13 +147,17 @@ def negative_log_probability(
 
     `scale` of shape (N,), such as the data, measures every point in units of its own size: a constant.
 
+    **Raises** `ValueError` where `scale` is 0 at a point that counts.
+
     **Source**: as `ensemble_chi2`.
     """
     chi2_value, logdet, points = _with_spread(predictions, data, factor, mask, keep)
     if scale is not None:
         has_shape(scale, (factor.shape[0],), "scale", "factor")
-        logs = jnp.log(jnp.abs(jnp.asarray(scale)))
-        logdet = logdet - 2 * jnp.sum(logs if mask is None else jnp.where(jnp.asarray(mask), logs, 0))
+        sizes = jnp.abs(jnp.asarray(scale) if mask is None else jnp.where(jnp.asarray(mask, bool), scale, 1))
+        if concrete(sizes) and not bool(jnp.all(sizes > 0)):
+            raise ValueError("scale is 0 at a point: no number is in units of it")
+        logdet = logdet - 2 * jnp.sum(jnp.log(sizes))
     return (jnp.log(2 * jnp.pi) + logdet / points + chi2_value) / 2
 
 
@@ -184,59 +187,6 @@ def bias_variance(
     mean, _, _ = moments(predictions, keep)
     bias, variance = chi2(mean, data, factor, mask), phi2(predictions, factor, mask, keep)
     return BiasVariance(bias, variance, bias + variance)
-
-
-@checked(PREDICTIONS, DATA, array("levels"), array("errors", optional=True), MASK, KEEP)
-def coverage(
-    predictions: Array,
-    data: ArrayLike,
-    levels: ArrayLike,
-    errors: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-    keep: ArrayLike | None = None,
-) -> Array:
-    """Returns the fraction of points within the central Gaussian interval of each of `levels`, of the same shape:
-
-        |D - T̄| <= Φ⁻¹((1 + level)/2) √(Var[T] + errors²)
-
-    with the variance over R - 1. The coverage of a calibrated ensemble equals the levels. It is not differentiable.
-
-    **Raises** `ValueError` for one replica, or a level outside (0, 1).
-    """
-    levels = jnp.asarray(levels)
-    if concrete(levels) and not bool(jnp.all((levels > 0) & (levels < 1))):
-        raise ValueError(f"levels must be between 0 and 1, got {levels}")
-    has_shape(predictions, (None, None), "predictions")
-    if len(predictions) < 2:
-        raise ValueError("predictions holds one replica, so no spread to test; give at least 2")
-    check_points(predictions, None, mask, data)
-    if errors is not None and np.ndim(errors):
-        has_shape(errors, predictions.shape[1:], "errors", "predictions")
-    mean, deviations, replicas = moments(predictions, keep)
-    variance = jnp.sum(deviations**2, axis=0) / (replicas - 1)
-    variance = variance if errors is None else variance + jnp.asarray(errors) ** 2
-    pulls = jnp.abs(jnp.asarray(data) - mean) / jnp.sqrt(variance)
-    inside = pulls <= ndtri((1 + levels[..., None]) / 2)
-    points = jnp.ones(inside.shape[-1], bool) if mask is None else jnp.asarray(mask, bool)
-    return jnp.sum(inside & points, axis=-1) / jnp.sum(points)
-
-
-@checked(PREDICTIONS, DATA, array("errors", optional=True), MASK, KEEP, integer("num_levels", least=1, most=10**4))
-def calibration_error(
-    predictions: Array,
-    data: ArrayLike,
-    errors: ArrayLike | None = None,
-    mask: ArrayLike | None = None,
-    keep: ArrayLike | None = None,
-    num_levels: int = 19,
-) -> Array:
-    """Returns the mean of |coverage - level| over equally spaced levels, 0.05 to 0.95 by default.
-
-    **Source**: Kuleshov, Fenner, Ermon (2018).
-    """
-    steps = num_levels + 1
-    levels = jnp.arange(1, steps, dtype=predictions.dtype) / steps
-    return jnp.mean(jnp.abs(coverage(predictions, data, levels, errors, mask, keep) - levels))
 
 
 @checked(KEY, function("statistic", "of predictions"), integer("num", least=2), integer("chunk", least=1))

@@ -83,6 +83,8 @@ def early_stopping(
 
     def init(params: PyTree) -> StoppingState:
         num = num_replicas(params, "params")
+        if jnp.shape(patience) not in ((), (num,)):
+            raise ValueError(f"patience must be one number, or one per replica, ({num},), got {shown(patience)}")
         loss = call("valid_losses", jax.eval_shape, "params", valid_losses, params)
         if loss.shape != (num,):
             raise ValueError(f"valid_losses must return one loss per replica, ({num},), it returned {loss.shape}")

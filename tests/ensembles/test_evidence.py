@@ -203,6 +203,14 @@ def test_lanczos_and_the_whole_predict_the_same():
     np.testing.assert_allclose(predict(evidence.Lanczos()), predict(evidence.Full()), rtol=1e-6)
 
 
+def test_lanczos_predicts_where_more_products_are_needed_than_steps():
+    sizes, new = jnp.logspace(-2, 2, 60), np.random.default_rng(9).normal(size=(3, 60))
+    x = sizes * np.random.default_rng(3).normal(size=(80, 60))
+    arguments = (lambda w: new @ (sizes * w), lambda w: x @ w, jnp.zeros(60), 0.0, evidence.Gaussian(x[:, 0], 0.0))
+    predict = lambda kind: jax.jit(lambda: evidence.Laplace(kind).predict(*arguments)[1])()
+    np.testing.assert_allclose(predict(evidence.Lanczos()), predict(evidence.Full()), rtol=1e-3)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_predictive_of_linear_models_is_that_of_the_gaussian_process(shape):
     data, weights = linear_model(shape), SHAPES[shape][1]
@@ -247,6 +255,18 @@ BAD = {
             lambda w: w[:, None, None], jnp.ones(3), 0.0, evidence.Gaussian(jnp.ones(3), 0.0)
         ),
         r"outputs must have shape \(rows,\)",
+    ),
+    "targets turned round": (
+        lambda: evidence.negative_log_joint(
+            lambda w: jnp.outer(jnp.ones(3), w), jnp.ones(2), 0.0, evidence.Gaussian(jnp.ones((2, 3)), 0.0)
+        ),
+        r"targets must have shape \(3, 2\) to fit the outputs, got \(2, 3\)",
+    ),
+    "a class without an output": (
+        lambda: evidence.negative_log_joint(
+            lambda w: jnp.outer(jnp.ones(3), w), jnp.ones(2), 0.0, evidence.Categorical(jnp.array([0, 1, 2]))
+        ),
+        "labels must be below the number of outputs, 2, got 2",
     ),
 }
 

@@ -78,6 +78,7 @@ def test_one_training_of_an_ensemble_gives_the_hypergradient_of_its_criterion():
         (lambda: ens.perturbed_hparams(KEY, H, SIGMA, 5), "num must be an even integer of at least 4"),
         (lambda: ens.perturbed_hparams(KEY, H, 0.0, 4), "sigma"),
         (lambda: ens.population_gradient(jnp.ones(3), {"a": jnp.ones((4, 2))}, SIGMA), "losses must have shape"),
+        (lambda: ens.population_gradient(jnp.ones(5), jnp.ones((5, 2)), SIGMA), "perturbed must hold pairs"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(call, message):

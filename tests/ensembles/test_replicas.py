@@ -257,6 +257,24 @@ def test_foreign_objects_are_named():
             take(Hostile())
 
 
+@pytest.mark.parametrize("drop_failed", [False, True])
+def test_a_loss_per_row_is_refused(drop_failed):
+    per_row = ens.replicate_loss(lambda model, hparams, data, key: (model * data) ** 2, drop_failed=drop_failed)
+    with pytest.raises(ValueError, match=r"loss must return a scalar, or \(scalar, state\), it returned \(2,\)"):
+        per_row(jnp.ones((3, 2)), None, jnp.ones(2), jax.random.key(0))
+
+
+def test_data_of_another_number_of_replicas_name_the_loss():
+    total = ens.replicate_loss(lambda model, hparams, data, key: jnp.sum(model * data), data_axes=0)
+    with pytest.raises(ValueError, match="loss fails on replicas, hparams and data"):
+        total(jnp.ones((3, 2)), None, jnp.ones((4, 2)), jax.random.key(0))
+
+
+def test_a_model_without_arrays_is_refused():
+    with pytest.raises(ValueError, match="make must return a model with arrays"):
+        ens.init_replicas(lambda key: 3, jax.random.key(0), 2)
+
+
 def test_complex_weights_have_no_distribution():
     for taker in ("MeanField", "Laplace"):
         with pytest.raises(TypeError, match=r"^model\['v'\] is complex"):

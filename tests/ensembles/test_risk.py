@@ -69,3 +69,5 @@ def test_arguments_that_do_not_fit_are_named():
         sure(jnp.ones((1, 3)), jnp.ones((2, 3)), 1.0)
     with pytest.raises(ValueError, match="step must be a finite number above 0"):
         probed_targets(jax.random.key(0), jnp.ones(3), 0.0)
+    with pytest.raises(ValueError, match="step 1e-17 is lost in the rounding of targets"):
+        probed_targets(jax.random.key(0), jnp.ones(3), 1e-17)

@@ -182,6 +182,8 @@ def test_early_stopping_refuses_bad_options_by_name():
     plain = ens.replicate_optimiser(optax.adam(0.1))
     with pytest.raises(ValueError, match="patience"):
         ens.early_stopping(plain, lambda w: w, 0)
+    with pytest.raises(ValueError, match=r"patience must be one number, or one per replica, \(3,\)"):
+        ens.early_stopping(plain, lambda w: w, jnp.array([3, 4])).init(jnp.ones(3))
     with pytest.raises(ValueError, match="valid_losses must return one loss per replica"):
         ens.early_stopping(plain, jnp.sum, 3).init(jnp.ones(3))
     with pytest.raises(ValueError, match="state of optimiser"):
