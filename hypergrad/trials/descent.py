@@ -1,5 +1,6 @@
 """Descent along the hypergradients that trials tell."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +31,8 @@ class Descent(AbstractSearcher):
 
     A step that fails, tells no hypergradient or ends more than `tolerance` |best| above the best value is taken back:
     the next one goes from the best trial, half as long, its optimiser started anew. Leaves that a hypergradient does
-    not name stay. While a trial of the descent is pending, or before any has succeeded, `base` is asked.
+    not name stay. While a trial of the descent is pending, before any has succeeded, and where the best trial told no
+    hypergradient when it was trained again twice, `base` is asked.
 
     Objectives tell the hypergradient where `trial.needs_hypergradient`, as a dictionary `Result.hypergradient`.
 
@@ -64,7 +66,10 @@ class Descent(AbstractSearcher):
         busy = any(trial.needs_hypergradient for trial in state.pending)
         if state.asked < self.starts or best is None or busy:
             return self.base.propose(state, random, fixed)
-        last = next((one for one in reversed(state.history) if one.trial.needs_hypergradient), None)
+        steps = [*itertools.islice((one for one in reversed(state.history) if one.trial.needs_hypergradient), 2)]
+        if len(steps) == 2 and all(_is_lost(one, best) for one in steps):
+            return self.base.propose(state, random, fixed)
+        last = steps[0] if steps else None
         if last is None:
             params, note = best.trial.params, {"scale": 1.0, "optimiser": None}
         elif self._is_worse(last, best):
@@ -103,6 +108,11 @@ class Descent(AbstractSearcher):
             values = {name: span.value(float(z[name])) for name, span in ranges.items()}
             carried = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(opt_state)]
         return params | values, {"scale": note["scale"], "optimiser": carried}
+
+
+def _is_lost(one: FinishedTrial, best: FinishedTrial) -> bool:
+    """Returns whether the best trial was trained again and told no direction."""
+    return one.trial.params == best.trial.params and not _is_usable(one.result)
 
 
 def _is_usable(result: Result) -> bool:

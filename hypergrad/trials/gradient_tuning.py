@@ -146,10 +146,11 @@ class GradientTuner(eqx.Module):
                     self.search, problem, state, key=key, budget=budget, chunk=chunk, keep=_nothing, callback=reports
                 )
         except FloatingPointError as error:
-            return Result.failure(f"no hypergradient was finite: {error}")
+            state = error.state  # type: ignore[attr-defined]
         found = jax.tree.map(float, self._found(state))
         if not np.isfinite(found["value"]):
-            return Result.failure("no hypergradient was finite")
+            work = {name: found[name] for name in ("iterations", "gradients")}
+            return Result.failure("no hypergradient was finite", **work)
         tuned = {name: min(max(found["tuned"][name], leaf.low), leaf.high) for name, leaf in self.leaves}
         return Result(**found | {"tuned": tuned, "pruned": reports is not None and reports.stopped})
 

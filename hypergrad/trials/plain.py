@@ -41,6 +41,23 @@ def _of_array(value: Any) -> Any:
     return plain((array.astype(float) if array.dtype == np.longdouble else array).tolist())
 
 
+def number(value: Any) -> float:
+    """Returns a number, also out of an array or a list that holds one. **Raises** `TypeError` for anything else."""
+    found = plain(value)
+    if isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise TypeError
+    return found
+
+
+def numbers(value: Any) -> dict[str, float]:
+    """Returns a dictionary of numbers. **Raises** `TypeError` for anything else."""
+    if not isinstance(value, dict):
+        raise TypeError
+    return {name: number(one) for name, one in value.items()}
+
+
 @contextmanager
 def reading(name: str, kind: str) -> Iterator[None]:
     """Raises `ValueError` naming the argument where what is read is not what `to_json` of a class has written."""

@@ -1,5 +1,6 @@
 """The loop of a black-box search: ask, train, tell, with a journal."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,12 +19,15 @@ from ..ground.identity import without_addresses
 from .journal import Journal, ask_event, replay, tell_event
 from .objective import AbstractObjective, PerTrial
 from .optuna import Pruner
-from .searcher import SEARCHER, SPACE, AbstractSearcher
+from .plain import plain
+from .reports import Report
+from .searcher import SEARCHER, SPACE, AbstractSearcher, refuse_unknown
 from .space import Space
 from .trial import FinishedTrial, Result, SearcherState, Trial, revised
 
 OnFailure = Literal["record", "raise"]
 BLOCK = 32  # keys made together
+IDLE = 100  # trials in a row that spend nothing of a budget, and then nothing will
 
 
 @jax.jit
@@ -101,8 +105,9 @@ def search_trials(
             state = stop.state
 
     **Raises** `TypeError` or `ValueError` before anything is trained for arguments that do not fit, `CheckpointError`
-    for a journal that is damaged, in use or of another search, the exception of a trial as `on_failure` says, and
-    `FloatingPointError` if every trial failed.
+    for a journal that is damaged, in use or of another search, the exception of a trial as `on_failure` says,
+    `FloatingPointError` if every trial failed, `ValueError` if no result tells the unit of the budget, and
+    `RuntimeError` if a hundred trials in a row spend nothing of it.
 
     **Example**
 
@@ -133,6 +138,7 @@ def search_trials(
         try:
             while number := _left(state, num_trials, budget, batch):
                 state = loop.tell(loop.ask(state, number), number)
+                _check_spending(state, budget)
                 advance(state)
                 if callback is not None and callback(state):
                     return state
@@ -161,11 +167,23 @@ def _with_known(searcher: AbstractSearcher, state: SearcherState, known: Sequenc
 
 def _left(state: SearcherState, num_trials: int | None, budget: Budget | None, batch: int) -> int:
     """Returns how many trials to train next: those pending, else a batch within the number and the budget."""
+    done = state.asked - len(state.pending)  # more than num_trials where the journal is of a longer search
+    most = batch if num_trials is None else min(batch, max(0, num_trials - done))
     if state.pending:
-        return min(batch, len(state.pending))
-    if budget is not None and getattr(state.spent, budget.unit) >= budget.amount:
-        return 0
-    return batch if num_trials is None else min(batch, num_trials - state.asked)
+        return min(most, len(state.pending))
+    return 0 if budget is not None and getattr(state.spent, budget.unit) >= budget.amount else most
+
+
+def _check_spending(state: SearcherState, budget: Budget | None) -> None:
+    """Raises where trials spend nothing of the budget, so that it would never end the search."""
+    if budget is None:
+        return
+    own = (one.result for one in reversed(state.history) if one.trial.number is not None)
+    idle = list(itertools.takewhile(lambda result: not getattr(result, budget.unit), own))
+    if not getattr(state.spent, budget.unit) and any(result.error is None for result in idle):
+        raise ValueError(f"budget is in {budget.unit}, which no Result tells: return Result(loss, {budget.unit}=...)")
+    if len(idle) >= IDLE:
+        raise RuntimeError(f"{len(idle)} trials in a row spent no {budget.unit} of the budget, the last: {idle[0]}")
 
 
 @dataclass(frozen=True)
@@ -197,11 +215,6 @@ class _Loop:
         self._raise(results, first=not state.history or all(one.trial.number is None for one in state.history))
         before = len(state.history)
         for trial, result in zip(trials, results, strict=True):
-            if result.tuned:
-                try:
-                    state.space.checked(trial.params | result.tuned)
-                except ValueError as error:
-                    result = Result.failure(f"tuned: {error}", seconds=result.seconds)
             state = self.tell_one(state, trial, revised(result, exception=None))
         if self.file is not None:
             self.file.write(*[tell_event(one.trial, one.result) for one in state.history[before:]])
@@ -209,9 +222,9 @@ class _Loop:
 
     def _trained(self, state: SearcherState, trials: list[Trial]) -> list[Result]:
         keys = [self._key(trial.origin or 0) for trial in trials]
-        reports = [_Report(None if self.pruner is None else self.pruner.begin(state, trial)) for trial in trials]
-        listened = [  # with values of its own: an objective may take them out of the dictionary
-            revised(trial, params=dict(trial.params), report=report)
+        reports = [Report(None if self.pruner is None else self.pruner.begin(state, trial)) for trial in trials]
+        listened = [  # with values and notes of its own: an objective may change the dictionaries
+            revised(trial, params=dict(trial.params), meta=plain(trial.meta), report=report)
             for trial, report in zip(trials, reports, strict=True)
         ]
         try:
@@ -220,6 +233,7 @@ class _Loop:
             results = [Result.failure(error) for _ in trials]
         if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
             raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {shown(results)}")
+        results = [_fitting(state.space, *one) for one in zip(trials, results, strict=True)]
         return [revised(one, reported=report.values) for one, report in zip(results, reports, strict=True)]
 
     def _key(self, number: int) -> Array:
@@ -237,16 +251,15 @@ class _Loop:
             raise errors[0]
 
 
-class _Report:
-    """The values that a trial reports."""
-
-    def __init__(self, is_hopeless: Callable[[int, float], bool] | None):
-        self.values: list[list[float]] = []
-        self.is_hopeless = is_hopeless
-
-    def __call__(self, step: int, value: float) -> bool:
-        self.values.append([int(step), float(value)])
-        return self.is_hopeless is not None and self.is_hopeless(int(step), float(value))
+def _fitting(space: Space, trial: Trial, result: Result) -> Result:
+    """Returns the result, or a failed one where it tells of what the space does not have."""
+    try:
+        refuse_unknown(space, result)
+        if result.tuned:
+            space.checked(trial.params | space.checked_some(result.tuned, "tuned"))
+    except ValueError as error:
+        return Result.failure(error, seconds=result.seconds)
+    return result
 
 
 def _all_failed(state: SearcherState) -> FloatingPointError:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..ground.checks import checked, instance, random_key
+from .leaves import Float
 from .space import Params, Space
 from .trial import RESULT, STATE, TRIAL, Result, SearcherState, Trial, revised
 
@@ -79,11 +80,13 @@ class AbstractSearcher(eqx.Module):
     def tell(self, state: SearcherState, trial: Trial, result: Result) -> SearcherState:
         """Returns the state that knows the result. `trial` may be foreign: `Trial(None, params)`.
 
-        **Raises** `ValueError` for values that do not fit the space, or a trial told twice or never asked for.
+        **Raises** `ValueError` for values that do not fit the space, a hypergradient or a norm of what the space does
+        not have, or a trial told twice or never asked for.
         """
         asked = [other for other in state.pending if other.number == trial.number]
         if trial.number is not None and not asked:
             raise ValueError(f"trial {trial.number} is not pending: told before, or of another search")
+        refuse_unknown(state.space, result)
         known = asked and asked[0].params is trial.params  # and so was checked when it was asked for
         params = trial.params if known else state.space.checked(trial.params)
         if result.tuned:
@@ -91,6 +94,18 @@ class AbstractSearcher(eqx.Module):
         trial = trial if params is trial.params else revised(trial, params=params)
         type(self).publish(self, state, trial, result)
         return state.after_tell(trial, result)
+
+
+def refuse_unknown(space: Space, result: Result) -> None:
+    """Raises `ValueError` where a result names a leaf or a block that the space does not have."""
+    for field in ("hypergradient", "block_norms", "block_scores"):
+        if not (named := getattr(result, field)):
+            continue
+        floats = [name for name, leaf in space.leaves.items() if isinstance(leaf, Float)]
+        known = floats if field == "hypergradient" else list(space.blocks)
+        if unknown := [name for name in named if name not in known]:
+            kind, names = "Float leaf" if field == "hypergradient" else "block", ", ".join(known) or "none"
+            raise ValueError(f"{field} of a Result has {unknown[0]!r}, no {kind} of the space, which has {names}")
 
 
 def seed_words(key: Array) -> tuple[int, ...]:

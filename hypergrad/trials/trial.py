@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from ensembles.ground.kinds import HIGHEST
 
-from ..ground.checks import boolean, check_fields, function, instance, integer, real, shown, text
+from ..ground.checks import Rule, boolean, check_fields, function, instance, integer, real, shown, text
 from .growing import Growing
-from .plain import plain, reading, with_infinities, without_infinities
+from .plain import numbers, plain, reading, with_infinities, without_infinities
 from .space import PARAMS, Params, Space
 
 
@@ -68,7 +68,8 @@ class Trial:
 
 RESULT_FIELDS = (
     *(real(name, least=0) for name in ("iterations", "gradients", "seconds", "compile_seconds")),
-    *(instance(n, dict, "a dictionary") for n in ("hypergradient", "tuned", "block_norms", "block_scores", "metrics")),
+    *(instance(name, dict, "a dictionary") for name in ("tuned", "metrics")),
+    *(Rule(n, "a dictionary of numbers", numbers) for n in ("hypergradient", "block_norms", "block_scores")),
     real("size", least=0, optional=True),
     integer("compilations", least=0),
     instance("reported", list, "a list of pairs of step and value"),

@@ -14,6 +14,7 @@ from ..data.draws import num_rows
 from ..ground.checks import Rule, checked, integer, path, random_key, real, several
 from ..ground.files import check_folder
 from .objective import AbstractObjective
+from .optuna import Pruner
 from .run import OnFailure, search_trials
 from .samplers import FixedList
 from .searcher import AbstractSearcher
@@ -66,6 +67,7 @@ class SearchOptions(TypedDict, total=False):
     on_failure: OnFailure
     progress: bool
     callback: Callable[[SearcherState], Any] | None
+    pruner: Pruner | None
 
 
 @checked(integer("num_trials", least=1), real("fraction", above=0, below=1), integer("top", least=1), JOURNAL)
@@ -129,7 +131,8 @@ def n_step(
     Only the first step's values are told to `searcher`: losses at different fractions cannot be compared. A trial that
     is trained anew has the key of its origin. One that tuned hyperparameters inside goes on from where they came to.
 
-    **Raises** `ValueError` before anything is trained for fractions or numbers that make no sense.
+    **Raises** `ValueError` or `TypeError` before anything is trained for fractions, numbers or options that make no
+    sense; `FloatingPointError` where a step leaves no trial to train again.
 
     **Example**
 
@@ -140,6 +143,8 @@ def n_step(
         [10, 4, 2]
     """
     _check(num_trials, fractions, keep)
+    if unknown := sorted(set(options) - set(SearchOptions.__annotations__)):
+        raise TypeError(f"options has {unknown[0]!r}; each step takes {', '.join(SearchOptions.__annotations__)}")
     if journal is not None:
         journal = check_folder(journal, "journal")
     file = lambda step: None if journal is None else os.path.join(journal, f"step_{step + 1}.jsonl")
@@ -147,6 +152,8 @@ def n_step(
     for step, fraction in enumerate(fractions):
         if step > 0:
             chosen = _distinct(states[-1].ranked)[: keep[step - 1]]
+            if not chosen:
+                raise FloatingPointError(f"no trial of step {step} is left to train again: all failed or were pruned")
             searcher = FixedList([one.trial.params for one in chosen], origins=[one.trial.origin for one in chosen])
             num_trials = len(chosen)
         state = search_trials(

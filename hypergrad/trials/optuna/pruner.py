@@ -6,7 +6,7 @@ from typing import Any
 
 import equinox as eqx
 
-from ...ground.checks import checked, function
+from ...ground.checks import checked, function, shown
 from ..trial import STATE, TRIAL, FinishedTrial, SearcherState, Trial
 from . import translation
 
@@ -73,7 +73,10 @@ class Pruner(eqx.Module):
         follows = kept.known <= len(state.history) and (not kept.known or state.history[kept.known - 1] == kept.last)
         if kept.study is None or not follows:
             vars(kept).update(vars(_Kept()))
-            kept.study = optuna.create_study(pruner=self.make(), sampler=optuna.samplers.RandomSampler(0))
+            pruner = self.make()
+            if not isinstance(pruner, optuna.pruners.BasePruner):
+                raise TypeError(f"make must return an Optuna pruner, got {shown(pruner)}")
+            kept.study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.RandomSampler(0))
         for one in state.history[kept.known :]:
             trial = kept.running.pop(one.trial.number, None)
             if trial is None:  # of an earlier process

@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ...ground.checks import boolean, checked, function, real, text
+from ...ground.checks import boolean, checked, function, real, shown, text
 from ..searcher import AbstractSearcher, Proposal
 from ..trial import STATE, FinishedTrial, Result, SearcherState, Trial
 from . import translation
@@ -95,6 +95,8 @@ def _made(searcher: Optuna, seed: int) -> Any:
     """Makes a sampler."""
     with translation.quiet(searcher.warn):
         sampler = searcher.sampler(seed)
+    if not isinstance(sampler, translation.package().samplers.BaseSampler):
+        raise TypeError(f"sampler must return an Optuna sampler, got {shown(sampler)}")
     translation.check_requirements(sampler)
     return sampler
 

@@ -36,6 +36,9 @@ class SharedStudy:
         with _opening():
             self.storage = _patiently(lambda: _storage(storage))
             self.study = _patiently(lambda: create(storage=self.storage, study_name=name, load_if_exists=True))
+        if self.study.directions != [translation.package().study.StudyDirection.MINIMIZE]:
+            directions = ", ".join(direction.name.lower() for direction in self.study.directions)
+            raise ValueError(f"study {name!r} is there already, to {directions}: a search minimises one value")
         self.id = self.storage.get_study_id_from_name(name)
         self.training: dict[int, tuple[int, list[int]]] = {}  # by number, the id and search of what this process trains
         self.checked: float | None = None  # for stale trials, the last time
@@ -106,15 +109,22 @@ class SharedStudy:
         """Gives up trials whose process gave no sign of life, and queues their values to be asked for next.
 
         At the first ask also those that this search asked for before it was killed: its journal does not know them.
+
+        **Raises** `ValueError` where another process of this machine has the key of this search.
         """
         first, optuna = self.checked is None, translation.package()
         if self.checked is not None and time.monotonic() - self.checked < self.heartbeat:
             return
-        self.checked, states = time.monotonic(), optuna.trial.TrialState
+        states = optuna.trial.TrialState
         mine = {*self.training, *(trial.meta.get("study_trial") for trial in state.pending)}
         for trial in self.study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-            own = first and trial.user_attrs.get(WORKER, {}).get("search") == list(state.seed)
-            if trial.number in mine or not (own or self._is_stale(trial)):
+            same = trial.user_attrs.get(WORKER, {}).get("search") == list(state.seed)
+            if trial.number in mine:
+                continue
+            is_stale = self._is_stale(trial)
+            if same and not is_stale:
+                _refuse_twin(trial)
+            if not (is_stale or (first and same)):
                 continue
             try:
                 given_up = self.storage.set_trial_state_values(self._trial_id(trial.number), states.FAIL)
@@ -125,6 +135,7 @@ class SharedStudy:
                 self.study.add_trial(translation.completed(told))
             elif given_up:
                 self.study.enqueue_trial(trial.params, user_attrs={RETRY: trial.number})
+        self.checked = time.monotonic()
 
     def _is_stale(self, trial: Any) -> bool:
         """Returns `True` if nobody trains a trial any more. Trials of other programs that say nothing are theirs."""
@@ -151,7 +162,7 @@ def _opening() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"storage cannot be opened: {error}") from error
+        raise type(error)(f"storage cannot be opened: {error}") from error
     except Exception as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"storage cannot be opened: {error}") from error
@@ -179,10 +190,25 @@ def _storage(storage: Any) -> Any:
         return storages.RDBStorage(storage)
     if isinstance(storage, str | os.PathLike):
         path = check_path(storage, "storage")
+        _refuse_other_file(path)
         return storages.JournalStorage(storages.journal.JournalFileBackend(path))
     if not isinstance(storage, storages.BaseStorage):
         raise TypeError(f"storage must be a file, a URL or an Optuna storage, got {shown(storage)}")
     return storage
+
+
+def _refuse_other_file(path: str) -> None:
+    """Raises `ValueError` for a file of something else: Optuna appends to any file before it reads it."""
+    if not os.path.exists(path):
+        return
+    with open(path, "rb") as file:
+        line = file.readline(10**6)
+    try:
+        is_journal = "op_code" in json.loads(line) if line.endswith(b"\n") else line[:1] in (b"", b"{")
+    except (ValueError, TypeError):
+        is_journal = False
+    if not is_journal:
+        raise ValueError(f"{path} is there already and is no journal of Optuna")
 
 
 def _source(state: SearcherState, one: FinishedTrial) -> str:
@@ -191,6 +217,25 @@ def _source(state: SearcherState, one: FinishedTrial) -> str:
         return f"{list(state.seed)}, trial {one.trial.number}"
     content = json.dumps([one.trial.params, one.result.to_json()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _refuse_twin(trial: Any) -> None:
+    """Raises `ValueError` where another process of this machine trains a trial of the same search."""
+    process = trial.user_attrs[WORKER].get("process", "")
+    number = process.removeprefix(HERE)
+    if process.startswith(HERE) and number != str(os.getpid()) and _runs(number):
+        raise ValueError(
+            f"key is that of process {number}, which trains trial {trial.number} of the study: give each its own key"
+        )
+
+
+def _runs(process: str) -> bool:
+    """Returns whether a process of this machine runs, where /proc says so; a killed one may be there as a zombie."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _sign_of_life(search: list[int], interval: float) -> dict[str, Any]:

@@ -61,7 +61,11 @@ def suggested(
     params: Params = {}
     for name, leaf in space.leaves.items():
         if leaf.when is None or leaf.when.holds(params):
-            value = _suggest(trial, name, leaf)
+            try:
+                value = _suggest(trial, name, leaf)
+            except ValueError as error:
+                tell(study, trial, Result.failure(error))
+                raise ValueError(f"leaf {name!r} does not fit the study: {error}") from error
             params[name] = fixed.get(name, value)
     return trial, params
 

@@ -132,6 +132,36 @@ BAD = [
     (TypeError, "value of a Result must be", lambda: hg.trials.Result(np.ma.masked)),
     (TypeError, "metrics of a Result must be", lambda: hg.trials.Result(1.0, metrics=HELD)),
     (TypeError, "meta of a Trial must be", lambda: hg.trials.Trial(0, GOOD, meta={"made by": object()})),
+    (TypeError, "hypergradient must be a dict.* of num", lambda: hg.trials.Result(1.0, hypergradient={"lr": [1, 2]})),
+    (TypeError, "block_norms must be a dictionary of num", lambda: hg.trials.Result(1.0, block_norms={"a": "large"})),
+    (ValueError, "hypergradient .* has 'rate', no Float", lambda: searched(hypergradient={"rate": 1.0})),
+    (ValueError, "hypergradient .* has 'layers', no Float", lambda: searched(hypergradient={"layers": 1.0})),
+    (ValueError, "block_norms .* has 'd', no block", lambda: searched(block_norms={"d": 1.0})),
+    (ValueError, "l2 must lie in .* tuned", lambda: searched(tuned={"l2": 2.0})),
+    (TypeError, "value must be a number", lambda: search(lambda trial, key: trial.report(1, [1.0, 2.0]))),
+    (ValueError, "step must be a non-negative", lambda: search(lambda trial, key: trial.report(-1, 1.0))),
+    (
+        ValueError,
+        "budget is in gradients, which no Result tells",
+        lambda: hg.trials.search_trials(TPE, SPACE, lambda trial, key: 1.0, key=KEY, budget=hg.Budget(gradients=9)),
+    ),
+    (
+        TypeError,
+        "options has 'known'; each step takes batch",
+        lambda: hg.trials.two_step(TPE, SPACE, print, key=KEY, num_trials=9, known=[]),
+    ),
+    (
+        FloatingPointError,
+        "no trial of step 1 is left",
+        lambda: hg.trials.two_step(TPE, SPACE, pruned, key=KEY, num_trials=9),
+    ),
+    (ValueError, "leaf 'lr' does not fit the study", lambda: other_space()),
+    (TypeError, "sampler must return an Optuna sampler", lambda: asked(hg.trials.Optuna(lambda seed: seed))),
+    (
+        TypeError,
+        "make must return an Optuna pruner",
+        lambda: search(lambda trial, key: trial.report(0, 1.0), pruner=hg.trials.Pruner(dict)),
+    ),
     (ValueError, "found is not what Result.to_json", lambda: hg.trials.Result.from_json({"loss": 1.0})),
     (ValueError, "leaves is not what Space.to_json", lambda: hg.trials.Space.from_json([{"name": "a"}])),
     (ValueError, "found is not what SearcherState.to", lambda: hg.trials.SearcherState.from_json({"seed": [1]})),
@@ -146,6 +176,25 @@ def test_bad_input_is_named(error, message, call):
 
 def asked(searcher):
     return searcher.ask(searcher.init(SPACE, KEY))
+
+
+def search(objective, **options):
+    return hg.trials.search_trials(hg.trials.Random(), SPACE, objective, key=KEY, num_trials=5, **options)
+
+
+def pruned(trial, key):
+    return hg.trials.Result(1.0, pruned=True)
+
+
+def other_space():
+    """Asks a study for a leaf that it knows as another."""
+    shared = hg.trials.Optuna(tpe, storage=optuna.storages.InMemoryStorage())
+    asked(shared)
+    shared.ask(shared.init(hg.trials.Space({"lr": hg.trials.Categorical(("small", "large"))}), KEY))
+
+
+def searched(**told):
+    return search(lambda trial, key: hg.trials.Result(1.0, **told))
 
 
 @pytest.mark.parametrize("value", [np.longdouble(0.5), np.float16(0.5), np.array([0.5], ">f8"), 2**60])

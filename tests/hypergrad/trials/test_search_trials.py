@@ -48,6 +48,34 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path, searcher, batch
         hg.trials.search_trials(searcher, SPACE, hg.trials.PerTrial(noisy), journal=path, **options)
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_journal_of_a_longer_search_is_its_first_trials(tmp_path, batch):
+    def stopped(trial, key):
+        if trial.number == 9:
+            raise KeyboardInterrupt
+        return loss(trial.params)
+
+    def search(objective, num_trials):
+        options = {"key": KEY, "batch": batch, "journal": tmp_path / "search.jsonl"}
+        return hg.trials.search_trials(hg.trials.Random(), SPACE, objective, num_trials=num_trials, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(stopped, 12)
+    done = 9 // batch * batch
+    assert len(search(stopped, 3).history) == done  # none is trained, and none is forgotten
+    assert [one.trial.number for one in search(lambda trial, key: 0.0, 12).history] == list(range(12))
+
+
+def test_an_objective_may_write_into_the_notes_of_its_trial(tmp_path):
+    def untidy(trial, key):
+        trial.meta["model"] = object()
+        return loss(trial.params)
+
+    options = {"key": KEY, "num_trials": 3, "journal": tmp_path / "search.jsonl"}
+    state = hg.trials.search_trials(hg.trials.Random(), SPACE, untidy, **options)
+    assert [one.trial.meta for one in state.history] == [{}] * 3 and state.num_failed == 0
+
+
 def test_workers_share_one_study(tmp_path):
     seeds = []
 
@@ -88,7 +116,20 @@ def test_results_from_elsewhere_count_and_a_callback_stops():
     )
     assert state.best == known[0] and len(state.history) == 3
     assert state.history[1].trial.params["lr"] == 0.05
-    assert state.failures == [state.history[2]] and "tuned: lr must lie in" in state.failures[0].result.error
+    assert state.failures == [state.history[2]] and "lr must lie in [0.0001, 0.1]" in state.failures[0].result.error
+
+
+def test_a_search_whose_trials_spend_nothing_any_more_ends():
+    """A device that was lost, say: each trial fails at once, and the budget would last for ever."""
+
+    def lost(trial, key):
+        if trial.number:
+            raise RuntimeError("no device")
+        return hg.trials.Result(1.0, gradients=10)
+
+    with pytest.raises(RuntimeError, match="100 trials in a row spent no gradients .* no device") as stop:
+        hg.trials.search_trials(hg.trials.Random(), SPACE, lost, key=KEY, budget=hg.Budget(gradients=100))
+    assert stop.value.state.best.trial.number == 0
 
 
 def costly(trial, key):

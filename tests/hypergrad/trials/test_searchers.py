@@ -199,6 +199,15 @@ def test_descent_goes_back_from_a_bad_step():
         searcher.ask(state)  # one is pending: the base searcher is asked
 
 
+def test_descent_without_a_direction_leaves_it_to_its_base():
+    state = told(
+        hg.trials.Descent(hg.trials.Random(), optax.adam(0.1), starts=2), MIXED, 12, lambda params: params["x"]
+    )
+    values = [one.trial.params["x"] for one in state.history]
+    again = [value for number, value in enumerate(values) if value in values[:number]]
+    assert len(again) <= 2 * len(set(np.minimum.accumulate(values))) and len(set(values)) > 4
+
+
 def test_a_list_comes_first():
     first = {"x": 0.0, "rate": 0.1, "units": 3, "fixed": 3.0}
     listed = hg.trials.FixedList([first, first | {"x": 1.0}], origins=[7, None], then=hg.trials.Random())

@@ -109,6 +109,39 @@ def test_a_clock_that_is_ahead_takes_no_trials_of_another_machine(tmp_path, monk
     assert names() == ["FAIL", "RUNNING", "RUNNING"]
 
 
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "notes", '{"ask": 1}\n'])
+def test_a_file_of_something_else_stays_as_it_is(tmp_path, content):
+    (tmp_path / "study.log").write_text(content)
+    with pytest.raises(ValueError, match="no journal of Optuna"):
+        hg.trials.Optuna(tpe, storage=tmp_path / "study.log").ask(hg.trials.Random().init(SPACE, KEY))
+    assert (tmp_path / "study.log").read_text() == content
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["minimize", "minimize"]])
+def test_a_study_that_does_not_minimise_one_value_is_refused(directions):
+    storage = optuna.storages.InMemoryStorage()
+    optuna.create_study(study_name="hypergrad", storage=storage, directions=directions)
+    with pytest.raises(ValueError, match="is there already, to"):
+        hg.trials.Optuna(tpe, storage=storage).ask(hg.trials.Random().init(SPACE, KEY))
+
+
+def test_a_process_with_the_key_of_another_that_lives_is_refused(tmp_path, monkeypatch):
+    """Two searches with one key ask for the same trials, and each would give up what the other trains."""
+    one, other = (hg.trials.Optuna(tpe, storage=tmp_path / "study.log") for _ in range(2))
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        with monkeypatch.context() as patched:
+            patched.setattr(shared.os, "getpid", lambda: child.pid)
+            one.ask(one.init(SPACE, KEY))
+        with pytest.raises(ValueError, match=f"key is that of process {child.pid}"):
+            other.ask(other.init(SPACE, KEY))
+        other.ask(other.init(SPACE, jax.random.key(7)))
+        child.kill()
+    again = hg.trials.Optuna(tpe, storage=tmp_path / "study.log")
+    again.ask(again.init(SPACE, KEY))
+    names = [trial.state.name for trial in again.kept.shared.study.trials]
+    assert names == ["FAIL", "RUNNING", "RUNNING"]
+
+
 WORKER = """
 import sys, time, jax, optuna
 import hypergrad as hg
