@@ -117,19 +117,24 @@ def steps(scale: PyTree, fast: Sequence[bool]) -> PyTree:
 def all_starts(
     hparams: PyTree, scale: PyTree, fast: Sequence[bool], given: Sequence[PyTree] | None
 ) -> list[tuple[str, PyTree]]:
-    """Returns the starts of the race by name, the given one first."""
+    """Returns the starts of the race by name, the given one first; what has no scale stays where it is in all of them.
+
+    What enters a loss moves together: where a penalty ruins training, one smaller penalty of several does not help.
+    """
     found = [("the given start", hparams)]
     if given is not None:
         if not isinstance(given, list | tuple):
             raise TypeError(f"starts must be a list of pytrees like hparams, got {shown(given)}")
         return found + [(f"starts[{n}]", like(start, hparams, f"starts[{n}]")) for n, start in enumerate(given)]
     leaves, treedef = jax.tree.flatten(hparams)
-    paths = [path for path, _ in named_leaves(hparams, "hparams")]
-    for place, in_loss in enumerate(fast):
-        for word, sign in () if in_loss else (("smaller", -SHIFT), ("larger", SHIFT)):
-            moved = [
-                leaf + sign * unit if at == place else leaf
-                for at, (leaf, unit) in enumerate(zip(leaves, jax.tree.leaves(scale), strict=True))
-            ]
-            found.append((f"{paths[place]} {word}", jax.tree.unflatten(treedef, moved)))
+    groups = [(path, [at]) for at, (path, _) in enumerate(named_leaves(hparams, "hparams")) if not fast[at]]
+    if any(fast):
+        groups.append(("all that enters a loss", [at for at, in_loss in enumerate(fast) if in_loss]))
+    far = jax.tree.leaves(steps(scale, fast))
+    for name, places in groups:
+        if not any(bool(jnp.any(far[at] > 0)) for at in places):
+            continue
+        for word, shift in (("smaller", -SHIFT), ("larger", SHIFT)):
+            moved = [leaf + shift * far[at] if at in places else leaf for at, leaf in enumerate(leaves)]
+            found.append((f"{name} {word}", jax.tree.unflatten(treedef, moved)))
     return found

@@ -105,7 +105,9 @@ def tune(
     - `scale`: a number, or a pytree like `hparams`: the distance over which a hyperparameter matters; 1 suits
       logarithms, 0 holds one where it is.
     - `starts`: further starts, like `hparams`. By default one for every direction of each hyperparameter that enters
-      the optimiser and no loss, such as a learning rate: by log 10 units of `scale` smaller and larger.
+      the optimiser and no loss, such as a learning rate: by log 10 units of `scale` smaller and larger. Two more have
+      all that enters a loss smaller and larger together, by twice that: a penalty that drives the weights of a network
+      to zero leaves no hypergradient that leads away.
     - `memory`: the most updates that a learned momentum may remember, 1/(1 - b1) for Adam's b1 and any form of it;
       `None` bounds nothing. What is a momentum is found by letting the optimiser coast: after one gradient of ones it
       gets zeros, and goes on by so many of its last updates. A momentum that remembers far more updates than the

@@ -236,4 +236,41 @@ def test_starts_are_found_on_batches_and_with_a_state_of_layers():
         "the given start",
         "hparams['log_rate'] smaller",
         "hparams['log_rate'] larger",
+        "all that enters a loss smaller",
+        "all that enters a loss larger",
     ]
+    assert [float(start["log_decay"]) for _, start in found[3:]] == pytest.approx(
+        [-2 - 2 * np.log(10), -2 + 2 * np.log(10)]
+    )
+
+
+def test_what_stays_where_it_is_has_no_starts():
+    hparams = {"log_decay": jnp.zeros(2), "log_rate": jnp.zeros(()), "logit_b1": jnp.zeros(())}
+    scale = {"log_decay": jnp.zeros(2), "log_rate": jnp.zeros(()), "logit_b1": jnp.ones(())}
+    found = setup.all_starts(hparams, scale, [True, False, False], None)
+    assert [name for name, _ in found] == [
+        "the given start",
+        *(f"hparams['logit_b1'] {w}" for w in ("smaller", "larger")),
+    ]
+
+
+@pytest.mark.variants(quick=["1.0-5.0"], slow=["-1.0-5.0", "1.0-2.0"])
+@pytest.mark.parametrize("start", [2.0, 5.0])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_penalty_that_kills_a_network_is_left(start, sign):
+    """At weights of zero no loss of a network depends on its penalty, and no hypergradient leads away from there."""
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    data = {"x": x, "y": x @ np.array([1.0, -2.0, 0.5])}
+
+    def outer(w, h, data, key):
+        return jnp.mean((data["x"] @ w["first"] @ w["second"] - data["y"]) ** 2)
+
+    def inner(w, h, data, key):
+        return outer(w, h, data, key) + jnp.exp(sign * h["log_decay"]) * optax.tree.norm(w, squared=True)
+
+    weights = jax.random.normal(jax.random.key(1), (4, 4)) / 3
+    params = {"first": weights[:3], "second": weights[3]}
+    solver = hg.OptaxSolver(lambda h: optax.adam(jnp.exp(h["log_rate"]), eps_root=1e-12), BUDGET)
+    hparams = {"log_decay": jnp.asarray(sign * start), "log_rate": jnp.log(1e-2)}
+    tuned = hg.tune(solver, hg.BilevelProblem(inner, outer, data, data), params, hparams, key=laws.KEY)
+    assert float(tuned.value) < 1e-2 * float(outer({"first": 0 * weights[:3], "second": weights[3]}, None, data, None))
