@@ -12,7 +12,8 @@ from jaxtyping import Array, PyTree
 from ..ground.checks import boolean, checked, explained, field, instance, random_key
 from ..ground.identity import refuse_different
 from ..inner import INNER, AbstractInnerSolver
-from ..problem import PROBLEM, BilevelProblem, as_floating, check_model, explain_derivatives
+from ..inner.stops import warn_of_stopped_step
+from ..problem import PROBLEM, BilevelProblem, as_floating, as_hparams, check_model, explain_derivatives
 from ..stats import Estimate
 from .common.accuracy import ErrorCheck, TrajectoryState, first_state
 from .common.refusals import refuse_tol, refuse_warm
@@ -92,8 +93,13 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
     def start(
         self, problem: BilevelProblem, params: PyTree, hparams: PyTree, *, differentiable: bool = True
     ) -> TrajectoryState:
-        """Returns the state to start from, also where not all losses are `differentiable`."""
+        """Returns the state to start from, also where not all losses are `differentiable`.
+
+        Warns where a `stop_gradient` cuts the derivative of a training step.
+        """
         state = self.inner.init_to_learn(problem, params, hparams, differentiable=differentiable)
         if self.warm_start:
             refuse_warm(problem, self.inner, state, hparams)
+        if differentiable:
+            warn_of_stopped_step(self.inner, problem, state, as_hparams(hparams))
         return first_state(state, hparams)

@@ -13,6 +13,7 @@ from ..ground.checks import boolean, checked, field
 from ..ground.derivatives import linearize
 from ..ground.tree import join, pairing, split
 from ..inner import INNER, AbstractInnerSolver, InnerState
+from ..inner.stops import warn_of_stopped_step
 from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
@@ -71,6 +72,7 @@ class Forward(AbstractEstimator):
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> ForwardState:
         """Returns the inner state to start from, and its derivatives. Raises where the arguments do not fit."""
         state = self.inner.init_to_learn(problem, params, hparams)
+        warn_of_stopped_step(self.inner, problem, state, as_hparams(hparams))
         if not self.warm_start:
             return ForwardState(state, None)
         refuse_warm(problem, self.inner, state, hparams)

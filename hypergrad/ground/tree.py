@@ -262,6 +262,19 @@ def named_entries(path: str, flags: np.ndarray, most: int = 5) -> list[str]:
     return positions[:most] + ([f"{len(positions) - most} more of {path}"] if len(positions) > most else [])
 
 
+def with_values(tree: PyTree) -> PyTree:
+    """Returns the tree with random numbers, and zeros for integers, in place of arrays that have no values yet."""
+
+    def value(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.core.Tracer):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return jax.random.normal(jax.random.key(leaf.size), leaf.shape, leaf.dtype)
+        return jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(value, tree)
+
+
 def refuse_foreign(tree: PyTree, name: str) -> None:
     """Raises `TypeError` naming the path of an array without numbers, or an object that JAX cannot take apart."""
     for path, leaf in named_leaves(tree, name):

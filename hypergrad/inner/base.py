@@ -227,8 +227,7 @@ class AbstractInnerSolver(eqx.Module):
         partitioned = state.partitioned.with_arrays(arrays)
         if partitioned.layer_state is not None:
             partitioned, solver = partitioned.moved(arrays, solver.aux), solver._replace(aux=None)
-        average = next_average(self.average, state.average, arrays)
-        return strong(InnerState(partitioned, solver, average, state.feed))
+        return strong(InnerState(partitioned, solver, next_average(self.average, state.average, arrays), state.feed))
 
     def _objective(self, problem: BilevelProblem, partitioned: PartitionedModel) -> Callable[..., Any]:
         """Returns the inner loss as a function `(arrays, hparams, key)`, with the state of layers that have one."""
@@ -238,14 +237,12 @@ class AbstractInnerSolver(eqx.Module):
     def _refuse_unfit(self, problem: BilevelProblem, partitioned: PartitionedModel) -> None:
         """Raises `ValueError` where every step reads other data and the solver carries values from step to step."""
         if as_sampler(problem.train).changes and not self._resamples:
-            name = self.solver_class.__name__
-            raise ValueError(f'train changes from step to step, and {name} carries values on: use order="all"')
+            raise ValueError(f'train changes from step to step, and {self.name} carries values on: use order="all"')
 
     def _fresh(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, where: PyTree) -> InnerState:
         """Returns `state` with those parts of the optimiser's state as they are at the start of training."""
-        fresh = self.restart(problem, hparams, state).solver.internal_state
-        choose = lambda renewed, new, old: new if renewed else old
-        memory = jax.tree.map(choose, where, fresh, state.solver.internal_state)
+        memory, fresh = state.solver.internal_state, self.restart(problem, hparams, state).solver.internal_state
+        memory = jax.tree.map(lambda renewed, new, old: new if renewed else old, where, fresh, memory)
         return dataclasses.replace(state, solver=state.solver._replace(internal_state=memory))
 
     def _carried(self, hparams: PyTree, state: InnerState) -> Carried | None:

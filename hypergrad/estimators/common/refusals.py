@@ -12,10 +12,11 @@ from jaxtyping import PyTree
 
 from ...ground.dependence import enters
 from ...ground.shapes import remembered
-from ...ground.tree import PartitionedModel, named_entries, named_leaves, pairing
+from ...ground.tree import PartitionedModel, named_entries, named_leaves, pairing, with_values
 from ...inner import AbstractInnerSolver, InnerState
 from ...inner.optimiser_state import with_loss
-from ...problem import BilevelProblem, inner_objective
+from ...inner.stops import warn_of_stopped_step
+from ...problem import BilevelProblem, as_hparams, inner_objective
 
 PROBES = 3  # points at which derivatives are tried
 
@@ -61,10 +62,11 @@ def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: In
     At a stationary point of L the learning rate, momentum and the like leave no trace, and their implicit
     hypergradient lacks their effect whatever it is. **Raises** `ValueError` naming every hyperparameter, and every
     entry of an array, that enters the optimiser but not ∇_w L, and `TypeError` for complex weights under a proximal
-    step.
+    step. Warns where a `stop_gradient` cuts the derivative of ∇_w L.
     """
     if not inner.smooth:
         refuse_complex(state.partitioned.arrays, "proximal steps are those of real numbers")
+    warn_of_stopped_step(inner, problem, state, as_hparams(hparams), optimiser=False)
     partitioned, key, optimiser = state.partitioned, jax.random.key(0), inner.options.get("opt")
     if not callable(optimiser):
         return  # hyperparameters reach training through the loss alone
@@ -128,7 +130,7 @@ def _unseen_entries(
     arrays that have no values yet.
     """
     with jax.ensure_compile_time_eval():
-        problem, partitioned, hparams = _with_values((problem, partitioned, hparams))
+        problem, partitioned, hparams = with_values((problem, partitioned, hparams))
         gradient = lambda arrays, h: jax.grad(inner_objective(problem, partitioned, jax.random.key(0)))(arrays, h)
         acts = [np.zeros(np.shape(leaf), bool) for leaf in jax.tree.leaves(hparams)]
         sees = [np.zeros(np.shape(leaf), bool) for leaf in jax.tree.leaves(hparams)]
@@ -141,14 +143,3 @@ def _unseen_entries(
                 for flags, slope in zip(found, jax.tree.leaves(jax.vjp(function, hparams)[1](cotangent)), strict=True):
                     flags |= np.asarray(slope) != 0  # NaN counts as seen
     return [a & ~b for a, b in zip(acts, sees, strict=True)]
-
-
-def _with_values(tree: PyTree) -> PyTree:
-    def value(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.core.Tracer):
-            return leaf
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return jax.random.normal(jax.random.key(leaf.size), leaf.shape, leaf.dtype)
-        return jnp.zeros(leaf.shape, leaf.dtype)
-
-    return jax.tree.map(value, tree)

@@ -15,6 +15,7 @@ from ...ground.checks import field, optimiser
 from ...ground.derivatives import jvp, linearize
 from ...ground.shapes import remembered
 from ...ground.tree import PartitionedModel, all_finite, norm
+from ...inner.stops import warn_of_stopped_loss
 from ...problem import (
     BilevelProblem,
     at_step,
@@ -102,6 +103,7 @@ def start(
     """Returns the state before the first step; `auxiliary` makes its variable from the weights."""
     partitioned, hparams = check(problem, params, hparams)
     remembered(_refuse, problem, partitioned, hparams)
+    warn_of_stopped_loss(problem, partitioned, hparams)
     second = auxiliary(partitioned.arrays)
     states = optimisers.weights.init(partitioned.arrays), optimisers.auxiliary.init(second)
     opt_state = optimisers.hparams.init(hparams)
