@@ -10,52 +10,42 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .budget import Budget
 from .data.sampler import as_sampler
 from .data.stream import Stream
-from .ground.program import Program, Records
-from .ground.total import WORD, Total
+from .ground.autosave import Autosave
+from .ground.program import Program
+from .ground.total import Total
 from .history import History, join
 from .pace import Pace
+from .plan import COUNTS, Plan, advance, totals_of, words_of
 from .problem import BilevelProblem
-from .search.base import AbstractSearch, Record, SearchState
-from .stats import Counts
+from .search.base import SearchState
 
 Columns = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Tables = list[np.ndarray]
-COUNTS = ("iterations", "gradients", "rows")  # of all that was spent, those that a step reports
 
-
-class Plan(eqx.Module):
-    """The arguments of `run` that its compiled program depends on."""
-
-    search: AbstractSearch
-    problem: BilevelProblem
-    key: Array
-    keep: Callable[[Record], PyTree]
-    chunk: int
-    count: str | None  # the count that the budget bounds
-    streams: bool = False  # True if the training data are a `Stretch`
-    patience: Array | None = None  # steps without a better one on the holdout before the run stops
-
-    def has_patience(self, state: SearchState) -> Any:
-        """Returns whether a better step may still come."""
-        return True if self.patience is None or state.stale is None else state.stale < self.patience
+_words_alone = jax.jit(words_of)
 
 
 class Course:
     """The state that a run has come to, and the columns of its history, in `chunks` once they are gathered.
 
     Calls of the compiled program are sent ahead, as many as `pace` says, before the records of the first are read.
+    `example` is the problem without its stream, and `saver` saves the course where that is asked for.
     """
 
-    def __init__(self, plan: Plan, state: SearchState, pace: Pace, stream: Stream | None = None):
-        self.plan, self.stream, self.pace, self.chunks = plan, stream, pace, list[Columns]()
+    def __init__(
+        self, plan: Plan, state: SearchState, pace: Pace, example: BilevelProblem, stream: Stream | None = None
+    ):
+        self.plan, self.pace, self.example, self.stream = plan, pace, example, stream
+        self.saver: Autosave | None = None
+        self.chunks = list[Columns]()
         self.num_rows = as_sampler(plan.problem.train).num_rows  # in an epoch
         state = _as_arrays(state)
-        self.program = Program(_advance, plan, state, packed=not pace.watched)
+        self.program = Program(advance, plan, state, packed=not pace.watched)
         self._blocks, self._durations = list[Tables](), list[np.ndarray]()
         self.is_lost = False  # True once a call has failed to which the state was donated
         self._take(state)
@@ -65,7 +55,7 @@ class Course:
         self._tables, self._lent = self.program.pack(state), True
         self._sent = list[Any]()  # results of calls whose records are still on the device
         self._begun = time.monotonic()  # the first of these calls
-        self._spent = _totals(np.asarray(_words_alone(state.spent)))[0].tolist()
+        self._spent = totals_of(np.asarray(_words_alone(state.spent)))[0].tolist()
         self.num_steps = int(state.num_steps)
 
     @property
@@ -135,7 +125,7 @@ class Course:
         finite = finite.astype(bool)
         number = len(status)
         durations = np.full(number, (time.monotonic() - self._begun) / max(number, 1))
-        now = _totals(spent[-1:])[0].tolist() if number else self._spent
+        now = totals_of(spent[-1:])[0].tolist() if number else self._spent
         if self.stream is not None:
             self.stream.used(number)
         # no interrupt comes between these: state and records belong together
@@ -154,7 +144,7 @@ class Course:
             return
         whole = [np.concatenate(tables) for tables in zip(*self._blocks, strict=True)]
         records, spent, _, _ = self.program.layout.unpack(whole)
-        iterations, gradients, rows = _totals(spent).T.copy()
+        iterations, gradients, rows = totals_of(spent).T.copy()
         epochs = rows / (self.num_rows if self.stream is None else np.nan)
         columns = records, iterations, gradients, epochs, np.concatenate(self._durations)
         self._blocks, self._durations = [], []
@@ -228,7 +218,7 @@ class Course:
     @property
     def nothing(self) -> Columns:
         """The columns of no steps."""
-        shapes = eqx.filter_eval_shape(_step, self.plan, self.state)[1]
+        shapes = eqx.filter_eval_shape(Plan.step, self.plan, self.state)[1]
         records = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), shapes)
         return records, np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
 
@@ -241,52 +231,3 @@ class Course:
 
 def _as_arrays(state: SearchState) -> SearchState:
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf), state)
-
-
-def _advance(plan: Plan, state: SearchState, limit: Total, take: Array) -> Any:
-    """Does at most `take` steps, of which there is room for `plan.chunk`, while something of the budget is left.
-
-    Returns the state, with room for a chunk what was kept of each step, what was spent after it, its status and whether
-    its value is finite, and the number of steps done.
-    """
-
-    def unfinished(carry: Any) -> Array:
-        state, _, index = carry
-        left = True if plan.count is None else getattr(state.spent, plan.count) < limit
-        return left & (index < take) & plan.has_patience(state)
-
-    def body(carry: Any) -> Any:
-        state, tables, index = carry
-        state, *step = _step(plan, state)
-        return state, records._replace(tables=tables).written(index, step), index + 1
-
-    _, *shapes = eqx.filter_eval_shape(_step, plan, state)
-    records = Records.of(shapes, plan.chunk)
-    # A loop of a length that the compiler does not know: one it unrolls would round otherwise than a longer one.
-    state, tables, index = jax.lax.while_loop(unfinished, body, (state, records.tables, jnp.int32(0)))
-    return state, records._replace(tables=tables), index
-
-
-def _step(plan: Plan, state: SearchState) -> Any:
-    problem = plan.problem
-    if plan.streams:
-        problem = eqx.tree_at(lambda p: p.train, problem, problem.train.at(state.num_steps))
-    state, record = plan.search.step(problem, state, jax.random.fold_in(plan.key, state.num_steps))
-    # Not the value itself: XLA could compute it twice, rounded otherwise in a longer room than in a shorter one.
-    finite = jnp.isfinite(record.value).astype(jnp.int32)  # which travels with the other numbers
-    return state, plan.keep(record), _words(state.spent), record.stats.status, finite
-
-
-def _words(spent: Counts) -> Array:
-    """Returns the counts of `COUNTS`, two words each."""
-    totals = [getattr(spent, name) for name in COUNTS]
-    return jnp.stack([word for total in totals for word in (total.high, total.low)])
-
-
-_words_alone = jax.jit(_words)
-
-
-def _totals(words: np.ndarray) -> np.ndarray:
-    """Returns the counts of `COUNTS`, of shape (steps, 3), from their two words each."""
-    high, low = words.astype(np.int64).reshape(-1, len(COUNTS), 2).transpose(2, 0, 1)
-    return high * WORD + low

@@ -43,17 +43,15 @@ class NotFiniteError(FloatingPointError):
 
 @dataclasses.dataclass
 class Failures:
-    """The failed steps of one run."""
+    """The failed steps of a course, from here on."""
 
-    search: AbstractSearch
-    problem: BilevelProblem
-    key: Array
+    course: Course
     steps: int = 0
     failed: int = 0
     cause: str = ""
 
-    def look(self, course: Course, status: np.ndarray, finite: np.ndarray) -> None:
-        """Counts the failures among the steps that `course` has just taken; warns of the first of the run.
+    def look(self, status: np.ndarray, finite: np.ndarray) -> None:
+        """Counts the failures among the steps that the course has just taken; warns of the first.
 
         `finite` says of which steps the value is.
         """
@@ -64,20 +62,20 @@ class Failures:
         self.failed += len(indices)
         if not first:
             return
-        number = course.num_steps - len(status) + int(indices[0])
-        key = jax.random.fold_in(self.key, number)
-        self.cause = likely_cause(self.search, self.problem, course.state, key, bool(finite[indices[0]]))
+        course, number = self.course, self.course.num_steps - len(status) + int(indices[0])
+        key = jax.random.fold_in(course.plan.key, number)
+        self.cause = likely_cause(course.plan.search, course.example, course.state, key, bool(finite[indices[0]]))
         warnings.warn(
             f"step {number} has no finite result ({self.failed} of {self.steps} steps so far): {self.cause}",
             RuntimeWarning,
             stacklevel=4,
         )
 
-    def check(self, course: Course, throw: bool = False) -> None:
+    def check(self, throw: bool = False) -> None:
         """Raises `NotFiniteError` if all steps failed, or any where `throw` is true."""
         if self.failed and (throw or self.failed == self.steps):
             text = f"{Status.NONFINITE}: {self.failed} of {self.steps} steps had no finite result: {self.cause}"
-            raise NotFiniteError(text, course.state, course.history)
+            raise NotFiniteError(text, self.course.state, self.course.history)
 
 
 def likely_cause(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, finite: bool) -> str:

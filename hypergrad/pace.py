@@ -14,12 +14,12 @@ class Pace:
 
     - `chunk`: steps of one call; where it is `None`, as many as suit the time of a step.
     - `watched`: somebody is to see the state after every call, so that the next is not sent before.
-    - `record_bytes`: the size of what is kept of one step.
+    - `record_bytes`: the size of what is kept of one step, as `begin` measures it.
     """
 
     chunk: int | None
     watched: bool
-    record_bytes: int
+    record_bytes: int = 0
     _steps: int = 1
 
     @property

@@ -7,7 +7,7 @@ from .budget import Budget
 from .course import Course
 
 
-def show(bar: Any, course: Course, failed: int, budget: Budget, started: float) -> None:
+def move_bar(bar: Any, course: Course, failed: int, budget: Budget, started: float) -> None:
     """Moves the progress bar, if there is one."""
     if bar is not None:
         best = float(course.entry(lambda state: state.best.value))

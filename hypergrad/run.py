@@ -10,18 +10,20 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
-from .begin import Keep, begin, everything
+from .begin import begin
 from .budget import Budget, as_budget
 from .course import Course
 from .failures import Failures
-from .ground.autosave import Autosave
+from .ground.autosave import Autosave, Interval
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
 from .ground.identity import Identity, devices, digest, program_digest, versions, without_addresses
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History
+from .pace import Pace
+from .plan import Keep, Plan, everything
 from .problem import PROBLEM, BilevelProblem
-from .progress import progress_bar, show
+from .progress import move_bar, progress_bar
 from .search.base import STATE, AbstractSearch, SearchState
 
 STOPS = "stopping after this chunk of steps; a second signal stops at once"
@@ -135,77 +137,77 @@ def run(
     """
     budget = as_budget(budget)
     watched = callback is not None or stream is not None or throw
-    data: dict[str, Any] = {"holdout": holdout, "patience": patience, "stream": stream}
-    course, example = begin(
-        search, problem, state, key=key, budget=budget, chunk=chunk, watched=watched, keep=keep, **data
-    )
-    saver = None
+    plan = Plan(search, problem, key, keep, patience=patience)
+    course = begin(plan, state, budget, Pace(chunk, watched), holdout=holdout, stream=stream)
     if checkpoint is not None:
-        start = course.state
-        identity = _identity(search, course.plan.problem, start, key, keep)
-        saver = Autosave(checkpoint, identity, course.chunks, course.nothing, every, every_steps, course.notes)
-        course.resume(saver.load(start), saver.loaded)
-    follow(course, example, budget, callback=callback, progress=progress, throw=throw, saver=saver)
+        keep_at(checkpoint, course, Interval(every, every_steps))
+    follow(course, budget, callback=callback, progress=progress, throw=throw)
     return course.state, course.history
+
+
+def keep_at(checkpoint: str | os.PathLike[str], course: Course, interval: Interval) -> None:
+    """Lets a course go on from its checkpoint, if there is one, and be saved there from now on."""
+    start = course.state
+    saver = Autosave(checkpoint, _identity(course.plan, start), course.chunks, course.nothing, interval, course.notes)
+    course.resume(saver.load(start), saver.loaded)
+    course.saver = saver
 
 
 def follow(
     course: Course,
-    example: BilevelProblem,
     budget: Budget,
     *,
     callback: Callable[[SearchState, History], Any] | None = None,
     progress: bool = False,
     throw: bool = False,
-    saver: Autosave | None = None,
 ) -> None:
-    """Moves a course that `begin` has returned with `example` up to a budget; see `run`, also for what it raises."""
-    started, failures = time.monotonic(), Failures(course.plan.search, example, course.plan.key)
+    """Moves a course up to a budget; see `run`, also for what it raises."""
+    started, failures = time.monotonic(), Failures(course)
     left = not course.is_over(budget, started)
     try:
         with (
             progress_bar(progress, budget) as bar,
-            HeldSignals(saver is not None, STOPS) as signals,
-            _saving(saver, course, left),
+            HeldSignals(course.saver is not None, STOPS) as signals,
+            _saving(course, left),
         ):
-            for taken in course.walk(budget, started, _until_saved(saver)):
-                failures.look(course, *taken)
-                show(bar, course, failures.failed, budget, started)
+            for taken in course.walk(budget, started, _until_saved(course)):
+                failures.look(*taken)
+                move_bar(bar, course, failures.failed, budget, started)
                 if throw and failures.failed:
                     break
                 if (callback is not None and callback(course.state, course.latest)) or signals.received:
                     break
-                _save_if_due(saver, course)
+                _save_if_due(course)
         signals.hand_on()
     except KeyboardInterrupt as error:
         raise _interrupt(course.state, course.history) from error
     except Exception as error:  # of a callback, a stream, a warning that is an error, the device
         _hand_over(error, course)
         raise
-    failures.check(course, throw)
+    failures.check(throw)
 
 
 @contextlib.contextmanager
-def _saving(saver: Autosave | None, course: Course, left: bool) -> Iterator[None]:
+def _saving(course: Course, left: bool) -> Iterator[None]:
     """Saves before the first step, if one is left to do, and after the last, also where it raised."""
     with contextlib.ExitStack() as stack:
         stack.callback(course.close)
-        if saver is not None and left:
+        if (saver := course.saver) is not None and left:
             saver.begin(course.state, course.num_steps)
             stack.callback(lambda: saver.end(None if course.is_lost else course.state))
             stack.callback(course.gather)
         yield
 
 
-def _save_if_due(saver: Autosave | None, course: Course) -> None:
-    if saver is not None and saver.is_due(course.num_steps):
+def _save_if_due(course: Course) -> None:
+    if course.saver is not None and course.saver.is_due(course.num_steps):
         course.gather()
-        saver.save(course.state, course.num_steps)
+        course.saver.save(course.state, course.num_steps)
 
 
-def _until_saved(saver: Autosave | None) -> Callable[[int], int]:
+def _until_saved(course: Course) -> Callable[[int], int]:
     """Returns the function from the number of steps done to those until the next save."""
-    return (lambda num_steps: sys.maxsize) if saver is None else saver.steps_left
+    return (lambda num_steps: sys.maxsize) if course.saver is None else course.saver.interval.steps_left
 
 
 def _interrupt(state: SearchState, history: History) -> KeyboardInterrupt:
@@ -223,15 +225,16 @@ def _hand_over(error: Exception, course: Course) -> None:
             error.add_note(f"after step {course.num_steps} of hypergrad.run; the attributes state and history hold it")
 
 
-def _identity(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, keep: Keep) -> Identity:
+def _identity(plan: Plan, state: SearchState) -> Identity:
     """Returns texts and digests of everything that the result of a run depends on, by name."""
+    problem, key = plan.problem, plan.key
 
     def step(problem: BilevelProblem, state: SearchState, key: Array) -> tuple[SearchState, PyTree]:
-        state, record = search.step(problem, state, key)
-        return state, keep(record)
+        state, record = plan.search.step(problem, state, key)
+        return state, plan.keep(record)
 
     return {
-        "search": without_addresses(eqx.tree_pformat(search, width=10_000)),
+        "search": without_addresses(eqx.tree_pformat(plan.search, width=10_000)),
         "shapes": without_addresses(describe(state)),
         **versions(),
         "devices": devices((problem, state)),

@@ -49,6 +49,7 @@ FLOORS = [
     {"estimators"},
     {"spread", "smoothing"},
     {"value_and_hypergrad", "diagnose", "search"},
+    {"plan"},
     {"course"},
     {"begin", "failures", "progress"},
     {"run"},

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -15,6 +16,18 @@ from .report import Row, grouped
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 ACROSS = 4  # panels in a row
+
+
+class Styles(NamedTuple):
+    """The looks of methods by name: colours, words for the legend, and lines that are dashed, to hide none below."""
+
+    colours: Mapping[str, str]
+    words: Mapping[str, str] = MappingProxyType({})
+    dashed: Sequence[str] = ()
+
+    def of(self, name: str) -> tuple[str, str]:
+        """Returns the label and the colour of a method."""
+        return self.words.get(name, name), self.colours[name]
 
 
 @contextmanager
@@ -71,7 +84,7 @@ def suboptimality_panels(
     """Draws the value `above` the minimum against a cost, one panel for each group of runs, named by `by`."""
     with panel_figure(path, len(panels), (4.4, 4.2), (1.5, 0.0)) as axes:
         for ax, lines in zip(axes.flat, panels, strict=False):
-            step_curves(ax, lines, cost, "above", colours)
+            step_curves(ax, lines, cost, "above", Styles(colours))
             ax.set(yscale="log", title=lines[0][by], xlabel=label)
             ax.locator_params(axis="x", nbins=4)
         for ax in axes[:, 0]:
@@ -81,30 +94,22 @@ def suboptimality_panels(
         axes[0, -1].legend(labels.values(), labels.keys(), fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def step_curves(
-    ax: Any,
-    history: Sequence[Row],
-    x: str,
-    y: str,
-    colours: Mapping[str, str],
-    words: Mapping[str, str] | None = None,
-    dashed: Sequence[str] = (),
-) -> None:
+def step_curves(ax: Any, history: Sequence[Row], x: str, y: str, styles: Styles) -> None:
     """Draws a `band` of y against x over the seeds for every method, each run a step function.
 
     Measurements without a value are left out. A band begins where all runs have been measured. A method that was
-    measured once in every run is drawn as crosses. `words` are the names of methods in the legend; a `dashed` line does
-    not hide the one below it.
+    measured once in every run is drawn as crosses.
     """
     known = [line for line in history if line[x] is not None and line[y] is not None]
     for name in dict.fromkeys(line["method"] for line in known):
         runs = grouped([line for line in known if line["method"] == name], ("seed",))
         if all(len(run) == 1 for run in runs):
             once = [[run[0][axis] for run in runs] for axis in (x, y)]
-            ax.plot(*once, "x", color=colours[name], label=(words or {}).get(name, name))
+            label, colour = styles.of(name)
+            ax.plot(*once, "x", color=colour, label=label)
             continue
         grid = np.linspace(max(run[0][x] for run in runs), max(run[-1][x] for run in runs), 400)
         indices = [np.searchsorted([line[x] for line in run], grid, side="right") - 1 for run in runs]
         values = [np.array([line[y] for line in run])[index] for run, index in zip(runs, indices, strict=True)]
-        band(ax, grid, values, (words or {}).get(name, name), colours[name], "--" if name in dashed else "-")
+        band(ax, grid, values, *styles.of(name), "--" if name in styles.dashed else "-")
     ax.grid(alpha=0.3, which="both")

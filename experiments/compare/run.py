@@ -25,7 +25,7 @@ from ..study.cell import Draws, flat, make_task
 from ..study.contest import COUNTS, Task, budget_of, compete, compile_method, full
 from ..study.criteria import CRITERIA
 from ..study.methods import estimators
-from ..study.plots import COLOURS, DASHED, WORDS
+from ..study.plots import STYLES
 from ..study.settings import IMAGES, Setting, log_probs, network
 from .methods import ALL, MethodName, methods
 
@@ -204,12 +204,12 @@ def courses(path: Path, history: list[dict[str, Any]], unit: str, measure: str) 
     """Draws the best criterion so far against cost; a line where the budget was larger."""
     with figure(path) as axes:
         others = [line for line in history if line["method"] != "best_scalar"]
-        step_curves(axes, others, unit, "best", COLOURS, WORDS, DASHED)
+        step_curves(axes, others, unit, "best", STYLES)
         scalar = {line["seed"]: line["best"] for line in history if line["method"] == "best_scalar"}  # the last counts
         values = [value for value in scalar.values() if value is not None]
         if values:
-            label = f"{WORDS['best_scalar']}, larger budget"
-            axes.axhline(np.median(values), color=COLOURS["best_scalar"], ls=":", label=label)
+            label, colour = STYLES.of("best_scalar")
+            axes.axhline(np.median(values), color=colour, ls=":", label=f"{label}, larger budget")
         axes.set(xlabel=HEADINGS[unit], ylabel=f"best {measure}", yscale="log")
         for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             axis("{x:g}")
@@ -224,7 +224,8 @@ def histograms(path: Path, learned: dict[str, np.ndarray]) -> None:
     """Draws the learned prior log-variances of all weights."""
     with figure(path, size=(7, 4)) as axes:
         for name, values in learned.items():
-            axes.hist(values, bins=80, histtype="step", lw=1.6, color=COLOURS[name], label=WORDS.get(name, name))
+            label, colour = STYLES.of(name)
+            axes.hist(values, bins=80, histtype="step", lw=1.6, color=colour, label=label)
         axes.set(xlabel="prior log-variance", ylabel="weights", yscale="log")
         axes.legend()
 
@@ -238,5 +239,5 @@ def maps(path: Path, learned: dict[str, np.ndarray], shape: tuple[int, int]) -> 
     with figure(path, 1, len(images), (3 * len(images), 3.2), squeeze=False) as axes:
         for ax, name, image in zip(axes[0], learned, images, strict=True):
             drawn = ax.imshow(image, vmin=low, vmax=high, cmap="viridis")
-            ax.set(title=WORDS.get(name, name), xticks=[], yticks=[])
+            ax.set(title=STYLES.of(name)[0], xticks=[], yticks=[])
         axes[0, 0].figure.colorbar(drawn, ax=axes[0], label="mean prior log-variance", shrink=0.8)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.figures import figure, step_curves
+from ..common.figures import Styles, figure, step_curves
 from ..common.report import Row, grouped
 
 COLOURS = {
@@ -35,7 +35,7 @@ WORDS = {
     "random_greedy": "random, then greedy",
     "plain": "plain training",
 }
-DASHED = ("reverse", "drmad_knots")  # which others lie below
+STYLES = Styles(COLOURS, WORDS, dashed=("reverse", "drmad_knots"))
 DATA = {"wisdm": "WISDM", "wisdm-raw": "WISDM, raw series", "mnist": "MNIST", "mnist-small": "small MNIST"}
 CRITERIA = {"elbo": "evidence bound", "evidence": "Laplace evidence", "cv": "cross-validation"}
 BUDGETS = {"iterations": "equal updates of the weights", "gradients": "equal gradients"}
@@ -68,7 +68,7 @@ def convergence(path: Path, history: Lines, title: str) -> None:
     """Draws the best Q so far against cost."""
     unit = history[0]["budget"]
     with figure(path) as axes:
-        step_curves(axes, history, unit, "Q", COLOURS, WORDS, DASHED)
+        step_curves(axes, history, unit, "Q", STYLES)
         axes.set(
             xlabel={"iterations": "updates of the weights"}.get(unit, unit),
             ylabel="best criterion Q so far, nats",
@@ -91,7 +91,8 @@ def errors(path: Path, runs: Lines, title: str) -> None:
             values, name = np.array([[run["E"], run["E_0.25"], run["E_0.5"]] for run in mine], float), mine[0]["method"]
             spread = values.std(0, ddof=1) if len(values) > 1 else np.zeros(3)
             at = np.array(noises) + APART * (place - (len(methods) - 1) / 2)  # none lies behind another
-            axes.errorbar(at, values.mean(0), spread, color=COLOURS[name], label=WORDS.get(name, name), capsize=2)
+            label, colour = STYLES.of(name)
+            axes.errorbar(at, values.mean(0), spread, color=colour, label=label, capsize=2)
         finish(axes, "noise on the weights, standard deviation", runs[0]["data"], title)
 
 
@@ -101,9 +102,9 @@ def image_noise(path: Path, noise: Lines, title: str) -> None:
         for mine in grouped(noise, ("method",)):
             levels = grouped(sorted(mine, key=lambda line: line["image_noise"]), ("image_noise",))
             values = [np.mean([line["E"] for line in level]) for level in levels]
-            name = mine[0]["method"]
+            label, colour = STYLES.of(mine[0]["method"])
             at = [level[0]["image_noise"] for level in levels]
-            axes.plot(at, values, color=COLOURS[name], label=WORDS.get(name, name))
+            axes.plot(at, values, color=colour, label=label)
         finish(axes, "noise on the training inputs", noise[0]["data"], title)
 
 

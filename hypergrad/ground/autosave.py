@@ -1,5 +1,6 @@
 """Saving a run while it goes on."""
 
+import dataclasses
 import os
 import sys
 import threading
@@ -17,6 +18,30 @@ from .identity import Identity
 from .record_log import RecordLog
 
 
+@dataclasses.dataclass
+class Interval:
+    """The seconds and the steps from one save to the next, whichever are over first; `None` leaves it to the other."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        self.begin(0)
+
+    def begin(self, num_steps: int) -> None:
+        """Begins anew, after so many steps of the run."""
+        self._begun, self._first = time.monotonic(), num_steps
+
+    def is_over(self, num_steps: int) -> bool:
+        """Returns whether the time, or the number of steps, to save has come."""
+        late = self.seconds is not None and time.monotonic() - self._begun >= self.seconds
+        return late or (self.steps is not None and num_steps - self._first >= self.steps)
+
+    def steps_left(self, num_steps: int) -> int:
+        """Returns the number of steps until it is over, at least 1."""
+        return sys.maxsize if self.steps is None else max(self.steps - (num_steps - self._first), 1)
+
+
 class Autosave:
     """A run's checkpoint and, next to it in `<checkpoint>.records`, its records; of a link, next to where it leads.
 
@@ -27,7 +52,7 @@ class Autosave:
 
     - `chunks`: the records of the run, to which it appends as it goes on.
     - `empty`: the records of no steps.
-    - `seconds`, `steps`: how often to save, by whichever comes first; `None` leaves it to the other.
+    - `interval`: how often to save.
     - `notes`: called at every save; its result, which JSON can hold, is saved too, and `loaded` after `load`.
     """
 
@@ -37,19 +62,17 @@ class Autosave:
         identity: Identity,
         chunks: list[PyTree],
         empty: PyTree,
-        seconds: float | None = None,
-        steps: int | None = None,
+        interval: Interval,
         notes: Callable[[], dict[str, Any]] = dict,
     ):
         self.path = check_path(path, "checkpoint")
-        self.identity, self.seconds, self.steps = identity, seconds, steps
-        self.chunks, self.notes, self.loaded = chunks, notes, dict[str, Any]()
+        self.identity, self.interval, self.chunks = identity, interval, chunks
+        self.notes, self.loaded = notes, dict[str, Any]()
         row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), empty)
         self.log = RecordLog(f"{os.path.realpath(self.path)}.records", row)
         self._num_appended = 0  # chunks that are in the log
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        self._saved_at, self._saved_step = time.monotonic(), 0
 
     def load(self, state: PyTree) -> PyTree:
         """Returns the state of an earlier run with the same identity, and fills `chunks` with its records.
@@ -77,22 +100,16 @@ class Autosave:
             except BaseException:
                 self.log.close()
                 raise
-        self._saved_at, self._saved_step = time.monotonic(), num_steps
+        self.interval.begin(num_steps)
 
     def is_due(self, num_steps: int) -> bool:
-        """Returns whether the time, or the number of steps, to save has come, and no write is under way."""
-        late = self.seconds is not None and time.monotonic() - self._saved_at >= self.seconds
-        many = self.steps is not None and num_steps - self._saved_step >= self.steps
-        return (late or many) and not (self._thread and self._thread.is_alive())
+        """Returns whether the interval is over, and no write is under way."""
+        return self.interval.is_over(num_steps) and not (self._thread and self._thread.is_alive())
 
     def save(self, state: PyTree, num_steps: int) -> None:
         """Begins to save."""
-        self._saved_at, self._saved_step = time.monotonic(), num_steps
+        self.interval.begin(num_steps)
         self._start(state)
-
-    def steps_left(self, num_steps: int) -> int:
-        """Returns the number of steps until a save is due, at least 1."""
-        return sys.maxsize if self.steps is None else max(self.steps - (num_steps - self._saved_step), 1)
 
     def end(self, state: PyTree | None) -> None:
         """Saves what is not saved yet, unless the state is lost, and lets other processes in."""

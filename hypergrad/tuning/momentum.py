@@ -53,35 +53,25 @@ def retention(optimiser: Callable[[PyTree], Any], hparams: PyTree, arrays: PyTre
     return pairing(first, second) / pairing(first, first)
 
 
-def bounded(
-    projection: Callable[[PyTree], PyTree],
+def bounds(
     inner: AbstractInnerSolver,
     arrays: PyTree,
     hparams: PyTree,
     scale: PyTree,
     in_loss: Sequence[bool],
     memory: int | None,
-) -> tuple[Callable[[PyTree], PyTree], list[str]]:
-    """Returns the projection after a bound on every momentum, see `bounds`, and the paths of these."""
-    if memory is None:
-        return projection, []
-    lower, upper, momenta = bounds(inner, arrays, hparams, scale, in_loss, memory)
-    return (Bounded(lower, upper, projection) if momenta else projection), momenta
-
-
-def bounds(
-    inner: AbstractInnerSolver, arrays: PyTree, hparams: PyTree, scale: PyTree, in_loss: Sequence[bool], memory: int
 ) -> tuple[PyTree, PyTree, list[str]]:
     """Returns the least and the largest hyperparameters with which the optimiser remembers so many updates at most.
 
     Of each array that enters no loss, and that `retention` depends on, all entries are moved together to where
-    r = 1 - 1/memory. Without a bound they are -inf and inf. The list has the paths of the arrays with one.
+    r = 1 - 1/memory. Without a bound they are -inf and inf, as all are where `memory` is `None`. The list has the paths
+    of the arrays with one.
     """
     leaves, treedef = jax.tree.flatten(hparams)
     sides = [[jnp.full_like(leaf, end) for leaf in leaves] for end in (-jnp.inf, jnp.inf)]
     optimiser = inner.options.get("opt")
     found = list[str]()
-    if callable(optimiser) and not all(in_loss):
+    if memory is not None and callable(optimiser) and not all(in_loss):
         slopes = jax.tree.leaves(_measured(optimiser, hparams, arrays)[1])
         for place, (path, leaf) in enumerate(named_leaves(hparams, "hparams")):
             unit = float(jnp.max(jax.tree.leaves(scale)[place]))

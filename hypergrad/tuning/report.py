@@ -16,8 +16,8 @@ def report(
 
     `held` are sentences on hyperparameters with a bound.
     """
-    inner, state, history = choice.estimator.inner, winner.state, winner.history
-    assert history is not None and inner.average is not None  # both are set before
+    inner, state, history = choice.estimator.inner, winner.course.state, winner.course.history
+    assert inner.average is not None  # `periods` sets it
     lines = [
         f"Trained {state.spent.iterations} updates for {spent} gradient equivalents in all, moving the hyperparameters "
         f"every {inner.num_steps} updates, {len(history)} times.{cut_short(int(state.spent.iterations), planned)}",

@@ -6,21 +6,21 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from jaxtyping import Array, PyTree
 
-from ..budget import Budget
+from ..estimators.reverse import Reverse
 from ..ground.checks import checked, function, instance, integer, path, random_key, refuse_traced
 from ..history import History
 from ..inner import AbstractInnerSolver
 from ..problem import BilevelProblem, as_hparams, check_model
 from ..search.base import SearchState
-from ..search.gradient import identity
-from .momentum import MEMORY, bounded
-from .race import REACH, choose, line_up
+from ..search.gradient import GradientSearch, identity
+from .momentum import MEMORY, Bounded, bounds
+from .race import Track, choose, line_up, winner_of
 from .report import on_momentum, report
 from .setup import all_starts, in_losses, periods, scaled_adam, steps, units
 
+REACH = 20  # horizons between two moves of λ: a differentiated update costs two gradients, and three updates in time
 SHARE = 0.15  # of the budget that the choice of a start may take
 LEAST = 200  # gradients of a budget
 PRICE = 1 + 2 / REACH  # gradients of an update, with what its hypergradients cost
@@ -136,29 +136,25 @@ def tune(
     unit = units(scale, hparams)
     fast = in_losses(problem, partitioned, hparams)
     named = all_starts(hparams, unit, fast, starts)
-    common: dict[str, Any] = {"key": key, "holdout": holdout, "patience": patience, "callback": callback}
-    projection, momenta = bounded(projection, inner, partitioned.arrays, hparams, unit, fast, memory)
-    choice = choose(periods(inner, total), scaled_adam(steps(unit, fast)), projection, problem, params, hparams, common)
-    race = line_up(choice, problem, named)
+    lower, upper, momenta = bounds(inner, partitioned.arrays, hparams, unit, fast, memory)
+    solver, optimiser = periods(inner, total), scaled_adam(steps(unit, fast))
+    limited = Bounded(lower, upper, projection) if momenta else projection
 
-    def advance(number: int, gradients: int) -> None:
-        place = None if checkpoint is None else f"{os.fspath(checkpoint)}.{number}"
-        own = {"key": jax.random.fold_in(key, number), "checkpoint": place, "budget": Budget(gradients=gradients)}
-        race[number].go_on(choice.search, problem, common | own)
+    def search(horizon: int) -> GradientSearch:
+        estimator = Reverse(solver, horizon=horizon, warm_start=True, check=None)
+        return GradientSearch(estimator, optimiser, projection=limited)
 
-    alive, rounds, limit = list(range(len(race))), math.ceil(math.log2(len(race))), 0
-    for _ in range(rounds):
-        limit += max(int(SHARE * total / rounds / len(alive)), 1)
-        for number in alive:
-            advance(number, limit)
-        alive = sorted(alive, key=lambda number: race[number].loss)[: math.ceil(len(alive) / 2)]
-    winner = race[alive[0]]
-    others = choice.spent + sum(rival.gradients for rival in race if rival is not winner)
+    longest, track = max(solver.num_steps // REACH, 1), Track(problem, key, holdout, patience, callback)
+    choice = choose(search, longest, search(longest).init(problem, params, hparams), track)
+    race = line_up(choice, track, named, checkpoint)
+    winner = winner_of(race, SHARE * total, callback)
+    course = winner.course
+    others = choice.spent + sum(rival.course.gradients for rival in race if rival is not winner)
     last = total - others - choice.cost
     if last >= 0:  # one more hyper-step fits
-        advance(alive[0], last + 1)
-    if winner.history is None or not math.isfinite(winner.loss):
+        winner.go_on(last + 1, callback)
+    if not math.isfinite(winner.loss):
         raise FloatingPointError("no start has a finite loss: training diverges, or the loss is not defined there")
-    best, spent = winner.state.best, others + winner.gradients
+    best, spent = course.state.best, others + course.gradients
     words = report(choice, race, winner, spent, inner.num_steps, on_momentum(momenta, memory))
-    return Tuned(best.params, best.hparams, best.value, winner.state, winner.history, spent, words)
+    return Tuned(best.params, best.hparams, best.value, course.state, course.history, spent, words)

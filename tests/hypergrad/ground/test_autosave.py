@@ -10,7 +10,7 @@ import pytest
 
 import hypergrad as hg
 from hypergrad.ground import autosave, checkpoint
-from hypergrad.ground.autosave import Autosave
+from hypergrad.ground.autosave import Autosave, Interval
 from hypergrad.ground.checkpoint import save_checkpoint
 
 EMPTY = {"value": np.zeros(0, np.float32)}
@@ -18,7 +18,7 @@ IDENTITY = {"run": "this one"}
 
 
 def saver(folder, seconds=None, steps=None):
-    return Autosave(folder / "run.ckpt", IDENTITY, [], EMPTY, seconds, steps)
+    return Autosave(folder / "run.ckpt", IDENTITY, [], EMPTY, Interval(seconds, steps))
 
 
 def take(saver, step):
