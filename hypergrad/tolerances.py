@@ -1,4 +1,4 @@
-"""Schedules of the tolerance ε_k of `HOAG`. **Source**: Pedregosa (2016), section 4."""
+"""Schedules of the relative tolerance ε_k of `HOAG`. **Source**: Pedregosa (2016), section 4."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from .ground.checks import checked, real
 
-Schedule = Callable[[Array], Array]  # hyper-step k = 0, 1, ... -> tolerance
+Schedule = Callable[[Array], Array]  # hyper-step k = 0, 1, ... -> relative tolerance
 INITIAL = real("initial", above=0)
 
 

@@ -106,10 +106,10 @@ class Training(eqx.Module):
         """Returns the state after steps `start ... stop - 1`. Nothing is stored on the way."""
         return jax.lax.fori_loop(start, stop, lambda t, state: self.step(state, t), state)
 
-    @checked(real("tol", least=0))
-    def solve(self, state: InnerState, tol: Array | float = 0.0) -> tuple[InnerState, SolveStats]:
+    @checked(real("atol", least=0))
+    def solve(self, state: InnerState, atol: Array | float = 0.0) -> tuple[InnerState, SolveStats]:
         """Returns the end of training and its counts; see `AbstractInnerSolver.solve`."""
-        return self.inner.solve(self.problem, self.hparams, state, self.key, tol)
+        return self.inner.solve(self.problem, self.hparams, state, self.key, atol)
 
     def outer_value_and_grads(self, end: InnerState) -> tuple[Array, PartitionedModel, PyTree]:
         """Returns `(F, ∂F/∂model, ∂_λ F)`, the outer loss of `end.judged` and its derivatives.

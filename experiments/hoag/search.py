@@ -40,7 +40,7 @@ class Searches:
         estimators: dict[str, hg.AbstractEstimator] = {
             name: hg.HOAG(inner, linear, schedule=schedule) for name, schedule in SCHEDULES.items()
         }
-        estimators["implicit"] = hg.Implicit(inner, hg.CG(200, rtol=TIGHT), tol=TIGHT, warm_start=True)
+        estimators["implicit"] = hg.Implicit(inner, hg.CG(200, rtol=TIGHT), atol=TIGHT, warm_start=True)
         step, box = hg.adaptive_step(), lambda log_penalty: jnp.clip(log_penalty, *model.BOX)
         self.inner, self.train = inner, model.make_trainer(inner)
         self.by_gradient = {name: hg.GradientSearch(one, step, projection=box) for name, one in estimators.items()}

@@ -38,7 +38,7 @@ def searchers(
     random = after(lambda _: optuna.samplers.RandomSampler(seed=seed))
     tpe = after(lambda _: optuna.samplers.TPESampler(seed=seed))
     along = lambda base, **options: hg.trials.Descent(base, optax.adam(rate), starts=starts, **options)
-    smoothed = along(tpe, tolerance=NOISE)
+    smoothed = along(tpe, rtol=NOISE)
     return {"gradient": along(random), "population": smoothed, "random": random, "tpe": tpe, "plain": random}
 
 

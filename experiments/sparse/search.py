@@ -98,7 +98,7 @@ def descended(problem: Problem, like: np.ndarray, gradients: int) -> list[Row]:
 
 def per_feature(problem: Problem, start: np.ndarray, gradients: int) -> list[Row]:
     """Returns the path of Adam on one log-penalty per feature, along hypergradients of a fixed tight tolerance."""
-    estimator = hg.Implicit(problem.inner, hg.CG(100), tol=1e-5 * problem.scale, warm_start=True)
+    estimator = hg.Implicit(problem.inner, hg.CG(100), atol=1e-5 * problem.scale, warm_start=True)
     return _followed(problem, estimator, optax.adam(0.1), (start, gradients))
 
 

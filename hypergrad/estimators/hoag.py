@@ -40,7 +40,7 @@ class HOAGState(eqx.Module):
 
 
 class HOAG(AbstractEstimator):
-    """The implicit hypergradient with inner and linear tolerance ε_k, both warm-started.
+    """The implicit hypergradient with one relative tolerance ε_k for training and linear solve, both warm-started.
 
     At hyper-step k: train on from the last weights until ‖∇_w L‖ <= ε_k ‖∇_w L‖_0, the gradient norm at the very first
     weights; solve H v = ∇_w F from the last v to a relative residual of ε_k; return ∂_λ F - (∂²L/∂w∂λ)ᵀ v.
@@ -72,7 +72,7 @@ class HOAG(AbstractEstimator):
     inner: AbstractInnerSolver = field(INNER)
     linear_solver: AbstractLinearSolver = field(LINEAR_SOLVER, CG())
     _: dataclasses.KW_ONLY
-    schedule: Schedule = field(function("schedule", "from the hyper-step to a tolerance"), exponential())
+    schedule: Schedule = field(function("schedule", "from the hyper-step to a relative tolerance"), exponential())
     curvature: Curvature = field(CURVATURE, hessian)
     preconditioner: Preconditioner | None = field(PRECONDITIONER, None)
     power_steps: int = field(integer("power_steps", least=0), 0)

@@ -27,9 +27,10 @@ class Implicit(AbstractEstimator):
 
     **Arguments**
 
-    - `inner`: the inner solver, run to a gradient norm of `tol` or for its `num_steps`.
+    - `inner`: the inner solver, run to a gradient norm of `atol` or for its `num_steps`.
     - `linear_solver`: `CG()`, `Neumann()` or your own. It stops at its budget whatever happens. Those that draw the
       training data anew for every product, such as `hg.linear.SGD`, do so independently of the mixed derivative.
+    - `atol`: the gradient norm at which training ends, an absolute number.
     - `warm_start`: train on from where the last step ended.
     - `curvature`: what stands for H: `hessian`, or `gauss_newton` where H is indefinite.
     - `preconditioner`: a function of the hyperparameters that gives a positive diagonal close to H's, e.g.
@@ -77,7 +78,7 @@ class Implicit(AbstractEstimator):
     inner: AbstractInnerSolver = field(INNER)
     linear_solver: AbstractLinearSolver = field(LINEAR_SOLVER, CG())
     _: dataclasses.KW_ONLY
-    tol: float = field(real("tol", least=0), 0.0)
+    atol: float = field(real("atol", least=0), 0.0)
     warm_start: bool = field(boolean("warm_start"), False)
     curvature: Curvature = field(CURVATURE, hessian)
     preconditioner: Preconditioner | None = field(PRECONDITIONER, None)
@@ -98,7 +99,7 @@ class Implicit(AbstractEstimator):
     def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> Evaluated:
         """Trains, then solves the linear system."""
         training = Training(self.inner, problem, hparams, key)
-        end, solved = training.solve(training.begin(state, self.warm_start), self.tol)
+        end, solved = training.solve(training.begin(state, self.warm_start), self.atol)
         system = LinearSystem(self.linear_solver, self.curvature, self.preconditioner)
         found = hypergradient_at_solution(training, end, system)
         measurement = Measurement(self.linear_solver, self.strong_convexity, self.power_steps)

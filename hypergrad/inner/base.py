@@ -71,7 +71,7 @@ class AbstractInnerSolver(eqx.Module):
 
     @property
     def tol(self) -> float | None:
-        """The gradient norm at which `solve` stops, where the options name one."""
+        """jaxopt's option of this name, an absolute gradient norm at which `solve` stops; `None` where it is not given."""
         return self.options.get("tol")
 
     @checked(PROBLEM)
@@ -175,15 +175,15 @@ class AbstractInnerSolver(eqx.Module):
         return self._next(state, arrays, new._replace(**stale))
 
     def solve(
-        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array, tol: Array | float = 0.0
+        self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array, atol: Array | float = 0.0
     ) -> tuple[InnerState, SolveStats]:
         """Returns the state after at most `num_steps` updates, and their counts.
 
-        Stops once the gradient norm that the solver reports is at most `tol`, an absolute number, or the solver's own
-        option `tol` if that is larger. Step t draws with `fold_in(key, t)`. Nothing is stored on the way and nothing
+        Stops once the gradient norm that the solver reports is at most `atol`, or the solver's own option `tol` if that
+        is larger, both absolute. Step t draws with `fold_in(key, t)`. Nothing is stored on the way and nothing
         can be differentiated.
         """
-        tol = tol if self.tol is None else jnp.maximum(tol, self.tol)
+        atol = atol if self.tol is None else jnp.maximum(atol, self.tol)
 
         def update(carry: tuple[Array, InnerState]) -> tuple[Array, InnerState]:
             t, state = carry
@@ -194,9 +194,9 @@ class AbstractInnerSolver(eqx.Module):
 
         def unfinished(carry: tuple[Array, InnerState]) -> Array:
             t, state = carry
-            return (t < self.num_steps) & ((t == 0) | (jnp.real(state.solver.error) > tol))
+            return (t < self.num_steps) & ((t == 0) | (jnp.real(state.solver.error) > atol))
 
-        if self._resamples and isinstance(tol, int | float) and tol == 0:
+        if self._resamples and isinstance(atol, int | float) and atol == 0:
             step = lambda t, state: self.step(problem, hparams, state, step_key(key, t))
             steps, end = jnp.int32(self.num_steps), jax.lax.fori_loop(0, self.num_steps, step, state)
         else:

@@ -29,7 +29,7 @@ class Descent(AbstractSearcher):
 
         z <- clip(z + u, -1, 1),   u = optimiser(dvalue/dz),   dvalue/dz = (high - low)/2 · hypergradient
 
-    A step that fails, tells no hypergradient or ends more than `tolerance` |best| above the best value is taken back:
+    A step that fails, tells no hypergradient or ends more than `rtol` |best| above the best value is taken back:
     the next one goes from the best trial, half as long, its optimiser started anew. Leaves that a hypergradient does
     not name stay. While a trial of the descent is pending, before any has succeeded, and where the best trial told no
     hypergradient when it was trained again twice, `base` is asked.
@@ -58,7 +58,7 @@ class Descent(AbstractSearcher):
         converter=instance("optimiser", optax.GradientTransformation, "an optax transformation")
     )
     starts: int = eqx.field(default=5, converter=integer("starts", least=1))
-    tolerance: float = eqx.field(default=0.02, converter=real("tolerance", least=0))
+    rtol: float = eqx.field(default=0.02, converter=real("rtol", least=0))
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes the next step, or asks the base searcher."""
@@ -83,7 +83,7 @@ class Descent(AbstractSearcher):
         self.base.publish(state, trial, result)
 
     def _is_worse(self, last: FinishedTrial, best: FinishedTrial) -> bool:
-        limit = best.result.value + self.tolerance * abs(best.result.value)
+        limit = best.result.value + self.rtol * abs(best.result.value)
         return last.result.failed or not _is_usable(last.result) or last.result.value > limit
 
     def _moved(self, space: Space, start: FinishedTrial, note: Mapping[str, Any]) -> tuple[Params, dict[str, Any]]:

@@ -207,9 +207,9 @@ def pareto_front(trials: Iterable[FinishedTrial]) -> list[FinishedTrial]:
     return front
 
 
-@checked(TRIALS, real("tolerance", least=0))
-def smallest_within_tolerance(trials: Iterable[FinishedTrial], tolerance: float) -> FinishedTrial | None:
-    """Returns the smallest model whose value is within `tolerance` (0.05: five percent) of the best.
+@checked(TRIALS, real("rtol", least=0))
+def smallest_within_tolerance(trials: Iterable[FinishedTrial], rtol: float) -> FinishedTrial | None:
+    """Returns the smallest model whose value is within `rtol` (0.05: five percent) of the best, relative to it.
 
     **Example**
 
@@ -219,7 +219,7 @@ def smallest_within_tolerance(trials: Iterable[FinishedTrial], tolerance: float)
         20
     """
     front = pareto_front(trials)
-    limit = front[-1].result.value + tolerance * abs(front[-1].result.value) if front else 0.0
+    limit = front[-1].result.value + rtol * abs(front[-1].result.value) if front else 0.0
     return next((one for one in front if one.result.value <= limit), None)
 
 

@@ -126,7 +126,7 @@ CLASSES = {
         WARM
         | {
             "linear_solver": LINEAR_SOLVER,
-            "tol": Real(0.0, least=0),
+            "atol": Real(0.0, least=0),
             "curvature": Function(hg.curvature.hessian),
             "preconditioner": Function(lambda h: 1.0, optional=True),
         },

@@ -86,7 +86,7 @@ CALLS = {
             "key": Key(),
         },
     ),
-    "Training.solve": (lambda tol: training().solve(begun(), tol), {"tol": Real(0.0, least=0)}),
+    "Training.solve": (lambda atol: training().solve(begun(), atol), {"atol": Real(0.0, least=0)}),
     "Training.advance": (
         lambda start: training().advance(begun(), start, 3),
         {"start": Kind(lambda: 0, lambda value: None if Int(0, least=0).judge(value) is not False else False)},

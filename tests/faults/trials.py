@@ -122,7 +122,7 @@ CLASSES = {
             "base": SEARCHER,
             "optimiser": Only(lambda: optax.sgd(0.1)),
             "starts": Int(2, least=1),
-            "tolerance": Real(0.1, least=0),
+            "rtol": Real(0.1, least=0),
         },
     ),
     "DivideAndConquer": (
@@ -233,7 +233,7 @@ FUNCTIONS = {
     "pareto_front": (T.pareto_front, {"trials": TRIALS}),
     "smallest_within_tolerance": (
         T.smallest_within_tolerance,
-        {"trials": TRIALS, "tolerance": Real(0.1, least=0)},
+        {"trials": TRIALS, "rtol": Real(0.1, least=0)},
     ),
     "Random.init": (RANDOM.init, {"space": SPACE_KIND, "key": Key()}),
     "Random.ask": (RANDOM.ask, {"state": STATE, "fixed": Mapping({})}),

@@ -53,7 +53,7 @@ def by_hand(case: Benchmark, make: Callable[[Benchmark], Callable]) -> Peer:
 def implicit_of_lbfgs(case: Benchmark) -> Peer:
     """Returns the implicit hypergradient where L-BFGS ends."""
     inner = hg.JaxoptSolver(jaxopt.LBFGS, maxiter=case.num_steps)
-    return ours(case, hg.Implicit(inner, hg.CG(LINEAR_STEPS, rtol=LINEAR_RTOL), tol=TOL), exact=False)
+    return ours(case, hg.Implicit(inner, hg.CG(LINEAR_STEPS, rtol=LINEAR_RTOL), atol=TOL), exact=False)
 
 
 def jaxopt_sgd(case: Benchmark, implicit: bool) -> Peer:

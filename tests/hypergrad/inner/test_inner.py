@@ -110,7 +110,7 @@ def test_reverse_through_jaxopt_solvers(inner):
 def test_implicit_with_jaxopt_solvers(solver):
     inner = hg.JaxoptSolver(solver, maxiter=300)
     with loosened(1e3):  # a gradient norm of 1e-12 is out of reach of some line searches
-        laws.closed_form(hg.Implicit(inner, hg.CG(10, rtol=1e-14), tol=1e-12), ridge())
+        laws.closed_form(hg.Implicit(inner, hg.CG(10, rtol=1e-14), atol=1e-12), ridge())
 
 
 @pytest.mark.row(42)
@@ -142,7 +142,7 @@ def test_a_warm_start_sees_the_hyperparameters_it_starts_at(solver):
     gradient = jax.grad(case.problem.inner_loss)(state.params, after, case.problem.train, laws.KEY)
     assert_close(resumed.solver.grad, gradient)
     assert jnp.linalg.norm(state.solver.grad - gradient) > 1e-3
-    for make in (hg.HOAG, lambda inner: hg.Implicit(inner, tol=1e-6, warm_start=True)):
+    for make in (hg.HOAG, lambda inner: hg.Implicit(inner, atol=1e-6, warm_start=True)):
         estimator = make(inner)
         state = estimator.init(case.problem, case.params, before)
         for hparams in (before, after):
