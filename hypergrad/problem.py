@@ -234,7 +234,7 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
 
 
 def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> bool:
-    """Returns true if the inner loss returns the state of layers too. **Raises** as `check_model`."""
+    """Returns whether the inner loss returns the state of layers too. **Raises** as `check_model`."""
     has_state, key = False, jax.random.key(0)
     read = lambda data, key: _arrays_of_state(problem.inner_loss(model, hparams, data, key))
     for name, data, shape_of in (

@@ -16,7 +16,7 @@ from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Status, flag
 from ..training import Training
 from .base import AbstractTrajectoryEstimator, checked_step
-from .common.accuracy import Stepped, TrajectoryState, checked
+from .common.accuracy import Stepped, TrajectoryState, with_accuracy
 from .common.adjoint import Adjoint, start_adjoint, stats_of, step_back, through_start
 from .common.trajectory import (
     discrete,
@@ -108,7 +108,7 @@ class DrMAD(AbstractTrajectoryEstimator):
         )
         stats = stats_of(adjoint, counts, flag(~tame, Status.ADJOINT_GROWTH))
         hypergradient = cast_like(optax.tree.add(adjoint.hypergradient, in_single(through)), hparams)
-        return checked(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
+        return with_accuracy(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
 
     def _train(self, training: Training, start: InnerState) -> tuple[InnerState, Path]:
         total = self.inner.num_steps

@@ -14,7 +14,7 @@ from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
 from ..training import Training, cotangent_of
 from .base import AbstractTrajectoryEstimator, checked_step
-from .common.accuracy import Stepped, TrajectoryState, checked
+from .common.accuracy import Stepped, TrajectoryState, with_accuracy
 from .common.adjoint import through_start, through_state
 from .common.trail import rows_in_trail, trail_by_rows
 
@@ -106,7 +106,7 @@ class Greedy(AbstractTrajectoryEstimator):
             outer_gradients=pullbacks,
         )
         estimate = Estimate(optax.tree.add(direct, through_steps), value, end.judged, Stats(counts))
-        return checked(self, training, state, end, estimate)
+        return with_accuracy(self, training, state, end, estimate)
 
 
 class OneStep(AbstractTrajectoryEstimator):

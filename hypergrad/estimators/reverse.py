@@ -16,8 +16,7 @@ from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Estimate
 from ..training import Training
 from .base import AbstractTrajectoryEstimator, checked_step
-from .common import accuracy
-from .common.accuracy import Stepped, TrajectoryState
+from .common.accuracy import Stepped, TrajectoryState, with_accuracy
 from .common.adjoint import start_adjoint, stats_of, through_start, through_state
 from .common.choice import Keeping, quickest
 from .common.keeping import Forwards, keep_residuals, keep_segments, keep_states
@@ -131,7 +130,7 @@ class Reverse(AbstractTrajectoryEstimator):
         )
         taken = {} if chosen is None else chosen.diagnostics
         estimate = Estimate(hypergradient, value, end.judged, stats_of(adjoint, counts, **taken))
-        return accuracy.checked(self, training, state, end, estimate)
+        return with_accuracy(self, training, state, end, estimate)
 
     @checked(PROBLEM)
     def plan(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Keeping:

@@ -96,7 +96,7 @@ def program_digest(function: Callable[..., Any], *args: PyTree) -> str:
 
 
 def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Array]:
-    """Yields the arrays that a program holds, in the functions it calls too."""
+    """Returns the arrays that a program holds, in the functions it calls too."""
     found = list(jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else []
     for equation in jaxpr.eqns:
         for part in jax.tree.leaves(list(equation.params.values())):

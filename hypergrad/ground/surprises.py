@@ -43,7 +43,7 @@ def warn_of_ties(params: PyTree, trained: PyTree, name: str) -> None:
 
 
 def _flags(params: PyTree, trained: PyTree) -> list[bool]:
-    """Returns, for every leaf of the parameters, true if it is trained."""
+    """Returns, for every leaf of the parameters, whether it is trained."""
     return jax.tree.leaves(jax.tree.map(lambda _, moved: moved is not None, params, trained))
 
 

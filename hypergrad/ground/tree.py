@@ -183,7 +183,7 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def all_finite(tree: PyTree) -> Array:
-    """Returns true if every entry of every floating leaf is finite."""
+    """Returns whether every entry of every floating leaf is finite."""
     leaves = jax.tree.leaves(differentiable(tree))
     if not leaves:
         return jnp.bool_(True)
@@ -243,7 +243,7 @@ def form(tree: PyTree) -> tuple[Any, ...]:
 
 
 def alike(one: PyTree, other: PyTree) -> bool:
-    """Returns true if two trees have one structure, arrays of the same shapes and types, and identical other leaves."""
+    """Returns whether two trees have one structure, arrays of the same shapes and types, and identical other leaves."""
     arrays = jax.Array | jax.ShapeDtypeStruct
     kind = lambda leaf: (leaf.shape, leaf.dtype) if isinstance(leaf, arrays) else id(leaf)
     flat = map(jax.tree.flatten, (one, other))

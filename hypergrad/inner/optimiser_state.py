@@ -122,12 +122,12 @@ def update_with(
 
 
 def _random(leaf: jax.ShapeDtypeStruct) -> bool:
-    """Returns `True` if a leaf is a key, of either style: draws are not to be repeated at every training."""
+    """Returns whether a leaf is a key, of either style: draws are not to be repeated at every training."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) or leaf.dtype == jnp.uint32
 
 
 def _unlearned(outputs: Sequence[Origin]) -> list[bool]:
-    """Returns, for every leaf of the state, `True` if it changes without gradients and weights ever entering."""
+    """Returns, for every leaf of the state, whether it changes without gradients and weights ever entering."""
     learned = LEARNED
     while True:
         more = learned
@@ -140,12 +140,12 @@ def _unlearned(outputs: Sequence[Origin]) -> list[bool]:
 
 
 def _used(outputs: Sequence[Origin], size: int) -> list[bool]:
-    """Returns, for every leaf of the state, `True` if anything is computed from it."""
+    """Returns, for every leaf of the state, whether anything is computed from it."""
     return [any(origin.inputs >> FIRST_OF_STATE + k & 1 for origin in outputs) for k in range(size)]
 
 
 def _scheduled(moved: Origins, by_itself: Sequence[bool]) -> list[bool]:
-    """Returns, for every leaf, `True` if it meets a hyperparameter before anything learned, as in a rate λ[count]."""
+    """Returns, for every leaf, whether it meets a hyperparameter before anything learned, as in a rate λ[count]."""
     learned = LEARNED | sum(1 << FIRST_OF_STATE + k for k, alone in enumerate(by_itself) if not alone)
     met = 0
     for inputs in moved.met:

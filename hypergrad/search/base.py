@@ -21,7 +21,7 @@ from ..ground.total import Total
 from ..ground.tree import distinct, norm
 from ..problem import PROBLEM, BilevelProblem, check_model, explain_derivatives
 from ..stats import Counts, Estimate, Stats, show_status
-from .holdout import judged
+from .holdout import on_holdout
 from .selection import Best, better, draws_needed, nothing_yet
 
 Step = TypeVar("Step", bound=Callable[..., Any])
@@ -177,7 +177,7 @@ def conclude(
     rows = Total.product(estimate.stats.counts.inner_equivalents, as_sampler(problem.train).rows_per_step)
     spent, twice = state.spent, state.spent.evaluations + state.spent.evaluations
     affordable = (twice + twice <= spent.gradients) if thrifty else True
-    judge, candidate = judged(problem, hparams, estimate, key)
+    judge, candidate = on_holdout(problem, hparams, estimate, key)
     best, looked, won = better(state.best, judge, hparams, candidate, key, affordable)
     stats = candidate.stats.also(looked + Counts(rows=rows))
     stale = None if state.stale is None else jnp.where(won, 0, state.stale + 1)

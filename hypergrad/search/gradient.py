@@ -13,7 +13,7 @@ from ..inner import INNER
 from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Status, flag
 from .base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state
-from .retreat import Signal, move
+from .retreat import Outcome, move
 
 
 def identity(hparams: PyTree) -> PyTree:
@@ -75,8 +75,8 @@ class GradientSearch(AbstractSearch):
         """Estimates the hypergradient, records it, and moves."""
         estimate, inner_state = self.estimator.step(problem, state.hparams, state.inner_state, key)
         usable = (estimate.stats.status & Status.NONFINITE) == 0
-        signal = Signal(estimate.hypergradient, estimate.value, usable, estimate.stats.diagnostics)
-        moved, taken = move(self.optimiser, self.projection, state, signal)
+        outcome = Outcome(estimate.hypergradient, estimate.value, usable, estimate.stats.diagnostics)
+        moved, taken = move(self.optimiser, self.projection, state, outcome)
         stats = estimate.stats.also(Counts(hyper_updates=taken), flag(~taken, Status.NONFINITE))
         estimate = eqx.tree_at(lambda e: e.stats, estimate, stats)
         inner_state = optax.tree.where(usable, inner_state, state.inner_state)

@@ -53,7 +53,9 @@ def _value(judge: Holdout, model: PyTree, hparams: PyTree, key: Array) -> Array:
     return as_sampler(judge.data).whole.mean(lambda data, key: judge.loss(model, hparams, data, key), key)
 
 
-def judged(problem: BilevelProblem, hparams: PyTree, estimate: Estimate, key: Array) -> tuple[BilevelProblem, Estimate]:
+def on_holdout(
+    problem: BilevelProblem, hparams: PyTree, estimate: Estimate, key: Array
+) -> tuple[BilevelProblem, Estimate]:
     """Returns the problem and the estimate by which the best step is chosen.
 
     With a holdout its loss and data stand in place of the outer ones, and its value, also recorded as the diagnostic

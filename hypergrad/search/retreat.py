@@ -14,7 +14,7 @@ from ..ground.tree import all_finite, norm
 from .base import Anchor, SearchState
 
 
-class Signal(NamedTuple):
+class Outcome(NamedTuple):
     """The result of one step that an optimiser of hyperparameters may see."""
 
     hypergradient: PyTree
@@ -27,7 +27,7 @@ def move(
     optimiser: optax.GradientTransformation,
     projection: Callable[[PyTree], PyTree],
     state: SearchState,
-    signal: Signal,
+    outcome: Outcome,
 ) -> tuple[SearchState, Array]:
     """Returns the state with the next λ, and whether λ took the optimiser's update.
 
@@ -36,12 +36,12 @@ def move(
     Else λ <- λ_0 + (λ - λ_0)/2, the optimiser keeps its state, and its next updates are taken by half; the share
     doubles, up to the whole, with every update that is taken. An update that is not finite leaves λ where it is.
     """
-    usable, hparams, anchor = signal.usable, state.hparams, state.anchor
+    usable, hparams, anchor = outcome.usable, state.hparams, state.anchor
     assert anchor is not None, "the first state was made without retreats=True"
     update = optax.with_extra_args_support(optimiser).update
-    shown = optax.tree.where(usable, signal.hypergradient, optax.tree.zeros_like(hparams))
-    propose = lambda value: update(shown, state.opt_state, hparams, value=value, **signal.diagnostics)
-    value = jnp.where(usable, signal.value, jnp.inf)
+    shown = optax.tree.where(usable, outcome.hypergradient, optax.tree.zeros_like(hparams))
+    propose = lambda value: update(shown, state.opt_state, hparams, value=value, **outcome.diagnostics)
+    value = jnp.where(usable, outcome.value, jnp.inf)
     updates, opt_state = propose(value)
     updates = jax.tree.map(lambda u: u * anchor.share.astype(u.dtype), updates)
     ahead = projection(optax.apply_updates(hparams, updates))

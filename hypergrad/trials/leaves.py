@@ -59,7 +59,7 @@ class When:
             raise ValueError(f"When({self.parent!r}) needs one of at_least and one_of")
 
     def holds(self, params: Mapping[str, Any]) -> bool:
-        """Returns True if these values meet it."""
+        """Returns whether these values meet it."""
         if self.parent not in params:
             return False
         value = params[self.parent]

@@ -76,8 +76,8 @@ def first_state(inner: InnerState, hparams: PyTree) -> TrajectoryState:
 Stepped = tuple[Estimate, TrajectoryState]  # the results of `step`
 
 
-class Checked(Protocol):
-    """The part of an estimator that `checked` asks for."""
+class Checking(Protocol):
+    """The part of an estimator that `with_accuracy` asks for."""
 
     warm_start: bool
     check: ErrorCheck | None
@@ -87,8 +87,8 @@ class Checked(Protocol):
         """True if there is nothing to measure."""
 
 
-def checked(
-    estimator: Checked, training: Training, state: TrajectoryState, end: InnerState, estimate: Estimate
+def with_accuracy(
+    estimator: Checking, training: Training, state: TrajectoryState, end: InnerState, estimate: Estimate
 ) -> Stepped:
     """Returns the estimate with its accuracy, measured now or carried on, and the state after this hyper-step."""
     inner, check, index = end if estimator.warm_start else state.inner, estimator.check, state.index + 1

@@ -13,7 +13,7 @@ from ...problem import BilevelProblem
 from ...stats import Counts, Estimate, Status, flag
 from ...training import Training
 from ..base import AbstractTrajectoryEstimator, checked_step
-from ..common.accuracy import Stepped, TrajectoryState, checked
+from ..common.accuracy import Stepped, TrajectoryState, with_accuracy
 from ..common.adjoint import start_adjoint, stats_of
 from ..common.refusals import refuse_complex
 from . import integers as fixed_point
@@ -130,7 +130,7 @@ class Reversible(AbstractTrajectoryEstimator):
         status = flag(~(error <= (0 if self.exact else 10 * self.rtol)), Status.IRREVERSIBLE)
         stats = stats_of(adjoint, counts, status, reversal_error=error)
         hypergradient = cast_like(adjoint.hypergradient, hparams)
-        return checked(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
+        return with_accuracy(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
 
     def _spacing(self, start: InnerState) -> int:
         if self.exact:

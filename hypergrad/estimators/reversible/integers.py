@@ -76,5 +76,5 @@ def products_per_word(factor: float) -> int:
 
 
 def enabled() -> bool:
-    """Returns `True` if JAX has 64-bit numbers."""
+    """Returns whether JAX has 64-bit numbers."""
     return jax.dtypes.canonicalize_dtype(np.int64) == np.int64

@@ -19,7 +19,7 @@ from . import integers as fixed_point
 from .momentum import Clock, MomentumSGD, MomentumState
 
 Position = tuple[PyTree, PyTree]  # weights and velocities
-Recovered = tuple[Position, Adjoint, Array]  # the begin of a stretch, the adjoint there, and an error
+Recovered = tuple[Position, Adjoint, Array]  # the beginning of a stretch, the adjoint there, and an error
 
 
 def _moving(state: InnerState) -> tuple[PyTree, MomentumState]:
@@ -166,7 +166,7 @@ class ExactMotion(Motion):
         return jax.tree.map(exact, rate, velocity, self.unit)
 
     def inside(self, *trees: PyTree) -> Array:
-        """Returns `True` if all these numbers are within the range of fixed-point numbers: none was folded over."""
+        """Returns whether all these numbers are within the range of fixed-point numbers: none was folded over."""
         fits = lambda fixed: jnp.all(jnp.abs(fixed) < fixed_point.RANGE * 2**fixed_point.FRACTION)
         return jnp.all(jnp.stack([fits(leaf) for tree in trees for leaf in jax.tree.leaves(tree)]))
 

@@ -27,7 +27,7 @@ from ...problem import (
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ..base import PROJECTION, AbstractSearch, Record, SearchState, conclude, first_state
 from ..gradient import identity
-from ..retreat import Signal, move
+from ..retreat import Outcome, move
 
 
 class Variables(NamedTuple):
@@ -133,7 +133,7 @@ def advance(
     )
     usable = all_finite((found.value, directions, arrays, auxiliary))
     moved, taken = move(
-        optimisers.hparams, rules.projection, state, Signal(directions.hparams, found.value, usable, {})
+        optimisers.hparams, rules.projection, state, Outcome(directions.hparams, found.value, usable, {})
     )
     arrays, auxiliary, states = optax.tree.where(taken, (arrays, auxiliary, (w_state, v_state)), before)
     stats = Stats(

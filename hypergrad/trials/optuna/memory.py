@@ -38,7 +38,7 @@ class MemoryStudy:
         self.catch_up(state, len(state.history))
 
     def follows(self, state: SearcherState) -> bool:
-        """Returns `True` if the state grew from the one that this study holds."""
+        """Returns whether the state grew from the one that this study holds."""
         if (self.space, self.seed) != (state.space, state.seed) or self.known > len(state.history):
             return False
         if self.known and state.history[self.known - 1] != self.last:

@@ -138,7 +138,7 @@ class SharedStudy:
         self.checked = time.monotonic()
 
     def _is_stale(self, trial: Any) -> bool:
-        """Returns `True` if nobody trains a trial any more. Trials of other programs that say nothing are theirs."""
+        """Returns whether nobody trains a trial any more. Trials of other programs that say nothing are theirs."""
         worker = trial.user_attrs.get(WORKER, {})
         last, interval = worker.get("beat", (float("inf"), self.heartbeat))
         if not (trial.params or trial.user_attrs or trial.system_attrs):  # killed before it could set an attribute
