@@ -28,8 +28,9 @@ from ..problem import (
     inner_objective_and_state,
     refuse_unlearnable,
 )
-from .optimiser_state import Carried, carried, told
-from .proximal import PROXIMAL, Prox, bounds_of, prox_of
+from .binding import bind
+from .optimiser_state import Carried, carried
+from .proximal import PROXIMAL, Prox, prox_of
 from .state import InnerState, SolveStats, first_average, next_average, refuse_mixed, refuse_retyped, typed
 
 OWN_PARAMS = "; weights of a form of its own, as optax.lookahead's, cannot be trained; use average=0.9, or no such part"
@@ -71,7 +72,7 @@ class AbstractInnerSolver(eqx.Module):
 
     @property
     def tol(self) -> float | None:
-        """jaxopt's option of this name, an absolute gradient norm at which `solve` stops; `None` where it is not given."""
+        """jaxopt's option of this name, an absolute gradient norm at which `solve` stops; `None` if not given."""
         return self.options.get("tol")
 
     @checked(PROBLEM)
@@ -167,7 +168,7 @@ class AbstractInnerSolver(eqx.Module):
     def step(self, problem: BilevelProblem, hparams: PyTree, state: InnerState, key: Array) -> InnerState:
         """Returns Φ(state; hparams, key). Differentiable in `state` and `hparams`."""
         problem = at_step(problem, state.feed, state.solver.iter_num, key)
-        solver, args = self._bind(problem, state.partitioned, hparams, key, differentiable=True)
+        solver, args = bind(self, problem, state.partitioned, hparams, key)
         arrays, new = solver.update(state.partitioned.arrays, state.solver, *args)
         # What is only reported stays as it was: not computed at every step, nor its derivative (NaN at zero error).
         now, before = new._asdict(), state.solver._asdict()
@@ -188,7 +189,7 @@ class AbstractInnerSolver(eqx.Module):
         def update(carry: tuple[Array, InnerState]) -> tuple[Array, InnerState]:
             t, state = carry
             now = at_step(problem, state.feed, state.solver.iter_num, step_key(key, t))
-            solver, args = self._bind(now, state.partitioned, hparams, step_key(key, t), differentiable=False)
+            solver, args = bind(self, now, state.partitioned, hparams, step_key(key, t), differentiable=False)
             arrays, new = solver.update(state.partitioned.arrays, state.solver, *args)
             return t + 1, self._next(state, arrays, new)
 
@@ -214,7 +215,7 @@ class AbstractInnerSolver(eqx.Module):
 
     def _first(self, problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> InnerState:
         # Solvers that evaluate the loss at the start (LBFGS) do so with one fixed key.
-        solver, args = self._bind(problem, partitioned, hparams, jax.random.key(0), differentiable=True)
+        solver, args = bind(self, problem, partitioned, hparams, jax.random.key(0))
         if "opt" in self.options:  # jaxopt reads but the type of the loss, which `typed` sets
             solver = dataclasses.replace(solver, fun=lambda *_: jnp.zeros(()), value_and_grad=False, has_aux=False)
         average = first_average(self.average, partitioned.arrays)
@@ -229,7 +230,7 @@ class AbstractInnerSolver(eqx.Module):
             partitioned, solver = partitioned.moved(arrays, solver.aux), solver._replace(aux=None)
         return strong(InnerState(partitioned, solver, next_average(self.average, state.average, arrays), state.feed))
 
-    def _objective(self, problem: BilevelProblem, partitioned: PartitionedModel) -> Callable[..., Any]:
+    def objective(self, problem: BilevelProblem, partitioned: PartitionedModel) -> Callable[..., Any]:
         """Returns the inner loss as a function `(arrays, hparams, key)`, with the state of layers that have one."""
         objective = inner_objective if partitioned.layer_state is None else inner_objective_and_state
         return lambda arrays, hparams, key: objective(problem, partitioned, key)(arrays, hparams)
@@ -249,33 +250,6 @@ class AbstractInnerSolver(eqx.Module):
         """Returns what the optimiser's state holds of the hyperparameters, where it can hold any."""
         optimiser = self.options.get("opt")
         return carried(optimiser, hparams, state.partitioned.arrays) if callable(optimiser) else None
-
-    def _bind(
-        self,
-        problem: BilevelProblem,
-        partitioned: PartitionedModel,
-        hparams: PyTree,
-        key: Array,
-        *,
-        differentiable: bool,
-    ) -> tuple[Any, tuple[Any, ...]]:
-        """Returns the jaxopt solver of these arguments, and what its methods take after their own."""
-        options, has_state = dict(self.options), partitioned.layer_state is not None
-        if has_state and "opt" not in options:
-            name = self.solver_class.__name__
-            raise TypeError(f"inner_loss returns the state of layers, which {name} cannot carry: use OptaxSolver")
-        if "implicit_diff" in inspect.signature(self.solver_class).parameters:
-            options["implicit_diff"] = not differentiable  # jaxopt unrolls its line search only without it
-        loss = self._objective(problem, partitioned)
-        if "opt" in options:
-            value = inner_objective(problem, partitioned, key)
-            options |= told(options["opt"], hparams, loss, lambda arrays: value(arrays, hparams), has_state)
-        constraint = () if self.smooth else (hparams,)
-        if "bounds" in options:
-            constraint = (bounds_of(options, hparams),)
-            del options["bounds"]
-        options |= {"has_aux": True} if has_state else {}
-        return self.solver_class(loss, **options), (*constraint, hparams, key)
 
     @property
     def name(self) -> str:

@@ -95,9 +95,10 @@ class JaxoptSolver(AbstractInnerSolver):
         """Returns the same solver with another number of updates."""
         return JaxoptSolver(self.solver_class, average=self.average, **(self.options | {"maxiter": num_steps}))
 
-    def _objective(self, problem: BilevelProblem, partitioned: PartitionedModel) -> Callable[..., Any]:
+    def objective(self, problem: BilevelProblem, partitioned: PartitionedModel) -> Callable[..., Any]:
+        """Returns the inner loss as the class takes it, a function `(arrays, hparams, key)`."""
         if self.solver_class is not BlockCoordinateDescent:
-            return super()._objective(problem, partitioned)
+            return super().objective(problem, partitioned)
         if not eqx.is_array(partitioned.arrays) or partitioned.arrays.ndim == 0:
             raise TypeError(
                 "BlockCoordinateDescent goes through the rows of one array of weights, and params is "
@@ -107,7 +108,7 @@ class JaxoptSolver(AbstractInnerSolver):
 
     def _refuse_unfit(self, problem: BilevelProblem, partitioned: PartitionedModel) -> None:
         super()._refuse_unfit(problem, partitioned)
-        self._objective(problem, partitioned)
+        self.objective(problem, partitioned)
 
 
 def composite(problem: BilevelProblem) -> Any:

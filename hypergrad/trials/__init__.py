@@ -33,11 +33,11 @@ from .samplers import Random as Random
 from .samplers import Sobol as Sobol
 from .searcher import AbstractSearcher as AbstractSearcher
 from .space import Space as Space
+from .state import SearcherState as SearcherState
 from .strategies import DivideAndConquer as DivideAndConquer
 from .strategies import SubnetworkAdaptive as SubnetworkAdaptive
 from .trial import FinishedTrial as FinishedTrial
 from .trial import Result as Result
-from .trial import SearcherState as SearcherState
 from .trial import Trial as Trial
 from .two_step import TwoStepResult as TwoStepResult
 from .two_step import n_step as n_step

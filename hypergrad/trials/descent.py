@@ -15,7 +15,8 @@ from ..ground.checks import instance, integer, real
 from .leaves import Float
 from .searcher import AbstractSearcher, Proposal
 from .space import Params, Space
-from .trial import FinishedTrial, Result, SearcherState, Trial
+from .state import SearcherState
+from .trial import FinishedTrial, Result, Trial
 
 
 class Descent(AbstractSearcher):

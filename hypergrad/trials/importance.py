@@ -8,7 +8,8 @@ import numpy as np
 
 from ..ground.checks import checked, integer, real
 from .leaves import Categorical
-from .trial import STATE, FinishedTrial, SearcherState
+from .state import STATE, SearcherState
+from .trial import FinishedTrial
 
 _ABSENT = object()
 

@@ -9,7 +9,8 @@ from typing import Any
 from ..ground.checkpoint import CheckpointError, refusing
 from ..ground.files import check_path, naming, sync_folder
 from ..ground.lock import locked
-from .trial import Result, SearcherState, Trial
+from .state import SearcherState
+from .trial import Result, Trial
 
 VERSION = 2
 NAME = "hypergrad-jax journal"

@@ -23,7 +23,8 @@ from .plain import plain
 from .reports import Report
 from .searcher import SEARCHER, SPACE, AbstractSearcher, refuse_unknown
 from .space import Space
-from .trial import FinishedTrial, Result, SearcherState, Trial, revised
+from .state import SearcherState
+from .trial import FinishedTrial, Result, Trial, revised
 
 OnFailure = Literal["record", "raise"]
 BLOCK = 32  # keys made together

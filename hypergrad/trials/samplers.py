@@ -14,7 +14,8 @@ from ..ground.checks import Rule, checked, instance, integer, several
 from .leaves import Categorical, Int
 from .searcher import SPACE, AbstractSearcher, Proposal
 from .space import Params, Space
-from .trial import Result, SearcherState, Trial
+from .state import SearcherState
+from .trial import Result, Trial
 
 
 class Random(AbstractSearcher):

@@ -14,7 +14,8 @@ from jaxtyping import Array
 from ..ground.checks import checked, instance, random_key
 from .leaves import Float
 from .space import Params, Space
-from .trial import RESULT, STATE, TRIAL, Result, SearcherState, Trial, revised
+from .state import STATE, SearcherState
+from .trial import RESULT, TRIAL, Result, Trial, revised
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Proposal = tuple[Params, dict[str, Any]]  # values of the active leaves, and how they came about

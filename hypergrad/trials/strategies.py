@@ -10,7 +10,8 @@ from ..ground.checks import choice, function, instance, integer, real
 from .importance import AbstractImportance
 from .searcher import AbstractSearcher, Proposal
 from .space import Params, Space
-from .trial import FinishedTrial, Result, SearcherState, Trial
+from .state import SearcherState
+from .trial import FinishedTrial, Result, Trial
 
 BASE = instance("base", AbstractSearcher, "a searcher")
 PROBABILITY, WARMUP = real("probability", least=0, most=1), integer("warmup", least=1)

@@ -19,7 +19,8 @@ from .run import OnFailure, search_trials
 from .samplers import FixedList
 from .searcher import AbstractSearcher
 from .space import Space
-from .trial import FinishedTrial, Result, SearcherState, Trial
+from .state import SearcherState
+from .trial import FinishedTrial, Result, Trial
 
 
 @dataclass(frozen=True)

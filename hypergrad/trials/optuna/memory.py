@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..space import Params
-from ..trial import FinishedTrial, Result, SearcherState, Trial
+from ..state import SearcherState
+from ..trial import FinishedTrial, Result, Trial
 from . import translation
 
 

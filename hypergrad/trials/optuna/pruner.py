@@ -7,7 +7,8 @@ from typing import Any
 import equinox as eqx
 
 from ...ground.checks import checked, function, shown
-from ..trial import STATE, TRIAL, FinishedTrial, SearcherState, Trial
+from ..state import STATE, SearcherState
+from ..trial import TRIAL, FinishedTrial, Trial
 from . import translation
 
 

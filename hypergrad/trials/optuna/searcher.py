@@ -10,7 +10,8 @@ import numpy as np
 
 from ...ground.checks import boolean, checked, function, real, shown, text
 from ..searcher import AbstractSearcher, Proposal
-from ..trial import STATE, FinishedTrial, Result, SearcherState, Trial
+from ..state import STATE, SearcherState
+from ..trial import FinishedTrial, Result, Trial
 from . import translation
 from .memory import MemoryStudy
 from .shared import SharedStudy

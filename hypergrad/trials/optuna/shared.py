@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from ...ground.checks import shown
 from ...ground.files import check_path
 from ..space import Params
-from ..trial import FinishedTrial, Result, SearcherState, Trial
+from ..state import SearcherState
+from ..trial import FinishedTrial, Result, Trial
 from . import translation
 
 SOURCE, WORKER, RETRY = (f"hypergrad:{name}" for name in ("source", "worker", "retry of"))
