@@ -74,7 +74,7 @@ def taken_by_xla(flags):
 
 @pytest.fixture(autouse=True)
 def compiled(request):
-    """In slow tests, programs of experiments and tutorials are compiled as users have them, all others quickly."""
+    """Slow tests of experiments and tutorials compile programs as users have them, all others quickly."""
     names, folder = request.fixturenames, request.path.relative_to(Path(__file__).parent).parts[0]
     quickly = folder in ("hypergrad", "ensembles", "documents") or request.config.getoption("markexpr") == QUICK
     disabled = quickly and "optimised" not in names

@@ -76,7 +76,7 @@ def defined(path):
 
 
 def test_names_that_are_imported_exist():
-    """Also those that are imported when a command runs, and by modules without a test."""
+    """Those that are imported when a command runs, and by modules without a test, are among them."""
     sources = set(SOURCES)
     for path in SOURCES:
         for module, _, name in (full.rpartition(".") for full in imports(path)):
@@ -143,6 +143,35 @@ def test_no_long_functions():
                 documented = ast.get_docstring(node) is not None
                 docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if documented else 0
                 assert node.end_lineno - node.lineno + 1 - docstring <= 50, (path, node.name)
+
+
+# What users call, whose options go by name and cannot be left to others.
+WIDE = {
+    "hypergrad/diagnose.py": {"diagnose"},
+    "hypergrad/run.py": {"run"},
+    "hypergrad/stats.py": {"__init__"},
+    "hypergrad/testing/check.py": {"check_estimator"},
+    "hypergrad/trials/gradient_tuning.py": {"run"},
+    "hypergrad/trials/masked/convolutional.py": {"__init__"},
+    "hypergrad/trials/masked/dense.py": {"__init__"},
+    "hypergrad/trials/run.py": {"search_trials"},
+    "hypergrad/trials/two_step.py": {"n_step", "two_step"},
+    "hypergrad/tuning/tune.py": {"tune"},
+}
+
+
+def test_functions_have_at_most_six_arguments():
+    """The exceptions have at most six without their options, which go by name alone."""
+    found = {}
+    for path in SOURCES:
+        name = path.relative_to(ROOT).as_posix()
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef) and not name.startswith("tests/"):
+                given = [one.arg for one in (*node.args.posonlyargs, *node.args.args) if one.arg not in ("self", "cls")]
+                assert len(given) <= 6, (name, node.name)
+                if len(given) + len(node.args.kwonlyargs) > 6:
+                    found.setdefault(name, set()).add(node.name)
+    assert found == WIDE
 
 
 @pytest.mark.row(41, 14)

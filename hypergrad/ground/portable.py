@@ -44,6 +44,6 @@ def portable(leaf: Any) -> Any:
     return leaf
 
 
-def restored(leaf: Any) -> Any:
+def loaded(leaf: Any) -> Any:
     """Returns what `portable` was given."""
     return leaf.load() if isinstance(leaf, PortableFunction) else leaf

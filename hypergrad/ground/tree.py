@@ -14,7 +14,7 @@ from ensembles.ground.axes import refuse_no_numbers
 from ensembles.ground.leaves import named_leaves as named_leaves
 from ensembles.ground.rule import shown
 
-from .portable import portable, restored
+from .portable import loaded, portable
 
 
 class Rest:
@@ -45,7 +45,7 @@ class Rest:
 
 
 def _rest(tree: PyTree) -> Rest:
-    return Rest(jax.tree.map(restored, tree))
+    return Rest(jax.tree.map(loaded, tree))
 
 
 class Buffers(eqx.Module):

@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 
 import hypergrad as hg
 
+from .precision import in_single_precision, single
 from .problems import Case
 from .tolerances import assert_close, ensure, flat
 
@@ -35,16 +36,22 @@ def first_step(estimator: hg.AbstractEstimator, case: Case) -> tuple[hg.Estimate
     return estimator.step(case.problem, case.hparams, state, KEY)
 
 
-def finite_differences(estimator: hg.AbstractEstimator, case: Case, size: float = 5e-5) -> None:
-    """The hypergradient is the derivative of the value, by central differences of fourth order."""
-    vector, unravel = ravel_pytree(case.hparams)
-    value = hg.value_and_hypergrad(case.problem, estimator)
-    at = lambda h: float(value(unravel(h), case.params, KEY)[0])
+def differences(function: Callable[[PyTree], Array], hparams: PyTree, size: float = 5e-5) -> PyTree:
+    """Returns the derivative of a number with respect to hyperparameters, by central differences of fourth order."""
+    vector, unravel = ravel_pytree(hparams)
     found = []
     for i in range(len(vector)):
-        near, far = (at(vector.at[i].add(s)) - at(vector.at[i].add(-s)) for s in (size, 2 * size))
+        at = lambda s, i=i: float(function(unravel(vector.at[i].add(s))))
+        near, far = (at(s) - at(-s) for s in (size, 2 * size))
         found.append((8 * near - far) / (12 * size))
-    assert_close(ravel_pytree(answer(estimator, case)[1])[0], np.array(found), "difference")
+    return unravel(jnp.asarray(found))
+
+
+def finite_differences(estimator: hg.AbstractEstimator, case: Case, size: float = 5e-5) -> None:
+    """The hypergradient is the derivative of the value, by central differences of fourth order."""
+    value = hg.value_and_hypergrad(case.problem, estimator)
+    expected = differences(lambda h: value(h, case.params, KEY)[0], case.hparams, size)
+    assert_close(answer(estimator, case)[1], expected, "difference")
 
 
 def plain_scan(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
@@ -227,12 +234,7 @@ def compiled_is_not_compiled(estimator: hg.AbstractEstimator, case: Case) -> Non
 
 def float32_is_near_float64(estimator: hg.AbstractEstimator, case: Case) -> None:
     """A float32 problem has a float32 answer, near the one in float64."""
-    single = lambda tree: jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array_like(leaf) else leaf, tree
-    )
-    problem = case.problem
-    problem = hg.BilevelProblem(problem.inner_loss, problem.outer_loss, single(problem.train), single(problem.valid))
-    found = answer(estimator, Case(problem, single(case.params), single(case.hparams)))
+    found = answer(estimator, in_single_precision(case))
     kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(found)}
     ensure(kinds == {"float32"}, f"value and hypergradient are of type {', '.join(sorted(kinds))}")
     assert_close(found, single(answer(estimator, case)), "gradient")

@@ -11,26 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
 
 import hypergrad as hg
 
-from .laws import KEY, Make, answer, closed_form, finite_differences, first_step
+from .laws import KEY, Make, answer, closed_form, differences, finite_differences, first_step
+from .precision import in_single_precision
 from .problems import Case
 from .tolerances import assert_close, ensure, relative_error
 
 COSINE_OF_HALVES = 0.99  # of a hypergradient in half precision with the one in float32
-
-
-def differences(function: Callable[[PyTree], Array], hparams: PyTree, size: float = 5e-5) -> PyTree:
-    """Returns the derivative of a number with respect to hyperparameters, by central differences of fourth order."""
-    vector, unravel = ravel_pytree(hparams)
-    found = []
-    for i in range(len(vector)):
-        at = lambda s, i=i: float(function(unravel(vector.at[i].add(s))))
-        near, far = (at(s) - at(-s) for s in (size, 2 * size))
-        found.append((8 * near - far) / (12 * size))
-    return unravel(jnp.asarray(found))
 
 
 def derivative_from_any_state(estimator: hg.AbstractEstimator, case: Case) -> None:
@@ -124,12 +113,9 @@ def _right_or_refused(law: Callable[[], None]) -> None:
 
 def half_precision(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
     """Weights in bfloat16 and float16 point where those in float32 do, or the status tells, or they are refused."""
-    single = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)
-    problem = hg.BilevelProblem(
-        case.problem.inner_loss, case.problem.outer_loss, single(case.problem.train), single(case.problem.valid)
-    )
-    params, hparams = single(case.params), single(case.hparams)
-    expected = ravel_pytree(answer(make(inner), Case(problem, params, hparams))[1])[0]
+    case = in_single_precision(case)
+    problem, params, hparams = case.problem, case.params, case.hparams
+    expected = ravel_pytree(answer(make(inner), case)[1])[0]
     for kind in (jnp.bfloat16, jnp.float16):
         estimator = make(inner)
         try:

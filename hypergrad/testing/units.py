@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,16 +64,6 @@ def units_of_the_losses(make: Callable[[float], hg.AbstractSearch], case: Case, 
             ensure(statuses[0] == statuses[1], f"statuses {statuses[0]}, were {statuses[1]}")
         except AssertionError as error:
             raise AssertionError(f"in {units}: {error}") from error
-
-
-def in_single_precision(case: Case) -> Case:
-    """Returns the case in float32."""
-    single = lambda tree: jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.float32) if eqx.is_inexact_array_like(leaf) else leaf, tree
-    )
-    problem = case.problem
-    problem = hg.BilevelProblem(problem.inner_loss, problem.outer_loss, single(problem.train), single(problem.valid))
-    return Case(problem, single(case.params), single(case.hparams))
 
 
 def _course(search: hg.AbstractSearch, case: Case, steps: int) -> hg.History:

@@ -10,15 +10,16 @@ HEADLESS = re.compile(
     r"(as|at|by|for|from|how|if|in|of|on|that|to|what|when|where|whether|which|who|why|with|without)\b", re.I
 )
 VERB = re.compile(r"(?!Bytes|Columns|Flags|Seconds|Trials|Values|Versions|Weights)[A-Z][a-z]*s\b|See `")
-# The docstring of a law is the sentence that a broken law is reported with.
+TOPS = ("hypergrad", "ensembles", "experiments", "tests")
+# The docstring of a law is the sentence that a broken law is reported with, that of a test the fact it states.
 LAWS = {f"hypergrad/testing/{name}.py" for name in ("laws", "solver_laws", "units")}
 
 
 @functools.cache
 def nodes():
-    """File, node and docstring of everything in the packages that has one."""
+    """File, node and docstring of everything in packages and tests that has one."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    paths = [path for top in ("hypergrad", "ensembles", "experiments") for path in sorted((ROOT / top).rglob("*.py"))]
+    paths = [path for top in TOPS for path in sorted((ROOT / top).rglob("*.py"))]
     every = (
         (path.relative_to(ROOT).as_posix(), node) for path in paths for node in ast.walk(ast.parse(path.read_text()))
     )
@@ -46,5 +47,6 @@ def test_properties_are_nouns():
 
 
 def test_functions_begin_with_a_verb():
-    verbal = [one for one in functions() if one[0] not in LAWS and not is_property(one[1])]
+    facts = lambda path: path in LAWS or path.startswith("tests/")
+    verbal = [one for one in functions() if not facts(one[0]) and not is_property(one[1])]
     assert [(path, text.splitlines()[0]) for path, _, text in verbal if not VERB.match(text)] == []

@@ -1,4 +1,4 @@
-"""What the documents name exists: objects and their arguments, files, commands and their options, in all pages."""
+"""Names in documents exist: objects and their arguments, files, commands and their options, in all pages."""
 
 import ast
 import builtins

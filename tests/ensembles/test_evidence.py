@@ -183,7 +183,7 @@ def test_signs_from_a_key_differ_and_have_the_whole_as_their_mean():
 
 
 def test_lanczos_takes_eigenvalues_of_one_matrix_at_a_time():
-    """Of several, two programs at the same time may wait for each other's threads for ever."""
+    """Two programs at the same time that take those of several may wait for each other's threads for ever."""
     data = linear_model("more weights")
     structure = evidence.Lanczos(num_probes=3, num_steps=4)
     likelihood = lambda h: evidence.Gaussian(data["y"], h["noise"])

@@ -49,7 +49,7 @@ def train(inner, training_loss, model, hparams, data, key):
 
 
 def loss_of_one(model, hparams, data, key):
-    """With its number among the data, so that one program serves all."""
+    """The loss of one replica, its number among the data, so that one program serves all."""
     *rows, r = data
     return loss(model, hparams, rows, jax.random.fold_in(key, r))
 

@@ -49,7 +49,7 @@ def test_the_dual_of_the_support_vector_machine_is_that_of_scikit_learn():
 
 
 def test_training_ends_at_the_proximal_gradient_that_was_asked_for_in_fewer_steps():
-    """On the way from strong to weak penalties, against the same steps without restarts of the momentum."""
+    """The way is from strong to weak penalties; the same steps without restarts of the momentum are compared with."""
     with jax.enable_x64(True):
         problem = run.LASSO["validation"](data.load("generated", 0, None, 3000))
         loss, train, prox = problem.bilevel.inner_loss, problem.bilevel.train, problem.inner.prox

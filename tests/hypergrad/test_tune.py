@@ -117,7 +117,7 @@ def test_the_budget_is_kept_and_used(budget):
 
 
 def test_an_update_costs_a_tenth_of_a_gradient_more():
-    """Of the 20 updates between two moves the last is differentiated, for two gradients, and so is the outer loss."""
+    """The last of the 20 updates between two moves is differentiated, for two gradients, and so is the outer loss."""
     problem, params = noisy_quadratic()
     spent = tune(problem, params, {"log_rate": jnp.log(0.01)}, budget=800, starts=[]).state.spent
     assert int(spent.gradients) - int(spent.outer_gradients) == round(1.1 * int(spent.iterations))
@@ -258,7 +258,7 @@ def test_what_stays_where_it_is_has_no_starts():
 @pytest.mark.parametrize("start", [2.0, 5.0])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_penalty_that_kills_a_network_is_left(start, sign):
-    """At weights of zero no loss of a network depends on its penalty, and no hypergradient leads away from there."""
+    """No loss of a network at weights of zero depends on its penalty, and no hypergradient leads away from there."""
     x = np.random.default_rng(0).normal(size=(40, 3))
     data = {"x": x, "y": x @ np.array([1.0, -2.0, 0.5])}
 

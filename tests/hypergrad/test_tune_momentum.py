@@ -28,7 +28,7 @@ def falling(h):
 
 
 def of_adam(b2):
-    """Where b1 / √b2 = 0.8."""
+    """The b1 at which b1 / √b2 = 0.8."""
     return 0.8 * b2**0.5
 
 

@@ -212,7 +212,7 @@ clipped.defvjp(lambda w: (w, None), lambda _, g: (jnp.clip(g, -0.5, 0.5),))
 
 
 def test_a_gradient_clipped_by_a_rule_of_its_own():
-    """At a stationary point where it does not clip, the hypergradient is that without the rule."""
+    """The hypergradient at a stationary point where the rule does not clip is that without it."""
     case, estimator, found = problems.ridge(), hg.Implicit(SGD.with_num_steps(500)), []
     train, valid = case.problem.train, case.problem.valid
     for rule in (clipped, lambda w: w):

@@ -43,7 +43,7 @@ def test_multiplication_is_right_and_can_be_undone(fixed, bits, factor):
     fixed=st.lists(st.integers(-(2**20), 2**20), min_size=1, max_size=4), factor=st.sampled_from((0.3, 0.5, 0.9, 0.98))
 )
 def test_a_word_holds_what_a_stretch_loses(fixed, factor):
-    """Also where the number rests, which fills it fastest."""
+    """A number that rests fills it fastest."""
     ratio, start = fixed_point.ratio(factor), jnp.array(fixed)
     steps = fixed_point.products_per_word(factor)
     go = lambda operation: lambda _, carry: operation(*carry, *ratio)
@@ -102,7 +102,7 @@ def test_the_exact_reversal_keeps_one_word_per_weight_and_61_steps():
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_stretches_in_groups_change_nothing_but_the_work(exact):
-    """Of five stretches and a shorter one four are walked again."""
+    """Four of five stretches and a shorter one are walked again."""
     case, length = ridge(), 61 if exact else 12
     inner = solver(5 * length + 3, 0.5)
     every, some = (

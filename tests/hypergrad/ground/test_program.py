@@ -54,7 +54,7 @@ def test_types_of_one_width_travel_together_bit_for_bit():
 
 
 def test_types_that_xla_cannot_bring_together_stay_apart():
-    """On a CPU it ends the process at two arrays of two bits an entry."""
+    """XLA ends the process on a CPU at two arrays of two bits an entry."""
     leaves = [jnp.array([1, 0, 1], jnp.int2), jnp.array([1], jnp.int2), jnp.ones(2, jnp.int8), jnp.ones(3, jnp.int8)]
     layout = Layout.of(leaves, axes=0)
     tables = [np.asarray(table) for table in jax.jit(layout.pack)(leaves)]

@@ -62,7 +62,7 @@ def test_adaptive_step_returns_after_a_failure():
 
 @pytest.mark.parametrize("error", [1e-6, 1e-2, 10.0])
 def test_adaptive_step_goes_on_where_the_first_value_was_too_low(error):
-    """As that of a training which was coarser than those after it; every point near it then looks worse."""
+    """The value of a training that was coarser than those after it: every point near it then looks worse."""
     step, params = hg.adaptive_step(), jnp.array([3.0, -2.0])
     state = step.init(params)
     for index in range(80):

@@ -9,8 +9,8 @@ import pytest
 import hypergrad as hg
 from hypergrad.ground.tree import norm
 from hypergrad.testing import units_of_the_losses
+from hypergrad.testing.precision import in_single_precision
 from hypergrad.testing.problems import ridge
-from hypergrad.testing.units import in_single_precision
 
 CG = hg.CG(20, rtol=1e-12)
 SEARCHES = {
