@@ -5,7 +5,6 @@ the same command goes on where it was stopped, and another with more problems ta
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -20,11 +19,12 @@ import hypergrad as hg
 from hypergrad.estimators.common.tangents import slope
 from hypergrad.ground.tree import differentiable
 
-from ..common.cells import Cells, Labels
+from ..common.cells import Labels
 from ..common.command import command
 from ..common.config import Options, Out, Positive, Some
 from ..common.report import environment, text_table, write_json
 from . import bare
+from .by_problem import by_problem
 from .measure import (
     Rounds,
     agreement,
@@ -38,11 +38,6 @@ from .measure import (
 )
 from .problems import MOMENTUM, PROBLEMS, Benchmark
 
-ONE_THREAD = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
 TARGETS = {"time_over_bare": 1.08, "memory_over_bare": 1.10, "first_call_s": 1.5}
 REVERSE_ERROR = 2e-6
 DOCUMENTED = {
@@ -245,13 +240,7 @@ def measured(config: Config, labels: Labels) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     """Measures, prints, writes."""
-    os.environ.update(ONE_THREAD)  # read when JAX first meets its device
-    store = Cells(dataclasses.replace(config, problems=tuple(PROBLEMS)))
-    found = {}
-    for name in config.problems:
-        labels = {"problem": name, "quick": config.quick}
-        found[name] = store.get(labels, partial(measured, config, labels))
-        print(f"{name} done", flush=True)
+    found = by_problem(config, PROBLEMS, measured)
     rows = [row for part in found.values() for row in part["rows"]]
     weights = [
         {"": name} | {f"{k} (documented {DOCUMENTED[k]})": f"{v:.2f}" for k, v in part["products"].items()}

@@ -26,7 +26,7 @@ from ..common.command import command
 from ..common.config import Options, Out, Positive, Some
 from ..common.figures import COLOURS, figure
 from ..common.report import environment, text_table, write_json
-from .cost import ONE_THREAD
+from .by_problem import ONE_THREAD
 
 Part = Literal["steps", "hyperparameters", "rows", "weights", "replicas", "trials"]
 PARTS: tuple[Part, ...] = get_args(Part)

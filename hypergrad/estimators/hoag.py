@@ -8,21 +8,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..curvature import CURVATURE, Curvature, hessian
-from ..ground.checks import checked, field, function, integer
+from ..ground.checks import checked, field, function
 from ..ground.tree import norm
-from ..inner import INNER, AbstractInnerSolver, InnerState
-from ..linear.base import LINEAR_SOLVER, AbstractLinearSolver
-from ..linear.cg import CG
+from ..inner import InnerState
 from ..problem import PROBLEM, BilevelProblem
 from ..stats import Estimate
 from ..tolerances import Schedule, exponential
 from ..training import Training
-from .base import AbstractEstimator, checked_step
-from .common.error_bound import STRONG_CONVEXITY, Measurement, StrongConvexity, with_error_bound
-from .common.implicit import PRECONDITIONER, LinearSystem, Preconditioner
+from .base import checked_step
 from .common.proximal import distance_to_solution, hypergradient_at_solution
-from .common.refusals import refuse_unbounded, refuse_unseen
+from .common.stationary import AbstractImplicitEstimator
 
 
 class HOAGState(eqx.Module):
@@ -39,7 +34,7 @@ class HOAGState(eqx.Module):
         return self.inner.params
 
 
-class HOAG(AbstractEstimator):
+class HOAG(AbstractImplicitEstimator):
     """The implicit hypergradient with one relative tolerance ε_k for training and linear solve, both warm-started.
 
     At hyper-step k: train on from the last weights until ‖∇_w L‖ <= ε_k ‖∇_w L‖_0, the gradient norm at the very first
@@ -69,22 +64,13 @@ class HOAG(AbstractEstimator):
         0.347 0.329
     """
 
-    inner: AbstractInnerSolver = field(INNER)
-    linear_solver: AbstractLinearSolver = field(LINEAR_SOLVER, CG())
     _: dataclasses.KW_ONLY
     schedule: Schedule = field(function("schedule", "from the hyper-step to a relative tolerance"), exponential())
-    curvature: Curvature = field(CURVATURE, hessian)
-    preconditioner: Preconditioner | None = field(PRECONDITIONER, None)
-    power_steps: int = field(integer("power_steps", least=0), 0)
-    strong_convexity: StrongConvexity = field(STRONG_CONVEXITY, None)
 
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> HOAGState:
         """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
-        state = self.inner.init_to_learn(problem, params, hparams)
-        refuse_unseen(problem, self.inner, state, hparams)
-        if self.power_steps:
-            refuse_unbounded(self.inner, state)
+        state = self.start(problem, params, hparams)
         scale = 0 * norm(state.partitioned.arrays)
         return HOAGState(state, optax.tree.zeros_like(state.partitioned.arrays), jnp.zeros((), jnp.int32), scale)
 
@@ -95,14 +81,11 @@ class HOAG(AbstractEstimator):
     ) -> tuple[Estimate, HOAGState]:
         """Trains to the tolerance of this step, then solves to it."""
         training = Training(self.inner, problem, hparams, key)
-        system = LinearSystem(self.linear_solver, self.curvature, self.preconditioner)
-        far = lambda: distance_to_solution(training, state.inner, system)
+        far = lambda: distance_to_solution(training, state.inner, self.system)
         scale = jax.lax.cond(state.index == 0, far, lambda: state.scale)
         rtol = jnp.asarray(self.schedule(state.index), scale.dtype)
         rtol = jnp.maximum(rtol, 50 * jnp.finfo(scale.dtype).eps)
         end, solved = training.solve(training.begin(state.inner, warm_start=True), rtol * scale)
-        found = hypergradient_at_solution(training, end, system, state.adjoint, rtol)
-        measurement = Measurement(self.linear_solver, self.strong_convexity, self.power_steps)
-        stats = with_error_bound(found.stats(solved, rtol=rtol), training, end, found, measurement)
-        estimate = Estimate(found.hypergradient, found.value, end.judged, stats)
+        found = hypergradient_at_solution(training, end, self.system, state.adjoint, rtol)
+        estimate = self.estimate(training, end, found, found.stats(solved, rtol=rtol))
         return estimate, HOAGState(end, found.solution.value, state.index + 1, scale)

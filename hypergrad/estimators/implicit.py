@@ -5,22 +5,16 @@ import dataclasses
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
-from ..curvature import CURVATURE, Curvature, hessian
-from ..ground.checks import boolean, checked, field, integer, real
-from ..inner import INNER, AbstractInnerSolver, InnerState
-from ..linear.base import LINEAR_SOLVER, AbstractLinearSolver
-from ..linear.cg import CG
+from ..ground.checks import boolean, checked, field, real
+from ..inner import InnerState
 from ..problem import PROBLEM, BilevelProblem
-from ..stats import Estimate
 from ..training import Evaluated, Training
-from .base import AbstractEstimator, checked_step
-from .common.error_bound import STRONG_CONVEXITY, Measurement, StrongConvexity, with_error_bound
-from .common.implicit import PRECONDITIONER, LinearSystem, Preconditioner
+from .base import checked_step
 from .common.proximal import hypergradient_at_solution
-from .common.refusals import refuse_unbounded, refuse_unseen
+from .common.stationary import AbstractImplicitEstimator
 
 
-class Implicit(AbstractEstimator):
+class Implicit(AbstractImplicitEstimator):
     """The hypergradient of the exact minimiser, evaluated where training ended.
 
         dF/dλ = ∂_λ F - (∂²L/∂w∂λ)ᵀ v,    H v = ∇_w F,    H = ∂²L/∂w²
@@ -75,24 +69,14 @@ class Implicit(AbstractEstimator):
         0.347 0.329
     """
 
-    inner: AbstractInnerSolver = field(INNER)
-    linear_solver: AbstractLinearSolver = field(LINEAR_SOLVER, CG())
     _: dataclasses.KW_ONLY
     atol: float = field(real("atol", least=0), 0.0)
     warm_start: bool = field(boolean("warm_start"), False)
-    curvature: Curvature = field(CURVATURE, hessian)
-    preconditioner: Preconditioner | None = field(PRECONDITIONER, None)
-    power_steps: int = field(integer("power_steps", least=0), 0)
-    strong_convexity: StrongConvexity = field(STRONG_CONVEXITY, None)
 
     @checked(PROBLEM)
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
         """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
-        state = self.inner.init_to_learn(problem, params, hparams)
-        refuse_unseen(problem, self.inner, state, hparams)
-        if self.power_steps:
-            refuse_unbounded(self.inner, state)
-        return state
+        return self.start(problem, params, hparams)
 
     @checked_step(InnerState)
     @eqx.filter_jit
@@ -100,9 +84,5 @@ class Implicit(AbstractEstimator):
         """Trains, then solves the linear system."""
         training = Training(self.inner, problem, hparams, key)
         end, solved = training.solve(training.begin(state, self.warm_start), self.atol)
-        system = LinearSystem(self.linear_solver, self.curvature, self.preconditioner)
-        found = hypergradient_at_solution(training, end, system)
-        measurement = Measurement(self.linear_solver, self.strong_convexity, self.power_steps)
-        stats = with_error_bound(found.stats(solved), training, end, found, measurement)
-        estimate = Estimate(found.hypergradient, found.value, end.judged, stats)
-        return estimate, end if self.warm_start else state
+        found = hypergradient_at_solution(training, end, self.system)
+        return self.estimate(training, end, found, found.stats(solved)), end if self.warm_start else state

@@ -194,11 +194,26 @@ def damped(matvec: MatVec, damping: Array | float) -> MatVec:
     return lambda v, *draw: optax.tree.add_scale(matvec(v, *draw), damping, v)
 
 
-def step_of(given: float | None, product: MatVec, b: PyTree, power_steps: int) -> tuple[Array, int]:
-    """Returns the step size α, which is `given` or else 1/λ̂ after `power_steps` products, and the products spent."""
-    if given is not None:
-        return jnp.asarray(given), 0
-    return inverse_of_largest(product, b, power_steps), power_steps
+class AbstractSteppingSolver(AbstractLinearSolver):
+    """A solver that goes along residuals in steps of one size, for operators that need not be symmetric.
+
+    **Arguments**: `max_steps`, the budget; `damping`, added to the diagonal; `step_size`, α, or `None` for 1/λ̂ with λ̂
+    the largest eigenvalue after `power_steps` power iterations from b.
+    """
+
+    symmetric: ClassVar[bool] = False
+
+    max_steps: int = field(integer("max_steps", least=1), 20)
+    _: dataclasses.KW_ONLY
+    damping: float = field(DAMPING, 0.0)
+    step_size: float | None = field(real("step_size", above=0, optional=True), None)
+    power_steps: int = field(integer("power_steps", least=1), 5)
+
+    def step(self, product: MatVec, b: PyTree) -> tuple[Array, int]:
+        """Returns α, and the products spent on it."""
+        if self.step_size is not None:
+            return jnp.asarray(self.step_size), 0
+        return inverse_of_largest(product, b, self.power_steps), self.power_steps
 
 
 def inverse_of_largest(product: MatVec, b: PyTree, steps: int) -> Array:

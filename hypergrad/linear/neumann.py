@@ -1,29 +1,18 @@
 """The truncated Neumann series."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..ground.checks import field, integer, real
+from ..ground.checks import field, real
 from ..ground.tree import vdot
-from .base import (
-    DAMPING,
-    AbstractLinearSolver,
-    LinearSolution,
-    MatVec,
-    checked_solve,
-    damped,
-    first_iterate,
-    last_iterate,
-    step_of,
-)
+from .base import AbstractSteppingSolver, LinearSolution, MatVec, checked_solve, damped, first_iterate, last_iterate
 
 
-class Neumann(AbstractLinearSolver):
+class Neumann(AbstractSteppingSolver):
     """The truncated Neumann series  v = α Σ_{k<K} (I - α(H + damping I))^k b,  K = `max_steps`.
 
     With α the learning rate of gradient descent this is reverse mode truncated to the last K steps, frozen at the end
@@ -42,20 +31,14 @@ class Neumann(AbstractLinearSolver):
         [1.0, 1.5, 1.75]
     """
 
-    symmetric: ClassVar[bool] = False
-
-    max_steps: int = field(integer("max_steps", least=1), 20)
     _: dataclasses.KW_ONLY
-    damping: float = field(DAMPING, 0.0)
-    step_size: float | None = field(real("step_size", above=0, optional=True), None)
-    power_steps: int = field(integer("power_steps", least=1), 5)
     rtol: float = field(real("rtol", least=0), 0.0)
 
     @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
-        alpha, power_steps = step_of(self.step_size, lambda v, _: product(v), b, self.power_steps)
+        alpha, power_steps = self.step(lambda v, _: product(v), b)
         target = jnp.maximum(rtol, self.rtol) ** 2 * vdot(b, b)
         v, residual, spent = first_iterate(product, b, init)
 

@@ -8,21 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..ground.checks import field, integer, real
 from ..ground.tree import all_finite
-from .base import (
-    DAMPING,
-    AbstractLinearSolver,
-    LinearSolution,
-    MatVec,
-    checked_solve,
-    damped,
-    measured,
-    step_of,
-)
+from .base import AbstractSteppingSolver, LinearSolution, MatVec, checked_solve, damped, measured
 
 
-class SGD(AbstractLinearSolver):
+class SGD(AbstractSteppingSolver):
     """Stochastic gradient descent on ½ vᵀHv - bᵀv, with another draw H_j of the operator at every step.
 
         v <- v - α (H_j v + damping v - b),    `max_steps` times
@@ -48,20 +38,13 @@ class SGD(AbstractLinearSolver):
     Mairal (2022), AmIGO, for the warm start.
     """
 
-    symmetric: ClassVar[bool] = False
     stochastic: ClassVar[bool] = True
-
-    max_steps: int = field(integer("max_steps", least=1), 20)
-    _: dataclasses.KW_ONLY
-    damping: float = field(DAMPING, 0.0)
-    step_size: float | None = field(real("step_size", above=0, optional=True), None)
-    power_steps: int = field(integer("power_steps", least=1), 5)
 
     @checked_solve
     def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; `rtol` is not used. A start that is not finite is replaced by αb."""
         product = damped(matvec, self.damping)
-        alpha, spent = step_of(self.step_size, product, b, self.power_steps)
+        alpha, spent = self.step(product, b)
         first = optax.tree.scale(alpha, b)
         start = first if init is None else optax.tree.where(all_finite(init), init, first)
 

@@ -6,10 +6,8 @@ takes them over.
 
 import dataclasses
 import importlib.metadata
-import os
 import time
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,12 +15,12 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from ...common.cells import Cells, Labels
+from ...common.cells import Labels
 from ...common.config import Digits, Options, Out, Positive, Some, default_data_dir
 from ...common.figures import COLOURS, panel_figure
 from ...common.report import environment, grouped, write_json
 from .. import bare
-from ..cost import ONE_THREAD
+from ..by_problem import by_problem
 from ..measure import Rounds, agreement, arguments, exact
 from ..problems import PROBLEMS, Benchmark
 from . import with_jax, with_torch
@@ -115,16 +113,10 @@ def measured(config: Config, labels: Labels) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     """Measures, prints, writes."""
-    os.environ.update(ONE_THREAD)  # read when JAX first meets its device
-    store = Cells(dataclasses.replace(config, problems=ALL))
     missing = [name for name in PACKAGES if not find_spec(name)]
     if missing:
         print(f"not installed and left out: {', '.join(missing)}", flush=True)
-    found = {}
-    for name in config.problems:
-        labels = {"problem": name, "quick": config.quick}
-        found[name] = store.get(labels, partial(measured, config, labels))
-        print(f"{name} done", flush=True)
+    found = by_problem(config, ALL, measured)
     rows = [row for part in found.values() for row in part["rows"]]
     environments = {name: part["environment"] for name, part in found.items()}
     first = environments[config.problems[0]]
