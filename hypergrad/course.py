@@ -18,7 +18,7 @@ from .data.stream import Stream
 from .ground.autosave import Autosave
 from .ground.program import Program
 from .ground.total import Total
-from .history import History, join
+from .history import History, joined
 from .pace import Pace
 from .plan import COUNTS, Plan, advance, totals_of, words_of
 from .problem import BilevelProblem
@@ -226,7 +226,7 @@ class Course:
     def history(self) -> History:
         """The history so far."""
         self.gather()
-        return join([History(*columns) for columns in self.chunks or [self.nothing]])
+        return joined([History(*columns) for columns in self.chunks or [self.nothing]])
 
 
 def _as_arrays(state: SearchState) -> SearchState:

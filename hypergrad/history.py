@@ -109,7 +109,7 @@ class History:
         shorts = [jax.tree.map(lambda leaf: leaf[:0], one.records) for one in (self, other)]
         if form(shorts[0]) != form(shorts[1]):
             raise ValueError(f"the histories hold different records: {' and '.join(map(describe, shorts))}")
-        return join([self, other])
+        return joined([self, other])
 
     @checked(integer("max_entries", least=0))
     def to_dict(self, max_entries: int = 32) -> dict[str, np.ndarray]:
@@ -190,7 +190,7 @@ class History:
         ]
 
 
-def join(histories: list[History]) -> History:
+def joined(histories: list[History]) -> History:
     """Joins the steps of several histories of the same kind, in order."""
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *histories)
     durations = [one.durations for one in histories if one.durations is not None]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..measure import flat
@@ -34,8 +33,3 @@ def compiled(function: Callable, *args: Any, exact: bool = True) -> Peer:
     jitted = jax.jit(function)
     memory = lambda: jitted.lower(*args).compile().memory_analysis().temp_size_in_bytes
     return Peer(lambda: jitted(*args), temp_bytes=memory, exact=exact)
-
-
-def sum_of_squares(tree: Any) -> Any:
-    """Returns the sum over all leaves."""
-    return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree))

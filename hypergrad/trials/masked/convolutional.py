@@ -101,7 +101,7 @@ class MaskedCNN(eqx.Module):
         masks = units.masks(self.widths, self.depth, self.biases.shape[1])
         last = jnp.arange(self.biases.shape[1]) < self.widths[self.depth - 1]
         before = jnp.tile(masks[:-1], NEIGHBOURS)
-        return units.spread(self, (masks[0], before[:, :, None] & masks[1:, None], masks, last, True))
+        return units.flagged(self, (masks[0], before[:, :, None] & masks[1:, None], masks, last, True))
 
     @property
     def num_params(self) -> Array:

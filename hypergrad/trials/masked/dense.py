@@ -101,7 +101,7 @@ class MaskedMLP(eqx.Module):
         """A tree like the floating arrays, `True` where a weight is one of the smaller network."""
         masks = units.masks(self.widths, self.depth, self.first.shape[0])
         last = jnp.arange(self.first.shape[0]) < self.widths[self.depth - 1]
-        return units.spread(self, (masks[0][:, None], masks[1:, :, None] & masks[:-1, None, :], masks, last, True))
+        return units.flagged(self, (masks[0][:, None], masks[1:, :, None] & masks[:-1, None, :], masks, last, True))
 
     @property
     def num_params(self) -> Array:

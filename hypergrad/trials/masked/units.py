@@ -70,7 +70,7 @@ def fans(inputs: int, widths: Array) -> Array:
     return jnp.concatenate([jnp.full(1, inputs, widths.dtype), widths[:-1]])
 
 
-def spread(model: Any, flags: tuple[ArrayLike, ...]) -> Any:
+def flagged(model: Any, flags: tuple[ArrayLike, ...]) -> Any:
     """Returns a tree like the floating arrays of a masked model that holds the flags, broadcast to their shapes."""
     arrays = lambda model: (model.first, model.hidden, model.biases, model.last, model.last_bias)
     wide = [jnp.broadcast_to(flag, like.shape) for flag, like in zip(flags, arrays(model), strict=True)]
