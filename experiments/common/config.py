@@ -22,12 +22,15 @@ class Rule(NamedTuple):
 
 ABOVE_ZERO = Rule(lambda value: value > 0, "must be positive")
 NOT_NEGATIVE = Rule(lambda value: value >= 0, "must not be negative")
-Positive = Annotated[int, tyro.conf.arg(metavar="N"), ABOVE_ZERO]
+COUNTABLE = Rule(lambda value: value < 2**31, "is above 2147483647")
+Positive = Annotated[int, tyro.conf.arg(metavar="N"), ABOVE_ZERO, COUNTABLE]
 PositiveFloat = Annotated[float, ABOVE_ZERO]
-NonNegative = Annotated[int, tyro.conf.arg(metavar="N"), NOT_NEGATIVE]
+NonNegative = Annotated[int, tyro.conf.arg(metavar="N"), NOT_NEGATIVE, COUNTABLE]
 NonNegativeFloat = Annotated[float, NOT_NEGATIVE]
 Fraction = Annotated[float, Rule(lambda value: 0 < value < 1, "must lie between 0 and 1")]
-Some = Annotated[tuple[T, ...], Rule(lambda value: len(value) > 0, "is empty")]
+NOT_EMPTY = Rule(lambda value: len(value) > 0, "is empty")
+Series = Annotated[tuple[T, ...], NOT_EMPTY]
+Some = Annotated[tuple[T, ...], NOT_EMPTY, Rule(lambda value: len(set(value)) == len(value), "names one twice")]
 
 
 def described(text: str, metavar: str | None = None) -> Any:
@@ -41,13 +44,13 @@ Cache = Annotated[
     bool, described("Keep compiled programs in the user's cache folder, or in JAX_COMPILATION_CACHE_DIR, for later.")
 ]
 REPETITIONS = "Number of repetitions, each with its own split, initial weights and noise."
-Seeds = Annotated[int, described(REPETITIONS, "N"), ABOVE_ZERO]
+Seeds = Annotated[int, described(REPETITIONS, "N"), ABOVE_ZERO, COUNTABLE]
 Digits = Annotated[
     Literal["digits", "mnist"],
     described("digits: 8 x 8, ships with scikit-learn. mnist: 28 x 28, from --data-dir or downloaded."),
 ]
-Train = Annotated[int, described("Training rows.", "N"), ABOVE_ZERO]
-Valid = Annotated[int, described("Validation rows.", "N"), ABOVE_ZERO]
+Train = Annotated[int, described("Training rows.", "N"), ABOVE_ZERO, COUNTABLE]
+Valid = Annotated[int, described("Validation rows.", "N"), ABOVE_ZERO, COUNTABLE]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import ensembles as ens
 import hypergrad as hg
 
 from ..common.cells import Advance, rows, run_cells
-from ..common.config import Common, Out, Positive, PositiveFloat, Seeds, Some
+from ..common.config import Common, Out, Positive, PositiveFloat, Seeds, Series, Some
 from .data import Measurements, Name, Partition, load
 from .hyperparameters import Choices, Ranges, stacked
 from .report import Ensemble, Outcome, report
@@ -63,7 +63,7 @@ class Config(Common):
     hyper_rate: PositiveFloat = 0.1  # Adam's rate on hyperparameters scaled to [-1, 1].
     smoothing: PositiveFloat = 0.3
     """Standard deviation of the perturbed hyperparameters of population, scaled to [-1, 1]."""
-    widths: Some[Positive] = (25, 20)  # Hidden units of the first trial.
+    widths: Series[Positive] = (25, 20)  # Hidden units of the first trial.
     least_width: Positive = 10  # Fewest units that a search may choose.
     most_width: Positive = 45  # Most units; smaller networks are masks of this one.
     train_fraction: float = 0.75  # Share of every set that a replica sees; the other points stop its training.

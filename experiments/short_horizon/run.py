@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 import hypergrad as hg
 
 from ..common.cells import grid, rows, run_cells
-from ..common.config import Common, Out, Positive, PositiveFloat, Seeds, Some
+from ..common.config import Common, Out, Positive, PositiveFloat, Seeds, Series
 from ..common.figures import COLOURS, band, figure
 from ..common.report import Row, grouped, save, spread_table
 from . import model
@@ -38,8 +38,8 @@ class Config(Common):
     After Wu, Ren, Liao and Grosse (2018), section 2. Two dimensions instead of their many; numbers are our own.
     """
 
-    curvatures: Some[PositiveFloat] = (1.0, 0.1)  # Curvature of each direction.
-    starts: Some[PositiveFloat] = (5.0, 50.0)  # E[w²] of each direction at the start.
+    curvatures: Series[PositiveFloat] = (1.0, 0.1)  # Curvature of each direction.
+    starts: Series[PositiveFloat] = (5.0, 50.0)  # E[w²] of each direction at the start.
     noise: PositiveFloat = 1.0  # Variance of the gradient noise, in units of the curvature squared.
     num_steps: Positive = 50  # Training steps, and learning rates to be learned.
     hyper_steps: Positive = 1000  # Steps of Adam on the log learning rates.

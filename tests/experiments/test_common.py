@@ -49,7 +49,9 @@ def cells_of(config):
         ("seeds", 0, "must be positive"),
         ("first_seed", -1, "must not be negative"),
         ("rate", float("nan"), "must be positive"),
+        ("seeds", 2**40, "is above 2147483647"),
         ("methods", (), "is empty"),
+        ("methods", ("a", "a"), "names one twice"),  # whose rows would count twice
         ("sizes", (3, 0), "must be positive"),
         ("parts", (0.5, 1.0), "must lie between 0 and 1"),
     ],

@@ -171,7 +171,7 @@ FORMS = {
     "metrics": lambda x: hg.trials.Result(
         np.float64(x), metrics={"m": jnp.asarray(0.5), "curve": np.array([1, np.nan])}
     ),
-    "tuned": lambda x: hg.trials.Result(x, tuned={"b": np.float32(0.25)}, block_norms={"n": jnp.asarray(0.25)}),
+    "tuned": lambda x: hg.trials.Result(x, tuned={"b": np.float32(0.25)}, hypergradient={"b": jnp.ones(1)}),
 }
 
 
