@@ -236,7 +236,10 @@ def written(page: str) -> str:
 def publish(folder: Path) -> None:
     """Copies the summary of a finished run into docs/results, without its curves."""
     benchmark = next((name for name in BENCHMARKS if (folder / f"{name}.json").exists()), None)
-    summary: Row = json.loads((folder / f"{benchmark or 'summary'}.json").read_text())
+    path = folder / f"{benchmark or 'summary'}.json"
+    if not path.is_file():
+        raise SystemExit(f"{path} is not there: {folder} is not the output folder of a finished run")
+    summary: Row = json.loads(path.read_text())
     name = benchmark or Path(summary["config"]["out"]).name
     if name not in TABLES:
         raise SystemExit(f"no page has a table of {name!r}; known are {', '.join(TABLES)}")

@@ -75,7 +75,7 @@ def convergence(path: Path, history: Lines, title: str) -> None:
             title=title,
         )
         least, most = sorted(map(abs, axes.get_ylim()))
-        if most > 4 * least:  # over less a logarithmic axis has a tick or two
+        if most > 10 * least:  # over less a logarithmic axis has a tick or two
             axes.set_yscale("symlog", subs=(2, 5))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
