@@ -154,7 +154,9 @@ def overview(path: Path, history: Sequence[Row], yardstick: Sequence[Row]) -> No
             if runs:
                 _band(axis, runs, {_run(run[0]): level[run[0]["set"]] for run in runs}, label, colour)
         axis.axhline(1.0, color="0.4", lw=0.8, ls="--", label="best fixed setting, in hindsight")
-        axis.set(xlabel="gradients in all", ylabel="test error, 1: best fixed setting", yscale="log")
+        axis.set(xlabel="gradients in all", ylabel="test error over that of the best fixed setting", yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "25" else "")
         axis.set_title("From bad hyperparameters: median and quartiles", fontsize=10)
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=8)

@@ -87,7 +87,7 @@ class GradientTuner(eqx.Module):
     has failed. With masked networks and Adam inside give Adam an `eps_root`: at weights that have no gradient its root
     has no derivative.
 
-    **Raises** `ValueError` for names that are no unconditional `Float` leaves.
+    **Raises** `ValueError` for names that are no unconditional `Float` leaves, and for values out of their range.
     """
 
     leaves: tuple[tuple[str, Float], ...] = eqx.field(static=True)
@@ -109,6 +109,8 @@ class GradientTuner(eqx.Module):
             leaves.append((name, leaf))
         if not leaves:
             raise ValueError("names is empty")
+        if len(dict(leaves)) < len(leaves):
+            raise ValueError(f"names has a leaf twice: {', '.join(name for name, _ in leaves)}")
         self.leaves = tuple(leaves)
         self.search = GradientSearch(estimator, optax.chain(record_norms(), optimiser), projection=Box(self.leaves))
 
@@ -117,8 +119,14 @@ class GradientTuner(eqx.Module):
         """Returns the values that move, as the losses get them."""
         if lacking := [name for name, _ in self.leaves if name not in params]:
             raise ValueError(f"params lacks {lacking[0]!r}")
-        values = {name: np.log(params[name]) if leaf.log else params[name] for name, leaf in self.leaves}
-        return {name: jnp.asarray(np.asarray(value, float)) for name, value in values.items()}
+        values = {}
+        for name, leaf in self.leaves:
+            try:
+                value = leaf.checked(params[name])
+            except ValueError as error:
+                raise ValueError(f"{name} {error} (in params)") from None
+            values[name] = jnp.asarray(np.asarray(np.log(value) if leaf.log else value, float))
+        return values
 
     @checked(PROBLEM, PARAMS, random_key(), integer("chunk", least=1), REPORT)
     def run(

@@ -1,6 +1,7 @@
 """Objectives: they turn a batch of trials into results, one by one or all in one compiled program."""
 
 import abc
+import dataclasses
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..ground.checks import function, integer
+from ..ground.checks import function, integer, shown
 from .compilations import Compilations, compilations
 from .trial import Result, Trial, revised
+
+RESULT_NAMES = {one.name for one in dataclasses.fields(Result)}
 
 
 class AbstractObjective(eqx.Module):
@@ -119,6 +122,9 @@ class Vmapped(AbstractObjective):
             stacked = jax.tree.map(stack, *arrays, *[arrays[-1]] * room)
             every = jnp.stack([*keys, *[keys[-1]] * room])
             found = jax.tree.map(np.asarray, _train(self.train, shape, stacked, self.data, every))
+            if not isinstance(found, dict) or not {"value"} <= set(found) <= RESULT_NAMES:
+                got = list(found) if isinstance(found, dict) else shown(found)
+                raise TypeError(f"train must return a dictionary with 'value' and other fields of a Result, got {got}")
             results = [Result(**jax.tree.map(lambda leaf: leaf[i], found)) for i in range(len(arrays))]  # noqa: B023
         except Exception as error:
             results = [Result.failure(error)] * len(arrays)

@@ -1,5 +1,7 @@
 """Trials trained in one program, hypergradients inside trials."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -63,6 +65,21 @@ def test_a_group_that_cannot_be_trained_leaves_the_others():
     results = hg.trials.Vmapped(train, prepare)(trials, jax.random.split(KEY, 4))
     assert [result.value for result in results] == [0.0, np.inf, np.inf, -3.0]
     assert "too deep" in results[2].error
+
+
+def test_entries_that_are_not_of_a_result_are_named():
+    prepare, trials = lambda trial: (None, 1.0), [hg.trials.Trial(0, {"depth": 1})]
+    for wrong, got in ((lambda *_: {"loss": 1.0}, r"\['loss'\]"), (lambda *_: 1.0, "an array float")):
+        (result,) = hg.trials.Vmapped(wrong, prepare)(trials, jax.random.split(KEY, 1))
+        assert re.search(f"train must return a dictionary with 'value' .*, got {got}", result.error)
+
+
+@pytest.mark.parametrize("value", [0.0, 100.0, np.nan, "small"])
+def test_values_that_a_tuner_cannot_start_from_are_named(value):
+    with pytest.raises(ValueError, match=r"decay_b must .* \(in params\)"):
+        INSIDE.hparams({"decay_a": 1.0, "decay_b": value})
+    with pytest.raises(ValueError, match="names has a leaf twice: decay_a, decay_a"):
+        hg.trials.GradientTuner(RIDGE, ["decay_a"] * 2, INSIDE.search.estimator, optax.sgd(0.1))
 
 
 RIDGE = hg.trials.Space(
