@@ -163,9 +163,7 @@ class Laplace(eqx.Module):
         Its derivative in λ at fixed weights is the online rule of Immer et al. (2021); through training it is an
         ordinary outer loss. *Cost*: see `structure`.
         """
-        weights, h = _weights(self.where(model), log_variance)
-        of, values = self._outputs_of(outputs, model)
-        factor = Factor(of, weights, h, likelihood.root(values), self._shapes(model))
+        weights, h, values, factor = self._at(outputs, model, log_variance, likelihood)
         fit = (
             call("likelihood", likelihood.negative_log, "the outputs of model", values)
             + jnp.sum(weights**2 * jnp.exp(-h)) / 2
@@ -183,11 +181,19 @@ class Laplace(eqx.Module):
 
         **Source**: Khan, Immer, Abedi, Korzepa (2019); Immer, Korzepa, Bauer (2021).
         """
-        weights, h = _weights(self.where(model), log_variance)
-        of, values = self._outputs_of(outputs, model)
-        factor = Factor(of, weights, h, likelihood.root(values), self._shapes(model))
+        weights, h, _, factor = self._at(outputs, model, log_variance, likelihood)
         new, mean = self._outputs_of(new_outputs, model, "new_outputs")
         return mean, self.structure.covariance(factor, jacobian(new, weights, mean.size) * jnp.exp(h / 2))
+
+    def _at(
+        self, outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood
+    ) -> tuple[Array, Array, Array, Factor]:
+        """Returns the weights, h of each, the outputs, and the factor there."""
+        weights, h = _weights(self.where(model), log_variance)
+        if weights.dtype.itemsize < 4:
+            raise TypeError(f"model has weights in {weights.dtype}; a determinant needs float32 or float64")
+        of, values = self._outputs_of(outputs, model)
+        return weights, h, values, Factor(of, weights, h, likelihood.root(values), self._shapes(model))
 
     def _shapes(self, model: PyTree) -> tuple[tuple[int, ...], ...]:
         return tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(eqx.filter(self.where(model), eqx.is_inexact_array)))

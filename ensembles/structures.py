@@ -192,7 +192,8 @@ class Lanczos(Structure):
             tol = 0.01 * jnp.sqrt(jnp.finfo(row.dtype).eps)
             found = cg(factor.product, row, tol=tol)[0]
             left = row - factor.product(found)
-            error = jnp.linalg.norm(found) * jnp.linalg.norm(left)  # of rowᵀ A⁻¹ row, because A is at least 1
+            rest = jnp.linalg.norm(left)
+            error = (jnp.linalg.norm(found) + rest) * rest  # of rowᵀ A⁻¹ row, because A is at least 1
             return jnp.where(error <= 0.01 * jnp.vdot(row, found), found, jnp.nan)
 
         return at @ transposed(jax.vmap(jax.vmap(solve))(at))

@@ -9,7 +9,20 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .checks import KEY, array, call, checked, function, instance, integer, real, refuse_complex, refuse_unknown, shown
+from .checks import (
+    KEY,
+    array,
+    call,
+    checked,
+    function,
+    has_shape,
+    instance,
+    integer,
+    real,
+    refuse_complex,
+    refuse_unknown,
+    shown,
+)
 from .ground.leaves import named_leaves
 from .ground.noise import normal
 
@@ -125,20 +138,27 @@ def negative_elbo(
     **Arguments**
 
     - `log_variance`: h of the prior, see `gaussian_kl`.
-    - `log_likelihood`: a function from a model to the log-likelihoods of some rows, of shape (rows,). A minibatch
-      gives an unbiased estimate.
+    - `log_likelihood`: a function from a model to the log-likelihoods of some rows, of shape (rows,), each summed over
+      what a row holds. A minibatch gives an unbiased estimate.
     - `num_examples`: n, the size of the whole training set; `num_samples`: S.
 
     At the optimum over q the derivative in h is the partial derivative (envelope theorem).
 
+    **Raises** `ValueError` where the log-likelihoods have another shape than (rows,).
+
     **Example**
 
         >>> posterior = ens.MeanField(jnp.zeros(3), log_std=-3.0)
-        >>> fit = lambda w: -jnp.sum((x @ w - y) ** 2)
+        >>> fit = lambda w: -((x @ w - y) ** 2)
         >>> print(f"{ens.negative_elbo(posterior, jnp.zeros(3), fit, key, num_examples=20):.1f}")
-        82.0
+        4.5
     """
-    mean = lambda model: jnp.mean(log_likelihood(model))
+
+    def mean(model: PyTree) -> Array:
+        found = log_likelihood(model)
+        has_shape(found, (None,), "the log-likelihoods")
+        return jnp.mean(found)
+
     draw = lambda key: call("log_likelihood", mean, "a model of posterior", posterior.sample(key))
     expected = draw(key) if num_samples == 1 else jnp.mean(jax.vmap(draw)(jax.random.split(key, num_samples)))
     return -expected + gaussian_kl(posterior, log_variance) / num_examples

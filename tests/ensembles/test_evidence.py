@@ -211,6 +211,14 @@ def test_lanczos_predicts_where_more_products_are_needed_than_steps():
     np.testing.assert_allclose(predict(evidence.Lanczos()), predict(evidence.Full()), rtol=1e-3)
 
 
+def test_a_prediction_that_overflows_is_nan_and_not_certain():
+    row = lambda w: jnp.ones((1, 3), w.dtype) @ w
+    targets, wide = evidence.Gaussian(jnp.ones(1, jnp.float32), 0.0), 88.0
+    for structure in (evidence.Full(), evidence.Lanczos()):
+        found = evidence.Laplace(structure).predict(row, row, jnp.zeros(3, jnp.float32), wide, targets)[1]
+        assert jnp.all(jnp.isnan(found))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_predictive_of_linear_models_is_that_of_the_gaussian_process(shape):
     data, weights = linear_model(shape), SHAPES[shape][1]
@@ -255,6 +263,12 @@ BAD = {
             lambda w: w[:, None, None], jnp.ones(3), 0.0, evidence.Gaussian(jnp.ones(3), 0.0)
         ),
         r"outputs must have shape \(rows,\)",
+    ),
+    "half precision": (
+        lambda: evidence.Laplace().negative_log_evidence(
+            lambda w: w, jnp.ones(2, jnp.float16), 0.0, evidence.Gaussian(jnp.ones(2), 0.0)
+        ),
+        "model has weights in float16",
     ),
     "targets turned round": (
         lambda: evidence.negative_log_joint(

@@ -101,6 +101,13 @@ def test_the_elbo_hypergradient_is_that_of_the_evidence(estimator):
     np.testing.assert_allclose(value, -exact_elbo(optimum, h, x, y), rtol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(), (3, 4)])
+def test_likelihoods_that_are_not_one_per_row_are_refused(shape):
+    posterior = MeanField(jnp.zeros(2))
+    with pytest.raises(ValueError, match=r"log_likelihood fails .*must have shape \(any\)"):
+        negative_elbo(posterior, 0.0, lambda w: jnp.sum(w) * jnp.ones(shape), jax.random.key(0), 3)
+
+
 def test_sampled_elbo_and_gradient_agree_in_expectation():
     x, y, h = linear_model(5)
     posterior = MeanField(jnp.ones(4), log_std=-1.0)
