@@ -15,7 +15,7 @@ from .benchmarks.scaling import Config as ScalingConfig
 from .benchmarks.scaling import printed as printed_size
 from .benchmarks.scaling import printed_slopes
 from .benchmarks.stochastic import Config as StochasticConfig
-from .common.report import Row, as_json, grouped, made_by, text_table, write_json
+from .common.report import Row, as_json, grouped, made_by, plainly, text_table, write_json
 from .compare.run import Config as CompareConfig
 from .proton.run import Config as ProtonConfig
 from .sparse.run import Config as SparseConfig
@@ -50,6 +50,12 @@ MEASURES = {"elbo": "negative ELBO", "evidence": "negative log evidence", "valid
 def in_words(line: Row) -> str:
     """Returns the method of a line."""
     return str(IN_WORDS.get(line["method"], line["method"]))
+
+
+def in_figures(table: list[Row]) -> list[Row]:
+    """Returns a table whose numbers have no exponents, which those of older runs have."""
+    plain = lambda value: plainly(value) if isinstance(value, str) else value
+    return [{name: plain(value) for name, value in line.items()} for line in table]
 
 
 def columns_of(result: Row, first: Callable[[Row], Row], columns: dict[str, str]) -> str:
@@ -128,21 +134,22 @@ def regimes(result: Row) -> str:
 def study(result: Row) -> str:
     """Returns the tables of the study for one data set and criterion, one for each budget."""
     columns = STUDY | {"gradients": "gradients"}
-    tables = [{"table": lines} for lines in grouped(result["table"], ("budget",))]
+    tables = [{"table": lines} for lines in grouped(in_figures(result["table"]), ("budget",))]
     return "\n\n".join(columns_of(table, lambda line: {"": in_words(line)}, columns) for table in tables)
 
 
 def study_of_images(result: Row) -> str:
     """Returns the table of the study on MNIST, with seconds, beside the published numbers."""
     beside = {"seconds": "seconds", "published Q": "published_Q", "published accuracy": "published_E"}
-    return columns_of(result, lambda line: {"": in_words(line)}, STUDY | beside)
+    table = {"table": in_figures(result["table"])}
+    return columns_of(table, lambda line: {"": in_words(line)}, STUDY | beside)
 
 
 def sweeps(result: Row) -> str:
     """Returns Q of every method by the number of hyperparameters, and then by the updates of the weights per move."""
 
     def points(sweep: str, first: Callable[[Row], Row]) -> str:
-        lines = grouped([line for line in result["table"] if line["sweep"] == sweep], ("value",))
+        lines = grouped([line for line in in_figures(result["table"]) if line["sweep"] == sweep], ("value",))
         named = lambda line: WORDS.get(line["method"], line["method"])
         return text_table([first(at[0]) | {named(line): line["Q"] for line in at} for at in lines])
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from hypergrad.ground.files import replacing
 from .config import Common
 
 Row = dict[str, Any]
+
+
+EXPONENT = re.compile(r"-?\d(\.\d+)?e\+0[0-6]\b")
 
 
 def environment() -> dict[str, Any]:
@@ -81,6 +85,11 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
         writer.writerows(rows)
 
 
+def plainly(text: str) -> str:
+    """Returns a text in which numbers up to ten millions have no exponent."""
+    return EXPONENT.sub(lambda number: f"{float(number[0]):.0f}", text)
+
+
 def mean_and_spread(values: Iterable[float | None]) -> str:
     """Returns `mean ± standard deviation` of the values that are not `None`."""
     measured = np.array([value for value in values if value is not None], float)
@@ -88,7 +97,7 @@ def mean_and_spread(values: Iterable[float | None]) -> str:
         return "-"
     if np.ptp(measured) == 0:
         return f"{measured[0]:.7g}"
-    return f"{measured.mean():.4g} ± {measured.std(ddof=1):.2g}"
+    return plainly(f"{measured.mean():.4g} ± {measured.std(ddof=1):.2g}")
 
 
 def text_table(rows: Sequence[Row]) -> str:

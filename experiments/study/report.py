@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..common.cells import rows
-from ..common.report import Row, grouped, save, spread_table, text_table, write_csv
+from ..common.report import Row, grouped, plainly, save, spread_table, text_table, write_csv
 from . import polynomial
 from .methods import METHODS
 from .plots import draw
@@ -155,5 +155,5 @@ def sentences(claims: Runs) -> list[str]:
 def winners(group: Runs, rival: str) -> str:
     """Returns the gradient methods above a search, beyond the spread."""
     better = [claim for claim in group if claim.get(f"beyond_{rival}") and claim["method"] in GRADIENT]
-    words = [f"{c['method']} by {c[f'above_{rival}']:.3g} ± {c[f'above_{rival}_error']:.2g}" for c in better]
+    words = [plainly(f"{c['method']} by {c[f'above_{rival}']:.3g} ± {c[f'above_{rival}_error']:.2g}") for c in better]
     return f"above {rival} beyond the spread: {', '.join(words) or 'none'}"

@@ -86,7 +86,7 @@ def test_criteria():
     evaluations = np.mean([run["gradients"] - 3 * run["iterations"] - run["hyper_updates"] for run in drmad])
     agree(page, "DrMAD made # of them for its # hyper-steps", evaluations, drmad[0]["hyper_updates"])
     seconds = [run["seconds"] for run in hoag]
-    agree(page, "HOAG took # ± # s a seed, two at a time", np.mean(seconds), np.std(seconds, ddof=1))
+    agree(page, "HOAG took # ± # s a seed, two seeds at a time", np.mean(seconds), np.std(seconds, ddof=1))
     for run in hoag:
         assert run["best_value"] < reached["drmad", run["seed"]]
         assert run["test_nll"] > by_evidence["best_scalar", run["seed"]]

@@ -19,6 +19,7 @@ from experiments.common import cells
 from experiments.common.cells import Cells, grid, rows, run_cells
 from experiments.common.command import command, quickly_compiled
 from experiments.common.config import Common, Fraction, Positive, PositiveFloat, Some
+from experiments.common.report import mean_and_spread
 
 from tests.helpers import ROOT
 
@@ -59,6 +60,13 @@ def cells_of(config):
 def test_options_keep_the_rule_of_their_type(option, value, complaint):
     with pytest.raises(ValueError, match=re.escape(f"{option} {complaint}, got {value}")):
         Config(**{option: value})
+
+
+def test_large_numbers_have_no_exponent():
+    assert (
+        mean_and_spread([-22000.0, -22700.0]) == "-22350 ± 490" and mean_and_spread([2e9, 3e9]) == "2.5e+09 ± 7.1e+08"
+    )
+    assert mean_and_spread([1e-5, 3e-5]) == "2e-05 ± 1.4e-05"
 
 
 def test_seeds_count_from_the_first():
