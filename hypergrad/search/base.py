@@ -96,7 +96,10 @@ class Record(eqx.Module):
 
 
 class AbstractSearch(eqx.Module):
-    """A rule that moves hyperparameters; `run` repeats `step` under a budget."""
+    """A rule that moves hyperparameters and trains with them; `run` repeats `step` under a budget.
+
+    Searchers of `hypergrad.trials` propose hyperparameters alone, and are told what somebody else trained.
+    """
 
     @property
     @abc.abstractmethod

@@ -27,10 +27,6 @@ from .optuna import Optuna as Optuna
 from .optuna import Pruner as Pruner
 from .processes import Processes as Processes
 from .run import search_trials as search_trials
-from .samplers import FixedList as FixedList
-from .samplers import Grid as Grid
-from .samplers import Random as Random
-from .samplers import Sobol as Sobol
 from .searcher import AbstractSearcher as AbstractSearcher
 from .space import Space as Space
 from .state import SearcherState as SearcherState
@@ -45,3 +41,7 @@ from .two_step import nested_subset as nested_subset
 from .two_step import pareto_front as pareto_front
 from .two_step import smallest_within_tolerance as smallest_within_tolerance
 from .two_step import two_step as two_step
+from .uninformed import FixedList as FixedList
+from .uninformed import Grid as Grid
+from .uninformed import Random as Random
+from .uninformed import Sobol as Sobol

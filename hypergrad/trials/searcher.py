@@ -35,7 +35,7 @@ class Quick:
 
 
 class AbstractSearcher(eqx.Module):
-    """A proposer of trials that learns from their results.
+    """A proposer of trials that learns from their results; a search such as `hypergrad.GradientSearch` trains too.
 
         state = searcher.init(space, key)
         state, trial = searcher.ask(state)

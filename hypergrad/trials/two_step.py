@@ -16,11 +16,11 @@ from ..ground.files import check_folder
 from .objective import AbstractObjective
 from .optuna import Pruner
 from .run import OnFailure, search_trials
-from .samplers import FixedList
 from .searcher import AbstractSearcher
 from .space import Space
 from .state import SearcherState
 from .trial import FinishedTrial, Result, Trial
+from .uninformed import FixedList
 
 
 @dataclass(frozen=True)
