@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ..ground.checks import boolean, checked, field
 from ..ground.derivatives import linearize
 from ..ground.tree import join, pairing, split
-from ..inner import INNER, AbstractInnerSolver, InnerState
+from ..inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
 from ..inner.stops import warn_of_stopped_step
 from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Estimate, Stats
@@ -22,16 +22,11 @@ from .common.refusals import refuse_tol, refuse_warm
 from .common.tangents import first_tangent, judged_tangent
 
 
-class ForwardState(eqx.Module):
+class ForwardState(AbstractTrainedState):
     """The inner state and, where they are carried on, its derivatives, with a leading axis of hyperparameters."""
 
     inner: InnerState
     tangents: PyTree
-
-    @property
-    def params(self) -> PyTree:
-        """The model, whole."""
-        return self.inner.params
 
 
 class Forward(AbstractEstimator):

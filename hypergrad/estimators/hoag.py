@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import checked, field, function
 from ..ground.tree import norm
-from ..inner import InnerState
+from ..inner import AbstractTrainedState, InnerState
 from ..problem import PROBLEM, BilevelProblem
 from ..stats import Estimate
 from ..tolerances import Schedule, exponential
@@ -20,18 +20,13 @@ from .common.proximal import distance_to_solution, hypergradient_at_solution
 from .common.stationary import AbstractImplicitEstimator
 
 
-class HOAGState(eqx.Module):
+class HOAGState(AbstractTrainedState):
     """Warm starts, and the number of hyper-steps done."""
 
     inner: InnerState
     adjoint: PyTree  # v, the last solution of H v = ∇_w F
     index: Array  # hyper-steps done, k
     scale: Array  # ‖∇_w L‖ at the very start: tolerances are relative to it
-
-    @property
-    def params(self) -> PyTree:
-        """The model, whole."""
-        return self.inner.params
 
 
 class HOAG(AbstractImplicitEstimator):

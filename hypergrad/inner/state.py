@@ -39,6 +39,17 @@ class InnerState(eqx.Module):
         return paragraph("InnerState", (f"params: {show_size(self.partitioned)}", f"updates: {show(updates)}"))
 
 
+class AbstractTrainedState(eqx.Module):
+    """A state that carries that of training on, as `inner`."""
+
+    inner: eqx.AbstractVar[InnerState]
+
+    @property
+    def params(self) -> PyTree:
+        """The model, whole."""
+        return self.inner.params
+
+
 class SolveStats(eqx.Module):
     """The counts of one solve: updates made and gradients evaluated."""
 

@@ -14,7 +14,7 @@ from ...ground.checks import field, integer
 from ...ground.keys import step_key
 from ...ground.show import paragraph, show
 from ...ground.tree import cast_like, in_single, norm, pairing
-from ...inner import InnerState
+from ...inner import AbstractTrainedState, InnerState
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ...training import Training
 from .tangents import slope
@@ -49,17 +49,12 @@ class Accuracy(eqx.Module):
     cosine: Array
 
 
-class TrajectoryState(eqx.Module):
+class TrajectoryState(AbstractTrainedState):
     """The state of training, and how accurate the hypergradient was when it was last measured."""
 
     inner: InnerState
     accuracy: Accuracy
     index: Array  # hyper-steps done
-
-    @property
-    def params(self) -> PyTree:
-        """The model, whole."""
-        return self.inner.params
 
     def __repr__(self) -> str:
         """Shows the inner state, and the error as it was last measured."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from ...ground.checks import boolean, checked, field, integer
 from ...ground.keys import perturbation_key
-from ...inner import INNER, AbstractInnerSolver, InnerState
+from ...inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
 from ...problem import PROBLEM, BilevelProblem, as_hparams, outer_value
 from ...stats import Counts, Estimate, Stats
 from ...training import Training
@@ -45,18 +45,13 @@ class Particles(eqx.Module):
     values: Array
 
 
-class OnlineState(eqx.Module):
+class OnlineState(AbstractTrainedState):
     """The first state, the run at λ itself, the particles, and the steps of training that are done."""
 
     first: InnerState
     inner: InnerState
     particles: Particles
     t: Array
-
-    @property
-    def params(self) -> PyTree:
-        """The model, whole."""
-        return self.inner.params
 
 
 class AbstractOnline(AbstractEstimator):

@@ -26,7 +26,7 @@ from ...estimators.common.implicit import (
 from ...estimators.common.refusals import refuse_complex, refuse_proximal, refuse_unseen
 from ...ground.checks import checked, field, integer, real
 from ...ground.tree import norm
-from ...inner import INNER, AbstractInnerSolver, InnerState
+from ...inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
 from ...linear.base import LINEAR_SOLVER, AbstractLinearSolver
 from ...linear.cg import CG
 from ...problem import PROBLEM, BilevelProblem, as_hparams, outer_value
@@ -54,7 +54,7 @@ class Control(eqx.Module):
     linear_rtol: Array  # relative residual
 
 
-class MAIDState(eqx.Module):
+class MAIDState(AbstractTrainedState):
     """Warm starts, the last accepted point, and the adapted numbers."""
 
     inner: InnerState
@@ -63,11 +63,6 @@ class MAIDState(eqx.Module):
     accepted: Point
     control: Control
     scale: Array  # ‖∇_w L‖ at the very start
-
-    @property
-    def params(self) -> PyTree:
-        """The model, whole."""
-        return self.inner.params
 
 
 class MAID(AbstractSearch):
