@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import bare
+from experiments.benchmarks import bare, by_problem
 from experiments.benchmarks.peers import page, run, with_jax
 from experiments.benchmarks.peers.networks import NETWORKS
 
@@ -22,7 +22,7 @@ def absent():
 
 
 def test_a_peer_that_is_absent_is_left_out_by_name(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(run.os, "environ", {})
+    monkeypatch.setattr(by_problem.os, "environ", {})
     peers = lambda case: {
         "JAX: lax.scan": lambda: with_jax.by_hand(case, bare.reverse_unrolled),
         "nobody: exact": absent,
