@@ -36,8 +36,10 @@ def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[
     Interrupted, the process ends with one line and status 130, or 143 by SIGTERM; see `interrupts`.
     """
     chosen = [preset for preset in presets if f"--{preset}" in sys.argv[1:]]
-    if len(chosen) == 1:
-        changes: dict[str, Any] = {chosen[0]: True, **presets[chosen[0]]}
+    if len(chosen) > 1:
+        raise SystemExit(f"give one of --{' and --'.join(chosen)}")
+    for flag in chosen:
+        changes: dict[str, Any] = {flag: True, **presets[flag]}
         default = dataclasses.replace(default, **changes)
     config = tyro.cli(type(default), default=default, prog=f"python -m experiments.{name}")
     try:

@@ -183,6 +183,12 @@ def test_presets_replace_defaults_and_options_replace_presets(monkeypatch):
     assert [(config.quick, config.steps, config.seeds) for config in seen] == [(0, 5, 3), (1, 1, 1), (1, 3, 1)]
 
 
+def test_two_presets_exclude_each_other(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["name", "--quick", "--full"])
+    with pytest.raises(SystemExit, match="give one of --quick and --full"):
+        command(print, Config(), "name", quick={"steps": 1}, full={"steps": 9})
+
+
 def test_a_bad_option_is_named_without_a_traceback(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run_command(monkeypatch, print, "--quick", "--rate", "-1")
