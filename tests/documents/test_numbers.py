@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from experiments.publish import TABLES, read, written
-from experiments.tabular import report as tabular
 
 from tests.documents.pages import DOCS, agree, lines_of, rows_of, text_of
 from tests.helpers import ROOT
@@ -118,40 +117,6 @@ def test_short_horizon():
         ("learned, hg.Reverse", "learned, expected loss"),
     ):
         assert abs(rows_of(page, estimator)[0][0] / at[closed] - 1) < 0.02
-
-
-def test_tabular():
-    page, result = "tabular.md", read("tabular")
-    value = {
-        (line["set"], line["start"]): {name: float(line[name].split()[0]) for name in list(line)[2:]}
-        for line in result["table"]
-    }
-    tuned = lambda name: [cells["tune"] for (of, _), cells in value.items() if of == name]
-    ruined = ("rate / 30", "decay e^-2", "decay e^-4, rate 1e-4, b1 .5")
-    gains = [
-        value[name, start]["plain"] / value[name, start]["tune"]
-        for name in ("energy", "yacht", "kin8nm")
-        for start in ruined
-    ]
-    agree(page, "it is # to # times better on energy, yacht and kin8nm", min(gains), max(gains))
-    for name in ("energy", "yacht", "kin8nm", "diabetes", "wine-quality-red"):
-        agree(page, f"# to # on {name}", min(tuned(name)), max(tuned(name)))
-    for line in result["counts"]:
-        assert len(line["lost"]) == line["behind"] and line["ahead"] + line["level"] + line["behind"] == len(value)
-    plain, tpe, best, free = ({line["rival"]: line for line in result["counts"]}[name] for name in RIVALS)
-    verdicts = lambda line: [line[word] for word in ("ahead", "level", "behind")]
-    agree(page, "is worse in # cases, level in # and better in #", *verdicts(free))
-    as_ours = [run | {"method": "tune"} for run in result["runs"] if run["method"] == "tune, free momentum"]
-    others = [run for run in result["runs"] if run["method"] in RIVALS[:2]]
-    over_plain, over_tpe = (verdicts(line) for line in tabular.verdicts(as_ours + others))
-    agree(page, "then ahead of plain training in # cases, level in # and behind in #", *over_plain)
-    agree(page, "behind in #; of TPE in #, # and #", over_plain[2], *over_tpe)
-    agree("when.md", "ahead of plain training in # cases, level in # and behind in #", *verdicts(plain))
-    agree("when.md", "of TPE ahead in #, level in # and behind in #", *verdicts(tpe))
-    agree("when.md", "in hindsight it is ahead in #, level in # and behind in #", *verdicts(best))
-
-
-RIVALS = ("plain", "tpe, 10 % trials", "best fixed", "tune, free momentum")
 
 
 def test_proton():
