@@ -178,6 +178,7 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "study_digits": study,
     "study_mnist": study_of_images,
     "study_small": study,
+    "study_small_plain": study,
     "study_sweeps": sweeps,
     "study_wisdm": study,
     "tabular": tabular.errors_and_counts,

@@ -49,6 +49,10 @@ def test_study_of_small_mnist():
     agree("study.md", "and # at least", min(claim["above_random"] for claim in least.values()))
     ahead = [above[name] - above["greedy"] for name in ("drmad", "hoag")]
     agree("study.md", "ahead of greedy here, by # and # nats at equal updates", *ahead)
+    bound = lambda name: {line["method"]: float(line["Q"].split(" ")[0]) for line in reversed(read(name)["table"])}
+    others, plain = bound("study_small"), bound("study_small_plain")["plain"]
+    behind = [others[name] - plain for name in ("greedy", "hoag", "tpe")]
+    agree("study.md", "It ends # to # nats below the gradient methods, as random search does, and # below TPE", *behind)
 
 
 def test_study_of_digits():
