@@ -237,15 +237,26 @@ def test_remedies_for_the_rate():
 
 def test_criteria_on_the_training_rows():
     result = read("tabular_criteria")
-    counts, small = by_rival(result), "rate / 30"
-    assert counts["online, four folds"] == [2, 1, 0] and counts["online, evidence bound"] == [3, 0, 0]
-    assert counts["online, training loss"] == [1, 2, 0]
-    agree(PAGE, "rates of # to #, those of `online`", *rates(result, "energy", small, "online, training loss"))
-    agree(PAGE, "those of `online` # to #: the bias", *rates(result, "energy", small, "online"))
-    found = found_by(result, "energy", small, "online, four folds", "online")
+    counts, small, large = by_rival(result), "rate / 30", "rate x 30"
+    folds, bound, training = (f"online, {name}" for name in ("four folds", "evidence bound", "training loss"))
+    agree(PAGE, "`online` is ahead of four folds in #, level in # and behind in #, of", *counts[folds])
+    agree(PAGE, "of the training loss ahead in #, level in # and behind in #, of", *counts[training])
+    agree(PAGE, "of the evidence bound ahead in #, level in # and behind in #.", *counts[bound])
+    assert lost(result, folds) == lost(result, training) == ["kin8nm (rate x 30)"]
+    of = lambda *methods: found_by(result, "kin8nm", large, *methods)
+    agree(PAGE, "# ± # where four folds have # ± # and the training loss # ± #", *of("online", folds, training))
+    agree(PAGE, "rates of # to # on energy, those", *rates(result, "energy", small, training))
+    agree(PAGE, "those of `online` # to #; on", *rates(result, "energy", small, "online"))
+    of_both = (*rates(result, "kin8nm", small, training), *rates(result, "kin8nm", small, "online"))
+    agree(PAGE, "on kin8nm # to # and # to #, where they began", *of_both)
+    found = found_by(result, "energy", small, folds, "online")
     agree(PAGE, "that is too few, # ± # against # ± #.", *found)
-    errors = [float(line["online, evidence bound"].split()[0]) for line in result["table"]]
-    agree(PAGE, "fails here, with errors of # to #,", min(errors), max(errors))
+    errors = {}
+    for line in result["table"]:
+        errors.setdefault(line["set"], []).append(float(line[bound].split()[0]))
+    limits = {name: (min(of_set), max(of_set)) for name, of_set in errors.items()}
+    agree(PAGE, "fails on energy, with errors of # to #,", *limits["energy"])
+    agree(PAGE, "On kin8nm it ends at # to #, on the digits at # to #.", *limits["kin8nm"], *limits["digits"])
 
 
 def with_all(counts):
