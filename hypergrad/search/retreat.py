@@ -35,6 +35,8 @@ def move(
     update depends on the value and leads nearer to the last good λ_0, as that of `adaptive_step` does, it is followed.
     Else λ <- λ_0 + (λ - λ_0)/2, the optimiser keeps its state, and its next updates are taken by half; the share
     doubles, up to the whole, with every update that is taken. An update that is not finite leaves λ where it is.
+
+    **Raises** `ValueError` naming an optimiser that fails, such as one that asks for the loss as a function.
     """
     usable, hparams, anchor = outcome.usable, state.hparams, state.anchor
     assert anchor is not None, "the first state was made without retreats=True"
@@ -42,7 +44,13 @@ def move(
     shown = optax.tree.where(usable, outcome.hypergradient, optax.tree.zeros_like(hparams))
     propose = lambda value: update(shown, state.opt_state, hparams, value=value, **outcome.diagnostics)
     value = jnp.where(usable, outcome.value, jnp.inf)
-    updates, opt_state = propose(value)
+    try:
+        updates, opt_state = propose(value)
+    except Exception as error:  # of somebody's optimiser
+        raise ValueError(
+            "optimiser, that of the hyperparameters, fails on a hypergradient, the value and diagnostics, all that it "
+            f"is given: {type(error).__name__}: {error}; in place of a line search take adaptive_step"
+        ) from error
     updates = jax.tree.map(lambda u: u * anchor.share.astype(u.dtype), updates)
     ahead = projection(optax.apply_updates(hparams, updates))
     finite = all_finite(ahead)

@@ -47,3 +47,11 @@ def test_the_course_does_not_depend_on_the_unit_of_the_outer_loss(optimiser):
 
 def test_descent_depends_on_it():
     assert np.max(np.abs(np.diff([run(optax.sgd(1e-4), unit).hparams[-1] for unit in (1.0, 10.0)], axis=0))) > 0.01
+
+
+@pytest.mark.parametrize("optimiser", [optax.lbfgs(), optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(5))])
+def test_a_line_search_is_refused_by_name(optimiser):
+    with pytest.raises(
+        ValueError, match="optimiser, that of the hyperparameters, fails .*value_fn.* take adaptive_step"
+    ):
+        run(optimiser)
