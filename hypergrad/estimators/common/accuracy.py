@@ -7,6 +7,7 @@ from typing import Protocol
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
@@ -58,14 +59,19 @@ class TrajectoryState(AbstractTrainedState):
 
     def __repr__(self) -> str:
         """Shows the inner state, and the error as it was last measured."""
-        measured = {"hyper-steps": self.index, "relative_error": self.accuracy.relative_error}
+        measured, error = {"hyper-steps": self.index}, self.accuracy.relative_error
+        if isinstance(error, jax.core.Tracer) or not np.all(np.isinf(error)):
+            measured["relative_error"] = error
         return paragraph("TrajectoryState", (show(measured), *repr(self.inner).splitlines()[1:]))
 
 
 def first_state(inner: InnerState, hparams: PyTree) -> TrajectoryState:
-    """Returns the state before the first hyper-step: nothing is measured."""
-    unknown = jnp.full((), jnp.nan, jnp.result_type(*jax.tree.leaves(hparams)))
-    return TrajectoryState(inner, Accuracy(unknown, unknown), jnp.zeros((), jnp.int32))
+    """Returns the state before the first hyper-step: nothing is measured, and the error as good as infinite.
+
+    It is not NaN, which `jax_debug_nans` would stop at.
+    """
+    zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(hparams)))
+    return TrajectoryState(inner, Accuracy(jnp.full_like(zero, jnp.inf), zero), jnp.zeros((), jnp.int32))
 
 
 Stepped = tuple[Estimate, TrajectoryState]  # the results of `step`
