@@ -214,6 +214,11 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
     """
     for name, tree in (("params", params), ("hparams", hparams)):
         refuse_foreign(tree, name)
+    for path, leaf in named_leaves(hparams, "hparams"):
+        if not eqx.is_array_like(leaf):
+            raise TypeError(
+                f"{path} is of type {type(leaf).__name__}, which no compiled step can be given: close over it"
+            )
     whole = strong_arrays(taken_over(params, "params"))
     floating = named_leaves(eqx.filter(whole, eqx.is_inexact_array), "params")
     if not floating:

@@ -88,6 +88,8 @@ def test_wrong_types_are_named():
         hg.Reverse(INNER).init(problem(), jnp.zeros(2), {"log_l2": jnp.zeros(2, jnp.int32)})
     with pytest.raises(TypeError, match=r"hparams\['name'\] is of type str"):
         hg.Reverse(INNER).init(problem(), jnp.zeros(2), {"log_l2": jnp.zeros(2), "name": "adam"})
+    with pytest.raises(TypeError, match=r"hparams\['name'\] is of type str, .* close over it"):
+        hg.evaluate(INNER, problem(), jnp.zeros(2), {"log_l2": jnp.zeros(2), "name": "adam"}, jax.random.key(0))
     with pytest.raises(ValueError, match="params has no floating-point array"):
         hg.Reverse(INNER).init(problem(), jnp.zeros(2, jnp.int32), HPARAMS)
 

@@ -261,3 +261,12 @@ def test_a_clipped_infinity_moves_nothing():
     state, record = search.step(problem, search.init(problem, jnp.zeros(2), jnp.asarray(0.0)), laws.KEY)
     assert record.stats.status == hg.Status.NONFINITE
     assert state.hparams == 0 and state.spent.hyper_updates == 0
+
+
+@pytest.mark.variants(quick=["reverse", "greedy"], slow=["implicit"])
+@every
+def test_nothing_is_nan_by_itself(search):
+    """The option finds the operation that is at fault, if there is one."""
+    with jax.debug_nans(True):
+        _, history = go(search, ridge(), 12)
+    assert np.isfinite(history.value).all()

@@ -60,7 +60,8 @@ class TrajectoryState(AbstractTrainedState):
     def __repr__(self) -> str:
         """Shows the inner state, and the error as it was last measured."""
         measured, error = {"hyper-steps": self.index}, self.accuracy.relative_error
-        if isinstance(error, jax.core.Tracer) or not np.all(np.isinf(error)):
+        has_values = isinstance(error, np.ndarray | jax.Array) and not isinstance(error, jax.core.Tracer)
+        if not (has_values and np.all(np.isinf(error))):
             measured["relative_error"] = error
         return paragraph("TrajectoryState", (show(measured), *repr(self.inner).splitlines()[1:]))
 
