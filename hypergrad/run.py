@@ -16,7 +16,7 @@ from .course import Course
 from .failures import Failures
 from .ground.autosave import Autosave, Interval
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
-from .ground.identity import Identity, devices, digest, program_digest, versions, without_addresses
+from .ground.identity import Identity, devices, digest, program_digest, random_bits, versions, without_addresses
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History
@@ -237,6 +237,7 @@ def _identity(plan: Plan, state: SearchState) -> Identity:
         "search": without_addresses(eqx.tree_pformat(plan.search, width=10_000)),
         "shapes": without_addresses(describe(state)),
         **versions(),
+        "random bits": random_bits(),
         "devices": devices((problem, state)),
         "program": program_digest(step, problem, state, key),
         "data": digest((problem.train, problem.valid, problem.holdout)),

@@ -24,6 +24,11 @@ def versions() -> Identity:
     return {name: _version(package) for name, package in packages.items()}
 
 
+def random_bits() -> str:
+    """Returns the option that decides which numbers a key draws, and that no program shows."""
+    return f"jax_threefry_partitionable={jax.config.jax_threefry_partitionable}"  # type: ignore[attr-defined]
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

@@ -143,3 +143,13 @@ def test_the_exit_code_of_a_script_tells_the_signal(tmp_path, number):
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.returncode == -number and found.stdout == ""
     same(go(checkpoint=tmp_path / "run.ckpt"), go())
+
+
+@pytest.mark.row(33)
+def test_a_checkpoint_of_other_random_numbers_is_refused(tmp_path):
+    """The option is in no program: the same keys would draw other numbers from there on."""
+    go(2, checkpoint=tmp_path / "run")
+    other = jax.threefry_partitionable(not jax.config.jax_threefry_partitionable)
+    with other, pytest.raises(hg.CheckpointError, match="differs in random bits:"):
+        go(4, checkpoint=tmp_path / "run")
+    assert go(4, checkpoint=tmp_path / "run")[0].num_steps == 4
