@@ -20,7 +20,7 @@ from .ground.hparams import as_hparams as as_hparams
 from .ground.hparams import num_not_finite as num_not_finite
 from .ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
 from .ground.shapes import remembered
-from .ground.surprises import warn_of_numbers, warn_of_ties
+from .ground.surprises import warn_of_numbers, warn_of_ties, warning_of_draws
 from .ground.tree import (
     PartitionedModel,
     describe,
@@ -246,13 +246,14 @@ def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> boo
         ("inner_loss", problem.train, lambda: eqx.filter_eval_shape(as_sampler(problem.train).mean, read, key)),
         ("outer_loss", problem.valid, lambda: eqx.filter_eval_shape(traced_outer_value, problem, model, hparams, key)),
     ):
-        try:
-            value = shape_of()
-        except Exception as error:
-            shapes = _shapes(model, hparams, data)
-            raise ValueError(
-                f"{name}(model, hparams, data, key) failed on these arguments: {error}\n{shapes}"
-            ) from error
+        with warning_of_draws(name):
+            try:
+                value = shape_of()
+            except Exception as error:
+                shapes = _shapes(model, hparams, data)
+                raise ValueError(
+                    f"{name}(model, hparams, data, key) failed on these arguments: {error}\n{shapes}"
+                ) from error
         if name == "inner_loss" and isinstance(value, tuple) and len(value) == 2:
             has_state, (value, state) = True, value
             _check_state(model, state)

@@ -1,7 +1,11 @@
-"""Warnings about parameters that are not trained as their container suggests."""
+"""Warnings about parameters that are not trained as their container suggests, and about losses that draw once."""
 
+import contextlib
+import pickle
+import random
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator
 
 import equinox as eqx
 import jax
@@ -40,6 +44,27 @@ def warn_of_ties(params: PyTree, trained: PyTree, name: str) -> None:
                 f"{' and '.join(path for path, _ in found)} are one array, whose copies are trained apart: to tie them "
                 "use equinox.nn.Shared, or one array in both places of the loss; otherwise make a jnp.copy"
             )
+
+
+@contextlib.contextmanager
+def warning_of_draws(name: str) -> Iterator[None]:
+    """Warns where the function that is traced inside draws from the global generators of NumPy or Python.
+
+    It would draw once and for all, while JAX traces it, and anew in the trace of its derivative.
+    """
+    before = _generators()
+    yield
+    if found := [module for module, state in _generators().items() if state != before[module]]:
+        _warn(
+            f"{name} draws from {' and '.join(found)} while JAX traces it: the numbers are constants of the compiled "
+            "steps, not new ones at every step; draw with jax.random from its argument key"
+        )
+
+
+def _generators() -> dict[str, bytes]:
+    """Returns the states of the global generators, to be compared."""
+    states = {"random": random.getstate(), "numpy.random": np.random.get_state(legacy=False)}
+    return {module: pickle.dumps(state) for module, state in states.items()}
 
 
 def _flags(params: PyTree, trained: PyTree) -> list[bool]:

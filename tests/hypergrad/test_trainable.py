@@ -1,5 +1,7 @@
 """Frozen parts of a model: not trained, not differentiated, and stored once whatever the number of steps."""
 
+import random
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -174,3 +176,22 @@ def test_a_number_among_the_arrays_is_a_constant_with_a_warning():
     assert eqx.nn.LayerNorm(3).eps > 0  # an option of a layer, of which there is no warning
     frozen = {"first": first, "second": second, "norm": eqx.nn.LayerNorm(3)}
     started(frozen)
+
+
+def drawing(draw):
+    """A loss with noise that is not JAX's."""
+    return lambda params, hparams, data, key: linear(params, hparams, data, key) + jnp.sum(params["first"] * draw())
+
+
+DRAWS = {"numpy.random": lambda: np.random.normal(size=3), "random": random.random}
+
+
+@pytest.mark.parametrize("module", DRAWS)
+def test_a_loss_that_draws_while_it_is_traced_is_named(module):
+    first, noisy = {"first": jnp.arange(3.0), "second": jnp.ones(3)}, drawing(DRAWS[module])
+    for name, losses in (("inner_loss", (noisy, linear)), ("outer_loss", (linear, noisy))):
+        problem = hg.BilevelProblem(*losses, rows(0), rows(1))
+        with pytest.warns(UserWarning, match=f"{name} draws from {module} while JAX traces it"):
+            INNER.init(problem, first, jnp.asarray(0.1))
+    fixed = drawing(lambda: np.random.default_rng(0).normal(size=3))
+    INNER.init(hg.BilevelProblem(fixed, fixed, rows(0), rows(1)), first, jnp.asarray(0.1))
