@@ -131,7 +131,7 @@ class ExactMotion(Motion):
         gradient = motion.gradient(weights, training.hparams, jnp.int32(0))
 
         def unit(w: Array, v: Array, g: Array, m: Array) -> Array:
-            largest = lambda leaf: jnp.max(jnp.abs(leaf).astype(jnp.float64))
+            largest = lambda leaf: jnp.max(jnp.abs(leaf).astype(jnp.float64), initial=0)
             room = 1 - jnp.clip(m.astype(jnp.float64), least_momentum, 1 - 1e-3)
             return fixed_point.unit_for(jnp.maximum(largest(w), jnp.maximum(largest(v), largest(g) / room)))
 

@@ -211,3 +211,12 @@ def test_numbers_that_outgrow_the_integers_are_flagged():
     state = estimator.init(problem, jnp.zeros(2), jnp.asarray(0.0))
     estimate, _ = estimator.step(problem, jnp.asarray(0.0), state, laws.KEY)
     assert hg.Status(int(estimate.stats.status)) & hg.Status.IRREVERSIBLE
+
+
+def test_an_empty_array_among_the_weights_changes_nothing():
+    case, estimator = ridge(), hg.Reversible(solver(5), exact=True)
+    first = lambda loss: lambda params, *args: loss(params[0], *args)
+    losses = first(case.problem.inner_loss), first(case.problem.outer_loss)
+    problem = hg.BilevelProblem(*losses, case.problem.train, case.problem.valid)
+    found = estimate(estimator, Case(problem, (case.params, jnp.zeros((0, 2))), case.hparams))
+    assert_close(found.hypergradient, estimate(estimator, case).hypergradient)
