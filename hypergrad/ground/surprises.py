@@ -1,11 +1,11 @@
 """Warnings about parameters that are not trained as their container suggests, and about losses that draw once."""
 
 import contextlib
-import pickle
 import random
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -61,10 +61,10 @@ def warning_of_draws(name: str) -> Iterator[None]:
         )
 
 
-def _generators() -> dict[str, bytes]:
+def _generators() -> dict[str, Any]:
     """Returns the states of the global generators, to be compared."""
-    states = {"random": random.getstate(), "numpy.random": np.random.get_state(legacy=False)}
-    return {module: pickle.dumps(state) for module, state in states.items()}
+    parts = jax.tree.leaves(np.random.get_state(legacy=False))
+    return {"random": random.getstate(), "numpy.random": [np.asarray(part).tobytes() for part in parts]}
 
 
 def _flags(params: PyTree, trained: PyTree) -> list[bool]:
