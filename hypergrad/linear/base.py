@@ -139,10 +139,23 @@ def _in_pairs(
 def _widened(
     solve: Callable[..., LinearSolution], matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float
 ) -> LinearSolution:
-    """Returns what `solve` does, in single where b is in half precision, but for the products."""
+    """Returns what `solve` does, in single where b is in half precision, but for the products.
+
+    It sees b in units of 2^k, k its largest exponent: no digit of the solution changes, and no square of b is too small
+    or too large for its type.
+    """
     wide = lambda v, *draw: in_single(matvec(cast_like(v, b), *draw))
-    solution = solve(wide, in_single(b), None if init is None else in_single(init), rtol)
-    return _with_value(solution, cast_like(solution.value, b))
+    power = _exponent(b)
+    scaled = lambda tree, power: jax.tree.map(lambda leaf: jnp.ldexp(leaf, power), tree)
+    start = None if init is None else scaled(in_single(init), -power)
+    solution = solve(wide, scaled(in_single(b), -power), start, rtol)
+    return _with_value(solution, cast_like(scaled(solution.value, power), b))
+
+
+def _exponent(tree: PyTree) -> Array:
+    """Returns k with the largest entry between 2^(k-1) and 2^k, and 0 for no entry, zero, or one that is not finite."""
+    largest = optax.tree.max(jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), initial=0), in_single(tree)))
+    return jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
 
 
 def _with_value(solution: LinearSolution, value: PyTree) -> LinearSolution:

@@ -221,6 +221,21 @@ def test_a_start_that_is_no_array_of_numbers_is_named(init):
 
 
 EVERY = [hg.CG(), hg.NormalCG(), hg.MINRES(), hg.GMRES(), hg.Neumann(), hg.Nystrom(2), hg.Dense(), hg.linear.SGD(50)]
+
+
+@pytest.mark.parametrize("solver", EVERY, ids=lambda solver: type(solver).__name__)
+@pytest.mark.parametrize("exponent", [-100, 80])
+def test_the_unit_of_the_right_hand_side_changes_no_digit(solver, exponent):
+    matrix = positive(np.random.default_rng(1), 4).astype(np.float32)
+    matvec, b, _ = system(matrix, 1)
+    b, start = {"v": b["v"].astype(jnp.float32)}, {"v": jnp.full(4, 0.1, jnp.float32)}
+    in_unit = lambda tree: {"v": jnp.ldexp(tree["v"], exponent)}  # squares are no numbers of float32 any more
+    product = lambda v, *draw: matvec(v)
+    for init in (None, start):
+        found = solve(solver, product, in_unit(b), None if init is None else in_unit(init))
+        expected = solve(solver, product, b, init)
+        np.testing.assert_array_equal(found.value["v"], in_unit(expected.value)["v"])
+        assert found.residual == expected.residual and jnp.all(expected.value["v"] != 0)
 EVERY += [hg.linear.LevenbergMarquardt(50), hg.linear.Identity(scale=0.5)]
 
 
