@@ -17,7 +17,7 @@ from ensembles.ground.axes import refuse_no_numbers
 
 from ..ground.checks import checked, explained, field, function, instance, integer, real, shown
 from ..ground.identity import refuse_different
-from ..ground.tree import all_finite, cast_like, in_single, named_leaves, norm, vdot
+from ..ground.tree import all_finite, cast_like, exponent, in_single, named_leaves, norm, shifted, vdot
 
 MatVec = Callable[..., PyTree]  # v -> H v; for stochastic solvers also (v, j) -> H_j v, draw j of the operator
 Solve = TypeVar("Solve", bound=Callable[..., Any])
@@ -145,17 +145,10 @@ def _widened(
     or too large for its type.
     """
     wide = lambda v, *draw: in_single(matvec(cast_like(v, b), *draw))
-    power = _exponent(b)
-    scaled = lambda tree, power: jax.tree.map(lambda leaf: jnp.ldexp(leaf, power), tree)
-    start = None if init is None else scaled(in_single(init), -power)
-    solution = solve(wide, scaled(in_single(b), -power), start, rtol)
-    return _with_value(solution, cast_like(scaled(solution.value, power), b))
-
-
-def _exponent(tree: PyTree) -> Array:
-    """Returns k with the largest entry between 2^(k-1) and 2^k, and 0 for no entry, zero, or one that is not finite."""
-    largest = optax.tree.max(jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), initial=0), in_single(tree)))
-    return jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
+    power = exponent(in_single(b))
+    start = None if init is None else shifted(in_single(init), -power)
+    solution = solve(wide, shifted(in_single(b), -power), start, rtol)
+    return _with_value(solution, cast_like(shifted(solution.value, power), b))
 
 
 def _with_value(solution: LinearSolution, value: PyTree) -> LinearSolution:

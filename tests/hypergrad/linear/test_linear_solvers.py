@@ -236,6 +236,8 @@ def test_the_unit_of_the_right_hand_side_changes_no_digit(solver, exponent):
         expected = solve(solver, product, b, init)
         np.testing.assert_array_equal(found.value["v"], in_unit(expected.value)["v"])
         assert found.residual == expected.residual and jnp.all(expected.value["v"] != 0)
+
+
 EVERY += [hg.linear.LevenbergMarquardt(50), hg.linear.Identity(scale=0.5)]
 
 

@@ -1,0 +1,27 @@
+"""The norm of a tree whatever the size of its numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hypergrad.ground.tree import norm
+
+
+@pytest.mark.parametrize("kind", [jnp.float32, jnp.float64, jnp.complex64])
+@pytest.mark.parametrize("exponent", [-120, 0, 120])
+def test_the_norm_is_that_of_numpy_also_where_squares_leave_the_range(kind, exponent):
+    draws = np.random.default_rng(0).normal(size=(2, 7))
+    numbers = draws[0] + 1j * draws[1] if kind == jnp.complex64 else draws[0]
+    tree = {"a": jnp.asarray(numbers[:3], kind) * 2.0**exponent, "b": [jnp.asarray(numbers[3:], kind) * 2.0**exponent]}
+    found = jax.jit(norm)(tree)
+    np.testing.assert_allclose(float(found) / 2.0**exponent, np.linalg.norm(numbers), rtol=1e-6)
+
+
+@pytest.mark.parametrize("tree", [(), jnp.zeros(0), jnp.zeros(3), {"a": None}])
+def test_nothing_has_the_norm_zero(tree):
+    assert norm(tree) == 0
+
+
+def test_what_is_not_finite_has_no_norm():
+    assert jnp.isnan(norm(jnp.array([1.0, jnp.nan]))) and jnp.isinf(norm(jnp.array([1.0, -jnp.inf])))
