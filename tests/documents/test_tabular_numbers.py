@@ -154,10 +154,10 @@ def test_the_full_budget():
         *counts["plain"],
         *counts["tpe, 10 % trials"],
     )
-    digits = next(
-        line for line in verdicts([run for run in good if run["set"] == "digits"]) if line["rival"] == "plain"
+    energy = next(
+        line for line in verdicts([run for run in good if run["set"] == "energy"]) if line["rival"] == "plain"
     )
-    assert digits["ahead"] == 1
+    assert energy["ahead"] == 1
     agree(PAGE, "is ahead of it in # cases, level in #, and behind in #, one", *counts["tpe, 10 % trials"])
     places = [place.split()[0] for place in lost(result, "tpe, 10 % trials")]
     assert places == ["wine-quality-red", "diabetes", "diabetes"]
@@ -185,7 +185,7 @@ def test_probabilities_at_the_full_budget():
 
 
 def test_rounding():
-    """The runs of `tune` that two results have, of two machines."""
+    """The runs of `tune` that two results have, of two machines and two revisions."""
     here, there = read("tabular_full"), read("tabular_rates")
     runs = [run | {"method": "there"} for run in there["runs"] if run["method"] == "tune"]
     places = {(run["set"], run["start"]) for run in runs}
@@ -193,7 +193,7 @@ def test_rounding():
     agree(PAGE, "over the # runs of `tune`", len(runs) / 2)
     agree(PAGE, "there is # ± # times the error here", *ratio(runs, "there", "tune"))
     of = lambda result: found_by(result, "digits", "rate x 30", "tune")
-    agree(PAGE, "a rate 30 times too large, # ± # in place of # ± #", *of(there), *of(here))
+    agree(PAGE, "from a rate 30 times too large, # ± # in place of # ± #", *of(there), *of(here))
 
 
 def test_remedies_for_the_rate():
