@@ -35,7 +35,7 @@ class Status(enum.IntFlag):
     NEGATIVE_CURVATURE = 8  # the Hessian is not positive definite there
     ADJOINT_GROWTH = 16  # the adjoint outgrew its limit and was cut off
     IRREVERSIBLE = 32  # training run backwards did not come back to where it began
-    INACCURATE = 64  # the hypergradient was measured to be far from the derivative of the value
+    INACCURATE = 64  # the hypergradient was measured to be far from the derivative of the value, or is lost in float16
 
     def __str__(self) -> str:
         return self.name or "OK"

@@ -11,13 +11,14 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import boolean, checked, field
 from ..ground.derivatives import linearize
-from ..ground.tree import join, pairing, split
+from ..ground.tree import join, pairing, split, vdot
 from ..inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
 from ..inner.stops import warn_of_stopped_step
 from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
 from .base import AbstractEstimator, checked_step
+from .common.adjoint import lost_in_float16
 from .common.refusals import refuse_tol, refuse_warm
 from .common.tangents import first_tangent, judged_tangent
 
@@ -100,7 +101,8 @@ class Forward(AbstractEstimator):
             hvps=total * flat.size,
             outer_gradients=1,
         )
-        estimate = Estimate(hypergradient, value, end.judged, Stats(counts))
+        status = lost_in_float16(by_model, vdot(by_model, by_model))
+        estimate = Estimate(hypergradient, value, end.judged, Stats(counts, status))
         return estimate, ForwardState(end, tangents) if self.warm_start else state
 
     def _begin(self, training: Training, state: ForwardState, directions: PyTree) -> tuple[InnerState, PyTree]:

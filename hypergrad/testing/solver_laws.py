@@ -3,6 +3,7 @@
 As in `laws`, each function raises AssertionError where its law is broken.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -112,11 +113,16 @@ def _right_or_refused(law: Callable[[], None]) -> None:
 
 
 def half_precision(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
-    """Weights in bfloat16 and float16 point where those in float32 do, or the status tells, or they are refused."""
+    """Weights in bfloat16 and float16 point where those in float32 do, or the status tells, or they are refused.
+
+    So they do where the outer loss is in a unit in which its gradient is hardly a number of float16.
+    """
     case = in_single_precision(case)
-    problem, params, hparams = case.problem, case.params, case.hparams
+    params, hparams, old = case.params, case.hparams, case.problem
     expected = ravel_pytree(answer(make(inner), case)[1])[0]
-    for kind in (jnp.bfloat16, jnp.float16):
+    for kind, unit in itertools.product((jnp.bfloat16, jnp.float16), (1.0, 2.0**-24)):
+        outer_loss = lambda w, h, data, key, unit=unit: unit * old.outer_loss(w, h, data, key).astype(jnp.float32)
+        problem = hg.BilevelProblem(old.inner_loss, outer_loss, old.train, old.valid)
         estimator = make(inner)
         try:
             state = estimator.init(problem, params.astype(kind), hparams)
@@ -127,7 +133,7 @@ def half_precision(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> Non
         found = ravel_pytree(estimate.hypergradient)[0]
         cosine = float(found @ expected / (jnp.linalg.norm(found) * jnp.linalg.norm(expected)))
         fine = cosine >= COSINE_OF_HALVES or int(estimate.stats.status) != hg.Status.OK
-        ensure(fine, f"cosine {cosine:.3g} with float32 in {kind.__name__}, and status OK")
+        ensure(fine, f"cosine {cosine:.3g} with float32 in {kind.__name__}, loss in units of {unit:g}, and status OK")
 
 
 def measured_error(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:

@@ -97,7 +97,20 @@ def stats_of(adjoint: Adjoint, counts: Counts, status: ArrayLike = Status.OK, **
     """Returns counts, growth and status: ADJOINT_GROWTH where the adjoint grew so far that rounding rules."""
     overflows = jnp.any(jnp.isinf(adjoint.sizes))  # then the growth is NaN
     grown = flag((adjoint.growth > UNSTABLE) | overflows, Status.ADJOINT_GROWTH)
-    return Stats(counts, status | grown, diagnostics={"growth": adjoint.growth} | diagnostics)
+    lost = lost_in_float16(adjoint.cotangent, jnp.sum(adjoint.sizes[-1]))
+    return Stats(counts, status | grown | lost, diagnostics={"growth": adjoint.growth} | diagnostics)
+
+
+def lost_in_float16(gradient: PyTree, square: Array) -> Array:
+    """Returns INACCURATE where an outer gradient of this form, with ‖g‖² = `square`, has lost its digits in float16.
+
+    Its root mean square is below the normal numbers then, of which the smaller have ever fewer digits.
+    """
+    leaves = jax.tree.leaves(gradient)
+    if not any(leaf.dtype == jnp.float16 for leaf in leaves):
+        return jnp.int32(Status.OK)
+    size = jnp.sqrt(square / sum(leaf.size for leaf in leaves))
+    return flag((size > 0) & (size < float(jnp.finfo(jnp.float16).tiny)), Status.INACCURATE)
 
 
 def through_start(training: Training, start: InnerState, warm_start: bool, cotangent: PyTree) -> PyTree:
