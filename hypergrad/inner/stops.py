@@ -33,7 +33,7 @@ def warn_of_stopped_step(
     if not remembered(_holds_stops, _step, *step):
         return
     if not warn_of_stopped_loss(problem, state.partitioned, hparams) and optimiser:
-        _warn(inner.name, _step, *step)
+        _warn(inner.name, _two_steps, *step)
 
 
 def _warn(name: str, make: Callable[..., Slice], *arguments: PyTree) -> bool:
@@ -66,3 +66,10 @@ def _gradient(problem: BilevelProblem, partitioned: PartitionedModel, hparams: P
 def _step(inner: Any, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> Slice:
     inexact, rest = split(state)
     return lambda inexact: split(inner.stepped(problem, join(inexact, rest), hparams))[0], inexact
+
+
+def _two_steps(inner: Any, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> Slice:
+    """Returns two steps up to what is judged of them: a number that the optimiser only compares may be stopped."""
+    inexact, rest = split(state)
+    step = lambda state: inner.stepped(problem, state, hparams)
+    return lambda inexact: split(step(step(join(inexact, rest))).judged)[0], inexact

@@ -239,10 +239,9 @@ def test_mistakes_in_linear_solvers_are_caught(mistake):
     caught(laws.closed_form, lambda inner: hg.Implicit(inner, Mistaken(mistake)), Claim.STATIONARY)
 
 
-@pytest.mark.parametrize("mistake", ["absolute tolerance", "guarded ratio"])
-def test_absolute_numbers_in_linear_solvers_are_caught(mistake):
+def test_absolute_numbers_in_linear_solvers_are_caught():
     """Caught even in an estimator that claims nothing: they break the linearity in the outer loss."""
-    caught(laws.constants_and_scale, lambda inner: hg.Implicit(inner, Mistaken(mistake)), Claim.APPROXIMATE)
+    caught(laws.constants_and_scale, lambda inner: hg.Implicit(inner, Mistaken("guarded ratio")), Claim.APPROXIMATE)
 
 
 def test_the_linear_solver_without_mistakes_passes():
