@@ -33,7 +33,8 @@ def warn_of_stopped_step(
     if not remembered(_holds_stops, _step, *step):
         return
     if not warn_of_stopped_loss(problem, state.partitioned, hparams) and optimiser:
-        _warn(inner.name, _two_steps, *step)
+        has_state = state.partitioned.layer_state is not None
+        _warn(f"the state of layers, or {inner.name}," if has_state else inner.name, _two_steps, *step)
 
 
 def _warn(name: str, make: Callable[..., Slice], *arguments: PyTree) -> bool:
