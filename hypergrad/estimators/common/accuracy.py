@@ -1,6 +1,5 @@
 """The distance of a hypergradient from the derivative of its value, measured in forward mode along a few directions."""
 
-import functools
 import itertools
 from typing import Protocol
 
@@ -14,7 +13,7 @@ from jaxtyping import Array, PyTree
 from ...ground.checks import field, integer
 from ...ground.keys import step_key
 from ...ground.show import paragraph, show
-from ...ground.tree import cast_like, in_single, norm, pairing
+from ...ground.tree import cast_like, exponent, in_single, norm, pairing, shifted
 from ...inner import AbstractTrainedState, InnerState
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ...training import Training
@@ -123,8 +122,8 @@ def measure(directions: int, training: Training, state: InnerState, warm_start: 
         return slope(training, state, warm_start, direction), pairing(direction, along_found)
 
     found_slopes, shares = jax.lax.map(slopes, jnp.arange(groups + 1))
-    scale = _largest((wide, found_slopes))  # so that no square leaves the range of numbers
-    size, found_slopes = norm(optax.tree.scale(1 / scale, wide)), found_slopes / scale
+    power = exponent((wide, found_slopes))  # so that no square leaves the range of numbers
+    size, found_slopes = norm(shifted(wide, -power)), shifted(found_slopes, -power)
     along = found_slopes[0]
     across = jnp.sum((found_slopes[1:] - along * shares[1:]) ** 2)
     true_size = jnp.sqrt(along**2 + across)
@@ -148,14 +147,8 @@ def _counted(tree: PyTree, groups: int) -> PyTree:
     return jax.tree.unflatten(structure, [n.reshape(leaf.shape) for n, leaf in zip(numbers, leaves, strict=True)])
 
 
-def _largest(tree: PyTree) -> Array:
-    """Returns the largest absolute entry, 1 where all are zero."""
-    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)])
-    return jnp.where(largest == 0, 1, largest)
-
-
 def _unit(tree: PyTree) -> PyTree:
     """Returns the tree at length 1, or zero."""
-    tree = optax.tree.scale(1 / _largest(tree), tree)
+    tree = shifted(tree, -exponent(tree))
     size = norm(tree)
     return optax.tree.scale(1 / jnp.where(size > 0, size, 1), tree)
