@@ -163,10 +163,10 @@ class Laplace(eqx.Module):
         Its derivative in λ at fixed weights is the online rule of Immer et al. (2021); through training it is an
         ordinary outer loss. *Cost*: see `structure`.
         """
-        weights, h, values, factor = self._at(outputs, model, log_variance, likelihood)
+        values, factor = self._at(outputs, model, log_variance, likelihood)
         fit = (
             call("likelihood", likelihood.negative_log, "the outputs of model", values)
-            + jnp.sum(weights**2 * jnp.exp(-h)) / 2
+            + jnp.sum(factor.weights**2 * jnp.exp(-factor.h)) / 2
         )
         return fit + self.structure.log_det(factor) / 2
 
@@ -181,19 +181,19 @@ class Laplace(eqx.Module):
 
         **Source**: Khan, Immer, Abedi, Korzepa (2019); Immer, Korzepa, Bauer (2021).
         """
-        weights, h, _, factor = self._at(outputs, model, log_variance, likelihood)
+        _, factor = self._at(outputs, model, log_variance, likelihood)
         new, mean = self._outputs_of(new_outputs, model, "new_outputs")
-        return mean, self.structure.covariance(factor, jacobian(new, weights, mean.size) * jnp.exp(h / 2))
+        return mean, self.structure.covariance(factor, jacobian(new, factor.weights, mean.size) * jnp.exp(factor.h / 2))
 
     def _at(
         self, outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood
-    ) -> tuple[Array, Array, Array, Factor]:
-        """Returns the weights, h of each, the outputs, and the factor there."""
+    ) -> tuple[Array, Factor]:
+        """Returns the outputs and the factor, which holds the weights and h of each."""
         weights, h = _weights(self.where(model), log_variance)
         if weights.dtype.itemsize < 4:
             raise TypeError(f"model has weights in {weights.dtype}; a determinant needs float32 or float64")
         of, values = self._outputs_of(outputs, model)
-        return weights, h, values, Factor(of, weights, h, likelihood.root(values), self._shapes(model))
+        return values, Factor(of, weights, h, likelihood.root(values), self._shapes(model))
 
     def _shapes(self, model: PyTree) -> tuple[tuple[int, ...], ...]:
         return tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(eqx.filter(self.where(model), eqx.is_inexact_array)))
