@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -20,7 +20,6 @@ from ..ground.identity import refuse_different
 from ..ground.tree import all_finite, cast_like, exponent, in_single, named_leaves, norm, shifted, vdot
 
 MatVec = Callable[..., PyTree]  # v -> H v; for stochastic solvers also (v, j) -> H_j v, draw j of the operator
-Solve = TypeVar("Solve", bound=Callable[..., Any])
 
 
 class LinearSolution(eqx.Module):
@@ -63,28 +62,7 @@ class AbstractLinearSolver(eqx.Module):
         """
 
 
-def checked_solve(solve: Solve) -> Solve:
-    """Checks the arguments of a linear solver's `solve`, and hands it real numbers in single or double precision."""
-
-    @explained(_explain)
-    def in_real(self: Any, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
-        return _in_pairs(functools.partial(_widened, functools.partial(solve, self)), matvec, b, init, rtol, 1)
-
-    @checked(function("matvec", "v -> H v"), real("rtol", least=0))
-    @functools.wraps(solve)
-    def call(
-        self: Any, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0
-    ) -> LinearSolution:
-        for path, leaf in [*named_leaves(b, "b"), *named_leaves(init, "init")]:
-            refuse_no_numbers(path, leaf)
-            if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-                raise TypeError(f"{path} must be an array of floating numbers, got {shown(leaf)}")
-        return in_real(self, matvec, jax.tree.map(jnp.asarray, b), jax.tree.map(jnp.asarray, init), rtol)
-
-    return call  # type: ignore[return-value]
-
-
-def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> None:
+def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, *_: Any) -> None:
     if not any(leaf.size for leaf in jax.tree.leaves(b)):
         raise ValueError("b has no entries: there is nothing to solve")
     draws: tuple[tuple[Array, ...], ...] = ((), (jnp.int32(0),)) if solver.stochastic else ((),)
@@ -99,6 +77,23 @@ def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTr
         refuse_different("init", b, init, "like b")
 
 
+class AbstractRealSolver(AbstractLinearSolver):
+    """A solver of this library: a method for real numbers in single or double precision, whose `solve` takes others."""
+
+    @abc.abstractmethod
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
+        """Solves a system of real numbers, the largest of b between ½ and 1, none in half precision."""
+
+    @checked(function("matvec", "v -> H v"), real("rtol", least=0))
+    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+        """See `AbstractLinearSolver.solve`."""
+        for path, leaf in [*named_leaves(b, "b"), *named_leaves(init, "init")]:
+            refuse_no_numbers(path, leaf)
+            if not isinstance(leaf, np.ndarray | jax.Array) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                raise TypeError(f"{path} must be an array of floating numbers, got {shown(leaf)}")
+        return _solved(self, matvec, jax.tree.map(jnp.asarray, b), jax.tree.map(jnp.asarray, init), rtol, 1)
+
+
 def solve(
     solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float
 ) -> LinearSolution:
@@ -110,8 +105,19 @@ def solve(
     the change along z, so that the imaginary part of b has the other sign. The real system is symmetric, which the
     complex one, not even linear, is not.
     """
-    solution = _in_pairs(functools.partial(_widened, solver.solve), matvec, b, init, rtol, -1)
+    solution = _solved(solver, matvec, b, init, rtol, -1)
     return _with_value(solution, optax.tree.where(all_finite(b), solution.value, optax.tree.full_like(b, jnp.nan)))
+
+
+@explained(_explain)
+def _solved(
+    solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float, sign: int
+) -> LinearSolution:
+    """Returns the solution by the solver's own method, which sees real numbers in single or double precision."""
+    method: Callable[..., LinearSolution] = solver.solve
+    if isinstance(solver, AbstractRealSolver) and type(solver).solve is AbstractRealSolver.solve:
+        method = solver._solve
+    return _in_pairs(functools.partial(_widened, method), matvec, b, init, rtol, sign)
 
 
 def _in_pairs(
@@ -159,7 +165,7 @@ LINEAR_SOLVER = instance("linear_solver", AbstractLinearSolver, "a linear solver
 DAMPING = real("damping", least=0)
 
 
-class AbstractIterativeSolver(AbstractLinearSolver):
+class AbstractIterativeSolver(AbstractRealSolver):
     """A solver that comes closer with every step.
 
     **Arguments**: `max_steps`, the budget; `damping`, added to the diagonal; `rtol`, the relative residual to stop at.
@@ -200,7 +206,7 @@ def damped(matvec: MatVec, damping: Array | float) -> MatVec:
     return lambda v, *draw: optax.tree.add_scale(matvec(v, *draw), damping, v)
 
 
-class AbstractSteppingSolver(AbstractLinearSolver):
+class AbstractSteppingSolver(AbstractRealSolver):
     """A solver that goes along residuals in steps of one size, for operators that need not be symmetric.
 
     **Arguments**: `max_steps`, the budget; `damping`, added to the diagonal; `step_size`, α, or `None` for 1/λ̂ with λ̂

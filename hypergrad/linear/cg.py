@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.tree import vdot
-from .base import AbstractIterativeSolver, LinearSolution, MatVec, checked_solve, damped, first_iterate, last_iterate
+from .base import AbstractIterativeSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
 
 
 class CG(AbstractIterativeSolver):
@@ -29,8 +29,7 @@ class CG(AbstractIterativeSolver):
         (Array([1., 1.], dtype=float32), 3)
     """
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
         target = jnp.maximum(rtol, self.rtol) ** 2 * vdot(b, b)
@@ -61,7 +60,7 @@ class CG(AbstractIterativeSolver):
 
 
 class NormalCG(AbstractIterativeSolver):
-    """Conjugate gradients on the normal equations A² v = A b with A = H + damping I.
+    """Conjugate gradients on the normal equations A² v = A b with A = H + damping I, to ‖A (b - A v)‖ <= rtol ‖A b‖.
 
     Right for any nonsingular symmetric matrix, indefinite ones too. `MINRES` needs one product per step and converges
     with the condition number where this converges with its square. It is the default of other libraries, and here for
@@ -79,9 +78,8 @@ class NormalCG(AbstractIterativeSolver):
         Array([1., 1.], dtype=float32)
     """
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
-        """See `AbstractLinearSolver.solve`; the tolerance bounds ‖A (b - A v)‖ / ‖A b‖."""
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
+        """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
         found = CG(self.max_steps, rtol=self.rtol).solve(lambda v: product(product(v)), product(b), init, rtol)
         return last_iterate(product, b, found.value, 2 * found.steps + 1, jnp.bool_(False))

@@ -9,10 +9,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field
-from .base import DAMPING, AbstractLinearSolver, LinearSolution, MatVec, checked_solve, damped, last_iterate
+from .base import DAMPING, AbstractRealSolver, LinearSolution, MatVec, damped, last_iterate
 
 
-class Dense(AbstractLinearSolver):
+class Dense(AbstractRealSolver):
     """(H + damping I)⁻¹ b with the P x P matrix written out; the yardstick of the other linear solvers.
 
     *Cost*: P products and P³/3. *Memory*: P². *Bias*: none but rounding; a singular matrix gives an answer that is not
@@ -31,8 +31,7 @@ class Dense(AbstractLinearSolver):
     _: dataclasses.KW_ONLY
     damping: float = field(DAMPING, 0.0)
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; neither `init` nor `rtol` is needed."""
         right, unravel = ravel_pytree(b)
         product = damped(matvec, self.damping)

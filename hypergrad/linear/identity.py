@@ -7,10 +7,10 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, real
-from .base import AbstractLinearSolver, LinearSolution, MatVec, checked_solve, measured
+from .base import AbstractRealSolver, LinearSolution, MatVec, measured
 
 
-class Identity(AbstractLinearSolver):
+class Identity(AbstractRealSolver):
     """v = `scale` · b, as if H were the identity; with a preconditioner D, v = `scale` · D⁻¹ b.
 
         hg.Implicit(inner, hg.linear.Identity(), preconditioner=hg.curvature.AdamDiagonal(learning_rate=1e-3))
@@ -34,7 +34,6 @@ class Identity(AbstractLinearSolver):
     _: dataclasses.KW_ONLY
     scale: float = field(real("scale", above=0), 1.0)
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; neither `init` nor `rtol` is used."""
         return measured(matvec, b, optax.tree.scale(self.scale, b), jnp.int32(0))

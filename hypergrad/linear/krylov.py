@@ -9,7 +9,7 @@ from jax.scipy.sparse.linalg import gmres
 from jaxtyping import Array, PyTree
 
 from ..ground.tree import norm, vdot
-from .base import AbstractIterativeSolver, LinearSolution, MatVec, checked_solve, damped, first_iterate, last_iterate
+from .base import AbstractIterativeSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
 
 
 class MINRES(AbstractIterativeSolver):
@@ -29,8 +29,7 @@ class MINRES(AbstractIterativeSolver):
         Array([1., 1.], dtype=float32)
     """
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
         v, residual, spent = first_iterate(product, b, init)
@@ -88,8 +87,7 @@ class GMRES(AbstractIterativeSolver):
 
     symmetric: ClassVar[bool] = False
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
         v, _, spent = first_iterate(product, b, init)

@@ -10,14 +10,14 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, integer, real
 from ..ground.tree import norm, vdot
-from .base import AbstractLinearSolver, LinearSolution, MatVec, checked_solve, damped
+from .base import AbstractRealSolver, LinearSolution, MatVec, damped
 from .cg import CG
 
 FIRST, FACTOR = 1e-2, 4.0  # the first damping above 0, in units of ‖Hb‖/‖b‖, and that of later ones over the one before
 TRUSTED = 0.25  # ratio of measured to predicted from which a solution is taken
 
 
-class LevenbergMarquardt(AbstractLinearSolver):
+class LevenbergMarquardt(AbstractRealSolver):
     """Conjugate gradients on (H + δI) v = b, with the smallest damping δ at which the solution can be trusted.
 
     v maximises bᵀv - ½ vᵀ(H + δI)v, the predicted gain. It is measured with a draw H_j that v does not know, and
@@ -47,8 +47,7 @@ class LevenbergMarquardt(AbstractLinearSolver):
     max_tries: int = field(integer("max_tries", least=1), 8)
     rtol: float = field(real("rtol", least=0), 1e-6)
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; the residual is that of the damped system."""
         size = norm(b)
         scale = norm(matvec(b)) / jnp.where(size > 0, size, 1)
@@ -58,7 +57,7 @@ class LevenbergMarquardt(AbstractLinearSolver):
             tries, before, _ = carry
             damping = jnp.where(tries == 0, 0, FIRST * FACTOR ** (tries - 1).astype(scale.dtype) * scale)
             system = damped(matvec, damping)
-            found = cg.solve(system, b, init, rtol)
+            found = cg._solve(system, b, init, rtol)
             gain = lambda operator: vdot(b, found.value) - vdot(found.value, operator(found.value)) / 2
             predicted, measured = gain(system), gain(lambda v: matvec(v, tries))
             trusted = ~found.negative_curvature & (predicted >= 0) & (measured >= TRUSTED * predicted)

@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, real
 from ..ground.tree import vdot
-from .base import AbstractSteppingSolver, LinearSolution, MatVec, checked_solve, damped, first_iterate, last_iterate
+from .base import AbstractSteppingSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
 
 
 class Neumann(AbstractSteppingSolver):
@@ -34,8 +34,7 @@ class Neumann(AbstractSteppingSolver):
     _: dataclasses.KW_ONLY
     rtol: float = field(real("rtol", least=0), 0.0)
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
         alpha, power_steps = self.step(lambda v, _: product(v), b)

@@ -8,10 +8,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, integer, real
-from .base import AbstractLinearSolver, LinearSolution, MatVec, checked_solve, damped, last_iterate
+from .base import AbstractRealSolver, LinearSolution, MatVec, damped, last_iterate
 
 
-class Nystrom(AbstractLinearSolver):
+class Nystrom(AbstractRealSolver):
     """v = (damping I + C W⁺ Cᵀ)⁻¹ b with `rank` columns C = H[:, S] and W = H[S, S].
 
     By the Woodbury identity v = (b - C (damping W + CᵀC)⁺ Cᵀ b) / damping, where ⁺ leaves out what is singular. With
@@ -33,8 +33,7 @@ class Nystrom(AbstractLinearSolver):
     damping: float = field(real("damping", above=0), 0.01)  # H is approximated by a singular matrix
     seed: int = field(integer("seed", least=0), 0)
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; neither `init` nor `rtol` is needed."""
         right, unravel = ravel_pytree(b)
         rank = min(self.rank, right.size)

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.tree import all_finite
-from .base import AbstractSteppingSolver, LinearSolution, MatVec, checked_solve, damped, measured
+from .base import AbstractSteppingSolver, LinearSolution, MatVec, damped, measured
 
 
 class SGD(AbstractSteppingSolver):
@@ -40,8 +40,7 @@ class SGD(AbstractSteppingSolver):
 
     stochastic: ClassVar[bool] = True
 
-    @checked_solve
-    def solve(self, matvec: MatVec, b: PyTree, init: PyTree | None = None, rtol: Array | float = 0.0) -> LinearSolution:
+    def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`; `rtol` is not used. A start that is not finite is replaced by αb."""
         product = damped(matvec, self.damping)
         alpha, spent = self.step(product, b)

@@ -13,7 +13,7 @@ from ...ground.checks import number_or_function, real
 from ...ground.derivatives import jvp, linearize
 from ...ground.tree import norm, vdot
 from ...inner import InnerState
-from ...linear.base import AbstractLinearSolver
+from ...linear.base import AbstractLinearSolver, solve
 from ...problem import inner_objective, outer_objective
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training
@@ -174,7 +174,7 @@ def _curvature(
     def invert(_: Array, carry: PyTree) -> PyTree:
         probe, quotient, negative, spent = carry
         start = optax.tree.scale(1 / jnp.where(quotient == 0, 1, quotient), probe)
-        solution = measurement.linear_solver.solve(lambda v, *draw: hvp(v), probe, start, 0.1)
+        solution = solve(measurement.linear_solver, lambda v, *draw: hvp(v), probe, start, 0.1)
         probe = _unit(solution.value, probe)
         negative |= solution.negative_curvature
         return probe, vdot(probe, hvp(probe)), negative, spent + solution.steps + 1

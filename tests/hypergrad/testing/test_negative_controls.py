@@ -13,6 +13,7 @@ import hypergrad as hg
 import hypergrad.estimators.greedy
 import hypergrad.estimators.implicit
 import hypergrad.estimators.reverse
+import hypergrad.linear.base
 from hypergrad.testing import BrokenLawsError, Claim, assert_close, check_estimator, laws
 from hypergrad.testing.problems import OPTIMISERS
 
@@ -242,6 +243,13 @@ def test_mistakes_in_linear_solvers_are_caught(mistake):
 def test_absolute_numbers_in_linear_solvers_are_caught():
     """Caught even in an estimator that claims nothing: they break the linearity in the outer loss."""
     caught(laws.constants_and_scale, lambda inner: hg.Implicit(inner, Mistaken("guarded ratio")), Claim.APPROXIMATE)
+
+
+def test_an_absolute_tolerance_is_caught_where_the_solver_sees_the_unit(plant):
+    """Not where systems are solved in units of their right-hand side, which make it a relative one."""
+    plant(hypergrad.linear.base, "exponent", lambda right: lambda tree: jnp.int32(0))
+    solver = Mistaken("absolute tolerance")
+    caught(laws.constants_and_scale, lambda inner: hg.Implicit(inner, solver), Claim.APPROXIMATE)
 
 
 def test_the_linear_solver_without_mistakes_passes():
