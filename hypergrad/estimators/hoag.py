@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import checked, field, function
-from ..ground.tree import norm
+from ..ground.units import norm
 from ..inner import AbstractTrainedState, InnerState
 from ..problem import PROBLEM, BilevelProblem
 from ..stats import Estimate

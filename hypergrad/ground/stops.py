@@ -10,7 +10,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from .derivatives import linearize
-from .tree import epsilon, norm
+from .tree import epsilon
+from .units import norm
 
 NAME = "stop_gradient"
 CHANGED = 1e-3  # of a derivative, from which a stop counts

@@ -218,27 +218,6 @@ def pairing(cotangent: PyTree, tangent: PyTree) -> Array:
     return optax.tree.sum(jax.tree.map(total, cotangent, tangent))
 
 
-def norm(tree: PyTree) -> Array:
-    """Returns the Euclidean norm over all leaves, also where squares are too small or too large for their type."""
-    tree = in_single(tree)
-    power = exponent(tree)
-    scaled = shifted(tree, -power)
-    return jnp.ldexp(jnp.sqrt(jnp.real(vdot(scaled, scaled))), power)
-
-
-def exponent(tree: PyTree) -> Array:
-    """Returns k with the largest part of a number in [2^(k-1), 2^k); 0 where all are zero, or one is not finite."""
-    parts = jax.tree.map(lambda leaf: (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else leaf, tree)
-    largest = optax.tree.max(jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), initial=0), parts))
-    return jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
-
-
-def shifted(tree: PyTree, power: Array) -> PyTree:
-    """Returns the tree times 2^power, to the last digit."""
-    whole = lambda leaf: jax.lax.complex(jnp.ldexp(leaf.real, power), jnp.ldexp(leaf.imag, power))
-    return jax.tree.map(lambda leaf: whole(leaf) if jnp.iscomplexobj(leaf) else jnp.ldexp(leaf, power), tree)
-
-
 def describe(tree: PyTree) -> str:
     """Returns shapes and types of a pytree on one line, for error messages."""
     try:

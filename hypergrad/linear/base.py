@@ -17,7 +17,8 @@ from ensembles.ground.axes import refuse_no_numbers
 
 from ..ground.checks import checked, explained, field, function, instance, integer, real, shown
 from ..ground.identity import refuse_different
-from ..ground.tree import all_finite, cast_like, exponent, in_single, named_leaves, norm, shifted, vdot
+from ..ground.tree import all_finite, cast_like, in_single, named_leaves, vdot
+from ..ground.units import exponent, norm, shifted, unit
 
 MatVec = Callable[..., PyTree]  # v -> H v; for stochastic solvers also (v, j) -> H_j v, draw j of the operator
 
@@ -234,12 +235,6 @@ def inverse_of_largest(product: MatVec, b: PyTree, steps: int) -> Array:
     A stochastic operator is drawn anew at every iteration, draws 0, 1, ...: λ̂ is then above rather than below.
     """
 
-    def power(j: Array, carry: PyTree) -> PyTree:
-        image = product(carry[0], j)
-        size = norm(image)
-        return optax.tree.scale(1 / jnp.where(size > 0, size, 1), image), size
-
-    size = norm(b)
-    start = optax.tree.scale(1 / jnp.where(size > 0, size, 1), b)
-    _, eigenvalue = jax.lax.fori_loop(0, steps, power, (start, size))
+    power = lambda j, carry: unit(product(carry[0], j))
+    _, eigenvalue = jax.lax.fori_loop(0, steps, power, unit(b))
     return 1 / jnp.where(eigenvalue > 0, eigenvalue, 1)

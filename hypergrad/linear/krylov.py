@@ -8,7 +8,8 @@ import optax
 from jax.scipy.sparse.linalg import gmres
 from jaxtyping import Array, PyTree
 
-from ..ground.tree import norm, vdot
+from ..ground.tree import vdot
+from ..ground.units import norm, unit
 from .base import AbstractIterativeSolver, LinearSolution, MatVec, damped, first_iterate, last_iterate
 
 
@@ -33,9 +34,8 @@ class MINRES(AbstractIterativeSolver):
         """See `AbstractLinearSolver.solve`."""
         product = damped(matvec, self.damping)
         v, residual, spent = first_iterate(product, b, init)
-        size, zero = norm(residual), optax.tree.zeros_like(b)
+        (first, size), zero = unit(residual), optax.tree.zeros_like(b)
         target = jnp.maximum(rtol, self.rtol) * norm(b)
-        unit = lambda vector, length: optax.tree.scale(1 / jnp.where(length > 0, length, 1), vector)
         one, nought = jnp.ones_like(size), jnp.zeros_like(size)
 
         def unfinished(carry: PyTree) -> Array:
@@ -48,7 +48,7 @@ class MINRES(AbstractIterativeSolver):
             image = product(q)
             alpha = vdot(q, image)
             image = optax.tree.add_scale(optax.tree.add_scale(image, -alpha, q), -beta, q_old)
-            beta_next = norm(image)
+            q_next, beta_next = unit(image)
             # the two rotations before, then a new one
             epsilon, delta = s_old * beta, c * c_old * beta + s * alpha
             gamma = c * alpha - s * c_old * beta
@@ -59,9 +59,9 @@ class MINRES(AbstractIterativeSolver):
             direction = optax.tree.scale(1 / safe, direction)
             v = optax.tree.add_scale(v, c_next * eta, direction)
             scalars = (-s_next * eta, jnp.where(rho > 0, beta_next, 0), c, c_next, s, s_next)
-            return v, (q, unit(image, beta_next), d, direction), scalars, steps + 1, negative | ~(gamma * c > 0)
+            return v, (q, q_next, d, direction), scalars, steps + 1, negative | ~(gamma * c > 0)
 
-        vectors = (zero, unit(residual, size), zero, zero)
+        vectors = (zero, first, zero, zero)
         start = (v, vectors, (size, one, one, one, nought, nought), jnp.int32(0), jnp.bool_(False))
         v, _, _, steps, negative = jax.lax.while_loop(unfinished, body, start)
         return last_iterate(product, b, v, steps + spent, negative)

@@ -9,7 +9,8 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, integer, real
-from ..ground.tree import norm, vdot
+from ..ground.tree import vdot
+from ..ground.units import norm
 from .base import AbstractRealSolver, LinearSolution, MatVec, damped
 from .cg import CG
 

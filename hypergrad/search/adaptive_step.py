@@ -7,7 +7,8 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import checked, real
-from ..ground.tree import all_finite, epsilon, norm
+from ..ground.tree import all_finite, epsilon
+from ..ground.units import norm
 
 
 class AdaptiveStepState(NamedTuple):

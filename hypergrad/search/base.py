@@ -18,7 +18,8 @@ from ..ground.identity import refuse_different
 from ..ground.placement import beside
 from ..ground.show import paragraph, show, show_size
 from ..ground.total import Total
-from ..ground.tree import distinct, norm
+from ..ground.tree import distinct
+from ..ground.units import norm
 from ..problem import PROBLEM, BilevelProblem, check_model, explain_derivatives
 from ..stats import Counts, Estimate, Stats, show_status
 from .holdout import on_holdout

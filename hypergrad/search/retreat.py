@@ -10,7 +10,8 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..ground.dependence import enters
-from ..ground.tree import all_finite, norm
+from ..ground.tree import all_finite
+from ..ground.units import norm
 from .base import Anchor, SearchState
 
 

@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 
 import hypergrad as hg
 from experiments.common.data import digits
-from hypergrad.ground.tree import norm, pairing, vdot
+from hypergrad.ground.tree import pairing, vdot
+from hypergrad.ground.units import norm
 from hypergrad.linear.base import solve
 from hypergrad.testing import laws
 

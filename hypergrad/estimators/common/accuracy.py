@@ -7,13 +7,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import field, integer
 from ...ground.keys import step_key
 from ...ground.show import paragraph, show
-from ...ground.tree import cast_like, exponent, in_single, norm, pairing, shifted
+from ...ground.tree import cast_like, in_single, pairing
+from ...ground.units import exponent, norm, shifted, unit
 from ...inner import AbstractTrainedState, InnerState
 from ...stats import Counts, Estimate, Stats, Status, flag
 from ...training import Training
@@ -112,7 +112,7 @@ def with_accuracy(
 def measure(directions: int, training: Training, state: InnerState, warm_start: bool, found: PyTree) -> Accuracy:
     """Returns the accuracy of the hypergradient `found` of a training from `state`; see `ErrorCheck`."""
     number, wide = sum(leaf.size for leaf in jax.tree.leaves(found)), in_single(found)
-    along_found, signs = _unit(wide), _signs(step_key(training.key, training.inner.num_steps + 2), wide)
+    along_found, signs = unit(wide)[0], _signs(step_key(training.key, training.inner.num_steps + 2), wide)
     groups = min(directions, number) if number > 1 else 0
     group = _counted(found, max(groups, 1))
 
@@ -145,10 +145,3 @@ def _counted(tree: PyTree, groups: int) -> PyTree:
     firsts = itertools.accumulate((leaf.size for leaf in leaves), initial=0)
     numbers = [(first + jnp.arange(leaf.size)) % groups for first, leaf in zip(firsts, leaves, strict=False)]
     return jax.tree.unflatten(structure, [n.reshape(leaf.shape) for n, leaf in zip(numbers, leaves, strict=True)])
-
-
-def _unit(tree: PyTree) -> PyTree:
-    """Returns the tree at length 1, or zero."""
-    tree = shifted(tree, -exponent(tree))
-    size = norm(tree)
-    return optax.tree.scale(1 / jnp.where(size > 0, size, 1), tree)

@@ -11,7 +11,8 @@ from jaxtyping import Array, PyTree
 
 from ...ground.checks import number_or_function, real
 from ...ground.derivatives import jvp, linearize
-from ...ground.tree import norm, vdot
+from ...ground.tree import vdot
+from ...ground.units import norm, unit
 from ...inner import InnerState
 from ...linear.base import AbstractLinearSolver, solve
 from ...problem import inner_objective, outer_objective
@@ -47,7 +48,7 @@ class Probes(eqx.Module):
     def __init__(self, arrays: PyTree):
         # Random, because a symmetric model keeps a symmetric vector among the symmetric ones.
         draw = optax.tree.random_like(jax.random.key(0), arrays, jax.random.normal)
-        self.lipschitz = self.mixed = self.weakest = _unit(draw, draw)
+        self.lipschitz = self.mixed = self.weakest = unit(draw)[0]
 
 
 class ErrorBound(eqx.Module):
@@ -141,11 +142,10 @@ def _linearised(training: Training, end: InnerState, v: PyTree) -> Any:
     return value, residual, change, gradient, products
 
 
-def _unit(vector: PyTree, otherwise: PyTree) -> PyTree:
-    """Returns the vector at length 1, or `otherwise` where it has no direction."""
-    size = norm(vector)
-    usable = jnp.isfinite(size) & (size > 0)
-    return optax.tree.where(usable, optax.tree.scale(1 / jnp.where(usable, size, 1), vector), otherwise)
+def _turned(probe: PyTree, vector: PyTree) -> PyTree:
+    """Returns the direction of a vector, or the probe where it has none."""
+    direction, size = unit(vector)
+    return optax.tree.where(jnp.isfinite(size) & (size > 0), direction, probe)
 
 
 def _largest(push: Callable[[PyTree], PyTree], probe: PyTree, steps: int) -> tuple[Array, PyTree]:
@@ -157,7 +157,7 @@ def _largest(push: Callable[[PyTree], PyTree], probe: PyTree, steps: int) -> tup
     def power(_: Array, carry: PyTree) -> PyTree:
         u, _ = carry
         image = push(u)  # like the hyperparameters it may have another precision
-        return _unit(pull(image)[0], u), norm(image).astype(nothing.dtype)
+        return _turned(u, pull(image)[0]), norm(image).astype(nothing.dtype)
 
     probe, value = jax.lax.fori_loop(0, steps, power, (probe, nothing))
     return value, probe
@@ -175,7 +175,7 @@ def _curvature(
         probe, quotient, negative, spent = carry
         start = optax.tree.scale(1 / jnp.where(quotient == 0, 1, quotient), probe)
         solution = solve(measurement.linear_solver, lambda v, *draw: hvp(v), probe, start, 0.1)
-        probe = _unit(solution.value, probe)
+        probe = _turned(probe, solution.value)
         negative |= solution.negative_curvature
         return probe, vdot(probe, hvp(probe)), negative, spent + solution.steps + 1
 

@@ -17,7 +17,7 @@ from ...data.sampler import as_sampler
 from ...ground.checks import function
 from ...ground.derivatives import jvp, once
 from ...ground.keys import product_key
-from ...ground.tree import norm
+from ...ground.units import norm
 from ...inner import InnerState, SolveStats
 from ...linear.base import AbstractLinearSolver, LinearSolution, MatVec, solve
 from ...problem import inner_objective

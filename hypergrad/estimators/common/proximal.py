@@ -8,9 +8,10 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ...ground.derivatives import linearize
-from ...ground.tree import norm, pairing
+from ...ground.tree import pairing
+from ...ground.units import norm
 from ...inner import InnerState
-from ...linear.base import LinearSolution, MatVec
+from ...linear.base import LinearSolution, MatVec, inverse_of_largest
 from ...problem import inner_objective
 from ...training import Training
 from .implicit import Kink, LinearSystem, StationaryPoint, implicit_hypergradient, inner_gradient_norm
@@ -91,15 +92,8 @@ def proximal_point(training: Training, end: InnerState, system: LinearSystem) ->
     dtype = jnp.result_type(*jax.tree.leaves(arrays))
     if isinstance(given, int | float) and given > 0:
         return ProximalPoint(training, end, hessian, jnp.asarray(given, dtype), 0)
-    unit = lambda v, size: optax.tree.scale(1 / jnp.where(size > 0, size, 1), v)
     start = optax.tree.random_like(jax.random.key(0), arrays, jax.random.normal)
-
-    def power(_: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        image = hessian(carry[0])
-        return unit(image, norm(image)), norm(image)
-
-    _, largest = jax.lax.fori_loop(0, POWER_STEPS, power, (unit(start, norm(start)), 0 * norm(start)))
-    step_size = (1 / jnp.where(largest > 0, largest, 1)).astype(dtype)
+    step_size = inverse_of_largest(lambda v, _: hessian(v), start, POWER_STEPS).astype(dtype)
     return ProximalPoint(training, end, hessian, step_size, POWER_STEPS)
 
 

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ...ground.keys import step_key
-from ...ground.tree import norm
+from ...ground.units import norm
 from ...inner import InnerState
 from ...problem import at_step, inner_objective
 from ...training import Training

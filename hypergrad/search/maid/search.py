@@ -25,7 +25,7 @@ from ...estimators.common.implicit import (
 )
 from ...estimators.common.refusals import refuse_complex, refuse_proximal, refuse_unseen
 from ...ground.checks import checked, field, integer, real
-from ...ground.tree import norm
+from ...ground.units import norm
 from ...inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
 from ...linear.base import LINEAR_SOLVER, AbstractLinearSolver
 from ...linear.cg import CG

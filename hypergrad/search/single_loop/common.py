@@ -14,7 +14,8 @@ from ...estimators.common.refusals import refuse_complex
 from ...ground.checks import field, optimiser
 from ...ground.derivatives import jvp, linearize
 from ...ground.shapes import remembered
-from ...ground.tree import PartitionedModel, all_finite, norm
+from ...ground.tree import PartitionedModel, all_finite
+from ...ground.units import norm
 from ...inner.stops import warn_of_stopped_loss
 from ...problem import (
     BilevelProblem,

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import hypergrad as hg
-from hypergrad.ground.tree import norm
+from hypergrad.ground.units import norm
 from hypergrad.testing import assert_close, laws
 from hypergrad.testing.problems import OPTIMISERS, ridge, tuned
 from hypergrad.testing.solver_laws import derivative_from_any_state

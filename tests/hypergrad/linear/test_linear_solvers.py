@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 
 import hypergrad as hg
-from hypergrad.linear.base import solve as solve_in_pairs
+from hypergrad.ground.units import exponent
+from hypergrad.linear import base
 from hypergrad.testing.problems import positive
 from hypergrad.testing.strategies import seeds
 
@@ -190,7 +191,7 @@ def test_a_right_hand_side_that_is_not_finite_has_no_solution(solver):
     """The start of an iteration that ends there at once is a wrong answer."""
     matvec, b, _ = system(np.eye(4))
     for bad in (jnp.nan, jnp.inf):
-        found = solve_in_pairs(solver, matvec, {"v": b["v"].at[1].set(bad)}, None, 1e-6)
+        found = base.solve(solver, matvec, {"v": b["v"].at[1].set(bad)}, None, 1e-6)
         assert np.all(np.isnan(found.value["v"]))
 
 
@@ -224,12 +225,12 @@ EVERY = [hg.CG(), hg.NormalCG(), hg.MINRES(), hg.GMRES(), hg.Neumann(), hg.Nystr
 
 
 @pytest.mark.parametrize("solver", EVERY, ids=lambda solver: type(solver).__name__)
-@pytest.mark.parametrize("exponent", [-100, 80])
-def test_the_unit_of_the_right_hand_side_changes_no_digit(solver, exponent):
+@pytest.mark.parametrize("power", [-100, 80])
+def test_the_unit_of_the_right_hand_side_changes_no_digit(solver, power):
     matrix = positive(np.random.default_rng(1), 4).astype(np.float32)
     matvec, b, _ = system(matrix, 1)
     b, start = {"v": b["v"].astype(jnp.float32)}, {"v": jnp.full(4, 0.1, jnp.float32)}
-    in_unit = lambda tree: {"v": jnp.ldexp(tree["v"], exponent)}  # squares are no numbers of float32 any more
+    in_unit = lambda tree: {"v": jnp.ldexp(tree["v"], power)}  # squares are no numbers of float32 any more
     product = lambda v, *draw: matvec(v)
     for init in (None, start):
         found = solve(solver, product, in_unit(b), None if init is None else in_unit(init))
@@ -239,6 +240,15 @@ def test_the_unit_of_the_right_hand_side_changes_no_digit(solver, exponent):
 
 
 EVERY += [hg.linear.LevenbergMarquardt(50), hg.linear.Identity(scale=0.5)]
+
+
+@pytest.mark.parametrize("solver", EVERY, ids=lambda solver: type(solver).__name__)
+def test_a_system_is_put_into_its_unit_once(monkeypatch, solver):
+    """`NormalCG` solves another system besides."""
+    calls = []
+    monkeypatch.setattr(base, "exponent", lambda tree: (calls.append(1), exponent(tree))[1])
+    base.solve(solver, lambda v, *_: 2 * v, jnp.ones(2), None, 0.0)
+    assert len(calls) == (2 if isinstance(solver, hg.NormalCG) else 1)
 
 
 @pytest.mark.parametrize("solver", EVERY, ids=lambda solver: type(solver).__name__)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import hypergrad as hg
-from hypergrad.ground.tree import norm
+from hypergrad.ground.units import norm
 from hypergrad.testing import units_of_the_losses
 from hypergrad.testing.precision import in_single_precision
 from hypergrad.testing.problems import ridge

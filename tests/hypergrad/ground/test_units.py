@@ -1,11 +1,11 @@
-"""The norm of a tree whatever the size of its numbers."""
+"""The norm and the direction of a tree whatever the size of its numbers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypergrad.ground.tree import norm
+from hypergrad.ground.units import norm, unit
 
 
 @pytest.mark.parametrize("kind", [jnp.float32, jnp.float64, jnp.complex64])
@@ -14,13 +14,15 @@ def test_the_norm_is_that_of_numpy_also_where_squares_leave_the_range(kind, expo
     draws = np.random.default_rng(0).normal(size=(2, 7))
     numbers = draws[0] + 1j * draws[1] if kind == jnp.complex64 else draws[0]
     tree = {"a": jnp.asarray(numbers[:3], kind) * 2.0**exponent, "b": [jnp.asarray(numbers[3:], kind) * 2.0**exponent]}
-    found = jax.jit(norm)(tree)
+    found, (direction, size) = jax.jit(norm)(tree), jax.jit(unit)(tree)
     np.testing.assert_allclose(float(found) / 2.0**exponent, np.linalg.norm(numbers), rtol=1e-6)
+    assert found == size
+    np.testing.assert_allclose(direction["a"], numbers[:3] / np.linalg.norm(numbers), rtol=1e-6)
 
 
 @pytest.mark.parametrize("tree", [(), jnp.zeros(0), jnp.zeros(3), {"a": None}])
 def test_nothing_has_the_norm_zero(tree):
-    assert norm(tree) == 0
+    assert norm(tree) == unit(tree)[1] == 0
 
 
 def test_what_is_not_finite_has_no_norm():
