@@ -174,7 +174,15 @@ CLASSES = {
         hg.Neumann,
         LINEAR | {"step_size": Real(0.5, above=0, optional=True), "power_steps": Int(5, least=1)},
     ),
-    "Nystrom": (hg.Nystrom, {"rank": Int(2, least=1), "damping": Real(0.1, above=0), "seed": Int(0, least=0)}),
+    "Nystrom": (
+        hg.Nystrom,
+        {
+            "rank": Int(2, least=1),
+            "damping": Real(0.1, above=0, optional=True),
+            "relative_damping": Real(0.1, above=0),
+            "seed": Int(0, least=0),
+        },
+    ),
     "Dense": (hg.Dense, {"damping": Real(0.1, least=0)}),
     "SGD": (
         hg.linear.SGD,

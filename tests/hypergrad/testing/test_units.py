@@ -18,6 +18,9 @@ SEARCHES = {
     "Implicit, far from solved": lambda c: hg.GradientSearch(
         hg.Implicit(hg.OptaxSolver(optax.sgd(0.3 / c), 4), CG), hg.adaptive_step()
     ),
+    "Nystrom": lambda c: hg.GradientSearch(
+        hg.Implicit(hg.OptaxSolver(optax.sgd(0.3 / c), 300), hg.Nystrom(2)), hg.adaptive_step()
+    ),
     "Reverse": lambda c: hg.GradientSearch(hg.Reverse(hg.OptaxSolver(optax.sgd(0.3 / c), 5)), hg.adaptive_step()),
     "signs": lambda c: hg.GradientSearch(hg.DrMAD(hg.OptaxSolver(optax.sgd(0.3 / c), 5)), optax.sign_sgd(0.1)),
     "MAID": lambda c: hg.MAID(hg.OptaxSolver(optax.sgd(0.3 / c), 300), CG),
