@@ -1,5 +1,7 @@
 """The course of a run, one compiled call for each chunk of steps."""
 
+import copy
+import dataclasses
 import math
 import time
 import warnings
@@ -10,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .budget import Budget
 from .data.sampler import as_sampler
@@ -40,15 +42,30 @@ class Course:
     def __init__(
         self, plan: Plan, state: SearchState, pace: Pace, example: BilevelProblem, stream: Stream | None = None
     ):
-        self.plan, self.pace, self.example, self.stream = plan, pace, example, stream
-        self.saver: Autosave | None = None
-        self.chunks = list[Columns]()
+        self.pace, self.example, self.stream = pace, example, stream
         self.num_rows = as_sampler(plan.problem.train).num_rows  # in an epoch
         state = _as_arrays(state)
         self.program = Program(advance, plan, state, packed=not pace.watched)
+        self._begin(plan)
+        self._take(state)
+
+    def _begin(self, plan: Plan) -> None:
+        self.plan = plan
+        self.saver: Autosave | None = None
+        self.chunks = list[Columns]()
         self._blocks, self._durations = list[Tables](), list[np.ndarray]()
         self.is_lost = False  # True once a call has failed to which the state was donated
-        self._take(state)
+
+    def anew(self, tables: list[Array], key: Array) -> "Course":
+        """Returns a course of the same plan with another key, from the tables of another state with as much spent.
+
+        Nothing is checked again. Nobody else may hold the tables of small arrays. There must be no stream.
+        """
+        plan, course = dataclasses.replace(self.plan, key=key), copy.copy(self)
+        course.pace, course.program = copy.copy(self.pace), self.program.at(plan)
+        course._state, course._tables, course._lent, course._sent = None, tables, True, []
+        course._begin(plan)
+        return course
 
     def _take(self, state: SearchState) -> None:
         self._state: SearchState | None = state
@@ -76,7 +93,7 @@ class Course:
         The second array says which values are finite. From step n on at most `most(n)` steps are taken at a time.
         """
         # An array, so that one compilation serves every amount.
-        limit = Total.of(budget.limit(self.num_rows))
+        limit = Total.argument(budget.limit(self.num_rows))
         is_over, left = self._end(budget, started)
         while not is_over():
             self._begun = time.monotonic()

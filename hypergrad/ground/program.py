@@ -1,6 +1,7 @@
 """The compiled steps of a run, called with flat lists of arrays: taking pytrees apart costs more than a short step."""
 
 import collections
+import copy
 import dataclasses
 import functools
 import itertools
@@ -170,6 +171,12 @@ class Program:
         """Takes the arrays of another plan of the same structure."""
         self.arrays = _parted(plan)[0]
 
+    def at(self, plan: PyTree) -> "Program":
+        """Returns the same program with the arrays of another plan of the same structure."""
+        program = copy.copy(self)
+        program.replace(plan)
+        return program
+
     def pack(self, state: PyTree) -> list[Array]:
         """Returns the tables of a state. Its large arrays are themselves tables."""
         tables = self.packing.pack(state, np)
@@ -187,8 +194,12 @@ class Program:
 
     def entry(self, tables: list[Array], choose: Callable[[PyTree], Any]) -> np.ndarray:
         """Returns one small array of the state on the host: `choose` finds it in a tree of that form."""
-        slot = choose(jax.tree.unflatten(self.packing.structure, self.packing.slots))
+        slot = choose(self._slots)
         return self.packing.leaf({slot.table: np.asarray(tables[slot.table])}, slot)
+
+    @functools.cached_property
+    def _slots(self) -> PyTree:
+        return jax.tree.unflatten(self.packing.structure, self.packing.slots)
 
     @functools.cached_property
     def _shared(self) -> set[int]:

@@ -46,6 +46,12 @@ class Total(eqx.Module):
             raise ValueError(f"a total is not negative, got {number}")
         return Total(*(jnp.asarray(word.astype(np.uint32)) for word in np.divmod(whole, WORD)))
 
+    @staticmethod
+    def argument(number: int) -> "Total":
+        """Returns an integer for a compiled function to take, of NumPy's numbers, in a tenth of the time of `of`."""
+        words: Any = map(np.uint32, divmod(number, WORD))
+        return Total(*words)
+
     def __add__(self, other: Any) -> "Total":
         other = Total.of(other)
         low = self.low + other.low  # modulo 2³²

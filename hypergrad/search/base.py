@@ -16,6 +16,7 @@ from ..data.sampler import as_sampler
 from ..ground.checks import Rule, checked, explained, function, random_key
 from ..ground.identity import refuse_different
 from ..ground.placement import beside
+from ..ground.shapes import shapes_of
 from ..ground.show import paragraph, show, show_size
 from ..ground.total import Total
 from ..ground.tree import distinct
@@ -156,7 +157,7 @@ def first_state(
     """
     model = inner_state.params
     best = nothing_yet(problem, model, hparams, max(draws_needed(problem, model, hparams), least_draws))
-    anchor = Anchor(hparams, jnp.ones((), norm(hparams).dtype)) if retreats else None
+    anchor = Anchor(hparams, jnp.ones((), shapes_of(norm, hparams).dtype)) if retreats else None
     zero = jnp.zeros((), jnp.int32)
     state = SearchState(hparams, best, inner_state, opt_state, zero, Counts().totals, anchor)
     return distinct(beside(state, model, (problem.train, problem.valid)))

@@ -18,9 +18,9 @@ from ..course import Course
 from ..estimators.reverse import Reverse
 from ..failures import NotFiniteError
 from ..ground.autosave import Interval
-from ..ground.tree import distinct
+from ..ground.program import Layout
 from ..history import History
-from ..inner import AbstractInnerSolver, InnerState
+from ..inner import AbstractInnerSolver
 from ..pace import Pace
 from ..plan import Plan
 from ..problem import BilevelProblem
@@ -42,9 +42,9 @@ class Track(NamedTuple):
     patience: int | None
     callback: Callable[[SearchState, History], Any] | None
 
-    def course(self, search: GradientSearch, state: SearchState, key: Array) -> Course:
-        """Returns the course of one start, before its first step."""
-        plan = Plan(search, self.problem, key, patience=self.patience)
+    def course(self, search: GradientSearch, state: SearchState) -> Course:
+        """Returns the course of a search, before its first step."""
+        plan = Plan(search, self.problem, self.key, patience=self.patience)
         pace = Pace(CHUNK, watched=self.callback is not None)
         return begin(plan, state, Budget(gradients=1), pace, holdout=self.holdout)
 
@@ -69,10 +69,9 @@ class Rival:
 
 
 class Choice(NamedTuple):
-    """A search, its first state, the growth of its adjoint, gradients per hyper-step, and gradients spent to choose."""
+    """The course of a search before its first step, the growth of its adjoint, gradients a hyper-step and all spent."""
 
-    search: GradientSearch
-    first: SearchState
+    course: Course
     growth: float
     cost: int
     spent: int
@@ -80,7 +79,9 @@ class Choice(NamedTuple):
     @property
     def estimator(self) -> Reverse:
         """The estimator of the search."""
-        estimator = self.search.estimator
+        search = self.course.plan.search
+        assert isinstance(search, GradientSearch)  # `tune` has made it
+        estimator = search.estimator
         assert isinstance(estimator, Reverse)  # `tune` has made it
         return estimator
 
@@ -94,13 +95,13 @@ def choose(make: Callable[[int], GradientSearch], horizon: int, first: SearchSta
     callback = None if track.callback is None else lambda *_: False  # a program that is watched differs
     spent = 0
     while True:
-        search = make(horizon)
-        trial = Rival("a trial", track.course(search, first, track.key))
+        course = track.course(make(horizon), first)
+        trial = Rival("a trial", course.anew(course.program.pack(course.state), track.key))
         trial.go_on(1, callback)
         growth, cost = float(trial.course.history.stats.diagnostics["growth"][0]), trial.course.gradients
         spent += cost
         if growth <= GROWTH or horizon == 1:
-            return Choice(search, first, growth, cost, spent)
+            return Choice(course, growth, cost, spent)
         horizon //= 2
 
 
@@ -111,23 +112,41 @@ def line_up(
 
     The problem was checked, and traced, for the first of them alone.
     """
-    first, inner = choice.first, choice.estimator.inner
-    assert first.anchor is not None  # a GradientSearch has one
-
-    def at(hparams: PyTree) -> SearchState:
-        training = _restarted(inner, track.problem, hparams, first.inner_state.inner)
-        moved = lambda part, **changes: dataclasses.replace(part, **changes)
-        best, anchor = (moved(part, hparams=hparams) for part in (first.best, first.anchor))
-        inner_state = moved(first.inner_state, inner=training)
-        return distinct(moved(first, hparams=hparams, best=best, anchor=anchor, inner_state=inner_state))
-
+    first, inner = choice.course, choice.estimator.inner
+    begun = _begun(inner, track.problem, first.state, [at for _, at in starts], track.key, first.program.packing)
     rivals = []
-    for number, (name, hparams) in enumerate(starts):
-        course = track.course(choice.search, at(hparams), jax.random.fold_in(track.key, number))
+    for number, ((name, _), (tables, key)) in enumerate(zip(starts, begun, strict=True)):
+        course = first.anew(tables, key)
         if checkpoint is not None:
             keep_at(f"{os.fspath(checkpoint)}.{number}", course, Interval(EVERY))
         rivals.append(Rival(name, course))
     return rivals
+
+
+@eqx.filter_jit  # one program for all starts
+def _begun(
+    inner: AbstractInnerSolver,
+    problem: BilevelProblem,
+    first: SearchState,
+    starts: list[PyTree],
+    key: Array,
+    packing: Layout,
+) -> list[tuple[list[Array], Array]]:
+    """Returns the first states of all starts as the program takes them, and the keys of their courses."""
+    anchor, moved = first.anchor, dataclasses.replace
+    assert anchor is not None  # a GradientSearch has one
+
+    def at(hparams: PyTree) -> SearchState:
+        training = inner.restart(problem, hparams, first.inner_state.inner)
+        return moved(
+            first,
+            hparams=hparams,
+            best=moved(first.best, hparams=hparams),
+            anchor=moved(anchor, hparams=hparams),
+            inner_state=moved(first.inner_state, inner=training),
+        )
+
+    return [(packing.pack(at(hparams)), jax.random.fold_in(key, number)) for number, hparams in enumerate(starts)]
 
 
 def winner_of(race: list[Rival], gradients: float, callback: Callable[[SearchState, History], Any] | None) -> Rival:
@@ -139,8 +158,3 @@ def winner_of(race: list[Rival], gradients: float, callback: Callable[[SearchSta
             rival.go_on(limit, callback)
         alive = sorted(alive, key=lambda rival: rival.loss)[: math.ceil(len(alive) / 2)]
     return alive[0]
-
-
-@eqx.filter_jit
-def _restarted(inner: AbstractInnerSolver, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> InnerState:
-    return inner.restart(problem, hparams, state)  # traced once for all starts

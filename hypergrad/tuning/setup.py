@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import shown
 from ..ground.dependence import enters
+from ..ground.hparams import num_not_finite
 from ..ground.shapes import remembered
 from ..ground.tree import PartitionedModel, describe, named_leaves
 from ..inner import AbstractInnerSolver
@@ -80,7 +81,7 @@ def like(tree: PyTree, hparams: PyTree, name: str) -> PyTree:
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"{name} must be a number or like hparams, {describe(hparams)}: {error}") from None
     for part, leaf in named_leaves(full, name):
-        if not bool(jnp.all(jnp.isfinite(leaf))):
+        if num_not_finite(leaf):
             raise ValueError(f"{part} must be finite")
     return full
 
@@ -102,8 +103,8 @@ def _in_losses(problem: BilevelProblem, partitioned: PartitionedModel, hparams: 
 def units(scale: PyTree, hparams: PyTree) -> PyTree:
     """Returns the scale as a tree like the hyperparameters. **Raises** `ValueError` where it lets none of them move."""
     found = like(scale, hparams, "scale")
-    entries = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(found)])
-    if jnp.any(entries < 0) or not jnp.any(entries > 0):
+    entries = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+    if np.any(entries < 0) or not np.any(entries > 0):
         raise ValueError("scale must be at least 0, and above 0 somewhere: the distance over which each matters")
     return found
 

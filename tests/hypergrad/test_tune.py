@@ -9,9 +9,10 @@ import optax
 import pytest
 
 import hypergrad as hg
+from hypergrad.begin import begin
 from hypergrad.ground.tree import PartitionedModel, partition
 from hypergrad.testing import laws
-from hypergrad.tuning import setup
+from hypergrad.tuning import race, setup
 from hypergrad.tuning.report import cut_short
 
 CURVATURES = np.geomspace(0.03, 1.0, 6)
@@ -242,6 +243,26 @@ def test_starts_are_found_on_batches_and_with_a_state_of_layers():
     assert [float(start["log_decay"]) for _, start in found[3:]] == pytest.approx(
         [-2 - 2 * np.log(10), -2 + 2 * np.log(10)]
     )
+
+
+def test_the_starts_are_checked_once_for_all(monkeypatch):
+    problem, params = noisy_quadratic()
+    calls = []
+    monkeypatch.setattr(race, "begin", lambda *args, **options: calls.append(args) or begin(*args, **options))
+    assert "3 starts" in str(tune(problem, params, {"log_rate": jnp.log(0.01)}, budget=200)) and len(calls) == 1
+
+
+def test_no_start_writes_over_the_memory_of_another(monkeypatch):
+    """States are donated from a size on; the small arrays of this one travel together, the weights alone."""
+    data = {"a": np.ones(2000)}
+    problem, params = hg.BilevelProblem(noisy_inner, quadratic_outer, data, data), jnp.full(2000, 5.0)
+    runs = []
+    for large in (2**24, 1):
+        monkeypatch.setattr("hypergrad.ground.program.LARGE", large)
+        runs.append(tune(problem, params, {"log_rate": jnp.log(0.01)}, budget=200))
+    one, other = runs
+    jax.tree.map(np.testing.assert_array_equal, (one.state, one.params), (other.state, other.params))
+    assert one.report == other.report
 
 
 def test_what_stays_where_it_is_has_no_starts():
