@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 from jaxtyping import PyTree
+
+from .jaxprs import walked
 
 
 class Origin(NamedTuple):
@@ -40,17 +42,16 @@ def origins(function: Callable[..., PyTree], arguments: Sequence[PyTree], inputs
     enters it.
     """
     closed, met = jax.make_jaxpr(function)(*arguments), set[int]()
-    return Origins(_outputs(closed.jaxpr, list(inputs), met), met)
+    return Origins(_outputs(closed.jaxpr, inputs, met), met)
 
 
-def _outputs(jaxpr: Jaxpr, inputs: list[Origin], met: set[int]) -> list[Origin]:
-    known = dict(zip(jaxpr.invars, inputs, strict=True)) | {var: Origin() for var in jaxpr.constvars}
-    read = lambda atom: Origin() if isinstance(atom, Literal) else known[atom]
-    for equation in jaxpr.eqns:
-        found = _results(equation, [read(atom) for atom in equation.invars], met)
+def _outputs(jaxpr: Jaxpr, inputs: Sequence[Origin], met: set[int]) -> list[Origin]:
+    def through(equation: JaxprEqn, given: list[Origin]) -> list[Origin]:
+        found = _results(equation, given, met)
         met.update(origin.inputs for origin in found)
-        known |= zip(equation.outvars, found, strict=True)
-    return [read(atom) for atom in jaxpr.outvars]
+        return found
+
+    return walked(jaxpr, inputs, Origin(), through)
 
 
 def _results(equation: JaxprEqn, inputs: list[Origin], met: set[int]) -> list[Origin]:

@@ -7,6 +7,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
+from .jaxprs import held
 from .tree import pairing
 
 
@@ -17,7 +18,7 @@ def linearize(function: Callable[..., PyTree], *primals: PyTree, has_aux: bool =
     `custom_vjp` must then be differentiable, and linear in its cotangent: else the map raises `ValueError`.
     """
     closed, function = _replayed(function, *primals)
-    if not meets_custom_vjp(closed.jaxpr):
+    if not meets_custom_vjp(closed):
         return jax.linearize(function, *primals, has_aux=has_aux)  # type: ignore[call-overload]
     value, pullback, *aux = jax.vjp(function, *primals, has_aux=has_aux)  # type: ignore[call-overload]
     push = jax.linear_transpose(pullback, value)
@@ -37,7 +38,7 @@ def linearize(function: Callable[..., PyTree], *primals: PyTree, has_aux: bool =
 def jvp(function: Callable[[PyTree], Array], primal: PyTree, tangent: PyTree) -> Array:
     """Returns the derivative of a scalar `function` along `tangent`, where JAX has no forward mode by its gradient."""
     closed, function = _replayed(function, primal)
-    if not meets_custom_vjp(closed.jaxpr):
+    if not meets_custom_vjp(closed):
         return jax.jvp(function, (primal,), (tangent,))[1]
     return pairing(jax.grad(function)(primal), tangent)
 
@@ -58,16 +59,10 @@ def _replayed(function: Callable[..., PyTree], *primals: PyTree) -> tuple[Closed
     return closed, lambda *primals: jax.tree.unflatten(structure, leaves(*jax.tree.leaves(primals)))
 
 
-def meets_custom_vjp(jaxpr: Jaxpr) -> bool:
+def meets_custom_vjp(jaxpr: ClosedJaxpr | Jaxpr) -> bool:
     """Returns whether a `jax.custom_vjp` is anywhere in a jaxpr, so that it has no forward derivative in JAX."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name.startswith("custom_vjp"):
-            return True
-        inside = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: isinstance(value, ClosedJaxpr))
-        jaxprs = [value.jaxpr if isinstance(value, ClosedJaxpr) else value for value in inside]
-        if any(meets_custom_vjp(value) for value in jaxprs if isinstance(value, Jaxpr)):
-            return True
-    return False
+    is_one = lambda equation: equation.primitive.name.startswith("custom_vjp")
+    return any(is_one(equation) or any(map(meets_custom_vjp, held(equation))) for equation in jaxpr.eqns)
 
 
 REMEDY = (

@@ -13,6 +13,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, PyTree
 
+from .jaxprs import held
 from .tree import alike, describe
 
 Identity = dict[str, str]  # a part that differs is named where a checkpoint is refused
@@ -104,7 +105,6 @@ def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Array]:
     """Returns the arrays that a program holds, in the functions it calls too."""
     found = list(jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else []
     for equation in jaxpr.eqns:
-        for part in jax.tree.leaves(list(equation.params.values())):
-            if isinstance(part, ClosedJaxpr | Jaxpr):
-                found += _constants(part)
+        for inside in held(equation):
+            found += _constants(inside)
     return found

@@ -3,15 +3,15 @@
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jaxtyping import Array, PyTree
 
 from .dependence import used
 from .derivatives import meets_custom_vjp
+from .jaxprs import is_floating, walked
 from .tree import named_leaves
 
 UNUSED = "enters neither training nor the outer loss"
@@ -66,7 +66,7 @@ def moves(closed: ClosedJaxpr, some: bool = False) -> list[bool] | None:
     moved = [bool(reached >> number & 1) for number in inputs]
     if any(moved) if some else all(moved):
         return moved
-    if meets_custom_vjp(closed.jaxpr):
+    if meets_custom_vjp(closed):
         return None
     arguments = [var.aval for var in closed.jaxpr.invars]
     push = jax.make_jaxpr(lambda primals, tangents: jax.linearize(_inexact(closed), *primals)[1](*tangents))
@@ -81,17 +81,11 @@ def _inexact(closed: ClosedJaxpr) -> Callable[..., list[Array]]:
 
 def _flow(jaxpr: Jaxpr, inputs: Sequence[int]) -> list[int]:
     """Returns for every output the bits of the inputs from which a path of smooth primitives leads there."""
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
-    bits = lambda atom: 0 if isinstance(atom, Literal) else known.get(atom, 0)
-    for equation in jaxpr.eqns:
-        given = [bits(atom) for atom in equation.invars]
-        if any(given):
-            known |= zip(equation.outvars, _through(equation, given), strict=True)
-    floating = lambda atom: jnp.issubdtype(atom.aval.dtype, jnp.inexact)
-    return [bits(atom) if floating(atom) else 0 for atom in jaxpr.outvars]
+    found = zip(jaxpr.outvars, walked(jaxpr, inputs, 0, _through), strict=True)
+    return [bits if is_floating(atom) else 0 for atom, bits in found]
 
 
-def _through(equation: Any, given: Sequence[int]) -> Sequence[int]:
+def _through(equation: JaxprEqn, given: Sequence[int]) -> Sequence[int]:
     """Returns the bits of the results of one equation."""
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "pjit"):
@@ -104,12 +98,11 @@ def _through(equation: Any, given: Sequence[int]) -> Sequence[int]:
             if more == list(given[carried]):
                 return found
             given = [*given[: carried.start], *more, *given[carried.stop :]]
-    floating = [jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in equation.outvars]
     reached = functools.reduce(operator.or_, given) if name in SMOOTH else 0
-    return [reached if each else 0 for each in floating]
+    return [reached if is_floating(var) else 0 for var in equation.outvars]
 
 
-def _carried(scan: Any) -> slice:
+def _carried(scan: JaxprEqn) -> slice:
     """Returns which operands of a scan it carries on, from shapes, because JAX 0.11 names its parameters otherwise.
 
     Operands are constants, what is carried and sequences; results are what is carried and sequences. A sequence has

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from .derivatives import linearize
+from .jaxprs import held, is_floating, walked
 from .tree import epsilon
 from .units import norm
 
@@ -37,19 +37,13 @@ def cut_by_stops(function: Callable[[PyTree], PyTree], argument: PyTree, directi
 
 
 def _marks(jaxpr: Jaxpr, inputs: Sequence[int]) -> list[int]:
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
-    mark = lambda atom: FREE if isinstance(atom, Literal) else known.get(atom, FREE)
-    for equation in jaxpr.eqns:
-        given = [mark(atom) for atom in equation.invars]
-        if any(given):
-            known |= zip(equation.outvars, _through(equation, given), strict=True)
-    return [mark(atom) for atom in jaxpr.outvars]
+    return walked(jaxpr, inputs, FREE, _through)
 
 
-def _through(equation: Any, given: Sequence[int]) -> list[int]:
+def _through(equation: JaxprEqn, given: Sequence[int]) -> list[int]:
     """Returns the marks of the results of one equation."""
     name, most = equation.primitive.name, max(given)
-    floating = [jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in equation.outvars]
+    floating = list(map(is_floating, equation.outvars))
     if name in FLAT:
         most = FREE
     elif name == NAME:
@@ -57,7 +51,7 @@ def _through(equation: Any, given: Sequence[int]) -> list[int]:
     elif name == "custom_linear_solve":
         most = MOVED
     else:
-        for inside in _inside(equation):
+        for inside in (getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in held(equation)):
             entering = given[-len(inside.invars) :] if inside.invars else []
             same = len(entering) == len(inside.invars)
             found = _marks(inside, entering if same else [most] * len(inside.invars))
@@ -65,14 +59,6 @@ def _through(equation: Any, given: Sequence[int]) -> list[int]:
             if same and name in ("jit", "pjit"):
                 return [each if inexact else FREE for each, inexact in zip(found, floating, strict=True)]
     return [most if inexact else FREE for inexact in floating]
-
-
-def _inside(equation: Any) -> list[Jaxpr]:
-    """Returns the jaxprs that an equation calls."""
-    is_closed = lambda value: isinstance(value, ClosedJaxpr)
-    values = jax.tree.leaves(list(equation.params.values()), is_leaf=is_closed)
-    jaxprs = [value.jaxpr if is_closed(value) else value for value in values]
-    return [value for value in jaxprs if isinstance(value, Jaxpr)]
 
 
 def _without_stops(jaxpr: Jaxpr) -> Jaxpr:
