@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from .estimators.base import AbstractEstimator
-from .estimators.common.names import ESTIMATORS, named_estimators
+from .estimators.common.names import ESTIMATORS
 from .estimators.drmad import DrMAD
 from .estimators.reverse import Reverse
 from .findings import RIGHT, Diagnosis, Finding
@@ -82,7 +82,7 @@ def diagnose(
     references: list[_Reference] = []
     smoothings: dict[int, Smoothing] = {}  # by the identity of the reference
     findings = []
-    named: Mapping[str, Any] = named_estimators(estimators)  # each with an inner solver
+    named: Any = estimators  # a dictionary by now, of estimators each with an inner solver
     for name, estimator in named.items():
         if num_steps is not None:
             estimator = dataclasses.replace(estimator, inner=estimator.inner.with_num_steps(num_steps))

@@ -30,6 +30,11 @@ def product_key(key: Array, j: ArrayLike) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, PRODUCT), j)
 
 
+def sign_key(key: Array, num_steps: int) -> Array:
+    """Returns the key of the random directions along which the error of a hypergradient is measured."""
+    return jax.random.fold_in(key, num_steps + 2)
+
+
 def perturbation_key(key: Array, num_steps: int) -> Array:
     """Returns the key of what perturbs the hyperparameters of a run of `num_steps` training steps."""
     return jax.random.fold_in(key, num_steps + 3)

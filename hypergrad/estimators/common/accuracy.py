@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import field, integer
-from ...ground.keys import step_key
+from ...ground.keys import sign_key
 from ...ground.show import paragraph, show
 from ...ground.tree import cast_like, in_single, pairing
 from ...ground.units import exponent, norm, shifted, unit
@@ -112,7 +112,7 @@ def with_accuracy(
 def measure(directions: int, training: Training, state: InnerState, warm_start: bool, found: PyTree) -> Accuracy:
     """Returns the accuracy of the hypergradient `found` of a training from `state`; see `ErrorCheck`."""
     number, wide = sum(leaf.size for leaf in jax.tree.leaves(found)), in_single(found)
-    along_found, signs = unit(wide)[0], _signs(step_key(training.key, training.inner.num_steps + 2), wide)
+    along_found, signs = unit(wide)[0], _signs(sign_key(training.key, training.inner.num_steps), wide)
     groups = min(directions, number) if number > 1 else 0
     group = _counted(found, max(groups, 1))
 
