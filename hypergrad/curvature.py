@@ -1,6 +1,7 @@
 """Curvatures: the Hessian of the inner loss in an implicit hypergradient, or a substitute for it; and a diagonal."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -129,9 +130,14 @@ class AdamDiagonal(eqx.Module):
         moments = lambda part: isinstance(part, optax.ScaleByAdamState)
         found = [part for part in jax.tree.leaves(state.solver, is_leaf=moments) if moments(part)]
         arrays = state.partitioned.arrays
-        if len(found) != 1 or jax.tree.structure(found[0].nu) != jax.tree.structure(arrays):
+        if len(found) != 1 or not _alike(found[0].nu, arrays):
             raise TypeError(f"AdamDiagonal needs an inner solver with one Adam for all weights, found {len(found)}")
         rate = self.learning_rate(hparams) if callable(self.learning_rate) else self.learning_rate
         share = 1 - self.decay ** found[0].count
         root = lambda v: jnp.sqrt(jnp.real(v) / share.astype(jnp.real(v).dtype))
         return jax.tree.map(lambda v: (root(v) + self.eps) / rate, in_single(found[0].nu))
+
+
+def _alike(one: PyTree, other: PyTree) -> bool:
+    structures: list[Any] = [jax.tree.structure(one), jax.tree.structure(other)]
+    return bool(structures[0] == structures[1])

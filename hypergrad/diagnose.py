@@ -82,7 +82,7 @@ def diagnose(
     references: list[_Reference] = []
     smoothings: dict[int, Smoothing] = {}  # by the identity of the reference
     findings = []
-    named: Any = estimators  # a dictionary by now, of estimators each with an inner solver
+    named: Any = estimators  # as ESTIMATORS returns them, by name, each with an inner solver
     for name, estimator in named.items():
         if num_steps is not None:
             estimator = dataclasses.replace(estimator, inner=estimator.inner.with_num_steps(num_steps))

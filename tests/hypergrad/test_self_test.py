@@ -20,7 +20,7 @@ class Broken(hg.Reverse):
 
 
 def only(monkeypatch, **estimators):
-    subjects = {name: self_test.Subject(one, SHORT) for name, one in estimators.items()}
+    subjects = {name: self_test.Subject(one) for name, one in estimators.items()}
     monkeypatch.setattr(self_test, "subjects", lambda: subjects)
 
 
