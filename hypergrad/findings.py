@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .ground.show import save_figure
+from .ground.show import new_figure, save_figure
 from .stats import Status
 
 RIGHT, ROUGH = 0.95, 0.7  # cosines from which a direction counts as right, and as a direction at all
@@ -132,13 +132,8 @@ class Diagnosis:
 
     def plot(self, path: str | None = None) -> Any:
         """Draws cosine, time and memory side by side, saves the figure where a path is given, and returns it."""
-        try:
-            from matplotlib.figure import Figure
-            from matplotlib.patches import Patch
-        except ImportError as error:
-            raise ImportError("plot needs matplotlib: pip install 'hypergrad-jax[plot]'") from error
         names = [found.name for found in self.findings]
-        figure = Figure(figsize=(10, 1.5 + 0.35 * len(names)), layout="constrained")
+        figure = new_figure(10, 1.5 + 0.35 * len(names))
         panels = figure.subplots(1, 3, sharey=True)
         paint = [COLOURS[found.verdict] for found in self.findings]
         series = (
@@ -147,15 +142,15 @@ class Diagnosis:
             ("temporary memory, MB", [f.memory / 1e6 for f in self.findings]),
         )
         for axes, (label, values) in zip(panels, series, strict=True):
-            axes.barh(names, values, color=paint)
+            bars = axes.barh(names, values, color=paint)
             axes.set_xlabel(label)
             axes.grid(axis="x", alpha=0.3)
         panels[0].set_xlim(min(0, *series[0][1]) * 1.05, 1.02)
         panels[0].axvline(RIGHT, color="black", lw=0.8, ls=":")
         if max(series[2][1]) > 100 * max(min(series[2][1]), 1e-9):  # below, the labels of a logarithmic axis overlap
             panels[2].set_xscale("log")
-        seen = dict.fromkeys(found.verdict for found in self.findings)
-        figure.legend([Patch(color=COLOURS[name]) for name in seen], seen, loc="outside upper right", ncols=len(seen))
+        seen = {found.verdict: bar for found, bar in zip(self.findings, bars, strict=True)}
+        figure.legend(seen.values(), seen.keys(), loc="outside upper right", ncols=len(seen))
         panels[0].invert_yaxis()
         if path is not None:
             save_figure(figure, path)

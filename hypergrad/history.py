@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .ground.checks import checked, choice, integer
-from .ground.show import paragraph, save_figure, show, show_leaf
+from .ground.show import new_figure, paragraph, save_figure, show, show_leaf
 from .ground.total import Total
 from .ground.tree import describe, form, named_entries, named_leaves
 from .stats import show_status
@@ -142,22 +142,13 @@ class History:
 
         **Raises** `ValueError` for another unit.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("plot needs matplotlib: pip install 'hypergrad-jax[plot]'") from error
+        figure = new_figure(6, 4)
         spent, values = getattr(self, unit), np.asarray(self.value, np.float64)
         finite = np.isfinite(values)
-        figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()
         axes.plot(spent[finite], values[finite], ".", color="#0072B2", alpha=0.5, label="each step")
-        axes.plot(
-            spent[finite],
-            np.minimum.accumulate(values[finite]),
-            drawstyle="steps-post",
-            color="#D55E00",
-            label="best so far",
-        )
+        best = np.minimum.accumulate(values[finite])
+        axes.plot(spent[finite], best, drawstyle="steps-post", color="#D55E00", label="best so far")
         axes.set_xlabel(unit)
         axes.set_ylabel("outer loss")
         axes.grid(alpha=0.3)

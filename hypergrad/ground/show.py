@@ -80,6 +80,15 @@ def _number(value: Any) -> str:
     return f"{float(value):.6g}" if jnp.issubdtype(kind, jnp.floating) else str(value)
 
 
+def new_figure(width: float, height: float) -> Any:
+    """Returns an empty figure of matplotlib, in inches. **Raises** `ImportError` with the extra to install."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plot needs matplotlib: pip install 'hypergrad-jax[plot]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def save_figure(figure: Any, path: Any) -> None:
     """Writes a figure of matplotlib into a file.
 
