@@ -23,7 +23,7 @@ from .history import History
 from .pace import Pace
 from .plan import Keep, Plan, everything
 from .problem import PROBLEM, BilevelProblem
-from .progress import move_bar, progress_bar
+from .progress import WHOLE, move_bar, progress_bar
 from .search.base import STATE, AbstractSearch, SearchState
 
 STOPS = "stopping after this chunk of steps; a second signal stops at once"
@@ -166,7 +166,7 @@ def follow(
     left = not course.is_over(budget, started)
     try:
         with (
-            progress_bar(progress, budget) as bar,
+            progress_bar(progress, budget.amount, budget.unit, WHOLE) as bar,
             HeldSignals(course.saver is not None, STOPS) as signals,
             _saving(course, left),
         ):

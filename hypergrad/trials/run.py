@@ -1,41 +1,28 @@
-"""The loop of a black-box search: ask, train, tell, with a journal."""
+"""Black-box searches: trials are asked for, trained and told until enough are done, with a journal."""
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from ..budget import Budget
-from ..ground.checks import boolean, checked, choice, function, instance, integer, random_key, real, several, shown
+from ..ground.checks import boolean, checked, choice, function, instance, integer, random_key, real, several
 from ..ground.identity import without_addresses
-from .journal import Journal, ask_event, replay, tell_event
+from ..progress import progress_bar
+from .journal import Journal, replay
+from .loop import Loop, OnFailure
 from .objective import AbstractObjective, PerTrial
 from .optuna import Pruner
-from .plain import plain
-from .reports import Report
-from .searcher import SEARCHER, SPACE, AbstractSearcher, refuse_unknown
+from .searcher import SEARCHER, SPACE, AbstractSearcher
 from .space import Space
 from .state import SearcherState
-from .trial import FinishedTrial, Result, Trial, revised
+from .trial import FinishedTrial, Result, Trial
 
-OnFailure = Literal["record", "raise"]
-BLOCK = 32  # keys made together
 IDLE = 100  # trials in a row that spend nothing of a budget, and then nothing will
-
-
-@jax.jit
-def _block_of_keys(key: Array, first: Array) -> tuple[Array, ...]:
-    return tuple(jax.vmap(lambda number: jax.random.fold_in(key, first + number))(jnp.arange(BLOCK, dtype=jnp.uint32)))
-
-
 KNOWN = several("known", FinishedTrial, "a list of FinishedTrial")
 
 
@@ -119,28 +106,22 @@ def search_trials(
     _check_limits(num_trials, budget)
     objective = objective if isinstance(objective, AbstractObjective) else PerTrial(objective)
     state = _with_known(searcher, searcher.init(space, key), known)
-    header = {
-        "space": space.to_json(),
-        "searcher": without_addresses(eqx.tree_pformat(searcher, width=10_000)),
-        "key": list(state.seed),
-        "batch": batch,
-        "fidelity": fidelity,
-        "known": state.to_json()["history"],
-    }
+    header = _identity(searcher, state) | {"batch": batch, "fidelity": fidelity, "known": state.to_json()["history"]}
+    goal = (num_trials, "trials") if budget is None else (budget.amount, budget.unit)
     with (
         nullcontext(None) if journal is None else Journal(journal, header) as file,
-        _bar(progress, num_trials, budget) as advance,
+        progress_bar(progress, *goal) as bar,
     ):
-        loop = _Loop(searcher.ask, searcher.tell, objective, key, fidelity, pruner, on_failure, file)
+        loop = Loop(searcher, objective, key, fidelity, pruner, on_failure, file)
         state = state if file is None else replay(state, file.events, file.path)
-        advance(state)
+        _move_bar(bar, state, budget)
         if state.asked and callback is not None and callback(state):
             return state
         try:
             while number := _left(state, num_trials, budget, batch):
                 state = loop.tell(loop.ask(state, number), number)
                 _check_spending(state, budget)
-                advance(state)
+                _move_bar(bar, state, budget)
                 if callback is not None and callback(state):
                     return state
         except BaseException as error:
@@ -149,6 +130,15 @@ def search_trials(
     if state.num_failed == len(state.history):
         raise _all_failed(state)
     return state
+
+
+def _identity(searcher: AbstractSearcher, state: SearcherState) -> dict[str, Any]:
+    """Returns the parts of a search that its journal names, so that another search is refused."""
+    return {
+        "space": state.space.to_json(),
+        "searcher": without_addresses(eqx.tree_pformat(searcher, width=10_000)),
+        "key": list(state.seed),
+    }
 
 
 def _check_limits(num_trials: int | None, budget: Budget | None) -> None:
@@ -187,80 +177,13 @@ def _check_spending(state: SearcherState, budget: Budget | None) -> None:
         raise RuntimeError(f"{len(idle)} trials in a row spent no {budget.unit} of the budget, the last: {idle[0]}")
 
 
-@dataclass(frozen=True)
-class _Loop:
-    ask_one: Callable[[SearcherState], tuple[SearcherState, Trial]]  # of the searcher, bound once
-    tell_one: Callable[[SearcherState, Trial, Result], SearcherState]
-    objective: AbstractObjective
-    key: Array
-    fidelity: float
-    pruner: Pruner | None
-    on_failure: OnFailure
-    file: Journal | None
-    keys: dict[int, tuple[Array, ...]] = field(default_factory=dict)  # of a block of trials
-
-    def ask(self, state: SearcherState, number: int) -> SearcherState:
-        """Asks for so many trials, unless some are pending."""
-        if state.pending:
-            return state
-        for _ in range(number):
-            state, _ = self.ask_one(state)
-        if self.file is not None:
-            self.file.write(*[ask_event(trial) for trial in state.pending])
-        return state
-
-    def tell(self, state: SearcherState, number: int) -> SearcherState:
-        """Trains the oldest pending trials and tells their results."""
-        trials = [revised(trial, fidelity=self.fidelity) for trial in state.pending[:number]]
-        results = self._trained(state, trials)
-        self._raise(results, first=not state.history or all(one.trial.number is None for one in state.history))
-        before = len(state.history)
-        for trial, result in zip(trials, results, strict=True):
-            state = self.tell_one(state, trial, revised(result, exception=None))
-        if self.file is not None:
-            self.file.write(*[tell_event(one.trial, one.result) for one in state.history[before:]])
-        return state
-
-    def _trained(self, state: SearcherState, trials: list[Trial]) -> list[Result]:
-        keys = [self._key(trial.origin or 0) for trial in trials]
-        reports = [Report(None if self.pruner is None else self.pruner.begin(state, trial)) for trial in trials]
-        listened = [  # with values and notes of its own: an objective may change the dictionaries
-            revised(trial, params=dict(trial.params), meta=plain(trial.meta), report=report)
-            for trial, report in zip(trials, reports, strict=True)
-        ]
-        try:
-            results = list(self.objective(listened, keys))
-        except Exception as error:
-            results = [Result.failure(error) for _ in trials]
-        if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
-            raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {shown(results)}")
-        results = [_fitting(state.space, *one) for one in zip(trials, results, strict=True)]
-        return [revised(one, reported=report.values) for one, report in zip(results, reports, strict=True)]
-
-    def _key(self, number: int) -> Array:
-        """Returns `fold_in(key, number)`; such keys are made together, because a call takes longer than they do."""
-        block, index = divmod(number, BLOCK)
-        if block not in self.keys:
-            self.keys.clear()
-            self.keys[block] = _block_of_keys(self.key, np.uint32(block * BLOCK))
-        return self.keys[block][index]
-
-    def _raise(self, results: list[Result], *, first: bool) -> None:
-        """Raises the exception of a trial where the policy says so; the trials stay pending in the journal."""
-        errors = [result.exception for result in results if result.exception is not None]
-        if errors and (self.on_failure == "raise" or (first and len(errors) == len(results))):
-            raise errors[0]
-
-
-def _fitting(space: Space, trial: Trial, result: Result) -> Result:
-    """Returns the result, or a failed one where it tells of what the space does not have."""
-    try:
-        refuse_unknown(space, result)
-        if result.tuned:
-            space.checked(trial.params | space.checked_some(result.tuned, "tuned"))
-    except ValueError as error:
-        return Result.failure(error, seconds=result.seconds)
-    return result
+def _move_bar(bar: Any, state: SearcherState, budget: Budget | None) -> None:
+    """Moves the bar of trials, or of the budget where there is one, on to a state."""
+    if bar is not None:
+        best = "-" if state.best is None else f"{state.best.result.value:.5g}"
+        bar.set_postfix(best=best, failed=state.num_failed, refresh=False)
+        done = state.asked - len(state.pending) if budget is None else getattr(state.spent, budget.unit)
+        bar.update(min(done, bar.total) - bar.n)
 
 
 def _all_failed(state: SearcherState) -> FloatingPointError:
@@ -270,25 +193,3 @@ def _all_failed(state: SearcherState) -> FloatingPointError:
     )
     error.state = state  # type: ignore[attr-defined]
     return error
-
-
-@contextmanager
-def _bar(progress: bool, num_trials: int | None, budget: Budget | None) -> Iterator[Callable[[SearcherState], None]]:
-    """Yields the function that moves a bar of trials, or of the budget where there is one, on to a state."""
-    if not progress:
-        yield lambda state: None
-        return
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError("progress=True needs tqdm: pip install 'hypergrad-jax[progress]'") from error
-    total, unit = (num_trials, "trials") if budget is None else (budget.amount, budget.unit)
-    with tqdm(total=total, unit=f" {unit}") as bar:
-
-        def advance(state: SearcherState) -> None:
-            best = "-" if state.best is None else f"{state.best.result.value:.5g}"
-            bar.set_postfix(best=best, failed=state.num_failed, refresh=False)
-            done = state.asked - len(state.pending) if budget is None else getattr(state.spent, budget.unit)
-            bar.update(min(done, bar.total) - bar.n)
-
-        yield advance

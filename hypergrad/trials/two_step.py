@@ -13,9 +13,10 @@ from jaxtyping import Array, PyTree
 from ..data.draws import num_rows
 from ..ground.checks import Rule, checked, integer, path, random_key, real, several
 from ..ground.files import check_folder
+from .loop import OnFailure
 from .objective import AbstractObjective
 from .optuna import Pruner
-from .run import OnFailure, search_trials
+from .run import search_trials
 from .searcher import AbstractSearcher
 from .space import Space
 from .state import SearcherState
