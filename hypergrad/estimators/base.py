@@ -10,10 +10,11 @@ import equinox as eqx
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import boolean, checked, explained, field, instance, random_key
+from ..ground.hparams import as_floating
 from ..ground.identity import refuse_different
 from ..inner import INNER, AbstractInnerSolver
 from ..inner.stops import warn_of_stopped_step
-from ..problem import PROBLEM, BilevelProblem, as_floating, as_hparams, check_model, explain_derivatives
+from ..problem import PROBLEM, BilevelProblem, as_hparams, check_model, explain_derivatives
 from ..stats import Estimate
 from .common.accuracy import ErrorCheck, TrajectoryState, first_state
 from .common.refusals import refuse_tol, refuse_warm

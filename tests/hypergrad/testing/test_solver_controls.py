@@ -15,7 +15,7 @@ import hypergrad.estimators.drmad
 import hypergrad.estimators.forward
 import hypergrad.estimators.reverse
 import hypergrad.linear.base
-import hypergrad.problem
+import hypergrad.problem.checks
 import hypergrad.stats
 from hypergrad.ground.tree import vdot
 from hypergrad.testing import BrokenLawsError, Claim, check_estimator, laws, solver_laws
@@ -80,7 +80,7 @@ def test_error_measured_along_the_hypergradient_alone(plant):
 
 
 def test_a_criterion_that_counts_taken_for_a_smooth_one(plant):
-    plant(hypergrad.problem, "refuse_flat_loss", lambda right: lambda *arguments: None)
+    plant(hypergrad.problem.checks, "refuse_flat_loss", lambda right: lambda *arguments: None)
     broken(solver_laws.flat_loss_is_refused, hg.Reverse, Claim.EXACT)
 
 

@@ -1,4 +1,4 @@
-"""The bilevel problem: two losses, two data sets, and the checks that come before any compilation."""
+"""Checks of a problem with a model and hyperparameters, by abstract evaluation, before anything is compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,153 +7,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from .data.checks import check_data
-from .data.sampler import as_sampler
-from .ground.arrays import taken_over
-from .ground.checks import checked, explained, function, instance
-from .ground.dependence import used
-from .ground.derivatives import refuse_not_differentiable
-from .ground.hparams import as_floating as as_floating
-from .ground.hparams import as_hparams as as_hparams
-from .ground.hparams import num_not_finite as num_not_finite
-from .ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
-from .ground.shapes import remembered
-from .ground.surprises import warn_of_numbers, warn_of_ties, warning_of_draws
-from .ground.tree import (
-    PartitionedModel,
-    describe,
-    form,
-    join,
-    named_leaves,
-    refuse_foreign,
-    split,
-    strong_arrays,
-)
-
-Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
-Objective = Callable[[PyTree, PyTree], Array]  # (arrays, hparams) -> scalar
-
-
-LOSS = "(model, hparams, data, key) -> scalar"
-
-
-class Holdout(eqx.Module):
-    """The loss and the data that choose the best step of a search, in place of the outer loss and its data."""
-
-    loss: Loss
-    data: PyTree
-
-
-class BilevelProblem(eqx.Module):
-    """The problem of minimising an outer loss over hyperparameters λ through a model trained on an inner loss.
-
-        min_λ F(w*(λ), λ; valid)    with    w*(λ) = argmin_w L(w, λ; train)
-
-    **Arguments**
-
-    - `inner_loss`, `outer_loss`: functions `(model, hparams, data, key) -> scalar`, both minimised. `model` is
-      the pytree or `eqx.Module` given as `params`, whole. Everything random comes from `key`.
-    - `train`: the data that `inner_loss` sees, a pytree of arrays. `valid`: the data that `outer_loss` sees.
-      A test set does not belong here. Either may be `Batches` of them, of which the losses see one at a time.
-    - `trainable`: the arrays of `params` to train, as a tree of truth values like `params` or a prefix of it, or a
-      function `leaf -> bool`, as `equinox.partition` takes. All others are kept once, not per step. By default all
-      arrays of floating numbers are trained, but for the state of Equinox's layers.
-
-    **State.** Layers such as `equinox.nn.BatchNorm` have running averages. Then `params` is a pair
-    `(model, state)`, and `inner_loss` returns `(scalar, new state)`; the new state is that of the next step. The outer
-    loss is given the last state and returns a scalar. Trajectory estimators differentiate through the states; implicit
-    ones and the single loops take the last one as constant, see docs/training-state.md.
-
-    **Raises** `TypeError` where a loss is not callable or data hold objects or strings, `ValueError` where an
-    array is empty or holds NaN or infinity; each names the argument and the path inside it.
-
-    **Example**
-
-        >>> ridge = hg.BilevelProblem(penalised, mse, train=(x[:10], y[:10]), valid=(x[10:], y[10:]))
-        >>> print(f"{hg.evaluate(inner, ridge, w, log_l2, key).value:.3f}")
-        0.352
-    """
-
-    inner_loss: Loss
-    outer_loss: Loss
-    train: PyTree
-    valid: PyTree
-    holdout: Holdout | None  # of a run that has one
-    trainable: PyTree
-
-    @checked(function("inner_loss", LOSS), function("outer_loss", LOSS))
-    def __init__(self, inner_loss: Loss, outer_loss: Loss, train: PyTree, valid: PyTree, *, trainable: PyTree = True):
-        self.inner_loss, self.outer_loss, self.holdout = inner_loss, outer_loss, None
-        self.train, self.valid = check_data(train, "train"), check_data(valid, "valid")
-        self.trainable = trainable
-
-
-PROBLEM = instance("problem", BilevelProblem, "a BilevelProblem")
-
-
-def inner_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
-    """Returns the inner loss as a function `(arrays, hparams) -> scalar` of the arrays that are trained."""
-    objective = inner_objective_and_state(problem, partitioned, key)
-    return lambda arrays, hparams: objective(arrays, hparams)[0]
-
-
-def inner_objective_and_state(
-    problem: BilevelProblem, partitioned: PartitionedModel, key: Array
-) -> Callable[[PyTree, PyTree], tuple[Array, PyTree]]:
-    """Returns the inner loss as a function `(arrays, hparams) -> (scalar, next layer_state)`."""
-
-    def objective(arrays: PyTree, hparams: PyTree) -> tuple[Array, PyTree]:
-        model = partitioned.with_arrays(arrays).model
-
-        def reading(data: PyTree, key: Array) -> tuple[Array, PyTree]:
-            found = problem.inner_loss(model, hparams, data, key)
-            if partitioned.layer_state is None:
-                return found, None
-            return found[0], partitioned.layer_state_of(found[1])
-
-        return as_sampler(problem.train).mean(reading, key)
-
-    return objective
-
-
-def outer_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
-    """Returns the outer loss as a function `(arrays, hparams) -> scalar` of the arrays that are trained."""
-    return lambda arrays, hparams: outer_value(problem, partitioned.with_arrays(arrays).model, hparams, key)
-
-
-def outer_value(problem: BilevelProblem, model: PyTree, hparams: PyTree, key: Array) -> Array:
-    """Returns the outer loss on the rows that a criterion reads: all of `valid`, or some where it is `Batches`."""
-    return as_sampler(problem.valid).mean(lambda data, key: problem.outer_loss(model, hparams, data, key), key)
-
-
-traced_outer_value = eqx.filter_jit(outer_value)  # never run: problems of one form are traced once
-
-
-def reading_all(problem: BilevelProblem) -> BilevelProblem:
-    """Returns the problem with an outer loss on all rows of `valid`."""
-    sampler = as_sampler(problem.valid)
-    return problem if sampler.whole is sampler else eqx.tree_at(lambda p: p.valid, problem, sampler.whole)
-
-
-def at_step(problem: BilevelProblem, feed: Array | None, count: Array, key: Array) -> BilevelProblem:
-    """Returns the problem with the training data of one step alone; see `AbstractSampler.batch`."""
-    sampler = as_sampler(problem.train)
-    return eqx.tree_at(lambda p: p.train, problem, sampler.batch(feed, count, key)) if sampler.changes else problem
-
-
-def outer_value_and_grads(
-    problem: BilevelProblem, hparams: PyTree, partitioned: PartitionedModel, key: Array
-) -> tuple[Array, PartitionedModel, PyTree]:
-    """Returns `(F, ∂F/∂model, ∂_λ F)`, the outer loss at a trained model and its derivatives.
-
-    ∂F/∂model is a `PartitionedModel` with `None` at what carries no gradient; its `arrays` are ∇_w F.
-    """
-    inexact, rest = split(partitioned)
-    objective = lambda inexact, hparams: outer_value(problem, join(inexact, rest).model, hparams, key)
-    value, (by_model, by_hparams) = jax.value_and_grad(objective, argnums=(0, 1))(inexact, hparams)
-    return value, by_model, by_hparams
+from ..data.sampler import as_sampler
+from ..ground.arrays import taken_over
+from ..ground.checks import explained
+from ..ground.dependence import used
+from ..ground.derivatives import refuse_not_differentiable
+from ..ground.hparams import as_hparams, num_not_finite
+from ..ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
+from ..ground.shapes import remembered
+from ..ground.surprises import warn_of_numbers, warn_of_ties, warning_of_draws
+from ..ground.tree import PartitionedModel, describe, form, join, named_leaves, refuse_foreign, split, strong_arrays
+from .base import BilevelProblem
+from .objectives import inner_objective, outer_objective, traced_outer_value
 
 
 def explain_derivatives(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> None:
