@@ -57,7 +57,7 @@ from .search.base import AbstractSearch as AbstractSearch
 from .search.base import Record as Record
 from .search.base import SearchState as SearchState
 from .search.gradient import GradientSearch as GradientSearch
-from .search.maid.search import MAID as MAID
+from .search.maid import MAID as MAID
 from .search.random import RandomSearch as RandomSearch
 from .search.selection import Best as Best
 from .search.single_loop.f2sa import F2SA as F2SA

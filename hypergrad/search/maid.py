@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ...data.sampler import as_sampler
-from ...estimators.common.error_bound import (
+from ..data.sampler import as_sampler
+from ..estimators.common.error_bound import (
     STRONG_CONVEXITY,
     ErrorBound,
     Measurement,
@@ -18,23 +18,19 @@ from ...estimators.common.error_bound import (
     StrongConvexity,
     error_bound,
 )
-from ...estimators.common.implicit import (
-    LinearSystem,
-    implicit_hypergradient,
-    inner_gradient_norm,
-)
-from ...estimators.common.refusals import refuse_complex, refuse_proximal, refuse_unseen
-from ...ground.checks import checked, field, integer, real
-from ...ground.units import norm
-from ...inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
-from ...linear.base import LINEAR_SOLVER, AbstractLinearSolver
-from ...linear.cg import CG
-from ...problem import PROBLEM, BilevelProblem, as_hparams, outer_value
-from ...stats import Counts, Estimate, Status, flag
-from ...training import Training
-from ..base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state
-from ..gradient import identity
-from ..selection import averaged
+from ..estimators.common.implicit import LinearSystem, implicit_hypergradient, inner_gradient_norm
+from ..estimators.common.refusals import refuse_complex, refuse_proximal, refuse_unseen
+from ..ground.checks import checked, field, integer, real
+from ..ground.units import norm
+from ..inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
+from ..linear.base import LINEAR_SOLVER, AbstractLinearSolver
+from ..linear.cg import CG
+from ..problem import PROBLEM, BilevelProblem, as_hparams, outer_value
+from ..stats import Counts, Estimate, Status, flag
+from ..training import Training
+from .base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state
+from .gradient import identity
+from .selection import averaged
 
 
 class Point(eqx.Module):

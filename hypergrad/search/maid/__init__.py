@@ -1,1 +1,0 @@
-"""MAID, with the error bounds it goes by."""
