@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 import hypergrad as hg
 
-from .precision import in_single_precision, single
+from .changes import Rearrange, bend, in_other_hyperparameters, in_single_precision, single
 from .problems import Case
 from .tolerances import assert_close, ensure, flat
 
@@ -118,48 +118,11 @@ def scale_of_the_inner_loss(estimator: hg.AbstractEstimator, case: Case) -> None
     closed_form(estimator, case.replace(train={"scale": jnp.asarray(0.6)}))
 
 
-class InOtherHyperparameters(eqx.Module):
-    """A loss of λ as a loss of μ, λ = change(μ); two of one loss are equal, so that nothing is compiled again."""
-
-    loss: Callable[..., Array]
-    change: Callable[[PyTree], PyTree]
-
-    def __call__(self, model: PyTree, mu: PyTree, data: PyTree, key: Array) -> Array:
-        """Returns the loss at λ = change(μ)."""
-        return self.loss(model, self.change(mu), data, key)
-
-
-def in_other_hyperparameters(case: Case, change: Callable[[PyTree], PyTree], mu: PyTree) -> Case:
-    """Returns the case with λ = change(μ), at `mu`."""
-    old = case.problem
-    inner, outer = (InOtherHyperparameters(loss, change) for loss in (old.inner_loss, old.outer_loss))
-    return Case(hg.BilevelProblem(inner, outer, old.train, old.valid), case.params, mu)
-
-
-def bend(mu: PyTree) -> PyTree:
-    """Returns a smooth increasing function of every hyperparameter."""
-    return jax.tree.map(lambda m: 0.3 * m + jnp.sinh(m) / 2, mu)
-
-
 def chain_rule(estimator: hg.AbstractEstimator, case: Case) -> None:
     """The hypergradient in μ, with λ = g(μ), is the pullback of the one in λ."""
     at, pullback = jax.vjp(bend, case.hparams)
     expected = pullback(answer(estimator, case.replace(hparams=at))[1])[0]
     assert_close(answer(estimator, in_other_hyperparameters(case, bend, case.hparams))[1], expected, "gradient")
-
-
-class Rearrange(eqx.Module):
-    """The same numbers in another pytree: `like` has the structure and shapes of the result."""
-
-    like: PyTree  # of jax.ShapeDtypeStruct
-
-    def __call__(self, tree: PyTree) -> PyTree:
-        """Returns the numbers of `tree`, in order."""
-        leaves = jax.tree.leaves(self.like)
-        ends = np.cumsum([leaf.size for leaf in leaves])
-        parts = jnp.split(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]), ends[:-1])
-        parts = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(self.like), parts)
 
 
 def any_pytree(estimator: hg.AbstractEstimator, case: Case, layout: PyTree | None = None) -> None:

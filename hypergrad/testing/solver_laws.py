@@ -15,8 +15,8 @@ from jax.flatten_util import ravel_pytree
 
 import hypergrad as hg
 
+from .changes import in_single_precision
 from .laws import KEY, Make, answer, closed_form, differences, finite_differences, first_step
-from .precision import in_single_precision
 from .problems import Case
 from .tolerances import assert_close, ensure, relative_error
 

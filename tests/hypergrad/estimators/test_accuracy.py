@@ -14,7 +14,7 @@ from experiments.common.data import digits
 from hypergrad.estimators.common import trajectory
 from hypergrad.estimators.common.adjoint import Adjoint, stats_of
 from hypergrad.testing import laws, problems
-from hypergrad.testing.precision import in_single_precision
+from hypergrad.testing.changes import in_single_precision
 from hypergrad.testing.tolerances import flat, relative_error
 
 from tests.helpers import digits_inner, digits_outer

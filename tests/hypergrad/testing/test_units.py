@@ -9,7 +9,7 @@ import pytest
 import hypergrad as hg
 from hypergrad.ground.units import norm
 from hypergrad.testing import units_of_the_losses
-from hypergrad.testing.precision import in_single_precision
+from hypergrad.testing.changes import in_single_precision
 from hypergrad.testing.problems import ridge
 
 CG = hg.CG(20, rtol=1e-12)
