@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..ground.checks import instance, integer, real
+from ..ground.checks import instance, integer, optimiser, real
 from .leaves import Float
 from .searcher import AbstractSearcher, Proposal
 from .space import Params, Space
@@ -55,9 +55,7 @@ class Descent(AbstractSearcher):
     """
 
     base: AbstractSearcher = eqx.field(converter=instance("base", AbstractSearcher, "a searcher"))
-    optimiser: optax.GradientTransformation = eqx.field(
-        converter=instance("optimiser", optax.GradientTransformation, "an optax transformation")
-    )
+    optimiser: optax.GradientTransformation = eqx.field(converter=optimiser("optimiser"))
     starts: int = eqx.field(default=5, converter=integer("starts", least=1))
     rtol: float = eqx.field(default=0.02, converter=real("rtol", least=0))
 
