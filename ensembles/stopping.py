@@ -1,6 +1,7 @@
 """Early stopping of every replica by itself, and replicas that fail."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -81,21 +82,6 @@ def early_stopping(
     if concrete(patience) and not np.all(np.asarray(patience) >= 1):
         raise ValueError(f"patience must be at least 1 update, got {patience}")
 
-    def init(params: PyTree) -> StoppingState:
-        num = num_replicas(params, "params")
-        if jnp.shape(patience) not in ((), (num,)):
-            raise ValueError(f"patience must be one number, or one per replica, ({num},), got {shown(patience)}")
-        loss = call("valid_losses", jax.eval_shape, "params", valid_losses, params)
-        if loss.shape != (num,):
-            raise ValueError(f"valid_losses must return one loss per replica, ({num},), it returned {loss.shape}")
-        zeros, none = jnp.zeros(num, jnp.int32), jnp.zeros(num, bool)
-        worst = jnp.full(num, jnp.finfo(loss.dtype).max, loss.dtype)
-        inner = optimiser.init(params)
-        if jax.tree.leaves(inner) and num_replicas(inner, "the state of optimiser") != num:
-            raise ValueError("the state of optimiser has no axis of replicas: wrap it in replicate_optimiser")
-        judged = _judged(valid_losses, params, worst)
-        return StoppingState(inner, jnp.zeros((), jnp.int32), params, worst, zeros, none, none, *judged)
-
     def update(updates: PyTree, state: StoppingState, params: PyTree) -> tuple[PyTree, StoppingState]:
         updates, inner = optimiser.update(updates, state.inner, params)
         failed = ~(state.sound & is_finite(updates)) & ~state.stopped
@@ -121,7 +107,29 @@ def early_stopping(
             sound=sound,
         )
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(partial(_first_state, optimiser, valid_losses, patience), update)
+
+
+def _first_state(
+    optimiser: optax.GradientTransformation,
+    valid_losses: Callable[[PyTree], Array],
+    patience: ArrayLike,
+    params: PyTree,
+) -> StoppingState:
+    """Returns the state before the first update. **Raises** `ValueError` where the arguments do not fit `params`."""
+    num = num_replicas(params, "params")
+    if jnp.shape(patience) not in ((), (num,)):
+        raise ValueError(f"patience must be one number, or one per replica, ({num},), got {shown(patience)}")
+    loss = call("valid_losses", jax.eval_shape, "params", valid_losses, params)
+    if loss.shape != (num,):
+        raise ValueError(f"valid_losses must return one loss per replica, ({num},), it returned {loss.shape}")
+    zeros, none = jnp.zeros(num, jnp.int32), jnp.zeros(num, bool)
+    worst = jnp.full(num, jnp.finfo(loss.dtype).max, loss.dtype)
+    inner = optimiser.init(params)
+    if jax.tree.leaves(inner) and num_replicas(inner, "the state of optimiser") != num:
+        raise ValueError("the state of optimiser has no axis of replicas: wrap it in replicate_optimiser")
+    judged = _judged(valid_losses, params, worst)
+    return StoppingState(inner, jnp.zeros((), jnp.int32), params, worst, zeros, none, none, *judged)
 
 
 def _judged(valid_losses: Callable[[PyTree], Array], params: PyTree, best_loss: Array) -> tuple[Array, Array, Array]:
