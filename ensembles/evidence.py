@@ -189,14 +189,13 @@ class Laplace(eqx.Module):
         self, outputs: Outputs, model: PyTree, log_variance: PyTree, likelihood: Likelihood
     ) -> tuple[Array, Factor]:
         """Returns the outputs and the factor, which holds the weights and h of each."""
-        weights, h = _weights(self.where(model), log_variance)
+        part = self.where(model)
+        weights, h = _weights(part, log_variance)
         if weights.dtype.itemsize < 4:
             raise TypeError(f"model has weights in {weights.dtype}; a determinant needs float32 or float64")
         of, values = self._outputs_of(outputs, model)
-        return values, Factor(of, weights, h, likelihood.root(values), self._shapes(model))
-
-    def _shapes(self, model: PyTree) -> tuple[tuple[int, ...], ...]:
-        return tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(eqx.filter(self.where(model), eqx.is_inexact_array)))
+        shapes = tuple(map(jnp.shape, jax.tree.leaves(eqx.filter(part, eqx.is_inexact_array))))
+        return values, Factor(of, weights, h, likelihood.root(values), shapes)
 
     def _outputs_of(self, outputs: Outputs, model: PyTree, name: str = "outputs") -> tuple[Outputs, Array]:
         """Returns the outputs as a function of the vector of weights, and their values."""

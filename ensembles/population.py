@@ -35,8 +35,10 @@ def perturbed_hparams(key: Array, hparams: PyTree, sigma: float, num: int) -> Py
 
     Every array gets a leading axis of replicas, for `replicate_loss(..., hparams_axes=0)`.
 
-    >>> ens.perturbed_hparams(key, jnp.zeros(3), 0.1, 8).shape
-    (8, 3)
+    **Example**
+
+        >>> ens.perturbed_hparams(key, jnp.zeros(3), 0.1, 8).shape
+        (8, 3)
     """
     refuse_unknown(hparams, "hparams")
     arrays = jax.tree.map(array("hparams"), hparams)
@@ -66,11 +68,13 @@ def population_gradient(
     losses is smoothed too. *Variance*: that of `hypergrad.ES` with N pairs, and (variance of the losses over
     replicas)/2Nσ² more: choose σ so that it moves the losses as much as a replica does.
 
-    >>> h = ens.perturbed_hparams(key, jnp.zeros(3), 0.1, 8)
-    >>> ens.population_gradient(jnp.sum(h, 1), h, 0.1).gradient.shape
-    (3,)
-
     **Source**: Salimans et al. (2017), with one trained model per perturbation.
+
+    **Example**
+
+        >>> h = ens.perturbed_hparams(key, jnp.zeros(3), 0.1, 8)
+        >>> ens.population_gradient(jnp.sum(h, 1), h, 0.1).gradient.shape
+        (3,)
     """
     has_shape(losses, (None,), "losses")
     number = num_replicas(perturbed, "perturbed")
