@@ -15,8 +15,10 @@ from jaxtyping import PyTree
 
 from .ground import kinds
 from .ground.axes import is_deleted, is_known, leading_axis, refuse_no_numbers
+from .ground.axes import is_key as is_key
 from .ground.kinds import LARGEST as LARGEST
 from .ground.kinds import boolean as boolean
+from .ground.kinds import choice as choice
 from .ground.kinds import function as function
 from .ground.kinds import instance as instance
 from .ground.kinds import integer as integer
@@ -95,11 +97,6 @@ def factor(name: str = "factor", optional: bool = False) -> Rule:
         return found
 
     return Rule(name, "the lower factor of a covariance, as cholesky returns it", convert, optional)
-
-
-def is_key(value: Any) -> bool:
-    """Returns whether a value is an array of random keys."""
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _as_array(value: Any, library: Any) -> Any:

@@ -2,23 +2,15 @@
 
 import dataclasses
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
-from .checks import INTEGERS, KEY, Rule, array, checked, concrete, has_shape, integer, num_replicas, real
+from .checks import INTEGERS, KEY, array, checked, choice, concrete, has_shape, integer, num_replicas, real
 from .ground.memory import refuse_too_large
-
-
-def _as_sigma(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    if value not in ("trials", "replicas"):
-        raise ValueError
-    return value
 
 
 class Selection(NamedTuple):
@@ -38,7 +30,7 @@ class Selection(NamedTuple):
     array("losses", finite=False, host=True),
     array("ranking", finite=False, host=True),
     integer("num", least=1),
-    Rule("sigma", '"trials" or "replicas"', _as_sigma),
+    choice("sigma", "trials", "replicas"),
     array("replica_losses", finite=False, host=True, optional=True),
     real("threshold", most=math.inf),
 )

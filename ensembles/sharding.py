@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from .checks import LARGEST, checked, instance, integer, num_replicas, refuse_unknown, several
+from .checks import LARGEST, checked, instance, integer, is_key, num_replicas, refuse_unknown, several
 from .ground.memory import refuse_too_large
 
 AXIS = "replicas"
@@ -118,7 +117,7 @@ def _is_array(leaf: Any) -> bool:
 def _to_host(leaf: Any) -> Any:
     if not _is_array(leaf):
         return leaf
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         return leaf  # NumPy has no keys
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return multihost_utils.process_allgather(leaf, tiled=True)
@@ -129,7 +128,7 @@ def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
     def put(leaf: Any) -> Any:
         if not _is_array(leaf):
             return leaf
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if is_key(leaf):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)

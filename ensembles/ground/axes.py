@@ -1,4 +1,4 @@
-"""The leading axis that arrays share."""
+"""Arrays among arguments: the leading axis that several share, and what holds no numbers."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -45,6 +45,11 @@ def refuse_no_numbers(path: str, leaf: Any) -> None:
 def is_deleted(value: Any) -> bool:
     """Returns whether a value is an array of JAX whose memory has been given away."""
     return isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer) and value.is_deleted()
+
+
+def is_key(value: Any) -> bool:
+    """Returns whether a value is an array of typed random keys."""
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def is_known(dtype: np.dtype) -> bool:

@@ -1,4 +1,4 @@
-"""Kinds of arguments: numbers, truth values, objects, functions, random keys."""
+"""Kinds of arguments: numbers, truth values, words, objects, functions, random keys."""
 
 import math
 import numbers
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .axes import is_deleted
+from .axes import is_deleted, is_key
 from .rule import BeyondError, Rule
 
 LARGEST = 2**31 - 1  # counters and indices are int32
@@ -25,7 +25,7 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, np.ma.MaskedArray):  # which hides its number
         raise TypeError
     if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0 and value.dtype != object:
-        value = np.asarray(value)[()] if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key) else None
+        value = None if is_key(value) else np.asarray(value)[()]
     if isinstance(value, np.generic) and jnp.issubdtype(value.dtype, jnp.floating):
         return float(value)  # bfloat16 and its kin are no numbers.Real
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
@@ -101,6 +101,19 @@ def boolean(name: str) -> Rule:
     return Rule(name, "True or False", convert)
 
 
+def choice(name: str, *options: str, optional: bool = False) -> Rule:
+    """Returns a rule for one of several words."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, str):
+            raise TypeError
+        if value not in options:
+            raise ValueError
+        return value
+
+    return Rule(name, " or ".join(f'"{option}"' for option in options), convert, optional)
+
+
 def instance(name: str, kinds: Any, expected: str, optional: bool = False) -> Rule:
     """Returns a rule for an object of some class, `expected` in words."""
 
@@ -147,7 +160,7 @@ def random_key(name: str = "key", optional: bool = False) -> Rule:
             raise TypeError
         if is_deleted(value):
             raise ValueError
-        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if is_key(value):
             if value.shape:
                 raise ValueError
             return value

@@ -21,8 +21,10 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ensembles.ground.axes import is_key
+
 from .files import Path, replacing
-from .identity import Identity, difference, is_key, to_bytes, to_numpy, update_digest
+from .identity import Identity, difference, to_bytes, to_numpy, update_digest
 
 MAGIC = b"hypergrad-jax checkpoint 2\n"
 LONGEST_HEADER = 2**24

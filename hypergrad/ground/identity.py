@@ -8,10 +8,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Array, PyTree
+
+from ensembles.ground.axes import is_key
 
 from .jaxprs import held
 from .tree import alike, describe
@@ -64,11 +65,6 @@ def refuse_different(name: str, expected: PyTree, found: PyTree, expectation: st
     wanted, given = describe(expected), describe(found)
     if wanted != given:
         raise ValueError(f"{name} is not {expectation}:\n{difference(name, wanted, given, ('wanted', 'given'))}")
-
-
-def is_key(leaf: Any) -> bool:
-    """Returns whether a leaf is a typed random key."""
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def to_numpy(leaf: Any) -> np.ndarray:

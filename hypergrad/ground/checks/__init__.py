@@ -8,6 +8,7 @@ class CG(AbstractLinearSolver):
 """
 
 from ensembles.ground.kinds import boolean as boolean
+from ensembles.ground.kinds import choice as choice
 from ensembles.ground.kinds import function as function
 from ensembles.ground.kinds import instance as instance
 from ensembles.ground.kinds import integer as integer
@@ -18,7 +19,6 @@ from ensembles.ground.rule import Rule as Rule
 from ensembles.ground.rule import checked as checked
 from ensembles.ground.rule import shown as shown
 
-from .kinds import choice as choice
 from .kinds import floating_type as floating_type
 from .kinds import number_or_function as number_or_function
 from .kinds import optimiser as optimiser

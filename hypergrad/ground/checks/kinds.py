@@ -1,4 +1,4 @@
-"""Kinds of arguments of this library alone: words, paths, optimisers, types."""
+"""Kinds of arguments of this library alone: optimisers, types, text, paths."""
 
 import numbers
 import os
@@ -11,19 +11,6 @@ import optax
 
 from ensembles.ground.kinds import instance
 from ensembles.ground.rule import Rule
-
-
-def choice(name: str, *options: str, optional: bool = False) -> Rule:
-    """Returns a rule for one of several words."""
-
-    def convert(value: Any) -> Any:
-        if not isinstance(value, str):
-            raise TypeError
-        if value not in options:
-            raise ValueError
-        return value
-
-    return Rule(name, " or ".join(f'"{option}"' for option in options), convert, optional)
 
 
 def number_or_function(number: Rule, signature: str) -> Rule:
