@@ -14,7 +14,7 @@ from ..ground.hparams import as_floating
 from ..ground.identity import refuse_different
 from ..inner import INNER, AbstractInnerSolver
 from ..inner.stops import warn_of_stopped_step
-from ..problem import PROBLEM, BilevelProblem, as_hparams, check_model, explain_derivatives
+from ..problem import PROBLEM, BilevelProblem, check_model, explain_derivatives
 from ..stats import Estimate
 from .common.accuracy import ErrorCheck, TrajectoryState, first_state
 from .common.refusals import refuse_tol, refuse_warm
@@ -102,5 +102,5 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
         if self.warm_start:
             refuse_warm(problem, self.inner, state, hparams)
         if differentiable:
-            warn_of_stopped_step(self.inner, problem, state, as_hparams(hparams))
+            warn_of_stopped_step(self.inner, problem, state, hparams)
         return first_state(state, hparams)

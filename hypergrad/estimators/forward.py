@@ -68,7 +68,7 @@ class Forward(AbstractEstimator):
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> ForwardState:
         """Returns the inner state to start from, and its derivatives. Raises where the arguments do not fit."""
         state = self.inner.init_to_learn(problem, params, hparams)
-        warn_of_stopped_step(self.inner, problem, state, as_hparams(hparams))
+        warn_of_stopped_step(self.inner, problem, state, hparams)
         if not self.warm_start:
             return ForwardState(state, None)
         refuse_warm(problem, self.inner, state, hparams)

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from ..ground.shapes import remembered
 from ..ground.stops import cut_by_stops, holds_stops
 from ..ground.tree import PartitionedModel, join, split, with_values
-from ..problem import BilevelProblem, inner_objective
+from ..problem import BilevelProblem, as_hparams, inner_objective
 from .state import InnerState
 
 Slice = tuple[Callable[[PyTree], PyTree], PyTree]  # a function, and the point at which it is differentiated
@@ -29,6 +29,7 @@ def warn_of_stopped_step(
     inner: Any, problem: BilevelProblem, state: InnerState, hparams: PyTree, *, optimiser: bool = True
 ) -> None:
     """Warns where a `stop_gradient` cuts the derivative of a training step, in the inner loss or the `optimiser`."""
+    hparams = as_hparams(hparams)
     step = inner, problem, state, hparams  # traced already, as the gradient alone is not
     if not remembered(_holds_stops, _step, *step):
         return

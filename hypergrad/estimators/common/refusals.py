@@ -16,7 +16,7 @@ from ...ground.tree import PartitionedModel, named_entries, named_leaves, pairin
 from ...inner import AbstractInnerSolver, InnerState
 from ...inner.optimiser_state import with_loss
 from ...inner.stops import warn_of_stopped_step
-from ...problem import BilevelProblem, as_hparams, inner_objective
+from ...problem import BilevelProblem, inner_objective
 
 PROBES = 3  # points at which derivatives are tried
 
@@ -66,7 +66,7 @@ def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: In
     """
     if not inner.smooth:
         refuse_complex(state.partitioned.arrays, "proximal steps are those of real numbers")
-    warn_of_stopped_step(inner, problem, state, as_hparams(hparams), optimiser=False)
+    warn_of_stopped_step(inner, problem, state, hparams, optimiser=False)
     partitioned, key, optimiser = state.partitioned, jax.random.key(0), inner.options.get("opt")
     if not callable(optimiser):
         return  # hyperparameters reach training through the loss alone
