@@ -169,7 +169,7 @@ class Stats(eqx.Module):
         return paragraph(f"Stats: {show_status(self.status)}", self.lines())
 
     def lines(self) -> tuple[str, str]:
-        """Counts, and all else but the status, as texts."""
+        """Returns the counts, and all else but the status, as texts."""
         return repr(self.counts), show({"residual": self.residual} | self.diagnostics)
 
 

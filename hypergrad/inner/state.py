@@ -35,8 +35,12 @@ class InnerState(eqx.Module):
 
     def __repr__(self) -> str:
         """Shows the size of the model, and the updates that the solver has made."""
+        return paragraph("InnerState", self.lines())
+
+    def lines(self) -> tuple[str, str]:
+        """Returns the size of the model, and the updates made, as texts."""
         updates = getattr(self.solver, "iter_num", None)
-        return paragraph("InnerState", (f"params: {show_size(self.partitioned)}", f"updates: {show(updates)}"))
+        return f"params: {show_size(self.partitioned)}", f"updates: {show(updates)}"
 
 
 class AbstractTrainedState(eqx.Module):

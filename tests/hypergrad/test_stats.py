@@ -125,6 +125,7 @@ def test_what_prints_tells():
         text = str(thing)
         assert text.startswith(name) and repr(thing) == text and 1 <= len(text.splitlines()) <= 6, text
         assert not any(word in text for word in INTERNAL), text
+        assert all(line[:2] == "  " != line[1:3] for line in text.splitlines()[1:]), text  # one indentation for all
     found = printed()
     assert f"value {float(found['Estimate'].value):.6g}, OK" in str(found["Estimate"])
     assert "iterations 3" in str(found["Counts"]) and "gradients 10" in str(found["Counts"])

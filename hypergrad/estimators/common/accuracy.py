@@ -62,7 +62,7 @@ class TrajectoryState(AbstractTrainedState):
         has_values = isinstance(error, np.ndarray | jax.Array) and not isinstance(error, jax.core.Tracer)
         if not (has_values and np.all(np.isinf(error))):
             measured["relative_error"] = error
-        return paragraph("TrajectoryState", (show(measured), *repr(self.inner).splitlines()[1:]))
+        return paragraph("TrajectoryState", (show(measured), *self.inner.lines()))
 
 
 def first_state(inner: InnerState, hparams: PyTree) -> TrajectoryState:
