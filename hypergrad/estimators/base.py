@@ -100,7 +100,7 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
         """
         state = self.inner.init_to_learn(problem, params, hparams, differentiable=differentiable)
         if self.warm_start:
-            refuse_warm(problem, self.inner, state, hparams)
+            refuse_warm(self.inner, problem, hparams, state)
         if differentiable:
-            warn_of_stopped_step(self.inner, problem, state, hparams)
+            warn_of_stopped_step(self.inner, problem, hparams, state)
         return first_state(state, hparams)

@@ -68,10 +68,10 @@ class Forward(AbstractEstimator):
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> ForwardState:
         """Returns the inner state to start from, and its derivatives. Raises where the arguments do not fit."""
         state = self.inner.init_to_learn(problem, params, hparams)
-        warn_of_stopped_step(self.inner, problem, state, hparams)
+        warn_of_stopped_step(self.inner, problem, hparams, state)
         if not self.warm_start:
             return ForwardState(state, None)
-        refuse_warm(problem, self.inner, state, hparams)
+        refuse_warm(self.inner, problem, hparams, state)
         training = Training(self.inner, problem, as_hparams(hparams), jax.random.key(0))
         return ForwardState(state, _first_tangents(training, state))
 

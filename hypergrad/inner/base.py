@@ -103,10 +103,10 @@ class AbstractInnerSolver(eqx.Module):
     @eqx.filter_jit  # never run: problems of one form are traced once
     def trained(self, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> tuple[InnerState, InnerState]:
         """Returns the state before the first update of the model of `state`, and that after an update of `state`."""
-        return self.restart(problem, hparams, state), self.stepped(problem, state, hparams)
+        return self.restart(problem, hparams, state), self.stepped(problem, hparams, state)
 
     @eqx.filter_jit  # never run, like `trained`
-    def stepped(self, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> InnerState:
+    def stepped(self, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> InnerState:
         """Returns the state after an update of `state`."""
         return self.step(problem, hparams, state, jax.random.key(0))
 
@@ -120,7 +120,7 @@ class AbstractInnerSolver(eqx.Module):
         refuse_mixed(partitioned.arrays)
         try:
             state = self._first(problem, partitioned, hparams)
-            after = eqx.filter_eval_shape(self.stepped, problem, strong(state), hparams)
+            after = eqx.filter_eval_shape(self.stepped, problem, hparams, strong(state))
         except Exception as error:  # of a solver or optimiser that cannot work here, whatever it raises
             loss = inner_objective(problem, partitioned, jax.random.key(0))
             refuse_not_differentiable("inner_loss", lambda arrays: loss(arrays, hparams), partitioned.arrays)

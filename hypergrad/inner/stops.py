@@ -26,11 +26,11 @@ def warn_of_stopped_loss(problem: BilevelProblem, partitioned: PartitionedModel,
 
 
 def warn_of_stopped_step(
-    inner: Any, problem: BilevelProblem, state: InnerState, hparams: PyTree, *, optimiser: bool = True
+    inner: Any, problem: BilevelProblem, hparams: PyTree, state: InnerState, *, optimiser: bool = True
 ) -> None:
     """Warns where a `stop_gradient` cuts the derivative of a training step, in the inner loss or the `optimiser`."""
     hparams = as_hparams(hparams)
-    step = inner, problem, state, hparams  # traced already, as the gradient alone is not
+    step = inner, problem, hparams, state  # traced already, as the gradient alone is not
     if not remembered(_holds_stops, _step, *step):
         return
     if not warn_of_stopped_loss(problem, state.partitioned, hparams) and optimiser:
@@ -65,13 +65,13 @@ def _gradient(problem: BilevelProblem, partitioned: PartitionedModel, hparams: P
     return lambda arrays: jax.grad(loss)(arrays, hparams), partitioned.arrays
 
 
-def _step(inner: Any, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> Slice:
+def _step(inner: Any, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> Slice:
     inexact, rest = split(state)
-    return lambda inexact: split(inner.stepped(problem, join(inexact, rest), hparams))[0], inexact
+    return lambda inexact: split(inner.stepped(problem, hparams, join(inexact, rest)))[0], inexact
 
 
-def _two_steps(inner: Any, problem: BilevelProblem, state: InnerState, hparams: PyTree) -> Slice:
+def _two_steps(inner: Any, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> Slice:
     """Returns two steps up to what is judged of them: a number that the optimiser only compares may be stopped."""
     inexact, rest = split(state)
-    step = lambda state: inner.stepped(problem, state, hparams)
+    step = lambda state: inner.stepped(problem, hparams, state)
     return lambda inexact: split(step(step(join(inexact, rest))).judged)[0], inexact

@@ -144,7 +144,7 @@ class MAID(AbstractSearch):
         hparams = as_hparams(hparams)
         inner = self.inner.init_to_learn(problem, params, hparams)
         refuse_proximal(self.inner, "MAID's error bounds need a Hessian; use GradientSearch with Implicit or HOAG")
-        refuse_unseen(problem, self.inner, inner, hparams)
+        refuse_unseen(self.inner, problem, hparams, inner)
         if as_sampler(problem.train).changes:
             raise ValueError('train changes from step to step, which MAID cannot bound: use Batches(..., order="all")')
         refuse_complex(inner.partitioned.arrays, "MAID's error bounds are those of real ones")

@@ -56,7 +56,7 @@ def refuse_unbounded(inner: AbstractInnerSolver, state: InnerState) -> None:
         )
 
 
-def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: InnerState, hparams: PyTree) -> None:
+def refuse_unseen(inner: AbstractInnerSolver, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> None:
     """Refuses what the implicit function theorem cannot see.
 
     At a stationary point of L the learning rate, momentum and the like leave no trace, and their implicit
@@ -66,7 +66,7 @@ def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: In
     """
     if not inner.smooth:
         refuse_complex(state.partitioned.arrays, "proximal steps are those of real numbers")
-    warn_of_stopped_step(inner, problem, state, hparams, optimiser=False)
+    warn_of_stopped_step(inner, problem, hparams, state, optimiser=False)
     partitioned, key, optimiser = state.partitioned, jax.random.key(0), inner.options.get("opt")
     if not callable(optimiser):
         return  # hyperparameters reach training through the loss alone
@@ -86,16 +86,16 @@ def refuse_unseen(problem: BilevelProblem, inner: AbstractInnerSolver, state: In
         )
 
 
-def refuse_warm(problem: BilevelProblem, inner: AbstractInnerSolver, state: InnerState, hparams: PyTree) -> None:
+def refuse_warm(inner: AbstractInnerSolver, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> None:
     """Refuses optimisers with which training cannot go on from a warm start at other hyperparameters.
 
     **Raises** what `inner.refuse_adrift` raises, and `ValueError` naming a hyperparameter that only the optimiser's
     first state takes: from the second training on it would change nothing.
     """
-    remembered(_refuse_warm, problem, inner, state, hparams)
+    remembered(_refuse_warm, inner, problem, hparams, state)
 
 
-def _refuse_warm(problem: BilevelProblem, inner: AbstractInnerSolver, state: InnerState, hparams: PyTree) -> None:
+def _refuse_warm(inner: AbstractInnerSolver, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> None:
     inner.refuse_adrift(hparams, state)
     if not callable(inner.options.get("opt")):
         return

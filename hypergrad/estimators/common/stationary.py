@@ -32,7 +32,7 @@ class AbstractImplicitEstimator(AbstractEstimator):
     def start(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> InnerState:
         """Returns the inner state to start from. Raises `ValueError` for hyperparameters it cannot see."""
         state = self.inner.init_to_learn(problem, params, hparams)
-        refuse_unseen(problem, self.inner, state, hparams)
+        refuse_unseen(self.inner, problem, hparams, state)
         if self.power_steps:
             refuse_unbounded(self.inner, state)
         return state

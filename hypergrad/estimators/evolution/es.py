@@ -79,7 +79,7 @@ class ES(AbstractEstimator):
         name, number = ("num_pairs", self.num_pairs) if self.batch_size is None else ("batch_size", self.batch_size)
         refuse_too_many(state.partitioned, number, name)
         if self.warm_start:
-            refuse_warm(problem, self.inner, state, hparams)
+            refuse_warm(self.inner, problem, hparams, state)
         return state
 
     @checked_step(InnerState)
