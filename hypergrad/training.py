@@ -74,11 +74,11 @@ class Training(eqx.Module):
         carries no gradient.
         """
         phi, inexact = self._map(state, t)
-        with naming(self.inner):
+        with naming_solver(self.inner):
             new, pullback, rest_of_new = jax.vjp(phi, inexact, self.hparams, has_aux=True)
 
         def named(cotangent: InnerState) -> tuple[InnerState, PyTree]:
-            with naming(self.inner):
+            with naming_solver(self.inner):
                 return pullback(cotangent)
 
         return join(new, rest_of_new), named
@@ -142,7 +142,7 @@ def cotangent_of(state: InnerState, by_model: PartitionedModel) -> PyTree:
 
 
 @contextlib.contextmanager
-def naming(inner: AbstractInnerSolver) -> Iterator[None]:
+def naming_solver(inner: AbstractInnerSolver) -> Iterator[None]:
     """Names the inner solver where JAX says that it cannot be differentiated."""
     try:
         yield

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 
-def beside(tree: PyTree, weights: PyTree, data: PyTree) -> PyTree:
+def placed_with(tree: PyTree, weights: PyTree, data: PyTree) -> PyTree:
     """Returns the tree with its arrays on the devices of weights and data, so that no later step moves them.
 
     Arrays of a shape in which all weights are spread alike, such as their moments, are spread so; others that nobody

@@ -7,7 +7,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.tree import PartitionedModel
 from ..problem import BilevelProblem, inner_objective
-from .optimiser_state import told
+from .optimiser_state import options_with_value
 from .proximal import bounds_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def bind(
     loss = inner.objective(problem, partitioned)
     if "opt" in options:
         value = inner_objective(problem, partitioned, key)
-        options |= told(options["opt"], hparams, loss, lambda arrays: value(arrays, hparams), has_state)
+        options |= options_with_value(options["opt"], hparams, loss, lambda arrays: value(arrays, hparams), has_state)
     constraint = () if inner.smooth else (hparams,)
     if "bounds" in options:
         constraint = (bounds_of(options, hparams),)

@@ -96,7 +96,7 @@ def with_loss(
     return optax.GradientTransformation(optimiser.init, update)
 
 
-def told(
+def options_with_value(
     optimiser: Any, hparams: PyTree, objective: Callable[..., Any], loss: Callable[[PyTree], Array], has_aux: bool
 ) -> dict[str, Any]:
     """Returns the options of jaxopt's solver with which the optimiser is told the value found with the gradient."""

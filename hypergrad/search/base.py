@@ -15,7 +15,7 @@ from ensembles.ground.axes import is_deleted
 from ..data.sampler import as_sampler
 from ..ground.checks import Rule, checked, explained, function, random_key
 from ..ground.identity import refuse_different
-from ..ground.placement import beside
+from ..ground.placement import placed_with
 from ..ground.shapes import shapes_of
 from ..ground.show import paragraph, show, show_size
 from ..ground.total import Total
@@ -160,7 +160,7 @@ def first_state(
     anchor = Anchor(hparams, jnp.ones((), shapes_of(norm, hparams).dtype)) if retreats else None
     zero = jnp.zeros((), jnp.int32)
     state = SearchState(hparams, best, inner_state, opt_state, zero, Counts().totals, anchor)
-    return distinct(beside(state, model, (problem.train, problem.valid)))
+    return distinct(placed_with(state, model, (problem.train, problem.valid)))
 
 
 def conclude(

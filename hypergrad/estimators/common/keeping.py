@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, PyTree
 
 from ...ground.tree import cast_like, in_single, join, split, without_buffers
 from ...inner import InnerState
-from ...training import Training, naming
+from ...training import Training, naming_solver
 from .adjoint import Adjoint, squares, sweep
 from .trajectory import record, restored
 
@@ -30,7 +30,7 @@ def keep_residuals(training: Training, start: InnerState, first: int, stop: int)
     end, pullback = unrolled(training, start, first, stop)
 
     def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
-        with naming(training.inner):
+        with naming_solver(training.inner):
             cotangent, by_hparams, sizes = pullback((adjoint.cotangent, adjoint.sizes))
         return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), sizes), 0
 
@@ -60,7 +60,7 @@ def unrolled(
 
     parts = squares(inexact)
     nothing = jnp.zeros((training.inner.num_steps + 1, *parts.shape), parts.dtype)
-    with naming(training.inner):
+    with naming_solver(training.inner):
         (end, _), pullback, end_rest = jax.vjp(unroll, inexact, in_single(training.hparams), nothing, has_aux=True)
     return restored(join(end, end_rest), start), pullback
 
