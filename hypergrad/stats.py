@@ -18,9 +18,7 @@ CountLike = ArrayLike | Total
 
 
 class Status(enum.IntFlag):
-    """Run-time trouble, as flags that add up.
-
-    print(Status(int(estimate.stats.status)))  # NONFINITE|INNER_UNCONVERGED
+    """Run-time trouble, as flags that add up: `Status(int(estimate.stats.status))` names them.
 
     **Example**
 
@@ -51,8 +49,8 @@ class Counts(eqx.Module):
     step-VJPs, which go forwards and backwards through a gradient, 2. Measured on a CPU: 0.9 to 1.1 for a product, 1.4
     to 2.0 for a step-VJP, below 0.5 for an evaluation; `python -m experiments.benchmarks.cost` measures the first two.
     What the outer loss does is not seen: a gradient or an evaluation of one that draws many samples, or takes a
-    determinant, counts 1 and may cost hundreds. A budget in `seconds` is the honest one there, and a cheap `holdout` of
-    `run` chooses the best without such evaluations.
+    determinant, counts 1 and may cost hundreds. There give a budget in `seconds`; a cheap `holdout` of `run` chooses
+    the best without such evaluations.
 
     A gradient is one of all rows, or of a batch where the data are `Batches`: `SABA`, which cuts the data into n
     batches itself, completes one every n-th step. A loss that draws its own minibatch counts 1, because nothing tells
@@ -132,15 +130,17 @@ class Counts(eqx.Module):
 class Stats(eqx.Module):
     """The work and the trouble of one estimator step.
 
-        >>> print(hg.evaluate(inner, problem, w, log_l2, key).stats)
-        Stats: OK
-          Counts: iterations 20, inner_gradients 20, step_vjps 0, hvps 0, outer_gradients 0, ...
-          residual 0
-
     - `counts`: work done.
     - `status`: `Status` flags.
     - `residual`: relative residual of the linear solve, 0 where there is none.
     - `diagnostics`: further scalars by name, the same names at every step of one estimator.
+
+    **Example**
+
+        >>> print(hg.evaluate(inner, problem, w, log_l2, key).stats)
+        Stats: OK
+          Counts: iterations 20, inner_gradients 20, step_vjps 0, hvps 0, outer_gradients 0, ...
+          residual 0
     """
 
     counts: Counts

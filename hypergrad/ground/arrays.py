@@ -14,8 +14,8 @@ from ensembles.ground.leaves import named_leaves
 def taken_over(tree: PyTree, name: str) -> PyTree:
     """Returns a tree with arrays of NumPy as arrays of JAX, and all else as it is.
 
-    The copy is complete before this returns. JAX copies in the background, or not at all, so that what the caller
-    writes into his array meanwhile would be read in place of what he gave.
+    The copy is complete before this returns: JAX copies in the background, or not at all, and what the caller writes
+    into his array later would be read.
 
     **Raises** what `refuse_unfit` raises.
     """

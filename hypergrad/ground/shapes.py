@@ -31,8 +31,8 @@ def shapes_of(function: Callable[..., PyTree], *args: PyTree) -> PyTree:
 def remembered(check: Callable[..., Found], *args: PyTree) -> Found:
     """Returns `check(*args)`, flags or `None`, which follow from the form of the arguments alone.
 
-    The check runs once for arguments of one form, see `shapes_of`, with traced arrays in their place. What it raises is
-    remembered nowhere, and said of the arguments themselves; so is all of it inside a transformation.
+    The check runs once for arguments of one form, see `shapes_of`, with traced arrays in their place. Where it raises,
+    and inside a transformation, nothing is remembered, and the check runs on the arguments themselves.
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
         return check(*args)

@@ -138,7 +138,7 @@ def _shapes(model: PyTree, hparams: PyTree, data: PyTree) -> str:
 
 
 def _arrays_of_state(found: Any) -> Any:
-    """Returns a loss without what is no array in the state beside it."""
+    """Returns what an inner loss returned, of the state of layers the arrays alone."""
     pair = isinstance(found, tuple) and len(found) == 2
     return (found[0], eqx.filter(found[1], eqx.is_array)) if pair else found
 

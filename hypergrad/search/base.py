@@ -40,12 +40,14 @@ class Anchor(eqx.Module):
 class SearchState(eqx.Module):
     """All that a search carries, as arrays.
 
-    >>> print(hg.GradientSearch(hg.Reverse(inner), optax.adam(0.1)).init(problem, w, log_l2))
-    SearchState: 0 steps
-      hparams: -1
-      best: value inf at -1
-      model: 1 array, 3 numbers (float32)
-      spent: iterations 0, ...
+    **Example**
+
+        >>> print(hg.GradientSearch(hg.Reverse(inner), optax.adam(0.1)).init(problem, w, log_l2))
+        SearchState: 0 steps
+          hparams: -1
+          best: value inf at -1
+          model: 1 array, 3 numbers (float32)
+          spent: iterations 0, ...
     """
 
     hparams: PyTree

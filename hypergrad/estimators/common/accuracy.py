@@ -66,9 +66,9 @@ class TrajectoryState(AbstractTrainedState):
 
 
 def first_state(inner: InnerState, hparams: PyTree) -> TrajectoryState:
-    """Returns the state before the first hyper-step: nothing is measured, and the error as good as infinite.
+    """Returns the state before the first hyper-step, with an infinite error, because nothing is measured yet.
 
-    It is not NaN, which `jax_debug_nans` would stop at.
+    NaN would stop `jax_debug_nans`.
     """
     zero = jnp.zeros((), jnp.result_type(*jax.tree.leaves(hparams)))
     return TrajectoryState(inner, Accuracy(jnp.full_like(zero, jnp.inf), zero), jnp.zeros((), jnp.int32))

@@ -20,7 +20,7 @@ from ...ground.tree import join, split
 from ...inner import InnerState
 from ...training import Training
 
-LEAST = 4096  # entries of an array from which it is worth the while
+LEAST = 4096  # entries of an array from which it pays
 SHARE = 8  # one entry in so many may be read
 
 Marked = dict[Var, int]  # variables that hold whole arrays of hyperparameters, with the numbers of these

@@ -44,7 +44,11 @@ class MomentumSGD(eqx.Module):
 
     **Arguments**: numbers, or functions `(hparams, t) -> rate` of the hyperparameters and the step, counted from the
     start of each training where hyperparameters enter; a rate may be a prefix of the tree of parameters, one number per
-    part. **Raises** `ValueError` for a learning rate that is not positive or a momentum outside [0, 1).
+    part.
+
+    **Raises** `ValueError` for a learning rate that is not positive or a momentum outside [0, 1).
+
+    **Source**: Polyak (1964).
     """
 
     learning_rate: Rate = field(number_or_function(real("learning_rate", above=0), "(hparams, t) -> rate"))
