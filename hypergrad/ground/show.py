@@ -1,11 +1,12 @@
 """Short texts of numbers and pytrees, for the classes that users print."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import wadler_lindig as wl
 from jaxtyping import PyTree
 
 from .files import check_path, naming
@@ -71,6 +72,12 @@ def show_size(tree: PyTree) -> str:
 def paragraph(title: str, lines: Iterable[str]) -> str:
     """Joins a title and indented lines."""
     return "\n  ".join([title, *(line for line in lines if line)])
+
+
+def show_call(name: str, arguments: Mapping[str, Any], options: dict[str, Any]) -> wl.AbstractDoc:
+    """Shows an object by the call that makes it; `options` are those that Equinox gives to `__pdoc__`."""
+    docs = wl.named_objs(arguments.items(), **options)
+    return wl.bracketed(wl.TextDoc(f"{name}("), docs, wl.comma, wl.TextDoc(")"), options["indent"])
 
 
 def _number(value: Any) -> str:

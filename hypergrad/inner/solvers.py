@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
+from wadler_lindig import AbstractDoc
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -16,6 +17,7 @@ with warnings.catch_warnings():
 
 from ..data.sampler import Whole, as_sampler
 from ..ground.checks import Rule, function, integer, real, shown
+from ..ground.show import show_call
 from ..ground.tree import PartitionedModel, describe
 from ..problem import BilevelProblem
 from .base import AbstractInnerSolver
@@ -91,9 +93,18 @@ class JaxoptSolver(AbstractInnerSolver):
         self.options = options
         self.average = AVERAGE(average)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The class, the options, and the average where there is one."""
+        return {"solver_class": self.solver_class} | self.options | _given(average=self.average)
+
+    def __pdoc__(self, **options: Any) -> AbstractDoc:
+        """Shows the call that makes it."""
+        return show_call("JaxoptSolver", self.arguments, options)
+
     def with_num_steps(self, num_steps: int) -> "JaxoptSolver":
         """Returns the same solver with another number of updates."""
-        return JaxoptSolver(self.solver_class, average=self.average, **(self.options | {"maxiter": num_steps}))
+        return JaxoptSolver(**self.arguments | {"maxiter": num_steps})
 
     def objective(self, problem: BilevelProblem, partitioned: PartitionedModel) -> Callable[..., Any]:
         """Returns the inner loss as the class takes it, a function `(arrays, hparams, key)`."""
@@ -174,9 +185,23 @@ class OptaxSolver(AbstractInnerSolver):
         self.options = {"opt": optimiser, "maxiter": _num_steps("num_steps")(num_steps)}
         self.average = AVERAGE(average)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The optimiser, the number of updates, and the average where there is one."""
+        return {"optimiser": self.options["opt"], "num_steps": self.num_steps} | _given(average=self.average)
+
+    def __pdoc__(self, **options: Any) -> AbstractDoc:
+        """Shows the call that makes it."""
+        return show_call("OptaxSolver", self.arguments, options)
+
     def with_num_steps(self, num_steps: int) -> "OptaxSolver":
         """Returns the same solver with another number of updates."""
-        return OptaxSolver(self.options["opt"], num_steps, average=self.average)
+        return OptaxSolver(**self.arguments | {"num_steps": num_steps})
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """Returns the arguments that are not `None`."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _check_class(solver_class: Any) -> None:

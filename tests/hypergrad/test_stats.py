@@ -1,7 +1,9 @@
 """The status of an estimate: every flag is raised where it should be, and only there."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxopt
 import numpy as np
 import optax
 import pytest
@@ -132,6 +134,17 @@ def test_what_prints_tells():
     assert f"growth {float(found['Stats'].diagnostics['growth']):.6g}" in str(found["Stats"])
     assert "1 steps" in str(found["SearchState"]) and "1 array, 3 numbers (float64)" in str(found["SearchState"])
     assert "updates: 3" in str(found["InnerState"])
+
+
+def test_inner_solvers_print_as_they_are_made():
+    line = lambda thing: eqx.tree_pformat(thing, width=200)
+    inner = hg.OptaxSolver(hg.MomentumSGD(0.1, 0.5), 3)
+    made = "OptaxSolver(optimiser=MomentumSGD(learning_rate=0.1, momentum=0.5), num_steps=3)"
+    assert line(inner) == made and line(hg.Reverse(inner)) == f"Reverse(inner={made})"
+    assert line(inner.with_num_steps(4)) == made.replace("3)", "4)")
+    lbfgs = hg.JaxoptSolver(jaxopt.LBFGS, maxiter=3, average=0.5)
+    assert line(lbfgs) == f"JaxoptSolver(solver_class={jaxopt.LBFGS.__module__}.LBFGS, maxiter=3, average=0.5)"
+    assert line(lbfgs.with_num_steps(4)) == line(lbfgs).replace("maxiter=3", "maxiter=4")
 
 
 def test_statuses_print_their_names():
