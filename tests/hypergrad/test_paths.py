@@ -14,7 +14,6 @@ import pytest
 import hypergrad as hg
 from hypergrad.ground.files import check_folder, check_path
 from hypergrad.testing.problems import ridge
-from hypergrad.trials.optuna import shared
 
 from tests.helpers import ROOT
 from tests.hypergrad.trials.examples import KEY
@@ -200,6 +199,6 @@ def test_the_name_of_a_folder_is_no_file(tmp_path):
 
 @pytest.mark.parametrize("address", ["sqlite:////missing/study.db", "nothing://there", "://"])
 def test_a_data_base_that_cannot_be_opened_is_named(address, monkeypatch):
-    monkeypatch.setattr(shared, "PAUSE", 0.0)
+    monkeypatch.setattr("hypergrad.trials.optuna.storage.PAUSE", 0.0)
     with pytest.raises(ValueError, match="^storage cannot be opened"):
         storage(address)

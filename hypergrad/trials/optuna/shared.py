@@ -1,6 +1,5 @@
 """A study on disk or in a data base that several processes share."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -8,25 +7,21 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from ...ground.checks import shown
-from ...ground.files import check_path
 from ..space import Params
 from ..state import SearcherState
 from ..trial import FinishedTrial, Result, Trial
 from . import translation
+from .storage import opening, patiently, storage_of
 
 SOURCE, WORKER, RETRY = (f"hypergrad:{name}" for name in ("source", "worker", "retry of"))
 PATIENCE = 3  # heartbeats that a process may miss
-ATTEMPTS = 5  # to ask for a trial that others do not give up meanwhile, and to open a data base that others open too
-PAUSE = 0.1  # seconds before the second attempt to open, twice as many before the third, and so on
+ATTEMPTS = 5  # to ask for a trial that others do not give up meanwhile
 NAMELESS = 10  # heartbeats after which a trial without values and attributes is nobody's
 SKEW = 3600.0  # seconds by which the clocks of two machines may differ
 HERE = f"{socket.gethostname()}, process "  # how names of processes on this machine begin
-
-Opened = TypeVar("Opened")
 
 
 class SharedStudy:
@@ -34,9 +29,9 @@ class SharedStudy:
 
     def __init__(self, storage: Any, name: str, heartbeat: float):
         self.heartbeat, create = heartbeat, translation.package().create_study
-        with _opening():
-            self.storage = _patiently(lambda: _storage(storage))
-            self.study = _patiently(lambda: create(storage=self.storage, study_name=name, load_if_exists=True))
+        with opening():
+            self.storage = patiently(lambda: storage_of(storage))
+            self.study = patiently(lambda: create(storage=self.storage, study_name=name, load_if_exists=True))
         if self.study.directions != [translation.package().study.StudyDirection.MINIMIZE]:
             directions = ", ".join(direction.name.lower() for direction in self.study.directions)
             raise ValueError(f"study {name!r} is there already, to {directions}: a search minimises one value")
@@ -153,63 +148,6 @@ class SharedStudy:
 
     def _trial_id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.id, number)
-
-
-@contextlib.contextmanager
-def _opening() -> Iterator[None]:
-    """Names the argument in errors of a file, a data base, its driver or its server; not the address, which may hold
-    a password.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise type(error)(f"storage cannot be opened: {error}") from error
-    except Exception as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"storage cannot be opened: {error}") from error
-
-
-def _patiently(make: Callable[[], Opened]) -> Opened:
-    """Returns what `make` returns, after several attempts where the data base refuses one: of two processes that make
-    the tables of a new data base at once, one fails.
-    """
-    for attempt in range(1, ATTEMPTS):
-        try:
-            return make()
-        except Exception as error:
-            refusals = (getattr(one, "orig", None) for one in (error, error.__cause__))  # as SQLAlchemy wraps them
-            if not any(isinstance(one, Exception) for one in refusals):
-                raise
-        time.sleep(attempt * PAUSE)
-    return make()
-
-
-def _storage(storage: Any) -> Any:
-    """Returns a storage object."""
-    storages = translation.package().storages
-    if isinstance(storage, str) and "://" in storage:
-        return storages.RDBStorage(storage)
-    if isinstance(storage, str | os.PathLike):
-        path = check_path(storage, "storage")
-        _refuse_other_file(path)
-        return storages.JournalStorage(storages.journal.JournalFileBackend(path))
-    if not isinstance(storage, storages.BaseStorage):
-        raise TypeError(f"storage must be a file, a URL or an Optuna storage, got {shown(storage)}")
-    return storage
-
-
-def _refuse_other_file(path: str) -> None:
-    """Raises `ValueError` for a file of something else: Optuna appends to any file before it reads it."""
-    if not os.path.exists(path):
-        return
-    with open(path, "rb") as file:
-        line = file.readline(10**6)
-    try:
-        is_journal = "op_code" in json.loads(line) if line.endswith(b"\n") else line[:1] in (b"", b"{")
-    except (ValueError, TypeError):
-        is_journal = False
-    if not is_journal:
-        raise ValueError(f"{path} is there already and is no journal of Optuna")
 
 
 def _source(state: SearcherState, one: FinishedTrial) -> str:

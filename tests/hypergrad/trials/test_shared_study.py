@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy
 
 import hypergrad as hg
-from hypergrad.trials.optuna import shared, translation
+from hypergrad.trials.optuna import shared, storage, translation
 from hypergrad.trials.optuna.searcher import shared_study
 
 from tests.hypergrad.trials.examples import KEY, SPACE, loss, tpe
@@ -21,15 +21,15 @@ from tests.hypergrad.trials.examples import KEY, SPACE, loss, tpe
 
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_data_base_whose_tables_another_process_makes_is_opened(tmp_path, monkeypatch, failures):
-    opened, errors = shared._storage, [sqlite3.IntegrityError("made at this moment")] * failures
+    opened, errors = shared.storage_of, [sqlite3.IntegrityError("made at this moment")] * failures
 
     def contested(storage):
         if errors:
             raise sqlalchemy.exc.IntegrityError("INSERT", {}, errors.pop())
         return opened(storage)
 
-    monkeypatch.setattr(shared, "_storage", contested)
-    monkeypatch.setattr(shared, "PAUSE", 0.01)
+    monkeypatch.setattr(shared, "storage_of", contested)
+    monkeypatch.setattr(storage, "PAUSE", 0.01)
     study = shared.SharedStudy(f"sqlite:///{tmp_path}/study.db", "s", 60.0)
     assert study.study.trials == [] and not errors
 
