@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .ground import kinds
-from .ground.axes import is_deleted, is_known, leading_axis, refuse_no_numbers
+from .ground.axes import is_deleted, is_known, leading_axis, num_lost, refuse_no_numbers
 from .ground.axes import is_key as is_key
 from .ground.kinds import LARGEST as LARGEST
 from .ground.kinds import boolean as boolean
@@ -24,6 +24,7 @@ from .ground.kinds import instance as instance
 from .ground.kinds import integer as integer
 from .ground.kinds import several as several
 from .ground.leaves import named_leaves
+from .ground.rule import BeyondError
 from .ground.rule import Rule as Rule
 from .ground.rule import checked as checked
 from .ground.rule import shown as shown
@@ -50,19 +51,20 @@ def array(
     *,
     finite: bool = True,
     kinds: tuple[Any, ...] = NUMBERS,
-    host: bool = False,
+    host: bool | None = False,
     optional: bool = False,
 ) -> Rule:
-    """Returns a rule for an array of numbers of some kinds, or what becomes one; with `host` it stays with NumPy."""
+    """Returns a rule for an array of numbers of some kinds, or what becomes one.
+
+    With `host` it stays with NumPy; with `None` what is no array of JAX does.
+    """
 
     def convert(value: Any) -> Any:
-        found = _as_array(value, np if host else jnp)
+        found = _as_array(value, _is_foreign(value) if host is None else host, kinds == NUMBERS)
         if not any(jnp.issubdtype(found.dtype, kind) for kind in kinds):
             raise TypeError
         if finite and concrete(found) and not np.all(np.isfinite(np.asarray(found))):
             raise ValueError
-        if kinds == NUMBERS and jnp.issubdtype(found.dtype, jnp.integer):
-            return found.astype(float)  # squares of small integers would overflow
         return found
 
     what = "integers" if kinds == INTEGERS else "finite numbers" if finite else "numbers"
@@ -74,7 +76,7 @@ def mask(name: str, *, host: bool = False, optional: bool = False) -> Rule:
     """Returns a rule for an array of truth values; zeros and ones will do."""
 
     def convert(value: Any) -> Any:
-        found = _as_array(value, np if host else jnp)
+        found = _as_array(value, host)
         if not any(jnp.issubdtype(found.dtype, kind) for kind in ANY):
             raise TypeError
         if concrete(found) and not np.all((np.asarray(found) == 0) | (np.asarray(found) == 1)):
@@ -99,7 +101,8 @@ def factor(name: str = "factor", optional: bool = False) -> Rule:
     return Rule(name, "the lower factor of a covariance, as cholesky returns it", convert, optional)
 
 
-def _as_array(value: Any, library: Any) -> Any:
+def _as_array(value: Any, host: bool, floating: bool = False) -> Any:
+    """Returns an array of NumPy for the `host`, else of JAX; integers as `floating` numbers where that is wanted."""
     is_unknown = isinstance(value, np.ndarray | np.generic) and not is_known(value.dtype)
     if is_unknown or isinstance(value, np.ma.MaskedArray):
         raise TypeError
@@ -107,10 +110,24 @@ def _as_array(value: Any, library: Any) -> Any:
         raise ValueError
     if not isinstance(value, np.ndarray | np.generic | jax.Array | list | tuple | bool | int | float) or is_key(value):
         raise TypeError
-    found = library.asarray(value)
+    if _is_foreign(value):
+        value = np.asarray(value)
+    found = np.asarray(value) if host else value if isinstance(value, np.ndarray) else jnp.asarray(value)
     if found.dtype.kind in "OUSMm":
         raise TypeError
-    return found
+    if floating and jnp.issubdtype(found.dtype, jnp.integer):
+        found = found.astype(float)  # squares of small integers would overflow, and JAX wraps large ones
+    if host or isinstance(found, jax.Array):
+        return found
+    if jnp.issubdtype(found.dtype, jnp.integer) and num_lost(found):
+        raise BeyondError(f"within the range of {jax.dtypes.canonicalize_dtype(found.dtype)}")
+    return jnp.asarray(found)
+
+
+def _is_foreign(value: Any) -> bool:
+    """Returns whether a value is an array of NumPy, or a list without an array of JAX."""
+    is_array = isinstance(value, np.ndarray | np.generic | list | tuple)
+    return is_array and not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(value))
 
 
 def has_shape(value: Any, shape: tuple[int | None, ...], name: str, other: str | None = None) -> None:

@@ -1,5 +1,10 @@
 """Covariances of measurements, and residuals in units of their errors."""
 
+import math
+import warnings
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
@@ -41,9 +46,12 @@ def covariance(uncorrelated: ArrayLike, additive: ArrayLike, relative: ArrayLike
     return jnp.diag(u**2) + A @ A.T + M @ M.T
 
 
-@checked(array("covariance"))
+@checked(array("covariance", host=None))
 def cholesky(covariance: ArrayLike) -> Array:
     """Returns the lower factor L of C = L Lᵀ, which the statistics take in place of C.
+
+    An array of NumPy is factored in float64, because a nearly singular one loses its digits in float32. A
+    `RuntimeWarning` says where errors of rounding exceed one percent.
 
     **Raises** `ValueError` where `covariance` is empty, not square, not symmetric, not finite or not positive definite,
     `TypeError` where its numbers have 16 bits.
@@ -54,23 +62,42 @@ def cholesky(covariance: ArrayLike) -> Array:
         Array([[2., 0.],
                [1., 2.]], dtype=float32)
     """
-    C = jnp.asarray(covariance)
+    C: Any = covariance
     has_shape(C, (None, None), "covariance")
     has_shape(C, (len(C), len(C)), "covariance")
     if C.size == 0:
         raise ValueError("covariance has no points")
     if C.dtype.itemsize < 4:
         raise TypeError(f"covariance must be float32 or float64, which can be factored, got {C.dtype}")
-    if concrete(C):
-        values = np.asarray(C)
-        error, size = np.max(np.abs(values - values.T)), np.max(np.abs(values))
-        if error > 100 * np.finfo(values.dtype).eps * size:
-            raise ValueError(f"covariance is not symmetric: entries differ by {error:.3g} across the diagonal")
-    lower = jnp.linalg.cholesky(C)
-    if concrete(lower) and not jnp.all(jnp.isfinite(lower)):
-        smallest = np.linalg.eigvalsh(np.asarray(C))[0]
+    if not concrete(C):
+        return jnp.linalg.cholesky(C)
+    values, dtype = np.asarray(C), jax.dtypes.canonicalize_dtype(C.dtype)
+    error, size = np.max(np.abs(values - values.T)), np.max(np.abs(values))
+    if error > 100 * np.finfo(dtype).eps * size:
+        raise ValueError(f"covariance is not symmetric: entries differ by {error:.3g} across the diagonal")
+    lower = jnp.linalg.cholesky(C) if isinstance(C, jax.Array) else jnp.asarray(_factor(values), dtype)
+    if not (jnp.all(jnp.isfinite(lower)) and jnp.all(jnp.diagonal(lower) > 0)):
+        smallest = np.linalg.eigvalsh(values)[0]
         raise ValueError(f"covariance is not positive definite: its smallest eigenvalue is {smallest:.3g}")
+    _warn_of_rounding(values, np.asarray(lower))
     return lower
+
+
+def _factor(C: np.ndarray) -> np.ndarray:
+    """Returns the factor in float64, NaN where there is none."""
+    try:
+        return np.linalg.cholesky(C.astype(np.float64))
+    except np.linalg.LinAlgError:
+        return np.full(C.shape, np.nan)
+
+
+def _warn_of_rounding(C: np.ndarray, lower: np.ndarray) -> None:
+    """Warns where a point follows from those before it but for what rounding, of C or of L, adds to its variance."""
+    share = np.min((np.diagonal(lower) / np.sqrt(np.diagonal(C))) ** 2)
+    error = max(np.finfo(C.dtype).eps / share, np.finfo(lower.dtype).eps / math.sqrt(share))
+    if error > 0.01:
+        text = f"covariance is nearly singular: in {C.dtype} what is divided by it errs by about {error:.1g} of itself"
+        warnings.warn(f"{text}; give it as float64 of NumPy", RuntimeWarning, stacklevel=4)
 
 
 @checked(array("covariance"), mask("mask"))
@@ -108,3 +135,14 @@ def whiten(factor: Array, residuals: Array) -> Array:
         raise ValueError(f"residuals must have shape (..., {len(factor)}) to fit factor, got {residuals.shape}")
     rows = residuals.reshape(-1, residuals.shape[-1])
     return solve_triangular(factor, rows.T, lower=True).T.reshape(residuals.shape)
+
+
+def beyond(A: Array, b: Array) -> tuple[Array, Array]:
+    """Returns what least squares leave of (b, 0) with A above I, and the upper factor R of I + AᵀA = Rᵀ R.
+
+    The squares of the first sum to bᵀ (I + A Aᵀ)⁻¹ b, for every column of b. The second may have negative signs.
+    """
+    below = jnp.zeros((A.shape[1], *b.shape[1:]), b.dtype)
+    whole = jnp.concatenate([b, below])
+    orthonormal, upper = jnp.linalg.qr(jnp.concatenate([A, jnp.eye(A.shape[1], dtype=A.dtype)]))
+    return whole - orthonormal @ (orthonormal.T @ whole), upper

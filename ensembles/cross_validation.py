@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .checks import KEY, checked, function, integer, refuse_unknown
+from .ground.axes import refuse_unfit
+from .ground.leaves import named_leaves
 from .ground.memory import refuse_too_large
 from .replicas import Loss, replicate_loss
 
@@ -66,6 +68,9 @@ def cross_validation(inner_loss: Loss, outer_loss: Loss, data: PyTree, num_folds
             f"data must have one leading axis of rows, got the shapes {[np.shape(leaf) for leaf in leaves]}"
         )
     ((rows,),) = sizes
+    for path, leaf in named_leaves(data, "data"):
+        if isinstance(leaf, np.ndarray):
+            refuse_unfit(path, leaf)
     if rows < num_folds:
         raise ValueError(f"num_folds is {num_folds} but data has {rows} rows: a fold would be empty")
     refuse_too_large(float(num_folds) * sum(leaf.nbytes for leaf in leaves), "num_folds")

@@ -101,10 +101,12 @@ class Categorical(eqx.Module):
 
     def negative_log(self, outputs: Array) -> Array:
         """Returns the cross-entropy, summed over the rows."""
+        has_shape(self.labels, outputs.shape[:1], "labels", "the outputs")
         if concrete(self.labels) and (largest := np.max(np.asarray(self.labels))) >= outputs.shape[1]:
             raise ValueError(f"labels must be below the number of outputs, {outputs.shape[1]}, got {largest}")
-        log_probabilities = jax.nn.log_softmax(outputs)
-        return -jnp.sum(jnp.take_along_axis(log_probabilities, self.labels[:, None], 1))
+        labels = self.labels[:, None]
+        found = jnp.take_along_axis(jax.nn.log_softmax(outputs), labels, 1)  # which counts -1 from the end
+        return -jnp.sum(jnp.where(labels < 0, jnp.nan, found))
 
     def root(self, outputs: Array) -> Array:
         """Returns diag(√p) - p √pᵀ, because its square is diag(p) - p pᵀ."""

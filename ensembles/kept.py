@@ -30,12 +30,13 @@ def check_points(
                 raise ValueError("factor is not that of mask_covariance(covariance, mask): it couples masked points")
 
 
-def whitened(residuals: Array, factor: Array, mask: ArrayLike | None) -> tuple[Array, Array]:
-    """Returns L⁻¹ r, and the number of points."""
+def whitened(residuals: Array, factor: Array | None, mask: ArrayLike | None) -> tuple[Array, Array]:
+    """Returns L⁻¹ r, r itself without a factor, and the number of points."""
+    white = (lambda residuals: residuals) if factor is None else (lambda residuals: whiten(factor, residuals))
     if mask is None:
-        return whiten(factor, residuals), jnp.asarray(residuals.shape[-1], residuals.dtype)
+        return white(residuals), jnp.asarray(residuals.shape[-1], residuals.dtype)
     mask = jnp.asarray(mask, bool)
-    return whiten(factor, jnp.where(mask, residuals, 0)), jnp.sum(mask, dtype=residuals.dtype)
+    return white(jnp.where(mask, residuals, 0)), jnp.sum(mask, dtype=residuals.dtype)
 
 
 def kept(values: Array, keep: ArrayLike | None, name: str = "predictions") -> tuple[Array, Array]:

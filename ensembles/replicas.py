@@ -152,7 +152,7 @@ def replicate_loss(
 def _with_sound_weights(replicas: PyTree) -> tuple[PyTree, Array]:
     """Returns the replicas, those that failed with the weights of the first that did not, and which did not fail."""
     weights, rest = eqx.partition(replicas, eqx.is_inexact_array)
-    limited = lambda leaf: jnp.abs(leaf) <= jnp.finfo(leaf.dtype).max ** 0.25
+    limited = lambda leaf: jnp.abs(leaf) <= jnp.finfo(jnp.result_type(leaf)).max ** 0.25
     sound = [jnp.all(limited(leaf), axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(weights)]
     every = jnp.all(jnp.stack(sound), axis=0) if sound else jnp.ones(num_replicas(replicas), bool)
     first = jnp.argmax(every)

@@ -13,6 +13,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array
 
 from .checks import integer
+from .covariance import beyond
 from .ground.kinds import random_key
 
 
@@ -62,14 +63,14 @@ class Full(Structure):
         return 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
 
     def covariance(self, factor: Factor, at: Array) -> Array:
-        """Returns V (I + BᵀB)⁻¹ Vᵀ, or V Vᵀ - V Bᵀ (I + BBᵀ)⁻¹ B Vᵀ where that is smaller."""
+        """Returns V (I + BᵀB)⁻¹ Vᵀ, by what least squares with B leave of V where B has fewer rows than columns."""
         rows = factor.dense()
+        if rows.shape[0] < rows.shape[1]:  # V Vᵀ less what B explains would cancel
+            rest, _ = beyond(rows.T, transposed(at.reshape(-1, at.shape[-1])))
+            rest = transposed(rest).reshape(*at.shape[:2], -1)
+            return rest @ transposed(rest)
         lower = jnp.linalg.cholesky(_gram(rows)), True
-        solve = jax.vmap(lambda right: cho_solve(lower, right))
-        if rows.shape[0] < rows.shape[1]:
-            across = at @ rows.T
-            return at @ transposed(at) - across @ solve(transposed(across))
-        return at @ solve(transposed(at))
+        return at @ jax.vmap(lambda right: cho_solve(lower, right))(transposed(at))
 
 
 class Diagonal(Structure):

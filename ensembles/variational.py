@@ -177,8 +177,9 @@ def evidence_log_variance(posterior: MeanField) -> PyTree:
         >>> ens.evidence_log_variance(ens.MeanField(jnp.ones(3), log_std=0.0)).round(3)
         Array([0.693, 0.693, 0.693], dtype=float32)
     """
+    square = lambda mean: 2 * jnp.log(jnp.where(mean == 0, 1, jnp.abs(mean))) + jnp.where(mean == 0, -jnp.inf, 0)
     return jax.tree.map(
-        lambda mean, log_std: jnp.log(mean**2 + jnp.exp(2 * log_std)), posterior.weights, posterior.log_std
+        lambda mean, log_std: jnp.logaddexp(square(mean), 2 * log_std), posterior.weights, posterior.log_std
     )
 
 

@@ -56,3 +56,30 @@ def is_known(dtype: np.dtype) -> bool:
     """Returns whether JAX knows the numbers of a type of NumPy: not those of another byte order or long doubles."""
     numbers = jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)
     return numbers and dtype.isnative and dtype.char not in "gG"
+
+
+def refuse_unfit(path: str, leaf: np.ndarray | np.generic) -> None:
+    """Raises `ValueError` naming the path of numbers that become others in the type in which JAX takes them."""
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    if number := num_lost(leaf):
+        raise ValueError(
+            f"{path} holds {number} numbers out of the range of {dtype}, in which JAX takes {leaf.dtype}: rescale or "
+            "renumber them, or set jax_enable_x64"
+        )
+
+
+def num_lost(leaf: np.ndarray | np.generic) -> int:
+    """Returns how many numbers become others in the type in which JAX takes them.
+
+    These are integers out of range, which JAX wraps, and floating numbers of which some would be infinite or all zero.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    if dtype == leaf.dtype:
+        return 0
+    with np.errstate(all="ignore"):
+        taken = leaf.astype(dtype)
+    if jnp.issubdtype(dtype, jnp.inexact):
+        lost = np.isfinite(leaf) & ~np.isfinite(taken) | (leaf != 0) & ~np.any(taken)
+    else:
+        lost = taken != leaf
+    return int(np.sum(lost))

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ensembles.ground.axes import refuse_no_numbers
+from ensembles.ground.axes import refuse_no_numbers, refuse_unfit
 
-from ..ground.arrays import refuse_unfit
 from ..ground.identity import digest
 from ..ground.tree import named_leaves
 

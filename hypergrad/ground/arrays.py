@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ensembles.ground.axes import is_known
+from ensembles.ground.axes import is_known, refuse_unfit
 from ensembles.ground.leaves import named_leaves
 
 
@@ -27,24 +27,3 @@ def _taken(path: str, leaf: Any) -> Any:
         return leaf
     refuse_unfit(path, leaf)
     return jax.block_until_ready(jnp.array(leaf)) if isinstance(leaf, np.ndarray) else leaf
-
-
-def refuse_unfit(path: str, leaf: np.ndarray | np.generic) -> None:
-    """Raises `ValueError` naming the path of numbers that become others in the type in which JAX takes them.
-
-    These are integers out of range, which JAX wraps, and floating numbers of which some would be infinite or all zero.
-    """
-    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-    if dtype == leaf.dtype:
-        return
-    with np.errstate(all="ignore"):
-        taken = leaf.astype(dtype)
-    if jnp.issubdtype(dtype, jnp.inexact):
-        lost = np.isfinite(leaf) & ~np.isfinite(taken) | (leaf != 0) & ~np.any(taken)
-    else:
-        lost = taken != leaf
-    if number := int(np.sum(lost)):
-        raise ValueError(
-            f"{path} holds {number} numbers out of the range of {dtype}, in which JAX takes {leaf.dtype}: rescale or "
-            "renumber them, or set jax_enable_x64"
-        )

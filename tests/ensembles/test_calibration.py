@@ -31,3 +31,9 @@ def test_one_replica_that_counts_has_no_coverage():
         ens.coverage(PREDICTIONS, jnp.ones(4), LEVELS, keep=keep)
     inside = jax.jit(lambda keep: ens.coverage(PREDICTIONS, jnp.ones(4), LEVELS, keep=keep))
     assert jnp.all(jnp.isnan(inside(keep)))
+
+
+def test_bias_and_variance_in_the_unit_of_the_data_need_no_matrix():
+    points = 10**6
+    found = ens.bias_variance(jnp.ones((2, points)), jnp.zeros(points))
+    assert (found.bias, found.variance) == (1, 0)
