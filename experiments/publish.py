@@ -18,6 +18,8 @@ from .benchmarks.stochastic import Config as StochasticConfig
 from .common.report import Row, as_json, grouped, made_by, plainly, text_table, write_json
 from .compare.run import Config as CompareConfig
 from .proton.run import Config as ProtonConfig
+from .regimes.run import Config as RegimesConfig
+from .short_horizon.run import Config as ShortHorizonConfig
 from .sparse.run import Config as SparseConfig
 from .study.plots import WORDS
 from .study.run import Config as StudyConfig
@@ -26,6 +28,7 @@ from .study.sweeps import Config as SweepsConfig
 from .tabular import page as tabular
 from .tabular.run import Config as TabularConfig
 from .vision import page as vision
+from .vision.run import Config as VisionConfig
 
 DOCS = Path(__file__).parent.parent / "docs"
 PLACE = re.compile(r"(<!-- from results/([\w-]+)\.json -->\n).*?(<!-- end -->)", re.S)
@@ -191,37 +194,30 @@ TABLES: dict[str, Callable[[Row], str]] = {
     "vision_clean": vision.images,
     "vision_text": vision.text,
 }
-SELECT = {"vision": "task"}  # the options by which one experiment has several results
 BENCHMARKS = {  # each with its result in a file of its own name
     "peers": PeersConfig(),
     "scaling": ScalingConfig(),
     "stochastic": StochasticConfig(),
 }
-MODULES = {name: f"benchmarks.{name}" for name in BENCHMARKS} | {"study_sweeps": "study.sweeps"}
+MODULES = {name: f"benchmarks.{name}" for name in BENCHMARKS}
+MODULES |= {"short_horizon": "short_horizon", "study_sweeps": "study.sweeps"}
 USUAL = {MODULES[name]: config for name, config in BENCHMARKS.items()}
 USUAL |= {"compare": CompareConfig(), "proton": ProtonConfig(), "sparse": SparseConfig(), "study": StudyConfig()}
-USUAL |= {"study.sweeps": SweepsConfig(), "tabular": TabularConfig()}
+USUAL |= {"study.sweeps": SweepsConfig(), "tabular": TabularConfig(), "regimes": RegimesConfig()}
+USUAL |= {"short_horizon": ShortHorizonConfig(), "vision": VisionConfig()}
 UNSAID = ("out", "data_dir", "cache", "jobs")  # options that change no result
 PARTS = ("environment", "table", "runs", "rows", "slopes", "missing", "counts")  # of summaries, those that are kept
 
 
 def command(name: str, options: Row) -> str:
-    """Returns the command of a result, where it may have several with the options that are not the default."""
-    experiment, _, part = name.partition("_")
-    module = MODULES.get(name, experiment)
-    if module in USUAL:
-        usual = as_json(USUAL[module])
-        words = lambda value: shlex.join(map(str, value if isinstance(value, list) else [value]))
-        changed = {option: value for option, value in options.items() if value != usual[option]}
-        flag = lambda option: f" --{option.replace('_', '-')}"
-        given = [flag(key) if value is True else f"{flag(key)} {words(value)}" for key, value in changed.items()]
-        return f"python -m experiments.{module}{''.join(given)}"
-    if part and experiment in SELECT:
-        chosen = SELECT[experiment]
-        every = " --every" if options.get("every") else ""
-        methods = f" --methods {shlex.join(options['methods'])}" if options.get("methods") else ""
-        return f"python -m experiments.{experiment} --{chosen} {options[chosen]}{every}{methods}"
-    return f"python -m experiments.{name}"
+    """Returns the command of a result, with the options that are not the default."""
+    module = MODULES.get(name, name.partition("_")[0])
+    usual = as_json(USUAL[module])
+    words = lambda value: shlex.join(map(str, value if isinstance(value, list) else [value]))
+    changed = {option: value for option, value in options.items() if value != usual.get(option)}
+    flag = lambda option: f" --{option.replace('_', '-')}"
+    given = [flag(key) if value is True else f"{flag(key)} {words(value)}" for key, value in changed.items()]
+    return f"python -m experiments.{module}{''.join(given)}"
 
 
 def read(name: str) -> Row:

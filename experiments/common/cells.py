@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -33,21 +34,27 @@ def grid(**axes: Iterable[Any]) -> list[Labels]:
 class Cells:
     """Store of the finished cells of one run: a file with a checksum for each.
 
+    The options of the run are written with its first cell: one that fails before leaves the folder to any other.
+
     **Raises** `SystemExit` where the folder holds a run with other options, naming what differs.
     """
 
     def __init__(self, config: Options):
-        self.folder = config.out / "cells"
+        self.config, self.folder = config, config.out / "cells"
         self.folder.mkdir(parents=True, exist_ok=True)
-        path, wanted = config.out / "config.json", as_json(config)
+        self._claim, self._is_ours = threading.Lock(), False  # of the folder, whose options are then written
+        self._refuse_other()
+
+    def _refuse_other(self) -> None:
+        """Raises `SystemExit` where the folder holds a run with other options."""
+        path, wanted = self.config.out / "config.json", as_json(self.config)
         found = _options(path) if path.exists() else wanted
         names = sorted((set(found) | set(wanted)) - set(WHERE))
         differs = {name: (found.get(name), wanted.get(name)) for name in names if found.get(name) != wanted.get(name)}
         if differs:
             raise SystemExit(
-                f"{config.out} holds another run; choose another --out or delete it. There and here: {differs}"
+                f"{self.config.out} holds another run; choose another --out or delete it. There and here: {differs}"
             )
-        write_json(path, wanted)
 
     def path(self, labels: Labels) -> Path:
         """Returns the file of a cell."""
@@ -79,6 +86,11 @@ class Cells:
 
     def write(self, labels: Labels, result: Any) -> None:
         """Stores a finished cell in one step: complete or not at all."""
+        with self._claim:
+            if not self._is_ours:
+                self._refuse_other()  # which began meanwhile
+                write_json(self.config.out / "config.json", self.config)
+                self._is_ours = True
         content = {"labels": as_json(labels), "result": as_json(result)}
         write_json(self.path(labels), {"sha256": _checksum(*content.values())} | content)
 

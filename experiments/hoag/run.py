@@ -108,9 +108,11 @@ def main(config: Config) -> dict[str, Any]:
     """Runs what is missing, writes everything, returns the summary."""
     sources = {name: binary.find(name, config.data_dir) for name in config.data}
     present = {name: source for name, source in sources.items() if source is not None}
+    missing = f"no such files in {config.data_dir}: {', '.join(name for name in sources if name not in present)}"
+    if not present:
+        raise FileNotFoundError(f"{missing}; name a folder with --data-dir or choose others with --data")
     if len(present) < len(sources):
-        missing = ", ".join(name for name in sources if name not in present)
-        print(f"left out, as there are no such files in {config.data_dir}: {missing}")
+        print(f"left out, as there are {missing}")
     with jax.enable_x64(True):
         searches = Searches()
         one = lambda advance, data, seed: one_penalty(config, searches, present[data], seed, advance)

@@ -130,7 +130,10 @@ def source_of(task: Task, config: Config) -> binary.Source | None:
 
 
 def present(config: Config) -> tuple[TaskName, ...]:
-    """Returns the tasks that have the criterion and whose data are there, and says which are left out."""
+    """Returns the tasks that have the criterion and whose data are there, and says which are left out.
+
+    **Raises** `FileNotFoundError` where none is left.
+    """
     left = []
     for name in config.tasks:
         task = TASKS[name]
@@ -140,6 +143,8 @@ def present(config: Config) -> tuple[TaskName, ...]:
             print(f"{name} is left out: there is no {task.data}/{task.data}.npz in {config.data_dir}")
         else:
             left.append(name)
+    if not left:
+        raise FileNotFoundError("no task is left: choose others with --tasks, or a folder with --data-dir")
     return tuple(left)
 
 

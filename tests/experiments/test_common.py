@@ -141,11 +141,25 @@ def test_progress_never_leaves_its_cell(tmp_path, monkeypatch):
 
 def test_the_folder_of_another_run_is_refused(tmp_path):
     config = Config(out=tmp_path / "one", rate=0.2)
-    Cells(config)
+    run_cells(config, cells_of(config), double)
     with pytest.raises(SystemExit, match=r"one holds another run; .*\{'rate': \(0.2, 0.3\), 'seeds': \(3, 4\)\}"):
         Cells(dataclasses.replace(config, rate=0.3, seeds=4))
     (tmp_path / "one").rename(tmp_path / "moved")
     Cells(dataclasses.replace(config, out=tmp_path / "moved", cache=False))
+
+
+def test_a_run_that_fails_before_its_first_cell_leaves_the_folder_to_any_other(tmp_path):
+    def failing(advance, method, seed):
+        raise ArithmeticError("no data")
+
+    config = Config(out=tmp_path)
+    with pytest.raises(ArithmeticError, match="no data"):
+        run_cells(config, cells_of(config), failing)
+    early = Cells(config)
+    other = dataclasses.replace(config, rate=0.3)
+    assert len(run_cells(other, cells_of(other), double)) == 6
+    with pytest.raises(SystemExit, match="holds another run"):
+        early.write({"method": "a", "seed": 0}, {})
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "other"])
@@ -164,7 +178,6 @@ def test_a_damaged_cell_is_refused_by_name(tmp_path, damage):
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "null", '{"seeds": 3'])
 def test_damaged_options_of_a_folder_are_named(tmp_path, content):
     config = Config(out=tmp_path)
-    Cells(config)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(SystemExit, match="config.json is damaged .*; delete it if"):
         Cells(config)

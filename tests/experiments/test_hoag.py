@@ -16,6 +16,12 @@ from experiments.hoag.search import cost_to, judged
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
 
+def test_a_folder_without_any_data_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such files in .*: a9a; name a folder with --data-dir"):
+        run.main(run.Config(data=("a9a",), data_dir=tmp_path, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_one_penalty_and_one_per_feature(tmp_path, capsys):
     methods = ("HOAG, exponential", "HOAG, quadratic", "grid", "random")

@@ -136,7 +136,8 @@ def test_tasks_without_their_data_or_criterion_are_left_out(tmp_path, capsys):
     assert run.present(config) == ("lasso",)
     assert "logistic, a9a is left out" in capsys.readouterr().out
     config = run.Config(tasks=("support vectors, breast cancer",), criterion="cv", data_dir=tmp_path)
-    assert run.present(config) == ()
+    with pytest.raises(FileNotFoundError, match="no task is left"):
+        run.present(config)
     assert "it has no criterion cv" in capsys.readouterr().out
 
 

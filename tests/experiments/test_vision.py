@@ -162,10 +162,11 @@ def test_a_quick_run_writes_everything_and_goes_on(tmp_path, monkeypatch, caplog
 
 
 def test_a_published_command_names_the_methods_that_were_chosen():
-    options = {"task": "labels", "every": False, "methods": ["oracle", "weights by loss"]}
-    line = "python -m experiments.vision --task labels"
-    assert command("vision_by_loss", options) == f"{line} --methods oracle 'weights by loss'"
-    assert command("vision_labels", options | {"every": True, "methods": []}) == f"{line} --every"
+    options = {"task": "text", "every": False, "methods": ["plain", "by loss"], "seeds": 2}
+    line = "python -m experiments.vision --task text"
+    assert command("vision_by_loss", options) == f"{line} --methods plain 'by loss' --seeds 2"
+    assert command("vision_text", options | {"every": True, "methods": []}) == f"{line} --every --seeds 2"
+    assert command("short_horizon", {"seeds": 5, "noise": 2.0}) == "python -m experiments.short_horizon --noise 2.0"
 
 
 def test_methods_that_do_not_suit_are_refused(tmp_path):
