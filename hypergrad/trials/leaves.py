@@ -23,6 +23,7 @@ def _distinct(values: Any) -> tuple[Any, ...]:
 
 def _plain(value: Any) -> Any:
     """Returns a string, a number, a boolean or `None` as it comes back from a journal."""
+    value = value.item() if isinstance(value, np.integer | np.floating | np.bool_) else value
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float) and not math.isfinite(value):

@@ -23,6 +23,7 @@ from .trial import Result, Trial
 
 SETTINGS = (  # of JAX, which a new process takes over
     *("jax_enable_x64", "jax_numpy_dtype_promotion", "jax_default_matmul_precision", "jax_platforms"),
+    *("jax_threefry_partitionable", "jax_default_prng_impl", "jax_random_seed_offset"),
     *("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"),
 )
 

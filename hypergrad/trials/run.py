@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from ..budget import Budget
 from ..ground.checks import boolean, checked, choice, function, instance, integer, random_key, real, several
-from ..ground.identity import without_addresses
+from ..ground.identity import random_bits, without_addresses
 from ..progress import progress_bar
 from .journal import Journal, replay
 from .loop import Loop, OnFailure
@@ -138,6 +138,7 @@ def _identity(searcher: AbstractSearcher, state: SearcherState) -> dict[str, Any
         "space": state.space.to_json(),
         "searcher": without_addresses(eqx.tree_pformat(searcher, width=10_000)),
         "key": list(state.seed),
+        "random bits": random_bits(),
     }
 
 

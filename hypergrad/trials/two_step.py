@@ -192,7 +192,9 @@ def nested_subset(data: PyTree, fraction: float, key: Array) -> PyTree:
 
 @checked(TRIALS)
 def pareto_front(trials: Iterable[FinishedTrial]) -> list[FinishedTrial]:
-    """Returns the trials that none betters in both value and size, smallest first, those without a size left out.
+    """Returns the trials that none betters in both value and size, smallest first.
+
+    Those that failed, were pruned or have no size are left out.
 
     **Example**
 
@@ -202,7 +204,8 @@ def pareto_front(trials: Iterable[FinishedTrial]) -> list[FinishedTrial]:
         [8, 10, 11, 17, 19, 20]
     """
     front: list[FinishedTrial] = []
-    sized = [one for one in trials if not one.result.failed and one.result.size is not None]
+    ranked = [one for one in trials if not (one.result.failed or one.result.pruned)]
+    sized = [one for one in ranked if one.result.size is not None]
     for one in sorted(sized, key=lambda one: (one.result.size, one.result.value)):
         if not front or one.result.value < front[-1].result.value:
             front.append(one)

@@ -69,6 +69,15 @@ class Sobol(AbstractSearcher):
         """Does nothing."""
 
 
+class _Kept:
+    """The combinations of the latest ask, and what they are of. A copy makes its own."""
+
+    latest: tuple[Space, Mapping[str, Any], list[Params]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Kept, ()
+
+
 class Grid(AbstractSearcher):
     """All combinations of `points` values per leaf, for plots: the last leaf moves fastest.
 
@@ -84,6 +93,7 @@ class Grid(AbstractSearcher):
     """
 
     points: int = eqx.field(converter=integer("points", least=1))
+    kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
 
     def combinations(self, space: Space, fixed: Mapping[str, Any]) -> list[Params]:
         """Returns all combinations, each once: leaves that are not active do not count."""
@@ -104,8 +114,11 @@ class Grid(AbstractSearcher):
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes the next combination in order."""
-        every = self.combinations(state.space, fixed)
-        return every[state.asked % len(every)], {}
+        latest = self.kept.latest
+        if latest is None or latest[0] is not state.space or latest[1] != fixed:
+            latest = self.kept.latest = state.space, dict(fixed), self.combinations(state.space, fixed)
+        every = latest[2]
+        return dict(every[state.asked % len(every)]), {}
 
     def publish(self, state: SearcherState, trial: Trial, result: Result) -> None:
         """Does nothing."""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,6 +61,13 @@ def test_every_length_goes_on_or_is_refused(tmp_path, finished):
     for length in range(0, len(content), 7):
         path.write_bytes(content[:length])
         assert outcome(search(path)) == whole
+
+
+def test_a_journal_of_other_random_numbers_is_refused(tmp_path):
+    search(tmp_path / "search.jsonl")
+    other = jax.threefry_partitionable(not jax.config.jax_threefry_partitionable)
+    with other, pytest.raises(hg.CheckpointError, match="it differs in random bits:"):
+        search(tmp_path / "search.jsonl", 3)
 
 
 @pytest.mark.parametrize("change", ["double", "drop", "swap"])

@@ -34,7 +34,7 @@ def befallen(trial, key):
 
 def test_processes_give_what_one_gives():
     options = {"key": KEY, "num_trials": 6, "batch": 3}
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
         alone = hg.trials.search_trials(hg.trials.Random(), SPACE, train, **options)
         state = hg.trials.search_trials(hg.trials.Random(), SPACE, hg.trials.Processes(train, workers=2), **options)
     assert [one.trial for one in state.history] == [one.trial for one in alone.history]

@@ -71,6 +71,18 @@ def test_grid_visits_every_combination_once():
     assert len(points) == hg.trials.Grid(2).size(SPACE) == 3 * 4 * 2 * 2
 
 
+def test_a_grid_is_made_once_for_a_search(monkeypatch):
+    made, combinations = [], hg.trials.Grid.combinations
+    monkeypatch.setattr(hg.trials.Grid, "combinations", lambda *args: made.append(1) or combinations(*args))
+    state = told(hg.trials.Grid(2), SPACE, 10)
+    assert len(made) == 1 and len({tuple(one.trial.params.items()) for one in state.history}) == 10
+
+
+def test_choices_may_be_numbers_of_numpy():
+    choices = hg.trials.Categorical((*np.arange(2), np.float32(0.5))).choices
+    assert choices == (0, 1, 0.5) and [type(choice) for choice in choices] == [int, int, float]
+
+
 THREE = hg.trials.Space({f"{b}{i}": hg.trials.Float(0.0, 1.0, block=b) for b in "abc" for i in range(2)})
 
 

@@ -55,10 +55,11 @@ def test_the_pareto_front_is_what_nothing_dominates(points):
         for value, size in points
     ]
     failed = hg.trials.FinishedTrial(hg.trials.Trial(None, {}), hg.trials.Result(float("nan"), size=0.0))
-    front = {(one.result.value, one.result.size) for one in hg.trials.pareto_front([*every, failed])}
+    pruned = hg.trials.FinishedTrial(hg.trials.Trial(None, {}), hg.trials.Result(-1.0, size=0.0, pruned=True))
+    front = {(one.result.value, one.result.size) for one in hg.trials.pareto_front([*every, failed, pruned])}
     beaten = lambda p: any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)
     assert front == {p for p in points if not beaten(p)}
-    choice = hg.trials.smallest_within_tolerance(every, 0.5)
+    choice = hg.trials.smallest_within_tolerance([pruned, *every], 0.5)
     assert (choice is None) == (not points)
     if choice is not None:
         best = min(value for value, _ in points)
