@@ -75,6 +75,7 @@ def defined(path):
     return names
 
 
+@pytest.mark.slow
 def test_names_that_are_imported_exist():
     """Those that are imported when a command runs, and by modules without a test, are among them."""
     sources = set(SOURCES)
@@ -174,6 +175,7 @@ def test_functions_have_at_most_six_arguments():
     assert found == WIDE
 
 
+@pytest.mark.slow
 @pytest.mark.row(41, 14)
 def test_importing_warns_of_nothing_and_leaves_jax_as_it_is():
     code = "import hypergrad, ensembles, jax.numpy; print(jax.numpy.ones(1).dtype)"

@@ -35,6 +35,7 @@ def test_the_jax_that_is_checked_for_is_the_jax_that_is_required():
     assert compatibility.RIGHT in PROJECT["dependencies"]
 
 
+@pytest.mark.slow
 def test_whatever_is_imported_is_required():
     """The package itself requires what the top of a module imports, and one of its extras what functions import."""
     required = {distribution(line) for line in PROJECT["dependencies"]}

@@ -34,6 +34,7 @@ def test_bootstrap_weights_are_counts_of_a_draw_with_replacement():
     np.testing.assert_allclose(np.std(weights @ x / 50), np.std(x) / np.sqrt(50), rtol=0.1)
 
 
+@pytest.mark.slow
 @given(
     rows=st.sampled_from([4, 23, 40]),
     folds=st.integers(2, 4),
@@ -173,7 +174,7 @@ def ridge_ensemble(criterion, num=None, drop_failed=False):
 
 @pytest.mark.row(1)
 @pytest.mark.variants(
-    quick=["spread_loss", "worst_loss", "full_covariance_loss"], slow=["mean_loss", "log_probability_loss"]
+    quick=["spread_loss", "full_covariance_loss"], slow=["worst_loss", "mean_loss", "log_probability_loss"]
 )
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_hypergradients_of_criteria_are_finite_differences(criterion):
@@ -208,6 +209,7 @@ def test_padding_and_failed_replicas_do_not_count_in_the_outer_loss():
     assert np.all(np.isfinite(gradient)) and np.all(gradient[4] == 0)
 
 
+@pytest.mark.slow
 def test_criteria_compile_once_and_take_equinox_models():
     models = ens.init_replicas(lambda key: eqx.nn.MLP(2, "scalar", 4, 1, key=key), KEY, FOLDS * REPLICAS)
     problem, hparams = ridge_ensemble(ens.mean_loss)

@@ -63,7 +63,7 @@ def exact_and_slope(h, data, weights):
     return jax.jit(jax.value_and_grad(lambda h: exact(h, data, weights)))(h)
 
 
-@pytest.mark.variants(quick=["more weights-one"], slow=["more weights-per layer", "more rows-per weight"])
+@pytest.mark.variants(slow=["more weights-one", "more weights-per layer", "more rows-per weight"])
 @pytest.mark.parametrize(
     ("shape", "prior"), [("more rows", "per weight"), ("more weights", "per layer"), ("more weights", "one")]
 )
@@ -211,6 +211,7 @@ def test_lanczos_predicts_where_more_products_are_needed_than_steps():
     np.testing.assert_allclose(predict(evidence.Lanczos()), predict(evidence.Full()), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_prediction_that_overflows_is_right_or_nan_and_not_certain():
     row = lambda w: jnp.ones((1, 3), w.dtype) @ w
     targets, wide = evidence.Gaussian(jnp.ones(1, jnp.float32), 0.0), 88.0

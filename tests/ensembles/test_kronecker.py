@@ -41,6 +41,7 @@ def test_a_linear_layer_with_gaussian_noise_has_its_exact_evidence_and_predictio
     np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_every_block_of_a_network_has_the_partial_traces_of_the_gauss_newton_matrix():
     model = eqx.nn.MLP(INPUTS, OUTPUTS, 4, 1, activation=jnp.tanh, key=jax.random.key(0))
     tiny = jnp.asarray(-16.0)  # log det (I + K) is the trace of K where K is small

@@ -27,6 +27,7 @@ def estimate(key, keep=None):
     return ens.population_gradient(losses, stacked, SIGMA, keep)
 
 
+@pytest.mark.slow
 def test_the_mean_over_draws_is_the_gradient_and_its_spread_the_standard_error():
     """A quadratic has the same gradient smoothed or not."""
     found = jax.jit(jax.vmap(estimate))(jax.random.split(KEY, 40_000))
@@ -50,6 +51,7 @@ def test_a_pair_counts_if_both_of_its_replicas_do():
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-12), found, expected)
 
 
+@pytest.mark.slow
 def test_one_training_of_an_ensemble_gives_the_hypergradient_of_its_criterion():
     """Ridge regression of replicas with their own targets, against exact reverse mode; the draw is 4,000 replicas."""
     rng = np.random.default_rng(2)

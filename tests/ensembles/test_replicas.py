@@ -60,7 +60,7 @@ def alone_after_training(replicas, hparams, data, key, r):
 
 
 @pytest.mark.row(10)
-@pytest.mark.variants(quick=["float32-*"], slow=["float64-*"])
+@pytest.mark.variants(slow=["float32-*", "float64-*"])
 @pytest.mark.parametrize(("dtype", "limit"), [(jnp.float64, 1e-12), (jnp.float32, 1e-6)])
 def test_trained_together_is_trained_alone(dtype, limit):
     replicas, hparams, data = setting(5, dtype)
@@ -108,7 +108,7 @@ INNER = {
 }
 
 
-@pytest.mark.variants(quick=["greedy", "forward"], slow=["drmad", "implicit"])
+@pytest.mark.variants(quick=["forward"], slow=["greedy", "drmad", "implicit"])
 @pytest.mark.parametrize("name", INNER)
 def test_hypergradient_of_a_sum_over_members_is_the_sum_of_theirs(name):
     replicas, hparams, (x, y, mask) = setting(3)
@@ -135,6 +135,7 @@ def still(model, hparams, data, key):
     return misfit + jnp.exp(hparams["l2"]) * optax.tree.norm(eqx.filter(model, eqx.is_inexact_array), squared=True)
 
 
+@pytest.mark.slow
 def test_every_replica_has_its_own_hyperparameters_and_optimiser():
     replicas, _, data = setting(3)
     hparams = {"l2": jnp.array([-6.0, -2.0, 0.0])}
@@ -152,6 +153,7 @@ def test_every_replica_has_its_own_hyperparameters_and_optimiser():
         assert relative_error(arrays(ens.replica(together, r)), arrays(one)) <= 1e-12
 
 
+@pytest.mark.slow
 def test_replicas_do_not_depend_on_how_many_there_are():
     few, many = (ens.init_replicas(make, jax.random.key(0), num) for num in (2, 5))
     assert relative_error(arrays(few), arrays(jax.tree.map(lambda a: a[:2], arrays(many)))) == 0
@@ -175,6 +177,7 @@ def test_one_trace_serves_any_data():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.row(20)
 def test_failed_replicas_are_found_and_do_not_touch_others():
     replicas, hparams, (x, y, mask) = setting(3)

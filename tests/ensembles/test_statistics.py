@@ -111,6 +111,7 @@ def test_phi2_is_a_difference_of_chi2_and_a_trace(seed, replicas):
     np.testing.assert_allclose(found, trace, rtol=LIMIT)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**16), replicas=st.sampled_from([1, 2, 5, 30]))
 def test_the_spread_counts_as_an_error(seed, replicas):
     """Fewer replicas than points and more."""
@@ -126,6 +127,7 @@ def test_the_spread_counts_as_an_error(seed, replicas):
         np.testing.assert_allclose(found, expected, rtol=LIMIT, atol=LIMIT)
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**16), replicas=st.sampled_from([2, 7]), count=st.sampled_from([1, 5, 9]))
 def test_masked_points_count_for_nothing(seed, replicas, count):
     T, D, C, _ = case(seed, replicas)
@@ -161,7 +163,7 @@ def slope_of(statistic):
 
 
 @pytest.mark.variants(
-    quick=["calibration", "phi2", "best", "bias", "coverage", "log_probability"], slow=["mean_chi2", "ensemble_chi2"]
+    quick=["calibration", "phi2", "bias"], slow=["log_probability", "coverage", "best", "mean_chi2", "ensemble_chi2"]
 )
 @of_members
 @given(seed=st.integers(0, 2**16), keep=st.lists(st.booleans(), min_size=8, max_size=8).filter(lambda k: sum(k) > 1))
@@ -197,7 +199,7 @@ def test_point_order_is_irrelevant(statistic, seed, order):
 
 
 @pytest.mark.row(3)
-@pytest.mark.variants(quick=["mean_chi2", "bias", "best", "phi2"], slow=["log_probability", "ensemble_chi2"])
+@pytest.mark.variants(quick=["bias", "best", "phi2"], slow=["mean_chi2", "log_probability", "ensemble_chi2"])
 @pytest.mark.parametrize("name", ["mean_chi2", "best", "phi2", "ensemble_chi2", "log_probability", "bias"])
 def test_gradients_are_finite_differences(name):
     T, D, _, L = case(3)
@@ -215,6 +217,7 @@ def test_bias_and_variance_add_up(seed, replicas):
     np.testing.assert_allclose(squared.total, np.mean((T - D) ** 2), rtol=LIMIT)
 
 
+@pytest.mark.slow
 def test_coverage_is_its_formula_and_right_for_calibrated_ensembles():
     random = np.random.default_rng(0)
     truth, errors = random.normal(size=4000), random.uniform(0.5, 1.5, 4000)
@@ -229,6 +232,7 @@ def test_coverage_is_its_formula_and_right_for_calibrated_ensembles():
     np.testing.assert_allclose(ens.calibration_error(T, data, num_levels=1), abs(ens.coverage(T, data, 0.5) - 0.5))
 
 
+@pytest.mark.slow
 def test_the_bootstrap_error_of_a_mean_is_its_standard_error():
     T = jax.random.normal(jax.random.key(0), (400, 3)) * jnp.array([1.0, 2.0, 5.0])
     found = ens.bootstrap_error(jax.random.key(1), lambda T: jnp.mean(T, 0), T, num=2000)
@@ -255,6 +259,7 @@ def test_one_replica_has_no_spread():
         ens.bootstrap_error(jax.random.key(0), jnp.mean, T)
 
 
+@pytest.mark.slow
 def test_statistics_refuse_bad_input_by_name():
     T, D, C, L = case(1)
     refused = {

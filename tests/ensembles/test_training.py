@@ -87,6 +87,7 @@ def test_replicas_that_improve_train_to_the_end():
     np.testing.assert_array_equal(ens.best_replicas(state, weights, lambda w: w), state.best)
 
 
+@pytest.mark.variants(quick=["3"], slow=["1"])
 @pytest.mark.parametrize("knots", [1, 3])
 def test_drmad_replays_who_stopped_when(knots):
     """The path of lines is right on a quadratic problem, once what is decided on the way is not decided anew."""
@@ -134,6 +135,7 @@ def test_an_update_that_is_not_finite_never_reaches_the_weights():
     np.testing.assert_allclose(weights[0], path()[30, 0], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_hypergradients_pass_through_stopping():
     """λ scales the loss; at the best step of each replica by hand, central differences elsewhere."""
     valid = lambda w: (w - jnp.array([0.45, 1.55, 2.95])) ** 2
@@ -148,6 +150,7 @@ def test_hypergradients_pass_through_stopping():
         np.testing.assert_allclose(hypergradient, difference, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_models_stopped_on_their_own_rows_are_those_trained_alone():
     """Equinox models, a split for every replica."""
     x = jnp.linspace(-1, 1, 24)
@@ -219,6 +222,7 @@ def test_chunk_size_changes_nothing(chunk):
         np.testing.assert_allclose(losses[r], loss, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.row(38)
 def test_what_does_not_fit_is_refused_or_divided():
     stacked = many(64)
@@ -240,6 +244,7 @@ def test_what_does_not_fit_is_refused_or_divided():
         ens.chunked(fit, "auto", memory=10)(*stacked)
 
 
+@pytest.mark.slow
 def test_chunked_losses_can_be_differentiated():
     stacked = many()
     total = lambda x, chunk: jnp.sum(ens.chunked(fit, chunk)(stacked[0], x, stacked[2])[1])

@@ -63,6 +63,7 @@ def test_kl_is_the_textbook_formula(seed):
     np.testing.assert_allclose(gaussian_kl(posterior, h), by_trace, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.row(17)
 @given(seed=st.integers(0, 2**16))
 def test_the_best_elbo_is_the_evidence(seed):

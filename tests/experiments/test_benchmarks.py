@@ -51,6 +51,7 @@ def test_the_hypergradient_at_a_minimum_is_that_of_differences():
     np.testing.assert_allclose((outer_loss(size) - outer_loss(-size)) / (2 * size), slope, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_what_tune_is_compared_with_is_training():
     case = tune.setting(None, "energy", 4, 16)
     params, static = eqx.partition(case.model, eqx.is_inexact_array)

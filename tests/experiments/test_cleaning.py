@@ -86,6 +86,7 @@ def test_fashion_mnist_is_looked_for_and_not_taken_for_mnist(tmp_path):
             fashion_mnist(Path(folder) / "mnist")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["neumann5", pytest.param("reverse", marks=pytest.mark.slow)])
 def test_validation_set_is_overfitted(tmp_path, method):
     config = overfit_validation.Config(
@@ -100,6 +101,7 @@ def test_validation_set_is_overfitted(tmp_path, method):
         assert run["num_hparams"] == 64 * 16 + 16 + 16 * 10 + 10
 
 
+@pytest.mark.slow
 def test_ten_learned_images_beat_ten_real_ones(tmp_path):
     config = distillation.Config(out=tmp_path, methods=("reverse",), seeds=1, num_real=300)
     summary = distillation.main(config)

@@ -222,6 +222,7 @@ command(lambda config: run_cells(config, grid(seed=config.seed_range()), cell), 
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED, "--out", str(tmp_path)],
@@ -246,7 +247,7 @@ print(jax.config.jax_compilation_cache_dir)
 """
 
 
-@pytest.mark.variants(quick=["JAX_COMPILATION_CACHE_DIR"], slow=["off", "XDG_CACHE_HOME"])
+@pytest.mark.variants(slow=["JAX_COMPILATION_CACHE_DIR", "off", "XDG_CACHE_HOME"])
 @pytest.mark.parametrize("place", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR", "off"])
 def test_compiled_programs_are_kept(tmp_path, place):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}

@@ -84,6 +84,7 @@ def test_budgets_in_other_units_are_kept(tmp_path, unit):
             assert budget <= run["gradients"] < budget + step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random_scalar", pytest.param("greedy", marks=pytest.mark.slow)])
 def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path, method):
     config = Config(out=tmp_path, methods=(method,), **SMALL)

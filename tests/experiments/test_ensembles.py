@@ -40,6 +40,7 @@ def test_what_is_written(tmp_path, capsys):
     assert "6, together" in printed and "2, one by one" in printed
 
 
+@pytest.mark.slow
 def test_both_programs_are_the_same_training():
     inner = benchmark.programs(Config(**SMALL))
     models, (grid, linear, targets) = benchmark.setting(0, 3)

@@ -55,6 +55,7 @@ def test_one_penalty_and_one_per_feature(tmp_path, capsys):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_the_exact_curve_is_the_solved_problem():
     data = binary.thirds(binary.load(binary.Source("breast_cancer", None)), seed=0, most=300)
     with jax.enable_x64(True):

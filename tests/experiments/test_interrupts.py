@@ -53,6 +53,7 @@ def start(body):
     return process
 
 
+@pytest.mark.variants(quick=["time*", "body*"], slow=["hashlib*"])
 @pytest.mark.row(40)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("body", [WAITS, NEVER_IN_PYTHON, IGNORED, SAVES])
@@ -64,6 +65,7 @@ def test_one_line_and_the_status_of_the_signal(body, number):
     assert found == ("saved\n" if body is SAVES else "")
 
 
+@pytest.mark.slow
 @pytest.mark.row(40)
 def test_a_second_signal_ends_at_once():
     with start(SAVES_FOR_EVER) as process:

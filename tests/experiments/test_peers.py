@@ -21,6 +21,7 @@ def absent():
     raise ModuleNotFoundError("No module named 'nobodys_library'")
 
 
+@pytest.mark.slow
 def test_a_peer_that_is_absent_is_left_out_by_name(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(by_problem.os, "environ", {})
     peers = lambda case: {

@@ -45,6 +45,7 @@ def test_the_file_is_checked(tmp_path):
         data.proton(path, "balanced")
 
 
+@pytest.mark.slow
 def test_measurements(measured):
     assert measured.values.shape == (2054,) and len(measured.sets) == len(set(measured.sets)) == 11
     assert measured.folds.sum(1).tolist() == [447, 337, 415, 478]
@@ -76,6 +77,7 @@ def test_reduced_chi2_is_the_full_one(measured, own_splits):
         assert (split.train[0] != split.train[1]).any()
 
 
+@pytest.mark.slow
 def test_sum_rules(measured):
     theory = model.ProtonTheory(measured.tables)
     own = model.draw_own(jax.random.key(3), model.shapes(2, 8, (4, 3)), 8)

@@ -59,6 +59,7 @@ def test_simulated_moments_follow_the_recursion():
     np.testing.assert_allclose(value, quadratics.losses_of(quadratic, rates)[-1], rtol=0.03)
 
 
+@pytest.mark.slow
 def test_short_horizon_bias(tmp_path):
     config = short_horizon.Config(hyper_steps=150, hyper_lr=0.05, particles=300, seeds=1, out=tmp_path)
     summary = short_horizon.main(config)
@@ -70,6 +71,7 @@ def test_short_horizon_bias(tmp_path):
     assert final["greedy, hg.Greedy"] == pytest.approx(final["greedy, closed form"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_pixel_decay(tmp_path):
     config = pixel_decay.Config(
         data="digits", num_train=400, num_valid=300, hyper_steps=12, num_steps=25, seeds=1, out=tmp_path
@@ -96,6 +98,7 @@ def test_momentum_is_the_published_recursion():
     np.testing.assert_allclose(w, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_displacement_has_the_gradient_of_the_weights():
     x, y = jax.random.normal(jax.random.key(0), (30, 5)), jnp.arange(30) % 10
     noise = scheduled.draw(5, jax.random.key(1))

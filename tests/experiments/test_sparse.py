@@ -48,6 +48,7 @@ def test_the_dual_of_the_support_vector_machine_is_that_of_scikit_learn():
     np.testing.assert_allclose(known.coef_[0], (alpha * splits.train.y) @ splits.train.x, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_training_ends_at_the_proximal_gradient_that_was_asked_for_in_fewer_steps():
     """The way is from strong to weak penalties; the same steps without restarts of the momentum are compared with."""
     with jax.enable_x64(True):
@@ -79,6 +80,7 @@ REGRESSIONS = {
 }
 
 
+@pytest.mark.variants(quick=["non-negative", "elastic net"], slow=["lasso"])
 @pytest.mark.parametrize("kind", REGRESSIONS)
 def test_cross_validated_regressions_are_those_of_scikit_learn(kind):
     """Models of all folds, their mean loss, and the model of all rows."""
@@ -164,6 +166,7 @@ def test_descents_come_through_where_the_support_is_larger_than_the_rows():
     assert path[-1]["least"] < 0.18
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["validation", pytest.param("cv", marks=pytest.mark.slow)])
 def test_hypergradients_come_as_low_as_the_grid(criterion, tmp_path, capsys):
     summary = run.main(dataclasses.replace(run.Config(criterion=criterion, out=tmp_path), **run.QUICK))

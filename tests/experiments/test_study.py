@@ -44,6 +44,7 @@ def bound(mean, log_variance, rows):
     return fit - sum((mean**2 + variance) * precision - 1 + log_variance - np.log(variance)) / 2, variance
 
 
+@pytest.mark.slow
 def test_the_best_mean_field_is_a_maximum_of_the_bound_that_is_measured():
     task = task_of("elbo")
     best, mean = polynomial.best_mean_field(task.rows.train, BOX)
@@ -68,6 +69,7 @@ def test_the_best_mean_field_is_a_maximum_of_the_bound_that_is_measured():
     assert -40 * float(measured) == pytest.approx(value, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "tpe"])
 def test_trials_of_every_length_spend_the_budget_and_no_more(method):
     table = Table(dataclasses.replace(setting("synthetic", None, scale=0.01), outer_steps=25), "elbo")
@@ -89,6 +91,7 @@ def test_every_method_is_judged_by_averaged_weights_if_asked(method):
     assert abs(bound(0.99) - bound(None)) > 1e-3 * abs(bound(None))
 
 
+@pytest.mark.slow
 def test_a_method_that_is_measured_where_it_is_judges_no_step_again():
     """A random criterion is evaluated up to 64 times for a new best; here the one count a step is a constant."""
     table = Table(setting("synthetic", None, scale=0.01), "elbo")
@@ -118,6 +121,7 @@ def test_rows_that_stand_for_more_have_the_evidence_of_all_of_them():
     assert float(some) == pytest.approx(float(both), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_cross_validation_scores_every_row_by_the_member_that_has_not_seen_it():
     task = task_of("cv")
     weights = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32) * 0.1

@@ -142,6 +142,7 @@ def test_the_words_count_what_the_numbers_say():
     )
 
 
+@pytest.mark.slow
 def test_all_forms_of_decays_begin_with_the_same_penalty():
     """A step of the layer's own decay moves those of all its weights, as it does where the layer has one alone."""
     table = read("wine", None, 0, 0.2)
@@ -169,6 +170,7 @@ def task_of():
     return make
 
 
+@pytest.mark.variants(quick=["wine"], slow=["diabetes"])
 @pytest.mark.parametrize("name", ["diabetes", "wine"])
 def test_a_narrow_bound_weighs_fit_and_penalty_as_the_loss_does(name, task_of):
     task = task_of(name)
@@ -185,6 +187,7 @@ def test_a_narrow_bound_weighs_fit_and_penalty_as_the_loss_does(name, task_of):
     assert of(other) - of(task.model) == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_folds_of_the_training_rows_predict_together(task_of):
     task = task_of("diabetes")
     posed, x = folds(task), task.table.splits.valid.x[0]
@@ -194,6 +197,7 @@ def test_folds_of_the_training_rows_predict_together(task_of):
     assert held.shape[0] == 4 and set(held.ravel()) <= set(task.table.splits.train.y)
 
 
+@pytest.mark.slow
 def test_the_training_loss_moves_rate_and_momentum_alone(task_of):
     task = task_of("diabetes")
     np.testing.assert_array_equal(training_loss(task).problem.valid.y, task.table.splits.train.y)

@@ -12,6 +12,7 @@ NUMBER = 600
 SLOW = {"run", "diagnose", "fewest_knots", "spread"}  # their other arguments cost seconds to make
 
 
+@pytest.mark.variants(quick=["library", "trials", "training"], slow=["ensemble", "methods"])
 @pytest.mark.row(22, 23, 28)
 @pytest.mark.parametrize("package", fuzz.PACKAGES)
 def test_wrong_arguments_are_refused_by_name(package):

@@ -94,6 +94,7 @@ def test_hypergradients_of_adapters_are_differences(estimator):
     laws.finite_differences(estimator, case_of())
 
 
+@pytest.mark.slow
 def test_adapters_alone_move():
     case = case_of()
     after = hg.evaluate(INNER, case.problem, case.params, case.hparams, laws.KEY).params

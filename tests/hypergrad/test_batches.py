@@ -64,7 +64,7 @@ LAWS = {name: (estimator, "epochs") for name, estimator in EXACT.items()} | {
 
 @pytest.mark.parametrize(
     ("estimator", "order"),
-    some_slow(LAWS, "checkpoints", "forward", "drmad", "greedy", "reversible", "exactly reversible"),
+    some_slow(LAWS, *EXACT),
 )
 def test_hypergradients_are_those_of_the_sampled_training(estimator, order):
     problem, params, hparams = sampled(lambda rows: hg.Batches(rows, SIZE, order=order))
@@ -100,7 +100,7 @@ WARM = {
 }
 
 
-@pytest.mark.parametrize(("search", "steps"), some_slow(WARM, "greedy", "implicit", "f2sa"))
+@pytest.mark.parametrize(("search", "steps"), some_slow(WARM, "greedy", "reverse", "implicit", "f2sa"))
 def test_an_epoch_goes_on_from_one_step_of_a_search_to_the_next(search, steps):
     """Every row of 10 has been read k times after 5 k / 2 updates on batches of 4."""
     problem, params, hparams = counting()
@@ -125,6 +125,7 @@ def test_a_cold_start_begins_an_epoch_in_another_order():
     assert np.all(np.sum(firsts, 1) == SIZE) and chi2 < 27.9  # 99.9 % of chi-squared with 9 degrees of freedom
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_all_rows_in_chunks_are_the_full_data(size):
     """Values, gradients and curvature, with a ragged last chunk and without."""
@@ -206,6 +207,7 @@ def test_gauss_newton_averages_products_over_batches():
     assert not np.allclose(found[0], found[2])
 
 
+@pytest.mark.slow
 def test_the_best_is_chosen_on_all_rows():
     problem, params, hparams = sampled(valid=lambda rows: hg.Batches(rows, 3))
     search = hg.GradientSearch(hg.Reverse(SGD), optax.sgd(0.5))
@@ -275,6 +277,7 @@ def test_what_cannot_read_batches_refuses_them():
         hg.BilevelProblem(inner_loss, outer_loss, hg.Batches({"x": np.full(4, np.nan)}, 2), rows)
 
 
+@pytest.mark.slow
 def test_budgets_count_the_rows_that_are_read():
     """Three steps of training with four rows each, and a pullback for each, which counts two gradients."""
     problem, params, hparams = sampled(lambda rows: hg.Batches(rows, SIZE))

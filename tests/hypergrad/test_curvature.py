@@ -45,6 +45,7 @@ def test_the_parts_make_the_loss():
     assert_close(problem.inner_loss(*args), logistic_inner(*args))
 
 
+@pytest.mark.slow
 def test_gauss_newton_is_the_hessian_of_a_linear_model():
     case, problem = in_parts(logits)
     for make in MAKE:
@@ -53,6 +54,7 @@ def test_gauss_newton_is_the_hessian_of_a_linear_model():
         assert_close(value(case.hparams, case.params, laws.KEY)[1], case.exact(), "solved")
 
 
+@pytest.mark.slow
 def test_gauss_newton_of_a_network_is_its_formula_and_positive():
     case, problem = in_parts(net_logits)
     w, v = jnp.array([0.3, -1.0, 0.5, -2.0]), jnp.array([1.0, 2.0, -1.0, 0.5])
@@ -78,7 +80,7 @@ def test_a_loss_in_one_piece_has_no_gauss_newton_matrix():
         estimator.step(case.problem, case.hparams, estimator.init(case.problem, case.params, case.hparams), laws.KEY)
 
 
-@pytest.mark.variants(quick=["Implicit"], slow=["make1"])
+@pytest.mark.variants(slow=["Implicit", "make1"])
 @pytest.mark.parametrize("make", MAKE)
 def test_the_prior_as_preconditioner(make):
     """Penalties over twelve orders of magnitude: plain CG stops far away, with their diagonal it is done at once."""

@@ -39,6 +39,7 @@ def test_findings_are_what_they_say():
     assert found.memory > 0 and found.runs > 0 and np.isnan(found.growth) and found.stability > 0.999
 
 
+@pytest.mark.slow
 def test_exact_estimators_are_right():
     case, inner = quadratic(), solver(8)
     estimators = {"reverse": hg.Reverse(inner), "line": hg.DrMAD(inner), "forward": hg.Forward(inner)}
@@ -88,6 +89,7 @@ def end(w, h, data, key):
     return jnp.sum((w - 0.3) ** 2) + 0 * jnp.sum(data["x"])
 
 
+@pytest.mark.slow
 def test_chaos_is_not_blamed_on_the_estimator():
     data = {"x": np.ones(2)}
     problem = hg.BilevelProblem(chaotic, end, data, data)
@@ -126,12 +128,14 @@ def test_the_fewest_knots_within_tolerance_are_found():
         assert all(f.cosine < 1 - 1e-9 for f in result.findings[:-1])
 
 
+@pytest.mark.slow
 def test_a_shorter_horizon_is_judged_on_its_own():
     case = ridge()
     short, direct = one(case, hg.Reverse(solver(50)), num_steps=5), one(case, hg.Reverse(solver(5)))
     assert short.steps == 5 and short.gradients == direct.gradients
 
 
+@pytest.mark.slow
 def test_a_diagnosis_has_rows_and_a_plot(tmp_path):
     case, inner = ridge(), solver(6)
     estimators = [hg.Reverse(inner), hg.DrMAD(inner, knots=2), Opposite(inner)]
@@ -179,6 +183,7 @@ def test_cubics_hold_where_the_straight_line_explodes():
     assert min(f.stability for f in found) > 0.99
 
 
+@pytest.mark.slow
 def test_weights_that_start_at_zero_are_disturbed_too():
     """A chaotic training from zero: disturbed relative to the weights alone it would look stable."""
     inner_loss = lambda w, h, data, key: jnp.sum(1 - jnp.cos(w * data["f"])) / 2 - jnp.sum(w * jnp.exp(h)) / 10
@@ -189,6 +194,7 @@ def test_weights_that_start_at_zero_are_disturbed_too():
         assert found.stability < 0.99
 
 
+@pytest.mark.slow
 def test_one_hyperparameter_in_chaos_is_no_stable_one():
     """A cosine of two numbers is their sign alone."""
     inner_loss = lambda w, h, data, key: jnp.sum(1 - jnp.cos(w * data["f"])) / 2 - jnp.sum(w) * jnp.exp(h) / 10

@@ -101,6 +101,7 @@ def test_names_with_dots_do_not_collide():
     np.testing.assert_array_equal(columns["['a.b']"], np.arange(2.0))
 
 
+@pytest.mark.slow
 def test_what_is_kept_has_a_history_too():
     _, history = go(keep=lambda record: (record.value, record.hparams["log_l2"]))
     value, log_l2 = history.records

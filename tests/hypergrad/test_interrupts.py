@@ -44,6 +44,7 @@ def raise_interrupt():
     raise KeyboardInterrupt
 
 
+@pytest.mark.variants(quick=["raise_interrupt"], slow=["interrupt"])
 @pytest.mark.row(40)
 @pytest.mark.parametrize("act", [interrupt, raise_interrupt])
 def test_the_exception_holds_state_and_history(act, capsys):
@@ -136,7 +137,7 @@ print("not reached")
 
 
 @pytest.mark.row(40)
-@pytest.mark.variants(quick=["2"], slow=["15"])
+@pytest.mark.variants(slow=["2", "15"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_exit_code_of_a_script_tells_the_signal(tmp_path, number):
     script = SCRIPT.format(folder=str(ROOT), file=str(tmp_path / "run.ckpt"), number=int(number))

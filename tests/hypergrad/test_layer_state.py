@@ -94,7 +94,7 @@ EXACT = {
 }
 
 
-@pytest.mark.variants(quick=["forward"], slow=["reverse", "drmad, every knot"])
+@pytest.mark.variants(slow=["forward", "reverse", "drmad, every knot"])
 @pytest.mark.parametrize("estimator", EXACT.values(), ids=EXACT)
 def test_hypergradients_go_through_running_averages(estimator):
     laws.finite_differences(estimator, case_of())
@@ -114,7 +114,7 @@ def by_hand(case, hparams):
     return outer_loss(end, hparams, case.problem.valid, None), end
 
 
-@pytest.mark.variants(quick=["spectral norm"], slow=["exponential averages"])
+@pytest.mark.variants(slow=["spectral norm", "exponential averages"])
 @pytest.mark.parametrize("make", [lambda: Normalised("ema"), Spectral], ids=["exponential averages", "spectral norm"])
 def test_other_states_move_and_are_differentiated_as_by_hand(make):
     """Spectral norm stops gradients by itself, so that differences would tell something else: a warning says so."""
@@ -127,6 +127,7 @@ def test_other_states_move_and_are_differentiated_as_by_hand(make):
     assert_close(eqx.filter(found, eqx.is_inexact_array), eqx.filter(end, eqx.is_inexact_array))
 
 
+@pytest.mark.slow
 def test_a_constant_state_would_give_another_hypergradient():
     """An estimator that forgets the running averages would find another number."""
     case = case_of()
@@ -155,6 +156,7 @@ SEARCHES = {
 SLOW = ("drmad", "f2sa", "greedy", "implicit", "saba")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "search",
     [pytest.param(s, id=name, marks=[pytest.mark.slow] if name in SLOW else []) for name, s in SEARCHES.items()],
@@ -170,6 +172,7 @@ def test_searches_carry_the_state_of_layers(search):
     assert_close(found, state.best.value)
 
 
+@pytest.mark.slow
 def test_an_implicit_estimator_says_that_it_is_away_from_a_solution():
     case = without_rate(case_of())
     estimate, _ = laws.first_step(hg.Implicit(FIXED, hg.CG(3)), case)
@@ -190,6 +193,7 @@ def frozen_loss(params, hparams, data, key):
     return jnp.mean((found - data["y"]) ** 2) * jnp.exp(hparams["log_l2"])
 
 
+@pytest.mark.slow
 def test_frozen_layers_need_nothing_special():
     """Neither the state nor initial values that stand in the model are trained."""
     model, state = eqx.nn.make_with_state(Normalised)()
@@ -205,6 +209,7 @@ def test_frozen_layers_need_nothing_special():
     assert trained.weight is not None and not jax.tree.leaves(trained.batch_state_index)
 
 
+@pytest.mark.slow
 def test_replicas_have_a_state_each():
     case = case_of()
     scaled = lambda r: jax.tree.map(lambda w: w * (1 + r) if eqx.is_inexact_array(w) else w, case.params)

@@ -96,7 +96,7 @@ def case_of(model):
     return Case(hg.BilevelProblem(inner_loss, outer_loss, rows(), rows()), model, hparams)
 
 
-@pytest.mark.variants(quick=["CNN", "dropout"], slow=["attention", "LSTM"])
+@pytest.mark.variants(quick=["CNN"], slow=["dropout", "attention", "LSTM"])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_hypergradients_of_any_model(make):
     case, inner = case_of(make()), hg.OptaxSolver(optax.adam(0.03), 3)

@@ -28,7 +28,7 @@ every = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS
 
 
 @pytest.mark.row(12)
-@pytest.mark.variants(quick=["reverse", "greedy"], slow=["hoag", "drmad"])
+@pytest.mark.variants(quick=["reverse"], slow=["greedy", "hoag", "drmad"])
 @every
 def test_rows_spread_over_devices_change_nothing(estimator):
     assert len(jax.devices()) == 4
@@ -40,7 +40,7 @@ def test_rows_spread_over_devices_change_nothing(estimator):
     assert_close(laws.answer(estimator, case.replace(train=spread)), laws.answer(estimator, case))
 
 
-@pytest.mark.variants(quick=["reverse", "greedy", "implicit"], slow=["hoag", "drmad"])
+@pytest.mark.variants(slow=["implicit", "greedy", "reverse", "hoag", "drmad"])
 @every
 def test_types_are_never_promoted(estimator):
     case = ridge()
@@ -51,6 +51,7 @@ def test_types_are_never_promoted(estimator):
     assert jnp.isfinite(state.best.value)
 
 
+@pytest.mark.slow
 @pytest.mark.row(10)
 def test_searches_side_by_side_are_searches_one_by_one():
     case, search = ridge(), hg.GradientSearch(hg.DrMAD(INNER), optax.adam(0.1))

@@ -63,7 +63,7 @@ def test_every_estimator_is_among_them():
     assert classes - {hg.AbstractEstimator} == {type(estimator) for estimator in ESTIMATORS.values()}
 
 
-@pytest.mark.variants(quick=["reverse"])
+@pytest.mark.variants(slow=["reverse"])
 @pytest.mark.parametrize(
     "estimator",
     ESTIMATORS.values(),

@@ -45,7 +45,7 @@ def same(one, other):
 
 
 @pytest.mark.row(15)
-@pytest.mark.variants(quick=["reverse", "soba", "random"], slow=["hoag"])
+@pytest.mark.variants(quick=["soba", "random"], slow=["reverse", "hoag"])
 @every
 def test_equal_budgets_buy_every_search_the_same(search):
     state, history = go(search, ridge(), 22)
@@ -92,7 +92,7 @@ def test_a_budget_in_seconds():
 
 
 @pytest.mark.row(9)
-@pytest.mark.variants(quick=["reverse"], slow=["hoag", "maid", "saba"])
+@pytest.mark.variants(slow=["reverse", "hoag", "maid", "saba"])
 @pytest.mark.usefixtures("optimised")
 @every
 def test_chunks_stops_and_repetitions_change_nothing(search, tmp_path):
@@ -107,6 +107,7 @@ def test_chunks_stops_and_repetitions_change_nothing(search, tmp_path):
     same(whole, (end, first + second))
 
 
+@pytest.mark.slow
 @pytest.mark.row(40)
 def test_an_interrupted_run_is_saved(tmp_path):
     case, file, search = ridge(), tmp_path / "run.ckpt", SEARCHES["drmad"]
@@ -121,6 +122,7 @@ def test_an_interrupted_run_is_saved(tmp_path):
     assert set(tmp_path.iterdir()) == {file, tmp_path / "run.ckpt.records"}
 
 
+@pytest.mark.slow
 @pytest.mark.row(31, 32, 33, 35)
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path):
     case, file, search = ridge(), tmp_path / "run.ckpt", SEARCHES["reverse"]
@@ -193,6 +195,7 @@ def test_divergence_is_flagged_and_survived():
     assert jnp.isfinite(state.best.value) and state.best.hparams["log_lr"] == -2
 
 
+@pytest.mark.variants(quick=["True"], slow=["False"])
 @pytest.mark.row(20)
 @pytest.mark.parametrize("warm", [False, True])
 def test_a_gradient_search_keeps_its_place_after_divergence(warm):

@@ -13,6 +13,7 @@ from hypergrad.testing.problems import net, ridge
 INNER = hg.OptaxSolver(optax.sgd(0.1), 5)
 
 
+@pytest.mark.slow
 def test_it_is_that_of_single_keys():
     case = net()
     found = hg.spread(case.problem, hg.Reverse(INNER), case.params, case.hparams, key=laws.KEY, num_keys=6)

@@ -77,6 +77,7 @@ def test_drmad_leaves_out_the_steps_where_its_adjoint_outgrows_the_limit(limit, 
     assert_close(estimate.hypergradient, laws.answer(hg.Reverse(inner, horizon=swept), case)[1], "gradient")
 
 
+@pytest.mark.slow
 def test_flags_are_each_members_own():
     case, estimator = quadratic(), hg.Implicit(hg.OptaxSolver(optax.sgd(0.1), 400), hg.CG(10))
     hessians = jnp.stack([jnp.eye(4), jnp.diag(jnp.array([1.0, -0.01, 1, 1])), 2 * jnp.eye(4)])
@@ -122,6 +123,7 @@ def status_of_step(case, inner):
     return estimator.step(case.problem, case.hparams, estimator.init(case.problem, case.params, case.hparams), laws.KEY)
 
 
+@pytest.mark.slow
 def test_what_prints_tells():
     for name, thing in printed().items():
         text = str(thing)

@@ -151,7 +151,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.variants(quick=["memmap"], slow=["generator", "stateful"])
+@pytest.mark.variants(slow=["memmap", "generator", "stateful"])
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_resumed_run_reads_on(name, whole, tmp_path):
     """The second run has other chunks and a fresh iterable."""
@@ -160,6 +160,7 @@ def test_a_resumed_run_reads_on(name, whole, tmp_path):
     same(whole, go(GREEDY, make(), 24, checkpoint=file, chunk=3))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_where_it_cannot_be_exact(tmp_path):
     file, loader = tmp_path / "run.ckpt", Loader(5, shuffled=True)
     go(GREEDY, loader, 8, checkpoint=file)
@@ -171,6 +172,7 @@ def test_a_resumed_run_says_where_it_cannot_be_exact(tmp_path):
         go(GREEDY, generator(stop=6), 24, checkpoint=file)
 
 
+@pytest.mark.slow
 def test_passes_follow_one_another_and_an_iterator_ends_the_run():
     loader = Loader(5)
     state, _ = go(GREEDY, loader, 12)
@@ -183,6 +185,7 @@ def test_passes_follow_one_another_and_an_iterator_ends_the_run():
         go(GREEDY, [], 4)
 
 
+@pytest.mark.slow
 def test_an_iterator_with_a_state_gets_back_what_was_not_used():
     stream = Stateful()
     go(GREEDY, stream, 6, chunk=2)
@@ -223,6 +226,7 @@ def test_batches_of_another_form_are_refused(stream, message):
         go(GREEDY, iter(stream))
 
 
+@pytest.mark.slow
 def test_errors_of_the_stream_are_errors_of_the_run(tmp_path):
     """The checkpoint keeps what was done before."""
     file = tmp_path / "run.ckpt"

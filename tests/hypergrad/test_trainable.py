@@ -73,7 +73,7 @@ def by_hand(model, hparams):
     return laws.answer(hg.Reverse(INNER), Case(problem, model.head, hparams))
 
 
-@pytest.mark.variants(quick=["reverse", "forward"], slow=["drmad, cubic"])
+@pytest.mark.variants(quick=["forward"], slow=["reverse", "drmad, cubic"])
 @pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
 def test_freezing_is_leaving_out(estimator):
     model, hparams = Head(), jnp.asarray(-3.0)
@@ -81,6 +81,7 @@ def test_freezing_is_leaving_out(estimator):
     assert_close(found, by_hand(model, hparams), "gradient")
 
 
+@pytest.mark.slow
 def test_frozen_arrays_come_back_as_they_were():
     model = Head()
     problem = problem_of(head_only(model))
@@ -125,6 +126,7 @@ def test_filters_that_cannot_be_are_refused_by_name(trainable, error, message):
         hg.Reverse(INNER).init(problem_of(trainable), Head(), jnp.asarray(-3.0))
 
 
+@pytest.mark.slow
 def test_a_backbone_is_not_stored_per_step():
     """Memory grows with the steps by what is trained and its moments, and a frozen array adds nothing to that."""
 

@@ -34,7 +34,7 @@ def test_every_evaluation_has_its_own_key():
     )
 
 
-@pytest.mark.variants(quick=["adam"], slow=["lbfgs"])
+@pytest.mark.variants(slow=["adam", "lbfgs"])
 @pytest.mark.parametrize("inner", INNERS.values(), ids=INNERS)
 def test_forward_and_reverse_derivatives_of_a_step_are_adjoint(inner):
     case = net()

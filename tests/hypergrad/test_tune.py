@@ -77,7 +77,7 @@ def best_rate():
     return min(trained(problem, params, {"log_rate": jnp.log(rate)}, BUDGET) for rate in np.geomspace(1e-3, 1, 7))
 
 
-@pytest.mark.variants(quick=["0.01", "0.3", "9.0"], slow=["0.0003"])
+@pytest.mark.variants(quick=["0.3", "9.0"], slow=["0.01", "0.0003"])
 @pytest.mark.parametrize("rate", [3e-4, 1e-2, 3e-1, 9.0])
 def test_a_rate_from_any_start_is_near_the_best_fixed_one(rate):
     """Training diverges in a few updates at 9."""
@@ -151,6 +151,7 @@ def test_an_interrupted_call_goes_on(tmp_path):
         assert (again.gradients, again.report) == (whole.gradients, whole.report)
 
 
+@pytest.mark.slow
 def test_a_holdout_chooses():
     problem, params, test = regression()
     start = {"log_decay": jnp.zeros(()), "log_rate": jnp.log(0.1)}
@@ -159,6 +160,7 @@ def test_a_holdout_chooses():
     assert tuned.gradients <= BUDGET and "holdout" in str(tuned)
 
 
+@pytest.mark.slow
 def test_moves_are_in_units_of_the_scale():
     problem, params, _ = regression()
     start = {"log_decay": jnp.zeros(()), "log_rate": jnp.log(0.1)}
@@ -275,7 +277,7 @@ def test_what_stays_where_it_is_has_no_starts():
     ]
 
 
-@pytest.mark.variants(quick=["1.0-5.0"], slow=["-1.0-5.0", "1.0-2.0"])
+@pytest.mark.variants(slow=["1.0-5.0", "-1.0-5.0", "1.0-2.0"])
 @pytest.mark.parametrize("start", [2.0, 5.0])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_penalty_that_kills_a_network_is_left(start, sign):

@@ -110,6 +110,7 @@ def tune(**options):
     return hg.tune(solver, problem, params, start, key=laws.KEY, starts=[], **options)
 
 
+@pytest.mark.slow
 def test_tune_keeps_a_momentum_at_its_bound_or_below():
     """The start, 0.99, trains until the first move. Free of the bound it stays: the hypergradient asks for more."""
     bounded, free = tune(), tune(memory=None)
@@ -119,6 +120,7 @@ def test_tune_keeps_a_momentum_at_its_bound_or_below():
     assert "hparams['m'] is a momentum" in str(bounded) and "momentum" not in str(free)
 
 
+@pytest.mark.slow
 def test_the_own_projection_has_the_last_word():
     tuned = tune(projection=lambda h: h | {"m": jnp.full_like(h["m"], 2.0)})
     np.testing.assert_allclose(tuned.history.hparams["m"][1:], 2.0)

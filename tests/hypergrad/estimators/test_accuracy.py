@@ -32,7 +32,7 @@ APPROXIMATE = {
 }
 
 
-@pytest.mark.variants(quick=["greedy", "online"], slow=["line"])
+@pytest.mark.variants(quick=["online"], slow=["greedy", "line"])
 @pytest.mark.parametrize("name", APPROXIMATE)
 def test_with_few_hyperparameters_the_measured_error_is_the_error(name):
     estimator, case = APPROXIMATE[name], problems.net()
@@ -60,6 +60,7 @@ def test_exact_estimators_measure_nothing():
         assert "relative_error" not in stats.diagnostics and stats.counts.hvps == 0
 
 
+@pytest.mark.slow
 def test_it_is_measured_every_so_often_and_counted():
     case, estimator = problems.net(), hg.DrMAD(MOMENTUM, check=hg.ErrorCheck(directions=3, every=2))
     state, errors, hvps = estimator.init(case.problem, case.params, case.hparams), [], []
@@ -108,6 +109,7 @@ def test_the_bound_of_an_implicit_hypergradient_holds_and_is_not_vacuous(make):
     assert np.median(ratios) < 300
 
 
+@pytest.mark.slow
 def test_there_is_no_bound_without_convexity():
     case = problems.quadratic()
     case = case.replace(train={"A": case.problem.train["A"] - 0.5 * np.eye(4)})  # eigenvalues from -0.2
@@ -177,7 +179,7 @@ WRONG = {
 }
 
 
-@pytest.mark.variants(quick=["one step"], slow=["greedy", "line", "horizon"])
+@pytest.mark.variants(slow=["one step", "greedy", "line", "horizon"])
 @pytest.mark.parametrize(("make", "num_steps"), WRONG.values(), ids=WRONG)
 def test_no_status_is_ok_where_the_direction_is_wrong(make, num_steps):
     """P2, a network that is not trained to the end; cosines with the exact hypergradient below 0.95."""
@@ -222,6 +224,7 @@ def test_measured_errors_are_within_a_factor_of_three(num_steps, width):
             assert error < 1e-3 or error / 3 <= measured <= 3 * error, (estimator, error, measured)
 
 
+@pytest.mark.slow
 def test_training_that_diverges_is_flagged_under_exact_reverse_mode_too():
     """Unscaled inputs: the rate is far too large, the loss grows to 1e20."""
     case = problems.ridge()

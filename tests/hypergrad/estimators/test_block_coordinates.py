@@ -87,7 +87,7 @@ SOLVER = hg.CG(20, rtol=1e-13)
 
 
 @pytest.mark.variants(
-    quick=["implicit-lasso"], slow=["hoag-box", "hoag-elastic net", "implicit-non-negative*", "reverse-lasso"]
+    slow=["implicit-lasso", "hoag-box", "hoag-elastic net", "implicit-non-negative*", "reverse-lasso"]
 )
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("make", ["implicit", "hoag", "reverse", "forward"])

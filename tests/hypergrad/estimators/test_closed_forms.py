@@ -45,6 +45,7 @@ def scalar_quadratic(curvature):
     return hg.BilevelProblem(loss, loss, data, data)
 
 
+@pytest.mark.variants(quick=["1", "4"], slow=["25"])
 @pytest.mark.row(2)
 @pytest.mark.parametrize("steps", [1, 4, 25])
 def test_the_hypergradient_of_a_learning_rate_has_its_closed_form(steps):

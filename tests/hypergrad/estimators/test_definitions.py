@@ -86,7 +86,7 @@ def back(case, points):
     return total
 
 
-@pytest.mark.variants(quick=["3"], slow=["1"])
+@pytest.mark.variants(slow=["3", "1"])
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_reverse_looks_back_over_its_horizon(horizon):
     case = noisy()
@@ -105,7 +105,7 @@ def test_counters_and_flags_are_not_interpolated():
         assert interpolate(first, last, jnp.int32(50_000), jnp.int32(60_000)) == first
 
 
-@pytest.mark.variants(quick=["knots0"], slow=["knots1"])
+@pytest.mark.variants(slow=["knots0", "knots1"])
 @pytest.mark.parametrize("knots", [(0, 5), (0, 2, 5), (0, 1, 3, 5)])
 def test_drmad_goes_back_along_its_lines(knots):
     case = noisy()
@@ -119,7 +119,7 @@ def test_drmad_goes_back_along_its_lines(knots):
     assert_close(found, back(case, reversed(points)), "gradient")
 
 
-@pytest.mark.variants(quick=["0.7"], slow=["0.0"])
+@pytest.mark.variants(slow=["0.7", "0.0"])
 @pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
 def test_greedy_is_its_sum(decay):
     case, states = noisy(), path(noisy())
@@ -132,6 +132,7 @@ def test_greedy_is_its_sum(decay):
     assert_close(found, expected, "gradient")
 
 
+@pytest.mark.variants(quick=["HOAG"], slow=["Implicit"])
 @pytest.mark.parametrize("make", [hg.Implicit, hg.HOAG])
 def test_implicit_is_a_dense_solve_at_the_end_of_training(make):
     case = noisy()
@@ -201,7 +202,7 @@ def test_a_cubic_is_exact_on_cubics_and_stays_in_range():
     assert interpolate_cubic(counters, jnp.int32(4), jnp.int32(7)) == 10  # DrMAD puts the exact ones in their place
 
 
-@pytest.mark.variants(quick=["Reverse"], slow=["<lambda>"])
+@pytest.mark.variants(slow=["Reverse", "<lambda>"])
 @pytest.mark.parametrize("make", [hg.Reverse, lambda inner, **o: hg.DrMAD(inner, knots=STEPS, **o)])
 def test_storage_rounds_the_path_alone(make):
     case = noisy()

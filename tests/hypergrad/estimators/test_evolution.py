@@ -43,6 +43,7 @@ def test_all_laws(name):
     check_estimator(MAKE[name], claim=Claim.UNBIASED, examples=1, shrink=0)
 
 
+@pytest.mark.slow
 def test_the_mean_is_exact_on_smooth_problems_and_the_work_is_counted():
     check_estimator(
         MAKE["es"], claim=Claim.UNBIASED, shrink=0, only=(laws.is_reverse_on_average, laws.steps_are_counted)
@@ -139,6 +140,7 @@ def test_truncated_reverse_mode_goes_the_wrong_way(horizon):
     assert found < 0 < -OPTIMUM  # λ = 0 must fall, and the truncated hypergradient makes it rise
 
 
+@pytest.mark.variants(quick=["NRES"], slow=["PES"])
 @pytest.mark.parametrize("make", [hg.PES, hg.NRES])
 def test_persistent_strategies_reach_the_minimum(make):
     """The truncations have the length at which reverse mode goes the wrong way."""
@@ -213,6 +215,7 @@ def smoothed_derivative(steps, r=3.9):
     return np.sum(weights * eps * x) * step / WIDTH**2
 
 
+@pytest.mark.slow
 def test_the_smoothed_derivative_of_the_logistic_map():
     steps, x = 12, jnp.asarray(0.3)
     inner = hg.OptaxSolver(MAP, steps)
@@ -236,6 +239,7 @@ def reverse_average(steps, key, num_pairs=32):
 HORIZONS = [4, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 8, 16, 64))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", HORIZONS)
 def test_the_combination_is_never_much_worse_than_the_better_part(steps):
     inner, exact, r = hg.OptaxSolver(MAP, steps), smoothed_derivative(steps), jnp.asarray(3.9)

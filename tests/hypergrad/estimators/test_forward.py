@@ -24,6 +24,7 @@ def test_forward_is_reverse_on_a_network():
     laws.agree(hg.Forward(inner), hg.Reverse(inner), net())
 
 
+@pytest.mark.slow
 def test_tangents_carried_on_see_the_whole_past():
     """Three real-time steps at rest are one long step; without the tangents only the last stretch counts."""
     case, optimiser = ridge(), OPTIMISERS["momentum"]
@@ -54,6 +55,7 @@ def test_forward_sees_learning_rates():
     laws.finite_differences(hg.Forward(inner), case)
 
 
+@pytest.mark.slow
 def test_one_step_is_exact_after_a_newton_step():
     """gradient descent with the inverse Hessian as its rate is Newton's method on a quadratic loss in one variable."""
     case = ridge(num_features=1)

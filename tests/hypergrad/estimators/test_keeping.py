@@ -30,7 +30,7 @@ def after(estimator):
 
 
 @pytest.mark.row(2)
-@pytest.mark.variants(quick=["residuals", "binomial"], slow=["two states"])
+@pytest.mark.variants(quick=["binomial"], slow=["residuals", "two states"])
 @pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
 def test_what_is_kept_changes_nothing_but_the_work(kept):
     exact, found = after(hg.Reverse(SGD)), after(hg.Reverse(SGD, **kept))
@@ -119,6 +119,7 @@ def plan(case, **options):
     return estimator.plan(case.problem, case.params, case.hparams)
 
 
+@pytest.mark.slow
 def test_the_choice_takes_what_fits():
     case, state = net(), 224  # 13 weights and biases, their momentum, and two counters
     assert "5 states of 200" in repr(plan(case, memory_limit=5.5 * state))

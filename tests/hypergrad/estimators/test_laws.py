@@ -59,6 +59,7 @@ def test_estimators_keep_the_laws_of_many_programs(make, claim):
     check_estimator(make, claim=claim, examples=8, only=MANY_PROGRAMS)
 
 
+@pytest.mark.slow
 @pytest.mark.row(1, 2, 7, 11)
 def test_reverse_mode_keeps_the_laws_of_numbers_and_of_many_programs():
     """Among the quick tests too, because the other estimators are held to it."""
@@ -108,6 +109,7 @@ def test_implicit_is_the_limit_of_reverse(solver, seed):
     laws.agree(hg.Implicit(LONG, solver), hg.Reverse(LONG), case, "solved")
 
 
+@pytest.mark.variants(quick=["1"], slow=["7"])
 @pytest.mark.parametrize("terms", [1, 7])
 @given(seed=seeds)
 def test_neumann_is_truncated_reverse_at_the_fixed_point(terms, seed):
@@ -119,6 +121,7 @@ TOLERANCES = (1e-1, 1e-3, 1e-5, 1e-7, 1e-9)
 TIGHTER = [hg.HOAG(LONG, hg.CG(20, rtol=0.0), schedule=hg.tolerances.exponential(first)) for first in TOLERANCES]
 
 
+@pytest.mark.slow
 @pytest.mark.row(4)
 @given(seed=seeds)
 def test_the_error_of_hoag_falls_with_its_tolerance(seed):

@@ -102,14 +102,8 @@ def estimate_of(estimator, hparams, problem=PROBLEM):
 
 
 @pytest.mark.variants(
-    quick=[
-        "implicit-lasso",
-        "implicit-box",
-        "hoag-elastic net",
-        "hoag-weighted lasso",
-        "implicit-lasso, plain gradient",
-    ],
-    slow=["implicit-box, quasi-Newton"],
+    quick=["implicit-box", "implicit-lasso, plain gradient"],
+    slow=["hoag-weighted lasso", "hoag-elastic net", "implicit-lasso", "implicit-box, quasi-Newton"],
 )
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("make", ["implicit", "hoag"])
@@ -125,7 +119,7 @@ def test_closed_forms(name, make):
 
 
 @pytest.mark.variants(
-    quick=["gmres-elastic net", "minres-box", "cg-elastic net"], slow=["gmres-box", "dense-elastic net"]
+    quick=["gmres-elastic net", "minres-box"], slow=["cg-elastic net", "gmres-box", "dense-elastic net"]
 )
 @pytest.mark.parametrize(
     ("name", "problem"), [*((name, "elastic net") for name in LINEAR), ("gmres", "box"), ("minres", "box")]
@@ -137,6 +131,7 @@ def test_every_linear_solver(name, problem):
     assert found.stats.residual < 1e-10
 
 
+@pytest.mark.slow
 def test_batched_is_one_by_one():
     function = hg.value_and_hypergrad(PROBLEM, hg.Implicit(proximal(lasso)))
     penalties = jnp.array([0.1, 0.3, 0.7])
@@ -178,6 +173,7 @@ COUPLED = {
 }
 
 
+@pytest.mark.variants(quick=["group lasso"], slow=["simplex"])
 @pytest.mark.parametrize("name", COUPLED)
 def test_coupled_proximal_steps_agree_with_differences_and_have_no_kink_gap(name):
     inner, h = COUPLED[name]

@@ -136,6 +136,7 @@ def test_complex_weights_under_every_linear_solver(name):
         laws.closed_form(hg.Implicit(inner, SOLVERS[name]), problems.phasors())
 
 
+@pytest.mark.slow
 def test_complex_weights_under_hoag():
     inner = hg.OptaxSolver(optax.chain(problems.CONJUGATE, optax.sgd(0.3)), 2000)
     estimator, case = hg.HOAG(inner, hg.CG(20, rtol=0.0), schedule=lambda k: 1e-12), problems.phasors()
@@ -167,7 +168,7 @@ def assert_same_diagnostics(found, expected):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.variants(quick=["reverse", "forward", "implicit", "reversible"], slow=["drmad", "greedy", "hoag"])
+@pytest.mark.variants(quick=["reverse", "forward"], slow=["reversible", "implicit", "drmad", "greedy", "hoag"])
 @pytest.mark.parametrize("name", [*ESTIMATORS, "dense"])
 def test_losses_with_a_rule_of_their_own_for_reverse_mode(name):
     """The same numbers as without the rule, also where a forward derivative is taken."""
@@ -181,6 +182,7 @@ def test_losses_with_a_rule_of_their_own_for_reverse_mode(name):
     assert_same_diagnostics(*(answer.stats.diagnostics for answer in answers))
 
 
+@pytest.mark.variants(quick=["soba"], slow=["maid"])
 @pytest.mark.parametrize("name", ["maid", "soba"])
 def test_searches_on_losses_with_a_rule_of_their_own_for_reverse_mode(name):
     case, found = problems.ridge(), []
@@ -211,6 +213,7 @@ def clipped(w):
 clipped.defvjp(lambda w: (w, None), lambda _, g: (jnp.clip(g, -0.5, 0.5),))
 
 
+@pytest.mark.slow
 def test_a_gradient_clipped_by_a_rule_of_its_own():
     """The hypergradient at a stationary point where the rule does not clip is that without it."""
     case, estimator, found = problems.ridge(), hg.Implicit(SGD.with_num_steps(500)), []

@@ -39,6 +39,7 @@ def test_multiplication_is_right_and_can_be_undone(fixed, bits, factor):
     assert (int(back), int(again)) == (fixed, bits)
 
 
+@pytest.mark.slow
 @given(
     fixed=st.lists(st.integers(-(2**20), 2**20), min_size=1, max_size=4), factor=st.sampled_from((0.3, 0.5, 0.9, 0.98))
 )
@@ -53,7 +54,7 @@ def test_a_word_holds_what_a_stretch_loses(fixed, factor):
     assert not np.any(back[1])
 
 
-@pytest.mark.variants(quick=["ridge-0.9"], slow=["net-0.9"])
+@pytest.mark.variants(slow=["ridge-0.9", "net-0.9"])
 @pytest.mark.parametrize(("make", "momentum"), [(ridge, 0.5), (ridge, 0.9), (net, 0.9), (ridge, 0.98)])
 def test_a_thousand_steps_are_recovered_to_the_last_bit(make, momentum, optimised):
     case, inner = make(), solver(1000, momentum)
@@ -100,6 +101,7 @@ def test_the_exact_reversal_keeps_one_word_per_weight_and_61_steps():
     assert more(lambda inner: hg.Reversible(inner, exact=True, checkpoints="sqrt")) < 0.6 / 61
 
 
+@pytest.mark.variants(quick=["False"], slow=["True"])
 @pytest.mark.parametrize("exact", [False, True])
 def test_stretches_in_groups_change_nothing_but_the_work(exact):
     """Four of five stretches and a shorter one are walked again."""
@@ -126,6 +128,7 @@ def test_reversal_in_floating_point_says_how_good_it_is():
             np.testing.assert_allclose(a, b, rtol=tol)
 
 
+@pytest.mark.slow
 def test_too_long_a_way_back_is_flagged():
     """The error outgrows its limit with a momentum below what was promised; in integers bits are left over."""
     case = ridge()
@@ -135,13 +138,14 @@ def test_too_long_a_way_back_is_flagged():
         assert found.stats.status & hg.Status.IRREVERSIBLE
 
 
+@pytest.mark.slow
 def test_momentum_sgd_is_optax_sgd():
     case = net()
     ours, optaxs = solver(7), hg.OptaxSolver(optax.sgd(0.1 * (1 - 0.9), 0.9), 7)
     assert_close(*(estimate(hg.Reverse(inner), case).hypergradient for inner in (ours, optaxs)))
 
 
-@pytest.mark.variants(quick=["True-True"], slow=["False-False", "True-False"])
+@pytest.mark.variants(slow=["True-True", "False-False", "True-False"])
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("warm", [False, True])
 def test_schedules_and_rates_per_part_can_be_learned(exact, warm):
@@ -213,6 +217,7 @@ def test_numbers_that_outgrow_the_integers_are_flagged():
     assert hg.Status(int(estimate.stats.status)) & hg.Status.IRREVERSIBLE
 
 
+@pytest.mark.slow
 def test_an_empty_array_among_the_weights_changes_nothing():
     case, estimator = ridge(), hg.Reversible(solver(5), exact=True)
     first = lambda loss: lambda params, *args: loss(params[0], *args)

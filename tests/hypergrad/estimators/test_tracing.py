@@ -79,6 +79,7 @@ def by_tune(problem, case):
 LEARNED = lambda h: optax.sgd(jnp.exp(h["log_rate"]), h["momentum"])
 
 
+@pytest.mark.variants(quick=["SOBA", "RandomSearch"], slow=["Reverse", "tune"])
 @pytest.mark.parametrize("call", [*map(by_run, SEARCHES.values()), by_tune], ids=[*SEARCHES, "tune"])
 def test_a_second_call_traces_no_loss(call):
     """Neither for the checks: what follows from shapes is remembered."""

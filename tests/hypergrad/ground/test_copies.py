@@ -98,7 +98,7 @@ def test_a_state(search, copied):
     same(state, copied(state))
 
 
-@pytest.mark.variants(quick=["reverse"])
+@pytest.mark.variants(slow=["reverse"])
 @pytest.mark.parametrize("name", ["reverse", "hoag"])
 def test_a_search_goes_on_from_a_copy_of_its_state(name):
     case, search = net(), SEARCHES[name]
@@ -127,7 +127,7 @@ def test_no_two_arrays_of_a_fresh_state_are_one(search):
     assert len({id(leaf) for leaf in leaves}) == len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
-@pytest.mark.variants(quick=["reverse"])
+@pytest.mark.variants(slow=["reverse"])
 @every
 def test_a_fresh_state_can_be_donated(search):
     case = net()

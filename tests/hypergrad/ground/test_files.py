@@ -42,6 +42,7 @@ for file in sys.argv[1:]:  # in a process each, of which none imports JAX again
 """
 
 
+@pytest.mark.slow
 @pytest.mark.row(30)
 def test_a_process_killed_in_the_midst_of_a_write_leaves_the_old_file(tmp_path):
     files = {number: tmp_path / number.name / "a" for number in (signal.SIGKILL, signal.SIGTERM)}

@@ -30,6 +30,7 @@ def lock(path):
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.row(39)
 def test_a_process_that_the_holder_has_forked_keeps_nobody_out(tmp_path):
     path = tmp_path / "a"

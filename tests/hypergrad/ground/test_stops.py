@@ -96,6 +96,7 @@ def test_inside_a_transformation_too():
         )
 
 
+@pytest.mark.slow
 def test_an_optimiser_that_stops_is_named():
     with pytest.warns(UserWarning, match="optimiser .* holds a stop_gradient that cuts"):
         hg.Reverse(LBFGS).init(problem(ridge), *ARGUMENTS)

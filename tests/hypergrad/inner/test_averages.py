@@ -23,6 +23,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 def test_training_stays_at_the_weights_and_the_outer_loss_sees_the_average():
     case, plain = ridge(), hg.OptaxSolver(OPTIMISERS["momentum"], STEPS)
     estimate, state = laws.first_step(hg.Reverse(INNER, warm_start=True), case)
@@ -62,6 +63,7 @@ def test_growth_is_measured_although_the_outer_loss_sees_no_weights():
     assert estimate.stats.status & hg.Status.ADJOINT_GROWTH
 
 
+@pytest.mark.slow
 def test_an_implicit_estimator_takes_the_average_for_the_solution():
     case = ridge()
     slow = hg.OptaxSolver(optax.sgd(0.3), 60, average=0.99)
@@ -128,6 +130,7 @@ def floor(log_rate, average):
     return rate / (2 - rate) * (1 - average) / (1 + average) * (1 + average * rho) / (1 - average * rho) / 2
 
 
+@pytest.mark.variants(quick=["0.95"], slow=["0.0"])
 @pytest.mark.parametrize("average", [0.0, 0.95])
 def test_the_noise_floor_of_a_quadratic_in_closed_form(average):
     problem, params = noisy(8192)

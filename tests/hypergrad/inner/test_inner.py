@@ -51,6 +51,7 @@ def test_epochs_are_whole_beyond_32_bits_of_rows():
     np.testing.assert_array_equal(drawn[begin : begin + rows], epoch_rows(order, epoch, rows, rows))
 
 
+@pytest.mark.slow
 @given(t=st.integers(0, 2**31 - 1), rows=st.integers(1, 300), key=st.integers(0, 2**31 - 1))
 def test_an_epoch_is_a_permutation_of_any_number_of_rows(t, rows, key):
     order = new_order(jax.random.key(key))
@@ -113,6 +114,7 @@ def test_implicit_with_jaxopt_solvers(solver):
         laws.closed_form(hg.Implicit(inner, hg.CG(10, rtol=1e-14), atol=1e-12), ridge())
 
 
+@pytest.mark.slow
 @pytest.mark.row(42)
 def test_unrolling_past_convergence_is_flagged():
     estimator, case = hg.Reverse(hg.JaxoptSolver(jaxopt.LBFGS, maxiter=30, linesearch="backtracking")), ridge()
@@ -163,6 +165,7 @@ class Odd(eqx.Module):
         return self.activation(x @ self.weight) ** self.power + 0.0 * self.table.sum()
 
 
+@pytest.mark.slow
 def test_models_of_any_make_go_in_whole():
     model = Odd(jnp.ones(2), jnp.arange(3), 2, jnp.tanh, "odd")
     loss = lambda model, h, data, key: jnp.mean((model(data["x"]) - data["y"]) ** 2) + jnp.exp(h) * model.weight[0] ** 2
@@ -180,6 +183,7 @@ def test_models_of_any_make_go_in_whole():
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_dropout_is_replayed():
     model = eqx.nn.Sequential(
         [eqx.nn.Linear(2, 8, key=laws.KEY), eqx.nn.Dropout(0.5), eqx.nn.Linear(8, "scalar", key=laws.KEY)]

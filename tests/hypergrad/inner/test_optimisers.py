@@ -178,6 +178,7 @@ def test_a_setting_of_the_first_state_alone_is_refused_for_warm_starts():
             make(inner, warm_start=True).init(case.problem, case.params, case.hparams)
 
 
+@pytest.mark.slow
 def test_a_schedule_of_hyperparameters_counts_one_training():
     """Every entry still reaches its step from the second training on; with one step there is nothing to count."""
     case = problems.tuned()
@@ -230,6 +231,7 @@ def test_options_without_effect_are_refused_by_name(option):
         hg.JaxoptSolver(jaxopt.LBFGS, maxiter=5, **option)
 
 
+@pytest.mark.slow
 def test_the_option_tol_stops_a_solve_and_is_refused_where_steps_are_differentiated():
     case = problems.ridge()
     strict, loose = (hg.JaxoptSolver(jaxopt.LBFGS, maxiter=100, tol=tol) for tol in (1e-9, 1e-3))

@@ -75,6 +75,7 @@ def test_negative_curvature_is_seen(solver):
         assert bool(solve(solver, *system(matrix)[:2]).negative_curvature) is negative
 
 
+@pytest.mark.slow
 @given(seed=seeds)
 def test_minres_never_makes_the_residual_larger(seed):
     matvec, b, right = system(positive(np.random.default_rng(seed), 12, -1.0, 3.0), seed)
@@ -191,6 +192,7 @@ def test_singular_and_not_symmetric_matrices_show_in_the_residual():
     assert found.residual > 1e-2 or found.negative_curvature
 
 
+@pytest.mark.slow
 def test_a_right_hand_side_of_zero_has_solution_zero():
     matvec, b, _ = system(np.eye(3))
     for solver in (hg.CG(5), hg.Neumann(5), hg.MINRES(5), hg.GMRES(3), hg.NormalCG(5), hg.Dense(), hg.Nystrom(2)):

@@ -98,6 +98,7 @@ def near(samples, mean):
     return np.all(np.abs(samples.mean(0) - mean) < 5 * samples.std(0) / np.sqrt(len(samples)) + 1e-9)
 
 
+@pytest.mark.slow
 def test_averaged_solutions_have_a_bias_and_the_series_with_fresh_batches_has_none():
     """E H_b⁻¹ = h/(h² - s²) is not (E H_b)⁻¹ = 1/h."""
     one_draw = over_keys(hg.CG(5, rtol=1e-14)).hypergradient
@@ -137,6 +138,7 @@ def noisy_targets(solver, **options):
     return estimator.step(problem, jnp.zeros(3), state, laws.KEY)
 
 
+@pytest.mark.slow
 def test_the_diagonal_of_adam_is_a_diagonal_hessian_but_for_a_factor():
     """SAMA is then right but for its length, and as a preconditioner it leaves one step to CG."""
     cosine = lambda a, b: a @ b / np.linalg.norm(a) / np.linalg.norm(b)

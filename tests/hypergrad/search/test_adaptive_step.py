@@ -40,6 +40,7 @@ def quadratic_descent(step, start, steps, curvature):
     return params, state, values
 
 
+@pytest.mark.slow
 def test_adaptive_step_converges_without_tuning():
     for scale in (1e-2, 1.0, 1e3):
         curvature = scale * jnp.array([1.0, 4.0, 9.0])

@@ -47,7 +47,7 @@ def same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.variants(quick=["gradient", "random"], slow=["maid", "soba"])
+@pytest.mark.variants(quick=["random"], slow=["gradient", "maid", "soba"])
 @every
 def test_the_holdout_chooses_the_best_step(search):
     state, history = go(search, 60, holdout=HALF)
@@ -69,6 +69,7 @@ def test_a_function_of_the_model_does_the_same():
     same(by_data.best, by_function.best)
 
 
+@pytest.mark.slow
 def test_patience_ends_the_run_whatever_the_chunks(tmp_path):
     search, file = SEARCHES["gradient"], tmp_path / "run.ckpt"
     whole = go(search, holdout=HALF, patience=4)
@@ -86,6 +87,7 @@ def test_patience_ends_the_run_whatever_the_chunks(tmp_path):
         go(search, holdout=ONES, patience=4, checkpoint=file)
 
 
+@pytest.mark.slow
 def test_a_random_outer_loss_is_judged_by_common_random_numbers():
     state, history = go(SEARCHES["gradient"], 90, outer=noisy, holdout=HALF)
     assert state.best.num_evaluations > 1 and state.best.error > 0

@@ -25,6 +25,7 @@ def run(optimiser, unit=1.0):
     return hg.run(search, problem, state, key=laws.KEY, budget=STEPS)[1]
 
 
+@pytest.mark.slow
 def test_quasi_newton_steps_are_far_below_the_best_fixed_step():
     """Descent at its best rate, 2/(a_1 + a_n), keeps (κ - 1)²/(κ + 1)² of the loss along the flattest direction."""
     assert run(QUASI_NEWTON).value[-1] < 1e-12 * START
@@ -34,6 +35,7 @@ def test_quasi_newton_steps_are_far_below_the_best_fixed_step():
     assert descent == pytest.approx(np.sum(kept * CURVATURES * BEST**2) / 2) and descent > 0.2 * START
 
 
+@pytest.mark.variants(quick=["Adam"], slow=["adaptive_step", "L-BFGS", "DoG"])
 @pytest.mark.parametrize(
     "optimiser",
     [hg.adaptive_step(), QUASI_NEWTON, optax.contrib.dog(1.0), optax.adam(0.1, eps=1e-12)],

@@ -44,7 +44,8 @@ def go(search, problem=PROBLEM, hparams=(0.9,), steps=40, **options):
 
 
 @pytest.mark.variants(
-    quick=["adaptive-reverse", "adam-*", "sgd-*", "momentum-warm"], slow=["chained-warm", "plateau-reverse"]
+    quick=["adam-reverse", "adam-warm", "sgd-reverse", "sgd-warm", "momentum-warm"],
+    slow=["sgd-hoag", "adam-hoag", "adaptive-reverse", "chained-warm", "plateau-reverse"],
 )
 @pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
 @pytest.mark.parametrize("name", OPTIMISERS)

@@ -46,7 +46,10 @@ def problem_of(outer):
     return Case(hg.BilevelProblem(pull, outer, ONES, ONES), jnp.zeros(()), jnp.zeros(()))
 
 
-@pytest.mark.variants(quick=["*gradient", "*random", "*own-soba"], slow=["*maid", "common noise-saba"])
+@pytest.mark.variants(
+    quick=["common noise-random", "*own-soba"],
+    slow=["noise of its own-random", "*gradient", "*maid", "common noise-saba"],
+)
 @every
 @pytest.mark.parametrize("outer", [constant, scattered], ids=["common noise", "noise of its own"])
 def test_the_best_of_ten_thousand_noisy_constants_is_the_constant(search, outer):
@@ -63,7 +66,7 @@ def minibatched(w, h, data, key):
     return jnp.mean((x @ w - y) ** 2)
 
 
-@pytest.mark.variants(quick=["random"], slow=["gradient", "soba"])
+@pytest.mark.variants(slow=["random", "gradient", "soba"])
 @pytest.mark.parametrize("name", ["gradient", "random", "soba", "f2sa", "maid"])
 def test_the_value_of_minibatches_is_that_of_all_rows(name):
     """The value has no bias and its standard error is right, over 20 keys."""
@@ -88,7 +91,7 @@ def falling(w, h, data, key):
     return jnp.exp(-h) + 0.1 * jax.random.normal(key) + 0 * w
 
 
-@pytest.mark.variants(quick=["gradient", "random", "soba"], slow=["maid", "saba"])
+@pytest.mark.variants(quick=["random", "soba"], slow=["gradient", "maid", "saba"])
 @every
 def test_evaluations_are_counted_and_take_at_most_a_quarter_along_a_path(search):
     state, history = after_steps(search, problem_of(falling), 300)

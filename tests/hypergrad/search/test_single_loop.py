@@ -142,6 +142,7 @@ def test_soba_and_saba_reach_the_exact_optimum():
     assert np.linalg.norm(at_end) < 1e-10 < np.linalg.norm(case.exact()["log_l2"])
 
 
+@pytest.mark.slow
 def test_the_bias_of_f2sa_is_one_over_its_multiplier():
     case, errors = quadratic(), []
     for sigma in (50.0, 100.0, 200.0):
@@ -150,6 +151,7 @@ def test_the_bias_of_f2sa_is_one_over_its_multiplier():
     np.testing.assert_allclose(np.divide(errors[:-1], errors[1:]), 2, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_f2sa_with_a_growing_multiplier_converges():
     case = quadratic()
     grow = lambda k: 10 + k / 20
@@ -253,7 +255,7 @@ def test_divergence_is_flagged_and_stops_short_of_nan(make):
     assert eqx.tree_equal(jnp.isfinite(jnp.stack([*state.model, state.best.value])).all(), jnp.asarray(True))
 
 
-@pytest.mark.variants(quick=["F2SA"], slow=["SABA"])
+@pytest.mark.variants(slow=["F2SA", "SABA"])
 @every
 def test_equinox_models_are_learned_whole(make):
     case = net()

@@ -172,6 +172,7 @@ def test_a_broken_law_says_its_name_meaning_and_smallest_example():
     assert len(info.value.broken) == 1
 
 
+@pytest.mark.slow
 def test_what_holds_is_returned_and_a_tolerance_can_be_loosened():
     almost = each(lambda g, problem: g + 1e-10)
     options = {"only": [laws.constants_and_scale], **SMALL}
@@ -190,6 +191,7 @@ def test_an_estimator_that_raises_is_reported():
     assert isinstance(info.value.__cause__, RuntimeError)
 
 
+@pytest.mark.slow
 def test_optimisers_can_be_restricted():
     seen = []
 
@@ -207,6 +209,7 @@ def test_a_check_without_laws_is_refused():
         check_estimator(hg.Reverse, only=[laws.finite_differences])
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(layout=strategies.hyperparameters(4), optimiser=strategies.optimisers())
 def test_hyperparameters_are_pytrees_of_so_many_numbers(layout, optimiser):
@@ -214,6 +217,7 @@ def test_hyperparameters_are_pytrees_of_so_many_numbers(layout, optimiser):
     laws.any_pytree(hg.Reverse(hg.OptaxSolver(optimiser, 3)), problems.ridge(), layout)
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(case=strategies.problems(), schedule=strategies.schedules())
 def test_values_are_measured_on_all_problems_and_schedules(case, schedule):
@@ -228,6 +232,7 @@ import hypergrad.testing
 """
 
 
+@pytest.mark.slow
 def test_the_library_does_not_import_it_and_a_missing_hypothesis_is_named():
     found = subprocess.run([sys.executable, "-c", MISSING], capture_output=True, text=True, cwd=ROOT)
     assert found.stdout.strip() == "set()"

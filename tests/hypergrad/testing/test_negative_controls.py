@@ -26,6 +26,7 @@ def caught(law, make, claim, **options):
     assert [broken.law.law for broken in info.value.broken] == [law]
 
 
+@pytest.mark.slow
 def test_a_wrong_sign_of_the_direct_term_is_caught():
     """The negative of the sum is kept where the mixed term alone is subtracted (ThrunGroup)."""
 
@@ -103,6 +104,7 @@ class Copy(hg.AbstractEstimator):
         return hg.Estimate(found, value, end.params, hg.Stats(counts)), state
 
 
+@pytest.mark.slow
 def test_the_copy_without_mistakes_passes():
     check_estimator(Copy, claim=Claim.EXACT, optimisers=MOMENTUM, only=[laws.finite_differences])
 
@@ -172,6 +174,7 @@ def test_a_wrong_step_back_is_caught(mistake):
     caught(laws.finite_differences, lambda inner: Copy(inner, back=mistake), Claim.EXACT)
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_steps_back_is_caught():
     """The horizon is cut and nothing rescaled (drmad)."""
     tenth = lambda inner: hg.Reverse(inner, horizon=-(-inner.num_steps // 10))
@@ -240,6 +243,7 @@ def test_mistakes_in_linear_solvers_are_caught(mistake):
     caught(laws.closed_form, lambda inner: hg.Implicit(inner, Mistaken(mistake)), Claim.STATIONARY)
 
 
+@pytest.mark.slow
 def test_absolute_numbers_in_linear_solvers_are_caught():
     """Caught even in an estimator that claims nothing: they break the linearity in the outer loss."""
     caught(laws.constants_and_scale, lambda inner: hg.Implicit(inner, Mistaken("guarded ratio")), Claim.APPROXIMATE)
@@ -252,11 +256,13 @@ def test_an_absolute_tolerance_is_caught_where_the_solver_sees_the_unit(plant):
     caught(laws.constants_and_scale, lambda inner: hg.Implicit(inner, solver), Claim.APPROXIMATE)
 
 
+@pytest.mark.slow
 def test_the_linear_solver_without_mistakes_passes():
     right = lambda inner: hg.Implicit(inner, Mistaken("none"))
     check_estimator(right, claim=Claim.STATIONARY, only=[laws.closed_form, laws.constants_and_scale])
 
 
+@pytest.mark.variants(quick=["DrMAD", "Implicit"], slow=["Greedy"])
 @pytest.mark.parametrize("make", [hg.DrMAD, hg.Greedy, hg.Implicit])
 def test_a_claim_too_many_is_caught(make):
     """Among them the implicit hypergradient of an inner problem that is not solved (hippotrainer)."""

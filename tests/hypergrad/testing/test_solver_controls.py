@@ -28,6 +28,7 @@ def broken(law, make, claim, **options):
     assert [broken.law.law for broken in info.value.broken] == [law]
 
 
+@pytest.mark.slow
 def test_what_a_warm_start_takes_from_the_hyperparameters_left_out(plant):
     """A learning rate kept in the optimiser's state counts as a constant (optax, inject_hyperparams)."""
     nothing = lambda right: lambda training, *_: jax.tree.map(jnp.zeros_like, training.hparams)
@@ -36,6 +37,7 @@ def test_what_a_warm_start_takes_from_the_hyperparameters_left_out(plant):
     broken(solver_laws.derivative_from_any_state, warm, Claim.EXACT)
 
 
+@pytest.mark.slow
 def test_counters_left_at_the_knot(plant):
     """Gradients are accumulated to another rhythm than in training."""
     plant(hypergrad.estimators.drmad, "with_discrete", lambda right: lambda state, leaves: state)
@@ -48,6 +50,7 @@ def test_conjugate_of_a_derivative(plant):
     broken(solver_laws.complex_weights, hg.Forward, Claim.EXACT)
 
 
+@pytest.mark.slow
 def test_complex_system_solved_as_if_it_were_linear(plant):
     whole = lambda right: lambda solve, matvec, b, init, rtol, sign: solve(matvec, b, init, rtol)
     plant(hypergrad.linear.base, "_in_pairs", whole)
@@ -65,6 +68,7 @@ def test_a_setting_of_the_first_state_that_a_warm_start_forgets(plant):
     broken(solver_laws.forgotten_is_refused, lambda inner: hg.Reverse(inner, warm_start=True), Claim.EXACT)
 
 
+@pytest.mark.slow
 def test_error_measured_along_the_hypergradient_alone(plant):
     def mutation(right):
         def along(directions, training, state, warm_start, found):

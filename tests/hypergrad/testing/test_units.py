@@ -27,7 +27,7 @@ SEARCHES = {
 }
 
 
-@pytest.mark.variants(quick=["Reverse"])
+@pytest.mark.variants(slow=["Reverse"])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_units_do_not_matter(make):
     units_of_the_losses(make, ridge())
@@ -83,6 +83,7 @@ def test_a_status_that_a_constant_hides_is_caught():
         units_of_the_losses(make, ridge())
 
 
+@pytest.mark.slow
 def test_an_optimiser_that_follows_the_gradients_size_is_caught():
     make = lambda c: hg.GradientSearch(hg.Reverse(hg.OptaxSolver(optax.sgd(0.3 / c), 5)), optax.sgd(0.1))
     with pytest.warns(RuntimeWarning), pytest.raises(AssertionError, match=r"in Units\(outer=134217728"):

@@ -36,6 +36,7 @@ def train_net(shape, arrays, data, key):
     return {"value": loss(weights) + broken, "size": net.num_params, "metrics": {"depth": arrays["depth"]}}
 
 
+@pytest.mark.slow
 def test_one_program_trains_every_size_as_one_by_one():
     prepare = lambda trial: ((), trial.params)
     objective = hg.trials.Vmapped(train_net, prepare, X, size=4)
@@ -111,6 +112,7 @@ def ridge():
     return hg.BilevelProblem(ridge_loss, ridge_outer, (x[:20], y[:20]), (x[20:], y[20:]))
 
 
+@pytest.mark.slow
 def test_hypergradients_inside_a_trial_are_told_back():
     problem, start = ridge(), {"decay_a": 1.0, "decay_b": 0.5, "shift": 0.0}
     one = INSIDE.run(problem, jnp.zeros(2), start, key=KEY, budget=300)

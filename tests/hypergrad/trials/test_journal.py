@@ -39,6 +39,7 @@ def finished(tmp_path_factory):
     return outcome(state), path.read_bytes()
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_refused_or_harmless(tmp_path, finished):
     whole, content = finished
     path = tmp_path / "search.jsonl"
@@ -159,6 +160,7 @@ search(sys.argv[1], 1, train)
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_by_name(tmp_path):
     path = tmp_path / "search.jsonl"
     command = [sys.executable, "-c", HOLDER, str(path), *sys.path]

@@ -32,6 +32,7 @@ def befallen(trial, key):
     return train(trial, key)
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_gives():
     options = {"key": KEY, "num_trials": 6, "batch": 3}
     with jax.enable_x64(True), jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
@@ -48,6 +49,7 @@ def kill_the_first(objective):
     objective.kept[0].process.join()
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_between_trials_costs_none():
     objective = hg.trials.Processes(train, workers=1)
     options = {"key": KEY, "num_trials": 2, "callback": lambda state: kill_the_first(objective)}
