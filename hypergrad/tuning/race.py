@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..begin import begin
@@ -106,16 +107,16 @@ def choose(make: Callable[[int], GradientSearch], horizon: int, first: SearchSta
 
 
 def line_up(
-    choice: Choice, track: Track, starts: Sequence[tuple[str, PyTree]], checkpoint: str | os.PathLike[str] | None
+    choice: Choice, starts: Sequence[tuple[str, PyTree]], checkpoint: str | os.PathLike[str] | None
 ) -> list[Rival]:
     """Returns the starts before the race, each with a checkpoint of its own where one is given.
 
     The problem was checked, and traced, for the first of them alone.
     """
     first, inner = choice.course, choice.estimator.inner
-    begun = _begun(inner, track.problem, first.state, [at for _, at in starts], track.key, first.program.packing)
     rivals = []
-    for number, ((name, _), (tables, key)) in enumerate(zip(starts, begun, strict=True)):
+    for number, (name, hparams) in zip(np.arange(len(starts)), starts, strict=True):
+        tables, key = _begun(inner, first.plan, first.state, hparams, number, first.program.packing)
         course = first.anew(tables, key)
         if checkpoint is not None:
             keep_at(f"{os.fspath(checkpoint)}.{number}", course, Interval(EVERY))
@@ -123,30 +124,22 @@ def line_up(
     return rivals
 
 
-@eqx.filter_jit  # one program for all starts
+@eqx.filter_jit
 def _begun(
-    inner: AbstractInnerSolver,
-    problem: BilevelProblem,
-    first: SearchState,
-    starts: list[PyTree],
-    key: Array,
-    packing: Layout,
-) -> list[tuple[list[Array], Array]]:
-    """Returns the first states of all starts as the program takes them, and the keys of their courses."""
+    inner: AbstractInnerSolver, plan: Plan, first: SearchState, hparams: PyTree, number: Any, packing: Layout
+) -> tuple[list[Array], Array]:
+    """Returns the first state of a start as the program takes it, and the key of its course."""
     anchor, moved = first.anchor, dataclasses.replace
     assert anchor is not None  # a GradientSearch has one
-
-    def at(hparams: PyTree) -> SearchState:
-        training = inner.restart(problem, hparams, first.inner_state.inner)
-        return moved(
-            first,
-            hparams=hparams,
-            best=moved(first.best, hparams=hparams),
-            anchor=moved(anchor, hparams=hparams),
-            inner_state=moved(first.inner_state, inner=training),
-        )
-
-    return [(packing.pack(at(hparams)), jax.random.fold_in(key, number)) for number, hparams in enumerate(starts)]
+    training = inner.restart(plan.problem, hparams, first.inner_state.inner)
+    state = moved(
+        first,
+        hparams=hparams,
+        best=moved(first.best, hparams=hparams),
+        anchor=moved(anchor, hparams=hparams),
+        inner_state=moved(first.inner_state, inner=training),
+    )
+    return packing.pack(state), jax.random.fold_in(plan.key, number)
 
 
 def winner_of(race: list[Rival], gradients: float, callback: Callable[[SearchState, History], Any] | None) -> Rival:

@@ -146,7 +146,7 @@ def tune(
 
     longest, track = max(solver.num_steps // REACH, 1), Track(problem, key, holdout, patience, callback)
     choice = choose(search, longest, search(longest).init(problem, params, hparams), track)
-    race = line_up(choice, track, named, checkpoint)
+    race = line_up(choice, named, checkpoint)
     winner = winner_of(race, SHARE * total, callback)
     course = winner.course
     others = choice.spent + sum(rival.course.gradients for rival in race if rival is not winner)
