@@ -33,7 +33,7 @@ STOPS = "stopping after this chunk of steps; a second signal stops at once"
     instance("search", AbstractSearch, "a search such as GradientSearch(estimator, optimiser)"),
     PROBLEM,
     STATE,
-    random_key("key"),
+    random_key(),
     integer("chunk", least=1, optional=True),
     function("callback", "(state, history) -> true to stop", optional=True),
     boolean("progress"),

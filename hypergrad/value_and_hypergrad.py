@@ -38,7 +38,7 @@ def value_and_hypergrad(
     def explain(hparams: PyTree, params: PyTree, key: Array) -> None:
         check_model(problem, params, as_hparams(hparams))
 
-    @checked(random_key("key"))
+    @checked(random_key())
     @explained(explain)
     def function(hparams: PyTree, params: PyTree, key: Array) -> tuple[Array, PyTree]:
         value, hypergradient, status = _cold_estimate(problem, estimator, as_hparams(hparams), params, key)

@@ -13,7 +13,7 @@ from ..ground.tree import named_leaves
 from .order import epoch_rows, new_order
 
 
-@checked(random_key("key"), integer("size", least=1))
+@checked(random_key(), integer("size", least=1))
 def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
     """Draws `size` rows independently and uniformly, with replacement.
 
@@ -33,7 +33,7 @@ def minibatch(key: Array, data: PyTree, size: int) -> PyTree:
     return take(data, jax.random.randint(key, (size,), 0, rows))
 
 
-@checked(random_key("key"), integer("t", least=0, traced=True), integer("size", least=1))
+@checked(random_key(), integer("t", least=0, traced=True), integer("size", least=1))
 def epoch_batch(key: Array, t: Array | int, data: PyTree, size: int) -> PyTree:
     """Returns rows `t * size ... (t + 1) * size - 1` of an endless stream in which every row comes once per epoch.
 

@@ -5,15 +5,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..ground.checks import instance, integer, optimiser, real
+from ..ground.checks import field, integer, optimiser, real
 from .leaves import Float
-from .searcher import AbstractSearcher, Proposal
+from .searcher import BASE, AbstractSearcher, Proposal
 from .space import Params, Space
 from .state import SearcherState
 from .trial import FinishedTrial, Result, Trial
@@ -54,10 +53,10 @@ class Descent(AbstractSearcher):
         True
     """
 
-    base: AbstractSearcher = eqx.field(converter=instance("base", AbstractSearcher, "a searcher"))
-    optimiser: optax.GradientTransformation = eqx.field(converter=optimiser("optimiser"))
-    starts: int = eqx.field(default=5, converter=integer("starts", least=1))
-    rtol: float = eqx.field(default=0.02, converter=real("rtol", least=0))
+    base: AbstractSearcher = field(BASE)
+    optimiser: optax.GradientTransformation = field(optimiser("optimiser"))
+    starts: int = field(integer("starts", least=1), 5)
+    rtol: float = field(real("rtol", least=0), 0.02)
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes the next step, or asks the base searcher."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import equinox as eqx
 import numpy as np
 
-from ..ground.checks import checked, integer, real
+from ..ground.checks import checked, field, integer, real
 from .leaves import Categorical
 from .state import STATE, SearcherState
 from .trial import FinishedTrial
@@ -59,8 +59,8 @@ class PedAnova(AbstractImportance):
         True
     """
 
-    quantile: float = eqx.field(default=0.2, converter=real("quantile", above=0, below=1))
-    permutations: int = eqx.field(default=20, converter=integer("permutations", least=0))
+    quantile: float = field(real("quantile", above=0, below=1), 0.2)
+    permutations: int = field(integer("permutations", least=0), 20)
 
     @checked(STATE)
     def __call__(self, state: SearcherState) -> dict[str, float]:
@@ -106,7 +106,7 @@ class RidgeImportance(AbstractImportance):
         True
     """
 
-    ridge: float = eqx.field(default=0.1, converter=real("ridge", above=0))
+    ridge: float = field(real("ridge", above=0), 0.1)
 
     @checked(STATE)
     def __call__(self, state: SearcherState) -> dict[str, float]:

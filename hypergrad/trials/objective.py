@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..ground.checks import function, integer, shown
+from ..ground.checks import field, function, integer, shown
 from .compilations import Compilations, compilations
 from .trial import Result, Trial, revised
 
@@ -44,8 +44,8 @@ class PerTrial(AbstractObjective):
         (2, 0)
     """
 
-    function: Callable[[Trial, Array], Result | float | Array] = eqx.field(
-        converter=function("function", "from a trial and its key to a loss or a Result")
+    function: Callable[[Trial, Array], Result | float | Array] = field(
+        function("function", "from a trial and its key to a loss or a Result")
     )
 
     def __call__(self, trials: Sequence[Trial], keys: Sequence[Array]) -> list[Result]:
@@ -88,14 +88,12 @@ class Vmapped(AbstractObjective):
         8
     """
 
-    train: Callable[[Any, PyTree, PyTree, Array], dict[str, Any]] = eqx.field(
-        converter=function("train", "(shape, arrays, data, key) -> {'value': loss, ...}")
+    train: Callable[[Any, PyTree, PyTree, Array], dict[str, Any]] = field(
+        function("train", "(shape, arrays, data, key) -> {'value': loss, ...}")
     )
-    prepare: Callable[[Trial], tuple[Hashable, PyTree]] = eqx.field(
-        converter=function("prepare", "trial -> (shape, arrays)")
-    )
+    prepare: Callable[[Trial], tuple[Hashable, PyTree]] = field(function("prepare", "trial -> (shape, arrays)"))
     data: PyTree = None
-    size: int = eqx.field(default=8, converter=integer("size", least=1))
+    size: int = field(integer("size", least=1), 8)
 
     def __call__(self, trials: Sequence[Trial], keys: Sequence[Array]) -> list[Result]:
         """Trains the trials, those of one shape together."""

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from ..ground.checks import function, integer, real
+from ..ground.checks import field, function, integer, real
 from .objective import AbstractObjective, PerTrial
 from .trial import Result, Trial
 
@@ -56,11 +56,11 @@ class Processes(AbstractObjective):
     **Raises** `TypeError` for a function that cannot be imported elsewhere.
     """
 
-    function: Callable[[Trial, Array], Result | float] = eqx.field(
-        converter=function("function", "from a trial and its key to a loss or a Result")
+    function: Callable[[Trial, Array], Result | float] = field(
+        function("function", "from a trial and its key to a loss or a Result")
     )
-    workers: int = eqx.field(default=2, converter=integer("workers", least=1))
-    time_limit: float | None = eqx.field(default=None, converter=real("time_limit", above=0, optional=True))
+    workers: int = field(integer("workers", least=1), 2)
+    time_limit: float | None = field(real("time_limit", above=0, optional=True), None)
     kept: _Workers = eqx.field(default_factory=_Workers, static=True, repr=False)
 
     def __call__(self, trials: Sequence[Trial], keys: Sequence[Array]) -> list[Result]:

@@ -114,4 +114,4 @@ def seed_words(key: Array) -> tuple[int, ...]:
     return tuple(int(word) for word in np.asarray(jax.random.key_data(key)))
 
 
-SEARCHER = instance("searcher", AbstractSearcher, "a searcher")
+SEARCHER, BASE = (instance(name, AbstractSearcher, "a searcher") for name in ("searcher", "base"))

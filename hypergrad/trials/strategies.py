@@ -3,17 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import equinox as eqx
 import numpy as np
 
-from ..ground.checks import choice, function, instance, integer, real
+from ..ground.checks import choice, field, function, integer, real
 from .importance import AbstractImportance
-from .searcher import AbstractSearcher, Proposal
+from .searcher import BASE, AbstractSearcher, Proposal
 from .space import Params, Space
 from .state import SearcherState
 from .trial import FinishedTrial, Result, Trial
 
-BASE = instance("base", AbstractSearcher, "a searcher")
 PROBABILITY, WARMUP = real("probability", least=0, most=1), integer("warmup", least=1)
 TRIES = 20  # draws of a child before the base searcher is asked instead
 
@@ -46,14 +44,14 @@ class DivideAndConquer(AbstractSearcher):
         7
     """
 
-    base: AbstractSearcher = eqx.field(converter=BASE)
-    top: int = eqx.field(default=5, converter=integer("top", least=2))
-    probability: float = eqx.field(default=0.5, converter=PROBABILITY)
-    warmup: int = eqx.field(default=20, converter=WARMUP)
-    block_score: Callable[[str, FinishedTrial], float] | None = eqx.field(
-        default=None, converter=function("block_score", "(block, finished trial) -> score", optional=True)
+    base: AbstractSearcher = field(BASE)
+    top: int = field(integer("top", least=2), 5)
+    probability: float = field(PROBABILITY, 0.5)
+    warmup: int = field(WARMUP, 20)
+    block_score: Callable[[str, FinishedTrial], float] | None = field(
+        function("block_score", "(block, finished trial) -> score", optional=True), None
     )
-    start: Literal["scratch", "donor"] = eqx.field(default="scratch", converter=choice("start", "scratch", "donor"))
+    start: Literal["scratch", "donor"] = field(choice("start", "scratch", "donor"), "scratch")
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes a child, or asks the base searcher."""
@@ -117,13 +115,13 @@ class SubnetworkAdaptive(AbstractSearcher):
         2
     """
 
-    base: AbstractSearcher = eqx.field(converter=BASE)
-    importance: AbstractImportance | Callable[[SearcherState], Mapping[str, float]] = eqx.field(
-        converter=function("importance", "from a SearcherState to the weights of the blocks")
+    base: AbstractSearcher = field(BASE)
+    importance: AbstractImportance | Callable[[SearcherState], Mapping[str, float]] = field(
+        function("importance", "from a SearcherState to the weights of the blocks")
     )
-    probability: float = eqx.field(default=0.8, converter=PROBABILITY)
-    warmup: int = eqx.field(default=20, converter=WARMUP)
-    uniform: float = eqx.field(default=0.2, converter=real("uniform", least=0, most=1))
+    probability: float = field(PROBABILITY, 0.8)
+    warmup: int = field(WARMUP, 20)
+    uniform: float = field(real("uniform", least=0, most=1), 0.2)
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes one block anew, or asks the base searcher."""

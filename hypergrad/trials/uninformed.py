@@ -10,7 +10,7 @@ import numpy as np
 
 from ensembles.ground.memory import refuse_too_large
 
-from ..ground.checks import Rule, checked, instance, integer, several
+from ..ground.checks import Rule, checked, field, instance, integer, several
 from .leaves import Categorical, Int
 from .searcher import SPACE, AbstractSearcher, Proposal
 from .space import Params, Space
@@ -92,7 +92,7 @@ class Grid(AbstractSearcher):
         9
     """
 
-    points: int = eqx.field(converter=integer("points", least=1))
+    points: int = field(integer("points", least=1))
     kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
 
     def combinations(self, space: Space, fixed: Mapping[str, Any]) -> list[Params]:

@@ -64,7 +64,7 @@ class ES(AbstractEstimator):
         0.352 0.214
     """
 
-    inner: AbstractInnerSolver = eqx.field(converter=INNER)
+    inner: AbstractInnerSolver = field(INNER)
     num_pairs: int = field(PAIRS, 16)
     _: dataclasses.KW_ONLY
     sigma: Sigma = eqx.field(converter=as_sigma, default=0.1)

@@ -57,7 +57,7 @@ class OnlineState(AbstractTrainedState):
 class AbstractOnline(AbstractEstimator):
     """Pairs of runs that train on from truncation to truncation, perturbed and scored by a subclass."""
 
-    inner: AbstractInnerSolver = eqx.field(converter=INNER)
+    inner: AbstractInnerSolver = field(INNER)
     truncation: int = field(TRUNCATION)
     num_pairs: int = field(PAIRS, 16)
     _: dataclasses.KW_ONLY

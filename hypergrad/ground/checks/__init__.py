@@ -1,6 +1,6 @@
 """Arguments checked by a table: one rule a row, one error that names the argument and says what would be right.
 
-@checked(random_key("key"), integer("size", least=1))
+@checked(random_key(), integer("size", least=1))
 def minibatch(key, data, size): ...
 
 class CG(AbstractLinearSolver):

@@ -6,7 +6,7 @@ from typing import Any
 
 import equinox as eqx
 
-from ...ground.checks import checked, function, shown
+from ...ground.checks import checked, field, function, shown
 from ..state import STATE, SearcherState
 from ..trial import TRIAL, FinishedTrial, Trial
 from . import translation
@@ -53,7 +53,7 @@ class Pruner(eqx.Module):
         11
     """
 
-    make: Callable[[], Any] = eqx.field(converter=function("make", "without arguments that returns an Optuna pruner"))
+    make: Callable[[], Any] = field(function("make", "without arguments that returns an Optuna pruner"))
     kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
 
     @checked(STATE, TRIAL)

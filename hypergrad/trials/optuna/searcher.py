@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ...ground.checks import boolean, checked, function, real, shown, text
+from ...ground.checks import boolean, checked, field, function, real, shown, text
 from ..searcher import AbstractSearcher, Proposal
 from ..state import STATE, SearcherState
 from ..trial import FinishedTrial, Result, Trial
@@ -63,12 +63,12 @@ class Optuna(AbstractSearcher):
         0.008
     """
 
-    sampler: Callable[[int], Any] = eqx.field(converter=function("sampler", "from a seed to an Optuna sampler"))
+    sampler: Callable[[int], Any] = field(function("sampler", "from a seed to an Optuna sampler"))
     storage: str | os.PathLike[str] | Any | None = None
-    study: str = eqx.field(default="hypergrad", converter=text("study"))
-    reseed: bool = eqx.field(default=False, converter=boolean("reseed"))
-    heartbeat: float = eqx.field(default=60.0, converter=real("heartbeat", above=0))
-    warn: bool = eqx.field(default=False, converter=boolean("warn"))
+    study: str = field(text("study"), "hypergrad")
+    reseed: bool = field(boolean("reseed"), False)
+    heartbeat: float = field(real("heartbeat", above=0), 60.0)
+    warn: bool = field(boolean("warn"), False)
     kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
