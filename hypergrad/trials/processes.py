@@ -12,12 +12,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array
 
 from ..ground.checks import field, function, integer, real
+from .kept import Kept, kept_field
 from .objective import AbstractObjective, PerTrial
 from .trial import Result, Trial
 
@@ -31,11 +31,8 @@ SETTINGS = (  # of JAX, which a new process takes over
 READY = None  # the first message of a process
 
 
-class _Workers(list["_Worker"]):
-    """The processes of an objective. A copy of it, also in another process, starts its own."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Workers, ()
+class _Workers(Kept, list["_Worker"]):
+    """The processes of an objective."""
 
 
 class Processes(AbstractObjective):
@@ -61,7 +58,7 @@ class Processes(AbstractObjective):
     )
     workers: int = field(integer("workers", least=1), 2)
     time_limit: float | None = field(real("time_limit", above=0, optional=True), None)
-    kept: _Workers = eqx.field(default_factory=_Workers, static=True, repr=False)
+    kept: _Workers = kept_field(_Workers)
 
     def __call__(self, trials: Sequence[Trial], keys: Sequence[Array]) -> list[Result]:
         """Trains the trials, as many at once as there are workers."""

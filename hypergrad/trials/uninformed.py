@@ -5,12 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 
 from ensembles.ground.memory import refuse_too_large
 
 from ..ground.checks import Rule, checked, field, instance, integer, several
+from .kept import Kept, kept_field
 from .leaves import Categorical, Int
 from .searcher import SPACE, AbstractSearcher, Proposal
 from .space import Params, Space
@@ -69,13 +69,10 @@ class Sobol(AbstractSearcher):
         """Does nothing."""
 
 
-class _Kept:
-    """The combinations of the latest ask, and what they are of. A copy makes its own."""
+class _Kept(Kept):
+    """The combinations of the latest ask, and what they are of."""
 
     latest: tuple[Space, Mapping[str, Any], list[Params]] | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Kept, ()
 
 
 class Grid(AbstractSearcher):
@@ -93,7 +90,7 @@ class Grid(AbstractSearcher):
     """
 
     points: int = field(integer("points", least=1))
-    kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
+    kept: _Kept = kept_field(_Kept)
 
     def combinations(self, space: Space, fixed: Mapping[str, Any]) -> list[Params]:
         """Returns all combinations, each once: leaves that are not active do not count."""

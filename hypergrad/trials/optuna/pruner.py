@@ -7,22 +7,20 @@ from typing import Any
 import equinox as eqx
 
 from ...ground.checks import checked, field, function, shown
+from ..kept import Kept, kept_field
 from ..state import STATE, SearcherState
 from ..trial import TRIAL, FinishedTrial, Trial
 from . import translation
 
 
-class _Kept:
-    """The study of a search, the trials under way by number, and how many results it knows. A copy makes its own."""
+class _Kept(Kept):
+    """The study of a search, the trials under way by number, and how many results it knows."""
 
     def __init__(self) -> None:
         self.study: Any = None
         self.running: dict[int | None, Any] = {}
         self.known = 0
         self.last: FinishedTrial | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Kept, ()
 
 
 class Pruner(eqx.Module):
@@ -54,7 +52,7 @@ class Pruner(eqx.Module):
     """
 
     make: Callable[[], Any] = field(function("make", "without arguments that returns an Optuna pruner"))
-    kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
+    kept: _Kept = kept_field(_Kept)
 
     @checked(STATE, TRIAL)
     def begin(self, state: SearcherState, trial: Trial) -> Callable[[int, float], bool]:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 
 from ...ground.checks import boolean, checked, field, function, real, shown, text
+from ..kept import Kept, kept_field
 from ..searcher import AbstractSearcher, Proposal
 from ..state import STATE, SearcherState
 from ..trial import FinishedTrial, Result, Trial
@@ -17,14 +17,11 @@ from .memory import MemoryStudy
 from .shared import SharedStudy
 
 
-class _Kept:
-    """The study of the latest ask. A copy, also in another process, makes its own."""
+class _Kept(Kept):
+    """The study of the latest ask."""
 
     memory: MemoryStudy | None = None
     shared: SharedStudy | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Kept, ()
 
 
 class Optuna(AbstractSearcher):
@@ -69,7 +66,7 @@ class Optuna(AbstractSearcher):
     reseed: bool = field(boolean("reseed"), False)
     heartbeat: float = field(real("heartbeat", above=0), 60.0)
     warn: bool = field(boolean("warn"), False)
-    kept: _Kept = eqx.field(default_factory=_Kept, static=True, repr=False)
+    kept: _Kept = kept_field(_Kept)
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes the sampler's suggestion, the fixed leaves kept from it."""
