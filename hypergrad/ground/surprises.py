@@ -1,18 +1,19 @@
 """Warnings about parameters that are not trained as their container suggests, and about losses that draw once."""
 
-import contextlib
 import random
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import PyTree
 
+from .identity import to_numpy
 from .tree import named_leaves
 
 
@@ -46,19 +47,53 @@ def warn_of_ties(params: PyTree, trained: PyTree, name: str) -> None:
             )
 
 
-@contextlib.contextmanager
-def warning_of_draws(name: str) -> Iterator[None]:
-    """Warns where the function that is traced inside draws from the global generators of NumPy or Python.
+def shape_of(name: str, function: Callable[..., PyTree], again: Callable[..., PyTree], *args: PyTree) -> PyTree:
+    """Returns the shapes of `function(*args)`. Warns where it would have other numbers in the next trace.
 
-    It would draw once and for all, while JAX traces it, and anew in the trace of its derivative.
+    Such numbers come from a generator of NumPy or Python, a counter or the clock. They would be drawn once and for all,
+    while JAX traces the function, and anew in the trace of its derivative. `again` is the same function, of which JAX
+    has cached no trace.
     """
     before = _generators()
-    yield
+    program, shapes, static = eqx.filter_make_jaxpr(function)(*args)
     if found := [module for module, state in _generators().items() if state != before[module]]:
         _warn(
             f"{name} draws from {' and '.join(found)} while JAX traces it: the numbers are constants of the compiled "
             "steps, not new ones at every step; draw with jax.random from its argument key"
         )
+    elif not _same(program, eqx.filter_make_jaxpr(again)(*args)[0]):
+        _warn(
+            f"{name} is another function each time that JAX traces it, so that its derivative is not that of its "
+            "value: it reads something that changes, such as a generator of NumPy, a counter, or the time; draw with "
+            "jax.random from its argument key, and hand over what changes in the data"
+        )
+    return eqx.combine(shapes, static)
+
+
+def _same(one: ClosedJaxpr, other: ClosedJaxpr) -> bool:
+    """Returns whether two traces of a function are of the same operations on the same numbers."""
+    first, second = list(_parts(one)), list(_parts(other))
+    return len(first) == len(second) and all(map(_alike, first, second))
+
+
+def _parts(program: ClosedJaxpr | Jaxpr) -> Iterator[Any]:
+    """Yields the constants and the names of the operations of a program, and of the functions that it calls."""
+    if isinstance(program, ClosedJaxpr):
+        yield from program.consts
+        program = program.jaxpr
+    for equation in program.eqns:
+        yield equation.primitive.name
+        yield from (atom.val for atom in equation.invars if isinstance(atom, Literal))
+        for part in jax.tree.leaves(list(equation.params.values())):
+            if isinstance(part, ClosedJaxpr | Jaxpr):
+                yield from _parts(part)
+    yield from (atom.val for atom in program.outvars if isinstance(atom, Literal))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if one is other or isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer):
+        return True  # of a traced array nothing more is known
+    return to_numpy(one).tobytes() == to_numpy(other).tobytes()
 
 
 def _generators() -> dict[str, Any]:

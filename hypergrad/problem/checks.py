@@ -17,10 +17,10 @@ from ..ground.derivatives import refuse_not_differentiable
 from ..ground.hparams import as_hparams, num_not_finite
 from ..ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
 from ..ground.shapes import remembered
-from ..ground.surprises import warn_of_numbers, warn_of_ties, warning_of_draws
+from ..ground.surprises import shape_of, warn_of_numbers, warn_of_ties
 from ..ground.tree import PartitionedModel, describe, form, join, named_leaves, refuse_foreign, split, strong_arrays
 from .base import BilevelProblem
-from .objectives import inner_objective, outer_objective, traced_outer_value
+from .objectives import inner_objective, outer_objective, outer_value, traced_outer_value
 
 
 def explain_derivatives(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> None:
@@ -109,18 +109,19 @@ def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> boo
     """Returns whether the inner loss returns the state of layers too. **Raises** as `check_model`."""
     has_state, key = False, jax.random.key(0)
     read = lambda data, key: _arrays_of_state(problem.inner_loss(model, hparams, data, key))
-    for name, data, shape_of in (
-        ("inner_loss", problem.train, lambda: eqx.filter_eval_shape(as_sampler(problem.train).mean, read, key)),
-        ("outer_loss", problem.valid, lambda: eqx.filter_eval_shape(traced_outer_value, problem, model, hparams, key)),
+    anew = eqx.filter_jit(lambda *args: outer_value(*args))
+    mean = as_sampler(problem.train).mean
+    for name, data, *call in (
+        ("inner_loss", problem.train, mean, mean, read, key),
+        ("outer_loss", problem.valid, traced_outer_value, anew, problem, model, hparams, key),
     ):
-        with warning_of_draws(name):
-            try:
-                value = shape_of()
-            except Exception as error:
-                shapes = _shapes(model, hparams, data)
-                raise ValueError(
-                    f"{name}(model, hparams, data, key) failed on these arguments: {error}\n{shapes}"
-                ) from error
+        try:
+            value = shape_of(name, *call)
+        except Exception as error:
+            shapes = _shapes(model, hparams, data)
+            raise ValueError(
+                f"{name}(model, hparams, data, key) failed on these arguments: {error}\n{shapes}"
+            ) from error
         if name == "inner_loss" and isinstance(value, tuple) and len(value) == 2:
             has_state, (value, state) = True, value
             _check_state(model, state)

@@ -1,6 +1,9 @@
 """Frozen parts of a model: not trained, not differentiated, and stored once whatever the number of steps."""
 
+import functools
+import itertools
 import random
+import time
 
 import equinox as eqx
 import jax
@@ -197,3 +200,26 @@ def test_a_loss_that_draws_while_it_is_traced_is_named(module):
             INNER.init(problem, first, jnp.asarray(0.1))
     fixed = drawing(lambda: np.random.default_rng(0).normal(size=3))
     INNER.init(hg.BilevelProblem(fixed, fixed, rows(0), rows(1)), first, jnp.asarray(0.1))
+
+
+CHANGING = {
+    "generator": functools.partial(np.random.default_rng(0).normal, size=3),
+    "counter": functools.partial(next, itertools.count()),
+    "clock": time.perf_counter,
+}
+
+
+@pytest.mark.parametrize("source", CHANGING)
+@pytest.mark.parametrize("data", [rows(0), hg.Batches(rows(0), 2, order="all")], ids=["whole", "in chunks"])
+def test_a_loss_that_is_another_function_in_the_next_trace_is_named(source, data):
+    """Value and derivative would be those of different functions."""
+    first, changing = {"first": jnp.arange(3.0), "second": jnp.ones(3)}, drawing(CHANGING[source])
+    for name, losses in (("inner_loss", (changing, linear)), ("outer_loss", (linear, changing))):
+        with pytest.warns(UserWarning, match=f"{name} is another function each time that JAX traces it"):
+            INNER.init(hg.BilevelProblem(*losses, data, data), first, jnp.asarray(0.1))
+
+
+def test_a_loss_that_closes_over_arrays_and_keys_is_no_changing_one():
+    first, key, table = {"first": jnp.arange(3.0), "second": jnp.ones(3)}, jax.random.key(3), jnp.arange(3.0) / 7
+    closed = drawing(lambda: table + np.array([1.0, np.nan, 2.0])[[0, 2, 0]] + jax.random.normal(key, 3))
+    INNER.init(hg.BilevelProblem(closed, closed, rows(0), rows(1)), first, jnp.asarray(0.1))
