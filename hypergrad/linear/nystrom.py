@@ -57,12 +57,12 @@ class Nystrom(AbstractRealSolver):
         pseudo_inverse = jnp.linalg.pinv((inner + inner.T) / 2, hermitian=True)
         value = (right - columns.T @ (pseudo_inverse @ (columns @ right))) / damping
         negative = ~(jnp.linalg.eigvalsh((square + square.T) / 2)[0] > 0)
-        system = damped(matvec, jnp.ldexp(damping, power))
+        system = damped(matvec, shifted(damping, power))
         return last_iterate(system, b, unravel(shifted(value, -power)), jnp.int32(rank), negative)
 
     def _damping(self, products: Array, power: Array) -> Array:
         """Returns δ in units of 2^power, in which CᵀC is given."""
         if self.damping is not None:
-            return jnp.ldexp(jnp.asarray(self.damping, products.dtype), -power)
+            return shifted(jnp.asarray(self.damping, products.dtype), -power)
         largest = jnp.sqrt(jnp.linalg.eigvalsh(products)[-1])
         return self.relative_damping * jnp.where(largest > 0, largest, 1)

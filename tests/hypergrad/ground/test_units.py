@@ -27,3 +27,9 @@ def test_nothing_has_the_norm_zero(tree):
 
 def test_what_is_not_finite_has_no_norm():
     assert jnp.isnan(norm(jnp.array([1.0, jnp.nan]))) and jnp.isinf(norm(jnp.array([1.0, -jnp.inf])))
+
+
+def test_programs_grow_with_the_number_of_arrays_and_not_with_its_square():
+    lines = lambda n: jax.jit(norm).lower([jnp.ones(3)] * n).compile().as_text().count("\n")
+    few, more, many = map(lines, (8, 16, 32))
+    assert many - more < 2.5 * (more - few)
