@@ -10,7 +10,6 @@ import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
 from ..ground.checks import boolean, field, floating_type, integer, real
-from ..ground.tree import cast_like, in_single
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Status, flag
@@ -107,8 +106,8 @@ class DrMAD(AbstractTrajectoryEstimator):
             outer_gradients=1,
         )
         stats = stats_of(adjoint, counts, flag(~tame, Status.ADJOINT_GROWTH))
-        hypergradient = cast_like(optax.tree.add(adjoint.hypergradient, in_single(through)), hparams)
-        return with_accuracy(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
+        estimate = Estimate(adjoint.total(hparams, through), value, end.judged, stats)
+        return with_accuracy(self, training, state, end, estimate)
 
     def _train(self, training: Training, start: InnerState) -> tuple[InnerState, Path]:
         total = self.inner.num_steps

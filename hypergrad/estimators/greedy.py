@@ -9,13 +9,14 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import boolean, field, real
 from ..ground.derivatives import once
+from ..ground.tree import vdot
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
 from ..training import Training, cotangent_of
 from .base import AbstractTrajectoryEstimator, checked_step
 from .common.accuracy import Stepped, TrajectoryState, with_accuracy
-from .common.adjoint import through_start, through_state
+from .common.adjoint import lost_in_float16, through_start, through_state
 from .common.trail import rows_in_trail, trail_by_rows
 
 
@@ -70,8 +71,8 @@ class Greedy(AbstractTrajectoryEstimator):
         start = training.begin(state.inner, self.warm_start)
         outer_value_and_grads = once(training.outer_value_and_grads)
 
-        def look_ahead(state: InnerState, t: Array | int) -> tuple[InnerState, Array, PyTree, PyTree]:
-            """Returns the state after one step, the value there, its direct term, and ∇_w F pulled back to λ."""
+        def look_ahead(state: InnerState, t: Array | int) -> tuple[InnerState, Array, tuple[PyTree, PyTree], PyTree]:
+            """Returns the state after one step, the value there, its gradients, and that in w pulled back to λ."""
             new, pullback = training.step_vjp(state, t)
             value, by_model, direct = outer_value_and_grads(new)
             by_state, through_step = pullback(cotangent_of(new, by_model))
@@ -79,7 +80,7 @@ class Greedy(AbstractTrajectoryEstimator):
                 more = through_start(training, state, self.warm_start, by_state)
             else:
                 more = through_state(training, state, by_state)
-            return new, value, direct, optax.tree.add(through_step, more)
+            return new, value, (by_model, direct), optax.tree.add(through_step, more)
 
         def body(t: Array, carry: PyTree) -> PyTree:
             state, trail = carry
@@ -89,7 +90,7 @@ class Greedy(AbstractTrajectoryEstimator):
         last_only = isinstance(self.decay, int | float) and self.decay == 0
         if last_only or total == 1:
             before = training.advance(start, 0, total - 1)
-            end, value, direct, through_steps = look_ahead(before, total - 1)
+            end, value, (by_model, direct), through_steps = look_ahead(before, total - 1)
         else:
             if by_rows := rows_in_trail(training, start, self.decay, total):
                 end, through_steps = trail_by_rows(training, start, float(self.decay), total, by_rows)
@@ -97,7 +98,7 @@ class Greedy(AbstractTrajectoryEstimator):
                 nothing = optax.tree.zeros_like(hparams)
                 end, through_steps = jax.lax.fori_loop(0, total, body, (start, nothing))
             # The loss once more, in place of another program for the last step: that is compiled as long as the loop.
-            value, _, direct = outer_value_and_grads(end)
+            value, by_model, direct = outer_value_and_grads(end)
         pullbacks = 1 if last_only else total
         counts = Counts(
             iterations=total,
@@ -105,7 +106,8 @@ class Greedy(AbstractTrajectoryEstimator):
             step_vjps=pullbacks,
             outer_gradients=pullbacks,
         )
-        estimate = Estimate(optax.tree.add(direct, through_steps), value, end.judged, Stats(counts))
+        stats = Stats(counts, lost_in_float16(by_model, vdot(by_model, by_model)))
+        estimate = Estimate(optax.tree.add(direct, through_steps), value, end.judged, stats)
         return with_accuracy(self, training, state, end, estimate)
 
 

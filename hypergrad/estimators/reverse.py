@@ -4,13 +4,11 @@ import dataclasses
 
 import equinox as eqx
 import jax
-import optax
 from jaxtyping import Array, DTypeLike, PyTree
 
 from ensembles.ground.memory import available_bytes
 
 from ..ground.checks import Rule, boolean, checked, field, floating_type, integer, real
-from ..ground.tree import cast_like, in_single
 from ..inner import InnerState
 from ..problem import PROBLEM, BilevelProblem, as_hparams
 from ..stats import Counts, Estimate
@@ -121,7 +119,6 @@ class Reverse(AbstractTrajectoryEstimator):
             through = through_start(training, start, self.warm_start, adjoint.cotangent)
         else:
             through = through_state(training, middle, adjoint.cotangent)
-        hypergradient = cast_like(optax.tree.add(adjoint.hypergradient, in_single(through)), hparams)
         counts = Counts(
             iterations=total,
             inner_gradients=self.inner.num_gradients(start, end, total) + recomputed,
@@ -129,7 +126,7 @@ class Reverse(AbstractTrajectoryEstimator):
             outer_gradients=1,
         )
         taken = {} if chosen is None else chosen.diagnostics
-        estimate = Estimate(hypergradient, value, end.judged, stats_of(adjoint, counts, **taken))
+        estimate = Estimate(adjoint.total(hparams, through), value, end.judged, stats_of(adjoint, counts, **taken))
         return with_accuracy(self, training, state, end, estimate)
 
     @checked(PROBLEM)

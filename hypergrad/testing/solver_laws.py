@@ -115,12 +115,12 @@ def _right_or_refused(law: Callable[[], None]) -> None:
 def half_precision(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
     """Weights in bfloat16 and float16 point where those in float32 do, or the status tells, or they are refused.
 
-    So they do where the outer loss is in a unit in which its gradient is hardly a number of float16.
+    So they do where the outer loss is in a unit in which its gradient is hardly a number of float16, or none.
     """
     case = in_single_precision(case)
     params, hparams, old = case.params, case.hparams, case.problem
     expected = ravel_pytree(answer(make(inner), case)[1])[0]
-    for kind, unit in itertools.product((jnp.bfloat16, jnp.float16), (1.0, 2.0**-24)):
+    for kind, unit in itertools.product((jnp.bfloat16, jnp.float16), (1.0, 2.0**-24, 2.0**-40)):
         outer_loss = lambda w, h, data, key, unit=unit: unit * old.outer_loss(w, h, data, key).astype(jnp.float32)
         problem = hg.BilevelProblem(old.inner_loss, outer_loss, old.train, old.valid)
         estimator = make(inner)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, PyTree
 
-from ...ground.tree import differentiable, in_single, vdot
+from ...ground.tree import cast_like, differentiable, in_single, vdot
+from ...ground.units import exponent, shifted
 from ...inner import InnerState
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training
@@ -21,11 +22,15 @@ UNSTABLE = 1e3  # growth of the adjoint from which training diverges, or its der
 
 
 class Adjoint(eqx.Module):
-    """The adjoint at one step: c_t = ∂F/∂(w_t, s_t), the hypergradient so far, and the sizes of all c_t."""
+    """The adjoint at one step: c_t = ∂F/∂(w_t, s_t), the hypergradient so far, and the sizes of all c_t.
+
+    They are in units of 2^power, in which the largest number of c_T and ∂_λ F is between ½ and 1.
+    """
 
     cotangent: PyTree
     hypergradient: PyTree  # at least in float32
     sizes: Array  # (T + 1, devices), the squares of c_t in row t; 0 before they are known
+    power: Array
 
     @property
     def growth(self) -> Array:
@@ -40,7 +45,12 @@ class Adjoint(eqx.Module):
     def moved(self, t: Array, cotangent: PyTree, by_hparams: PyTree) -> "Adjoint":
         """Returns the adjoint before step t: `cotangent`, and `by_hparams` more of the hypergradient."""
         hypergradient = optax.tree.add(self.hypergradient, in_single(by_hparams))
-        return Adjoint(cotangent, hypergradient, self.sizes.at[t].set(squares(cotangent)))
+        return Adjoint(cotangent, hypergradient, self.sizes.at[t].set(squares(cotangent)), self.power)
+
+    def total(self, hparams: PyTree, through: PyTree | None = None) -> PyTree:
+        """Returns the whole hypergradient, like `hparams`; `through` comes from `through_start` or `through_state`."""
+        total = self.hypergradient if through is None else optax.tree.add(self.hypergradient, in_single(through))
+        return cast_like(shifted(total, self.power), hparams)
 
 
 def _ratio(size: Array, first: Array) -> Array:
@@ -69,9 +79,12 @@ def squares(cotangent: InnerState) -> Array:
 def start_adjoint(training: Training, end: InnerState) -> tuple[Array, Adjoint]:
     """Returns the outer loss at the end of training, and the adjoint there, c_T = ∂F/∂(w_T, s_T)."""
     value, cotangent, by_hparams = training.outer_cotangent(end)
+    by_hparams, wide = in_single((by_hparams, cotangent))
+    power = exponent((by_hparams, wide))
+    cotangent = cast_like(shifted(wide, -power), cotangent)
     last = squares(cotangent)
     sizes = jnp.zeros((training.inner.num_steps + 1, *last.shape), last.dtype).at[-1].set(last)
-    return value, Adjoint(cotangent, in_single(by_hparams), sizes)
+    return value, Adjoint(cotangent, shifted(by_hparams, -power), sizes, power)
 
 
 def step_back(training: Training, state: InnerState, t: Array, adjoint: Adjoint) -> Adjoint:
@@ -97,20 +110,20 @@ def stats_of(adjoint: Adjoint, counts: Counts, status: ArrayLike = Status.OK, **
     """Returns counts, growth and status: ADJOINT_GROWTH where the adjoint grew so far that rounding rules."""
     overflows = jnp.any(jnp.isinf(adjoint.sizes))  # then the growth is NaN
     grown = flag((adjoint.growth > UNSTABLE) | overflows, Status.ADJOINT_GROWTH)
-    lost = lost_in_float16(adjoint.cotangent, jnp.sum(adjoint.sizes[-1]))
+    lost = lost_in_float16(adjoint.cotangent, shifted(jnp.sum(adjoint.sizes[-1]), 2 * adjoint.power))
     return Stats(counts, status | grown | lost, diagnostics={"growth": adjoint.growth} | diagnostics)
 
 
 def lost_in_float16(gradient: PyTree, square: Array) -> Array:
     """Returns INACCURATE where an outer gradient of this form, with ‖g‖² = `square`, has lost its digits in float16.
 
-    Its root mean square is below the normal numbers then, of which the smaller have ever fewer digits.
+    Its root mean square is below the normal numbers then, of which the smaller have ever fewer digits, or all is zero.
     """
     leaves = jax.tree.leaves(gradient)
     if not any(leaf.dtype == jnp.float16 for leaf in leaves):
         return jnp.int32(Status.OK)
     size = jnp.sqrt(square / sum(leaf.size for leaf in leaves))
-    return flag((size > 0) & (size < float(jnp.finfo(jnp.float16).tiny)), Status.INACCURATE)
+    return flag(size < float(jnp.finfo(jnp.float16).tiny), Status.INACCURATE)
 
 
 def through_start(training: Training, start: InnerState, warm_start: bool, cotangent: PyTree) -> PyTree:

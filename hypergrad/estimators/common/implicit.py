@@ -17,12 +17,14 @@ from ...data.sampler import as_sampler
 from ...ground.checks import function
 from ...ground.derivatives import jvp, once
 from ...ground.keys import product_key
+from ...ground.tree import vdot
 from ...ground.units import norm
 from ...inner import InnerState, SolveStats
 from ...linear.base import AbstractLinearSolver, LinearSolution, MatVec, solve
 from ...problem import inner_objective
 from ...stats import Counts, Stats, Status, flag
 from ...training import Training
+from .adjoint import lost_in_float16
 
 Preconditioner = Callable[..., PyTree]  # hparams, or (hparams, state) -> diagonal, like params or a prefix of them
 PRECONDITIONER = function("preconditioner", "hparams -> diagonal, or (hparams, state) -> diagonal", optional=True)
@@ -101,6 +103,7 @@ class StationaryPoint(eqx.Module):
     inner_gradient_norm: Array
     gap: Array  # |∇Fᵀ H⁻¹ ∇L|: how much F would still change, to first order, if the inner problem were solved
     rounding: Array  # of the gap
+    lost: Array  # INACCURATE where the outer gradient has lost its digits
     kink: Kink | None = None  # where there is a proximal step
     batches: int = 1  # of training data in every product
 
@@ -126,6 +129,7 @@ class StationaryPoint(eqx.Module):
             flag(~(self.solution.residual <= 1e-2), Status.LINEAR_UNCONVERGED)
             | flag(self.solution.negative_curvature, Status.NEGATIVE_CURVATURE)
             | flag(self.unconverged, Status.INNER_UNCONVERGED)
+            | self.lost
         )
         counts = Counts(
             iterations=solved.iterations,
@@ -164,4 +168,5 @@ def implicit_hypergradient(
     gap = jvp(lambda arrays: inner(arrays, training.hparams), arrays, solution.value)
     rounding = 50 * jnp.finfo(value.dtype).eps * norm(by_weights) * norm(arrays)
     batches = as_sampler(training.problem.train).batches_per_mean
-    return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap), rounding, batches=batches)
+    lost = lost_in_float16(by_weights, vdot(by_weights, by_weights))
+    return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap), rounding, lost, batches=batches)

@@ -32,7 +32,7 @@ def keep_residuals(training: Training, start: InnerState, first: int, stop: int)
     def replay(adjoint: Adjoint) -> tuple[Adjoint, int]:
         with naming_solver(training.inner):
             cotangent, by_hparams, sizes = pullback((adjoint.cotangent, adjoint.sizes))
-        return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), sizes), 0
+        return Adjoint(cotangent, optax.tree.add(adjoint.hypergradient, by_hparams), sizes, adjoint.power), 0
 
     return end, replay
 

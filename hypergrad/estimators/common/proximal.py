@@ -8,12 +8,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ...ground.derivatives import linearize
-from ...ground.tree import pairing
+from ...ground.tree import pairing, vdot
 from ...ground.units import norm
 from ...inner import InnerState
 from ...linear.base import LinearSolution, MatVec, inverse_of_largest
 from ...problem import inner_objective
 from ...training import Training
+from .adjoint import lost_in_float16
 from .implicit import Kink, LinearSystem, StationaryPoint, implicit_hypergradient, inner_gradient_norm
 
 POWER_STEPS = 10
@@ -134,6 +135,7 @@ def hypergradient_at_solution(
         norm(gap) / point.step_size,
         change,
         rounding,
+        lost_in_float16(by_weights, vdot(by_weights, by_weights)),
         kink_of(point),
     )
 

@@ -7,7 +7,7 @@ import equinox as eqx
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import boolean, choice, field, real, shown
-from ...ground.tree import cast_like, epsilon
+from ...ground.tree import epsilon
 from ...inner import InnerState
 from ...problem import BilevelProblem
 from ...stats import Counts, Estimate, Status, flag
@@ -129,8 +129,8 @@ class Reversible(AbstractTrajectoryEstimator):
         )
         status = flag(~(error <= (0 if self.exact else 10 * self.rtol)), Status.IRREVERSIBLE)
         stats = stats_of(adjoint, counts, status, reversal_error=error)
-        hypergradient = cast_like(adjoint.hypergradient, hparams)
-        return with_accuracy(self, training, state, end, Estimate(hypergradient, value, end.judged, stats))
+        estimate = Estimate(adjoint.total(hparams), value, end.judged, stats)
+        return with_accuracy(self, training, state, end, estimate)
 
     def _spacing(self, start: InnerState) -> int:
         if self.exact:

@@ -238,7 +238,7 @@ def test_training_that_diverges_is_flagged_under_exact_reverse_mode_too():
 
 def test_an_adjoint_whose_size_overflows_is_flagged():
     """Squares of 1e25 leave the range of float32, and the growth is that of infinity over infinity."""
-    adjoint = Adjoint({"w": jnp.zeros(1)}, jnp.zeros(1), jnp.full((2, 1), jnp.inf, jnp.float32))
+    adjoint = Adjoint({"w": jnp.zeros(1)}, jnp.zeros(1), jnp.full((2, 1), jnp.inf, jnp.float32), jnp.int32(0))
     assert int(stats_of(adjoint, hg.Counts()).status) == hg.Status.ADJOINT_GROWTH
 
 
