@@ -1,5 +1,6 @@
 """Short texts of numbers and pytrees, for the classes that users print."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -72,6 +73,17 @@ def show_size(tree: PyTree) -> str:
 def paragraph(title: str, lines: Iterable[str]) -> str:
     """Joins a title and indented lines."""
     return "\n  ".join([title, *(line for line in lines if line)])
+
+
+def show_fields(instance: Any) -> str:
+    """Shows a dataclass by the fields that are not as they are by default."""
+    values = ((field, getattr(instance, field.name)) for field in dataclasses.fields(instance) if field.repr)
+    texts = [f"{field.name}={value!r}" for field, value in values if value != _default(field)]
+    return f"{type(instance).__name__}({', '.join(texts)})"
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def show_call(name: str, arguments: Mapping[str, Any], options: dict[str, Any]) -> wl.AbstractDoc:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..ground.checks import Rule, boolean, check_fields, instance, integer, real, shown, text
+from ..ground.show import show_fields
 
 
 def _distinct(values: Any) -> tuple[Any, ...]:
@@ -59,6 +60,10 @@ class When:
         if (self.at_least is None) == (self.one_of is None):
             raise ValueError(f"When({self.parent!r}) needs one of at_least and one_of")
 
+    def __repr__(self) -> str:
+        """Shows what is not as it is by default."""
+        return show_fields(self)
+
     def holds(self, params: Mapping[str, Any]) -> bool:
         """Returns whether these values meet it."""
         if self.parent not in params:
@@ -80,6 +85,10 @@ class Leaf:
     def __post_init__(self) -> None:
         check_fields(self, text("block", optional=True), WHEN)
 
+    def __repr__(self) -> str:
+        """Shows what is not as it is by default."""
+        return show_fields(self)
+
 
 def _check_bounds(leaf: Any, bound: Callable[[str], Rule]) -> None:
     kind = type(leaf).__name__
@@ -90,7 +99,7 @@ def _check_bounds(leaf: Any, bound: Callable[[str], Rule]) -> None:
         raise ValueError(f"{kind} with log=True needs a positive low, got {leaf.low}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Float(Leaf):
     """A number in [low, high], uniform or, with `log`, uniform in its logarithm.
 
@@ -130,7 +139,7 @@ class Float(Leaf):
         return float(min(max(math.exp(value) if self.log else value, self.low), self.high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Int(Leaf):
     """An integer from low to high, both included; with `log`, small ones are more likely.
 
@@ -169,7 +178,7 @@ class Int(Leaf):
         return int(min(max(math.floor(self._cells.decode(position) + 0.5), self.low), self.high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Categorical(Leaf):
     """One of several values: strings, numbers, booleans or `None`, which JSON can hold.
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from ensembles.ground.kinds import HIGHEST
 
 from ..ground.checks import Rule, boolean, check_fields, function, instance, integer, real, shown, text
+from ..ground.show import show_fields
 from .plain import numbers, plain, reading, with_infinities, without_infinities
 from .space import PARAMS, Params
 
@@ -47,6 +48,10 @@ class Trial:
                 object.__setattr__(self, "meta", plain(self.meta))
             except (TypeError, RecursionError) as error:
                 raise TypeError(f"meta of a Trial must be plain numbers, text or arrays of them: {error}") from None
+
+    def __repr__(self) -> str:
+        """Shows what is not as it is by default."""
+        return show_fields(self)
 
     @property
     def origin(self) -> int | None:
@@ -137,6 +142,10 @@ class Result:
                 raise ValueError(f"{name} of a Result is too large for a floating number, got {shown(number)}")
             object.__setattr__(self, name, float(number) if name in ("value", "size") else number)
         check_fields(self, *[rule for rule in RESULT_FIELDS if rule.name in given])
+
+    def __repr__(self) -> str:
+        """Shows what is not as it is by default."""
+        return show_fields(self)
 
     @property
     def failed(self) -> bool:
