@@ -274,12 +274,8 @@ def test_a_history_grows_without_changing_those_before():
 
 def test_trials_results_and_leaves_print_what_is_not_as_by_default():
     T = hg.trials
-    for thing in (
-        T.Float(low=0.1, high=1.0),
-        T.Int(when=T.When("a", at_least=2), low=1, high=4),
-        T.Categorical(choices=("a", "b")),
-    ):
-        assert eval(repr(thing), vars(T)) == thing
+    leaves = T.Float(0.1, 1.0), T.Int(1, 4, when=T.When("a", at_least=2)), T.Categorical(("a", "b"))
+    assert all(eval(repr(leaf), vars(T)) == leaf for leaf in leaves)
     assert repr(T.Float(0.0, 1.0)) == "Float(low=0.0, high=1.0)"
     assert repr(T.Trial(3, {"x": 0.5}, meta={"origin": 1})) == "Trial(number=3, params={'x': 0.5}, meta={'origin': 1})"
     assert repr(T.Result(0.5, size=2.0)) == "Result(value=0.5, size=2.0)"
