@@ -76,11 +76,13 @@ def run(
     - `chunk`: steps per compiled call. `None` means 1 with a callback or a stream, else as many as take some hundredths
       of a second, whose records have 16 MB.
     - `callback(state, history)`: called after every chunk with the history of its steps; a true result stops the run.
+      It changes no step, so that a run may be resumed with another.
     - `progress`: show a bar (needs tqdm).
     - `checkpoint`: a file. If it exists the run goes on from there, and a checkpoint of another run is refused, saying
       in what it differs. It holds the state; the records are appended to a second file, `<checkpoint>.records`. Both
       are written before the first step, at the end, when the run is interrupted or fails, and meanwhile, in a thread,
-      as `every` and `every_steps` say. A save that fails is a `RuntimeWarning`.
+      as `every` and `every_steps` say. A save that fails is a `RuntimeWarning`. Of functions of Python in a loss
+      (`jax.pure_callback`) the arrays are compared that they hold, not their code or files that they read.
     - `every`: seconds between two saves; `None` leaves it to `every_steps`.
     - `every_steps`: steps between two saves, rounded up to whole chunks; `None` leaves it to `every`.
     - `keep`: a function of each record, whose result the history holds as `records`; `lambda r: (r.value, r.stats)`

@@ -1,7 +1,9 @@
 """The parts of a run that determine its result, as text by name."""
 
+import functools
 import hashlib
 import importlib.metadata
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any
@@ -98,9 +100,28 @@ def program_digest(function: Callable[..., Any], *args: PyTree) -> str:
 
 
 def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Array]:
-    """Returns the arrays that a program holds, in the functions it calls too."""
+    """Returns the arrays that a program holds, in the functions it calls too, also in those of Python."""
     found = list(jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else []
     for equation in jaxpr.eqns:
+        if equation.primitive.name in ("pure_callback", "io_callback"):
+            found += _arrays_of(getattr(equation.params["callback"], "callback_func", None), set())
         for inside in held(equation):
             found += _constants(inside)
     return found
+
+
+def _arrays_of(value: Any, seen: set[int]) -> list[Array]:
+    """Returns the arrays that a function of Python has as bound arguments, defaults and variables from outside it."""
+    if isinstance(value, np.ndarray | jax.Array):
+        return [value]
+    if id(value) in seen:
+        return []
+    seen.add(id(value))
+    parts: list[Any] = []
+    if isinstance(value, functools.partial):
+        parts = [value.func, *value.args, *value.keywords.values()]
+    elif inspect.isfunction(value):
+        outside = inspect.getclosurevars(value)
+        parts = [*(value.__defaults__ or ()), *outside.nonlocals.values()]
+        parts += [one for one in outside.globals.values() if not callable(one)]
+    return [array for part in parts for array in _arrays_of(part, seen)]
