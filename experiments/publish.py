@@ -243,8 +243,11 @@ def publish(folder: Path) -> None:
     path = folder / f"{benchmark or 'summary'}.json"
     if not path.is_file():
         raise SystemExit(f"{path} is not there: {folder} is not the output folder of a finished run")
-    summary: Row = json.loads(path.read_text())
-    name = benchmark or Path(summary["config"]["out"]).name
+    try:
+        summary: Row = json.loads(path.read_text())
+        name = benchmark or Path(summary["config"]["out"]).name
+    except (ValueError, TypeError, KeyError) as error:
+        raise SystemExit(f"{path} is no summary of a run: {type(error).__name__}: {error}") from None
     if name not in TABLES:
         raise SystemExit(f"no page has a table of {name!r}; known are {', '.join(TABLES)}")
     options = {option: value for option, value in summary["config"].items() if option not in UNSAID}

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from .data import Rows, Splits
+from .downloads import DataError
 
 Name = Literal["ijcnn1", "a9a", "breast_cancer"]
 
@@ -35,14 +36,14 @@ def find(name: Name, data_dir: Path | None) -> Source | None:
 
 
 def load(source: Source) -> Rows:
-    """Returns all rows, with labels -1 and 1. **Raises** `ValueError` where a file is not the one expected."""
+    """Returns all rows, with labels -1 and 1. **Raises** `DataError` where a file is not the one expected."""
     if source.path is None:
         from sklearn.datasets import load_breast_cancer
 
         data = load_breast_cancer()
         return Rows(data.data, 2 * data.target - 1)
     if hashlib.sha256(source.path.read_bytes()).hexdigest() != SHA256[source.name]:
-        raise ValueError(f"{source.path} is not the file expected: its SHA-256 does not match")
+        raise DataError(f"{source.path} is not the file expected: its SHA-256 does not match")
     with np.load(source.path) as arrays:
         return Rows(arrays["x"].astype(float), arrays["y"])
 

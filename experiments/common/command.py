@@ -18,6 +18,7 @@ from hypergrad.ground.checkpoint import CheckpointError
 from hypergrad.ground.files import check_folder
 
 from .config import Options
+from .downloads import DataError
 from .interrupts import interrupts
 from .page import write_page
 
@@ -54,7 +55,7 @@ def command(main: Callable[[C], Any], default: C, name: str, **presets: Mapping[
             page = write_page(config, name, sys.argv[1:])
         if page is not None:
             print(f"a page with tables and plots: {page}")
-    except (FileNotFoundError, CheckpointError) as error:
+    except (FileNotFoundError, DataError, CheckpointError) as error:
         raise SystemExit(str(error)) from None
     except OSError as error:  # a disk that is full, a folder that cannot be written to
         raise SystemExit(f"{error}; {line}") from None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .downloads import download, refuse_other
+from .downloads import DataError, download, refuse_other
 
 INPUTS = {"digits": 64, "mnist": 784}  # pixels of an image
 MNIST = {
@@ -58,7 +58,7 @@ def mnist(data_dir: Path | None) -> tuple[Rows, Rows]:
 
     The four original IDX files are read from `data_dir` or `data_dir/mnist`, or downloaded to the user's cache.
 
-    **Raises** `ValueError` where the SHA-256 of a file does not match, and `FileNotFoundError` with advice where a file
+    **Raises** `DataError` where the SHA-256 of a file does not match, and `FileNotFoundError` with advice where a file
     can neither be found nor downloaded.
     """
     return _read_idx([_mnist_file(name, data_dir) for name in MNIST])
@@ -69,7 +69,7 @@ def fashion_mnist(data_dir: Path | None) -> tuple[Rows, Rows]:
 
     The four IDX files have MNIST's names and format. They are read from `data_dir`/fashion-mnist or `data_dir`.
 
-    **Raises** `FileNotFoundError` where they are missing, `ValueError` naming a file that is damaged, of other sizes or
+    **Raises** `FileNotFoundError` where they are missing, `DataError` naming a file that is damaged, of other sizes or
     MNIST's.
     """
     import pooch
@@ -80,7 +80,7 @@ def fashion_mnist(data_dir: Path | None) -> tuple[Rows, Rows]:
         raise FileNotFoundError(f"the four IDX files {', '.join(MNIST)} of Fashion-MNIST are not in {data_dir}")
     for name, known in MNIST.items():
         if pooch.file_hash(str(folder / name)) == known:
-            raise ValueError(f"{folder / name} is MNIST's, not Fashion-MNIST's")
+            raise DataError(f"{folder / name} is MNIST's, not Fashion-MNIST's")
     return _read_idx([folder / name for name in MNIST])
 
 
@@ -112,9 +112,9 @@ def _idx(path: Path, *shape: int) -> np.ndarray:
         with gzip.open(path) as file:
             content = file.read(len(header) + size + 1)
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise DataError(f"{path} is damaged: {error}") from error
     if len(content) != len(header) + size or not content.startswith(header):
-        raise ValueError(f"{path} is no IDX file of {' x '.join(map(str, shape))} bytes")
+        raise DataError(f"{path} is no IDX file of {' x '.join(map(str, shape))} bytes")
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
 
@@ -126,7 +126,7 @@ def split(name: str, data_dir: Path | None, seed: int, num_train: int, num_valid
         pool, test = digits(), None
     order = np.random.default_rng(seed).permutation(len(pool.y))
     if num_train + num_valid > len(order) - (test is None):
-        raise ValueError(f"num_train + num_valid is {num_train + num_valid}, but {name} has {len(order)} rows to share")
+        raise DataError(f"num_train + num_valid is {num_train + num_valid}, but {name} has {len(order)} rows to share")
     train, valid = pool.take(order[:num_train]), pool.take(order[num_train : num_train + num_valid])
     test = pool.take(order[num_train + num_valid :]) if test is None else test
     mean = train.x.mean(0)

@@ -10,6 +10,10 @@ from hypergrad.ground.files import replacing
 LARGEST = 2**30  # bytes of a member of an archive
 
 
+class DataError(ValueError):
+    """Data that cannot be used; the message names their file, or the option that asks for too much of them."""
+
+
 def cache() -> Path:
     """Returns the user's cache folder of this project."""
     import pooch
@@ -18,11 +22,11 @@ def cache() -> Path:
 
 
 def refuse_other(path: Path, sha256: str) -> None:
-    """Raises `ValueError` naming a file whose SHA-256 is not the known one."""
+    """Raises `DataError` naming a file whose SHA-256 is not the known one."""
     import pooch
 
     if (found := pooch.file_hash(str(path))) != sha256:
-        raise ValueError(f"{path} is not the original file: its SHA-256 is {found} and not {sha256}; delete it")
+        raise DataError(f"{path} is not the original file: its SHA-256 is {found} and not {sha256}; delete it")
 
 
 def download(address: str, sha256: str | None, tried: Path | None, advice: str) -> Path:
@@ -31,7 +35,7 @@ def download(address: str, sha256: str | None, tried: Path | None, advice: str) 
     **Arguments**: the SHA-256, `None` where nobody has published it; `tried`, the folder that did not have the file;
     `advice`, what to do by hand.
 
-    **Raises** `FileNotFoundError` with all of that where the download fails, `ValueError` where it is another file.
+    **Raises** `FileNotFoundError` with all of that where the download fails, `DataError` where it is another file.
     """
     import pooch
 
@@ -48,7 +52,7 @@ def download(address: str, sha256: str | None, tried: Path | None, advice: str) 
             response.close()
         raise FileNotFoundError(f"{path.name} could not be downloaded from {address}, and {here}; {advice}") from error
     except ValueError as error:  # another hash
-        raise ValueError(
+        raise DataError(
             f"{address} gave another file than the known one, which was not kept: {error}; {advice}"
         ) from None
 
@@ -56,7 +60,7 @@ def download(address: str, sha256: str | None, tried: Path | None, advice: str) 
 def members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
     """Returns the content of some files of a tar archive by their last names; nothing is written.
 
-    **Raises** `ValueError` naming the archive where it is damaged, has a name not once as an ordinary file, or one that
+    **Raises** `DataError` naming the archive where it is damaged, has a name not once as an ordinary file, or one that
     is larger than any data of the experiments.
     """
     try:
@@ -67,16 +71,16 @@ def members(archive: Path, names: Iterable[str]) -> dict[str, bytes]:
                     found[name].append(member)
             wrong = [name for name, parts in found.items() if len(parts) != 1 or not parts[0].isreg()]
             if wrong:
-                raise ValueError(f"{archive} does not hold {wrong[0]} once as an ordinary file; delete it")
+                raise DataError(f"{archive} does not hold {wrong[0]} once as an ordinary file; delete it")
             if large := [name for name, (part,) in found.items() if part.size > LARGEST]:
-                raise ValueError(f"{large[0]} in {archive} is larger than {LARGEST} bytes; delete it")
+                raise DataError(f"{large[0]} in {archive} is larger than {LARGEST} bytes; delete it")
             content = {name: tar.extractfile(part).read() for name, (part,) in found.items()}  # type: ignore[union-attr]
             stream = tar.fileobj
             while stream is not None and stream.read(2**20):
                 pass  # to the end, where the checksum of the whole is
             return content
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ValueError(f"{archive} is damaged: {error}; delete it") from error
+        raise DataError(f"{archive} is damaged: {error}; delete it") from error
 
 
 def keep(path: Path, content: bytes) -> Path:

@@ -62,8 +62,8 @@ def panel_figure(
 
 
 def band(ax: Any, x: Any, lines: Any, label: str, colour: str, style: str = "-") -> None:
-    """Draws the median of several curves of shape (runs, points) and their range."""
-    lines = np.asarray(lines)
+    """Draws the median of several curves of shape (runs, points) and their range; `None` leaves a gap."""
+    lines = np.asarray(lines, float)
     ax.plot(x, np.median(lines, 0), color=colour, label=label, lw=1.8, ls=style)
     ax.fill_between(x, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
 

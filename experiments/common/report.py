@@ -91,13 +91,15 @@ def plainly(text: str) -> str:
 
 
 def mean_and_spread(values: Iterable[float | None]) -> str:
-    """Returns `mean ± standard deviation` of the values that are not `None`."""
+    """Returns `mean ± standard deviation` of the values that are not `None`, and how many of all these are."""
+    values = list(values)
     measured = np.array([value for value in values if value is not None], float)
     if measured.size == 0:
         return "-"
+    part = "" if measured.size == len(values) else f" ({measured.size} of {len(values)})"
     if np.ptp(measured) == 0:
-        return f"{measured[0]:.7g}"
-    return plainly(f"{measured.mean():.4g} ± {measured.std(ddof=1):.2g}")
+        return f"{measured[0]:.7g}{part}"
+    return plainly(f"{measured.mean():.4g} ± {measured.std(ddof=1):.2g}{part}")
 
 
 def text_table(rows: Sequence[Row]) -> str:

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..common.downloads import DataError
+
 Name = Literal["proton", "diabetes"]
 Partition = Literal["balanced", "nnpdf", "fixedtarget"]
 FILE = Path(__file__).parent / "data" / "proton_dis.npz"
@@ -58,10 +60,10 @@ def proton(path: Path, partition: Partition) -> Measurements:
 
     and in that of t0 the columns of S that are relative errors are multiplied by t0 prediction/datum.
 
-    **Raises** `ValueError` where the file is not the one expected.
+    **Raises** `DataError` where the file is not the one expected.
     """
     if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
-        raise ValueError(f"{path} is not the file expected: its SHA-256 does not match")
+        raise DataError(f"{path} is not the file expected: its SHA-256 does not match")
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     relative = arrays["sys_treatment"] == "MULT"

@@ -89,11 +89,16 @@ class Config(WithData):
     criterion: CriterionName = "validation"
     """validation: loss on held-out rows. cv: mean loss over five folds of training and held-out rows together."""
     tasks: Some[TaskName] = TASK_NAMES  # Tasks to run.
-    points: Positive = 100  # Points of the grid.
+    points: Positive = 100  # Points of the grid, at least 9.
     share: Fraction = 0.2  # Gradients that hypergradients may spend, of those of the grid.
     feature_gradients: Positive = 20_000  # Gradient equivalents for one penalty per feature.
     rows: Positive = 3_000  # Rows of a9a and ijcnn1 that are drawn, for training, validation and test together.
     out: Out = Path("results/sparse")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.points < 9:
+            raise ValueError(f"points must be at least 9, which is 3 x 3 for two penalties, got {self.points}")
 
 
 def one_task(config: Config, name: TaskName, seed: int, advance: Advance) -> dict[str, list[Row]]:

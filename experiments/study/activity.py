@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..common.data import Rows, Splits, train_and_test
-from ..common.downloads import download, keep, members, refuse_other
+from ..common.downloads import DataError, download, keep, members, refuse_other
 
 HERE = Path(__file__).parent / "data"
 ARFF_FILE = "WISDM_ar_v1.1_transformed.arff"
@@ -36,7 +36,7 @@ WINDOW = 199
 def read_features(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns features (5418, 41), activities and users of the ARFF file; a missing value is NaN.
 
-    **Raises** `ValueError` where the file is not the known one.
+    **Raises** `DataError` where the file is not the known one.
     """
     refuse_other(path, FEATURES_SHA256)
     with gzip.open(path, "rt") as file:
@@ -101,12 +101,12 @@ def read_series(source: io.TextIOBase) -> tuple[np.ndarray, list[tuple[int, str]
 def check_counts(labels: list[tuple[int, str]], slack: int = 20) -> None:
     """Checks the number of records of every class against the data's description.
 
-    **Raises** `ValueError` where it differs by more than a few malformed records.
+    **Raises** `DataError` where it differs by more than a few malformed records.
     """
     found = Counter(activity for _, activity in labels)
     wrong = {name: found[name] for name, known in RAW_COUNTS.items() if abs(found[name] - known) > slack}
     if wrong:
-        raise ValueError(f"{RAW_FILE}: records per class {wrong} do not match {RAW_COUNTS}")
+        raise DataError(f"{RAW_FILE}: records per class {wrong} do not match {RAW_COUNTS}")
 
 
 def windows(values: np.ndarray, labels: list[tuple[int, str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -128,7 +128,7 @@ def raw_file(data_dir: Path | None) -> Path:
     No checksum of the archive is published. The archive is recognised by the transformed features in it, which must be
     word for word the file that ships with the study.
 
-    **Raises** `ValueError` where they are not, `FileNotFoundError` where the download fails.
+    **Raises** `DataError` where they are not, `FileNotFoundError` where the download fails.
     """
     for folder in [data_dir / "wisdm", data_dir] if data_dir else []:
         if (folder / RAW_FILE).is_file():
@@ -137,7 +137,7 @@ def raw_file(data_dir: Path | None) -> Path:
     archive = download(ARCHIVE, None, data_dir, advice)
     files = members(archive, (RAW_FILE, ARFF_FILE))
     if files[ARFF_FILE].split() != gzip.decompress((HERE / FEATURES_FILE).read_bytes()).split():
-        raise ValueError(f"{archive} is not the archive of version 1.1 from {ARCHIVE}; delete it")
+        raise DataError(f"{archive} is not the archive of version 1.1 from {ARCHIVE}; delete it")
     return keep(archive.with_name(RAW_FILE), files[RAW_FILE])
 
 

@@ -1,5 +1,6 @@
 """Tabular data sets: those that ship with scikit-learn, and folders of text files with their splits."""
 
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -7,8 +8,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..common.data import Rows, Splits
+from ..common.downloads import DataError
 
 BUNDLED = ("diabetes", "breast-cancer", "wine", "digits")
+LARGEST = 1e100  # whose square is a number
 FOLDER_FILES = ("data.txt.gz", "index_features.txt", "index_target.txt", "splits.npz")
 
 
@@ -54,8 +57,8 @@ def refuse_missing_splits(name: str, data_dir: Path | None, numbers: Iterable[in
     folder = _folder(name, data_dir)
     if folder is None:
         return
-    with np.load(folder / "splits.npz") as splits:
-        missing = [n for n in numbers if not {f"train_{n}", f"test_{n}"} <= set(splits)]
+    there = _splits(folder / "splits.npz")
+    missing = [n for n in numbers if not {f"train_{n}", f"test_{n}"} <= set(there)]
     if missing:
         raise FileNotFoundError(f"{folder} has no split {missing[0]}: choose others with --seeds and --first-seed")
 
@@ -75,17 +78,22 @@ def _folders(data_dir: Path | None) -> list[Path]:
 def _read_folder(folder: Path, split: int) -> tuple[Rows, np.ndarray, np.ndarray]:
     """Returns all rows, and the numbers of those that train and test in one split.
 
-    **Raises** `ValueError` naming the file where it holds no finite numbers, or columns or rows that there are not.
+    **Raises** `DataError` naming the file where it holds no finite numbers, or columns or rows that there are not.
     """
     data, of_features, of_target, of_splits = (folder / name for name in FOLDER_FILES)
     raw = _numbers(data, float, 2)
-    if not np.all(np.isfinite(raw)):
-        raise ValueError(f"{data} holds {np.sum(~np.isfinite(raw))} values that are NaN or infinite")
+    if bad := np.sum(~(np.abs(raw) < LARGEST)):
+        raise DataError(f"{data} holds {bad} values that are NaN, infinite or above {LARGEST:g}")
     features, target = _numbers(of_features, int, 1), _numbers(of_target, int, 1)
     if len(target) != 1:
-        raise ValueError(f"{of_target} must name one column, got {len(target)}")
-    with np.load(of_splits) as splits:
-        train, test = splits[f"train_{split}"], splits[f"test_{split}"]
+        raise DataError(f"{of_target} must name one column, got {len(target)}")
+    splits = _splits(of_splits)
+    train, test = splits[f"train_{split}"], splits[f"test_{split}"]
+    for numbers, least in ((train, 3), (test, 1)):
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or len(numbers) < least:
+            raise DataError(
+                f"{of_splits} must hold numbers of rows, at least 3 to train and 1 to test, in split {split}"
+            )
     both = np.concatenate([train, test])
     for path, numbers, end in (
         (of_features, features, raw.shape[1]),
@@ -93,18 +101,27 @@ def _read_folder(folder: Path, split: int) -> tuple[Rows, np.ndarray, np.ndarray
         (of_splits, both, len(raw)),
     ):
         if np.any((numbers < 0) | (numbers >= end)):
-            raise ValueError(f"{path} holds {numbers.min()} to {numbers.max()}, but {data} has 0 to {end - 1}")
+            raise DataError(f"{path} holds {numbers.min()} to {numbers.max()}, but {data} has 0 to {end - 1}")
     if len(np.unique(both)) < len(both):
-        raise ValueError(f"{of_splits} has a row twice in split {split}")
+        raise DataError(f"{of_splits} has a row twice in split {split}")
     return Rows(raw[:, features], raw[:, target[0]]), train, test
 
 
 def _numbers(path: Path, kind: type, axes: Literal[1, 2]) -> np.ndarray:
-    """Returns the numbers of a text file. **Raises** `ValueError` naming it where it holds something else."""
+    """Returns the numbers of a text file. **Raises** `DataError` naming it where it holds something else."""
     try:
         return np.loadtxt(path, dtype=kind, ndmin=axes)
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} must hold numbers between blanks: {error}") from None
+        raise DataError(f"{path} must hold numbers between blanks: {error}") from None
+
+
+def _splits(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an archive by name. **Raises** `DataError` naming it where it is damaged."""
+    try:
+        with np.load(path) as splits:
+            return dict(splits)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} must hold arrays of numbers: {error}") from None
 
 
 def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +139,7 @@ def _bundled(name: str) -> tuple[np.ndarray, np.ndarray]:
 def _table(rows: Rows, train: np.ndarray, test: np.ndarray, classes: int, share: float) -> Table:
     """Returns the rows in three parts, the first of `train` validating, scaled by mean and deviation of the others.
 
-    **Raises** `ValueError` where the target of a regression is constant on these.
+    **Raises** `DataError` where the target of a regression is constant on these.
     """
     x, y = rows.x, rows.y
     cut = max(int(share * len(train)), 1)
@@ -132,7 +149,7 @@ def _table(rows: Rows, train: np.ndarray, test: np.ndarray, classes: int, share:
     unit = 1.0
     if not classes:
         if not np.ptp(y[train]) > 0:
-            raise ValueError(f"the target is {y[train][0]:g} in all {len(train)} training rows: nothing to learn")
+            raise DataError(f"the target is {y[train][0]:g} in all {len(train)} training rows: nothing to learn")
         unit = float(y[train].std())
         y = (y - y[train].mean()) / unit
     rows = Rows(x.astype(np.float32), y.astype(np.int32 if classes else np.float32))

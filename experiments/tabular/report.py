@@ -23,8 +23,9 @@ def report(config: Common, cells: list[dict[str, Any]]) -> dict[str, Any]:
     ours = judged(list(dict.fromkeys(run["method"] for run in runs)))
     table, counts = wide(runs + yardstick), verdicts(runs + yardstick, ours)
     sentences = [*in_words(counts, ours), seconds_in_words(runs)]
-    draw(config.out / "test_error_against_cost.png", history)
-    overview(config.out / "bad_starts.png", history, yardstick)
+    known = [line for line in history if line["test_error"] is not None]
+    draw(config.out / "test_error_against_cost.png", known)
+    overview(config.out / "bad_starts.png", known, yardstick)
     title = f"Test error, mean ± standard deviation over {config.seeds} splits: RMSE, or the share of wrong classes"
     full = spread_table(runs, BY, ("test_error", "test_nll", "calibration_error", "valid_loss", "gradients", "seconds"))
     more = {"by_method": full, "words": sentences, "fixed": yardstick, "counts": counts}
@@ -45,7 +46,7 @@ def in_hindsight(fixed: Sequence[Row], starts: Sequence[str]) -> list[Row]:
     best = []
     for of_set in grouped(fixed, ("set",)):
         settings = grouped(of_set, ("decay", "rate", "b1"))
-        best += min(settings, key=lambda runs: np.mean([run["test_error"] for run in runs]))
+        best += min(settings, key=lambda runs: np.mean([_error(run) for run in runs]))
     return [run | {"start": start} for run in best for start in starts]
 
 
@@ -69,9 +70,10 @@ def judged(methods: Sequence[str]) -> str:
 def verdicts(runs: Sequence[Row], ours_is: str = "tune") -> list[Row]:
     """Returns one line for each rival of a method: on how many sets and starts that is ahead, level, behind, and where.
 
-    Two methods differ where the mean difference over the splits is more than its standard error.
+    Two methods differ where the mean difference over the splits is more than its standard error; with a run that
+    diverged among these, the mean of the signs.
     """
-    ours = {_place(run): run["test_error"] for run in runs if run["method"] == ours_is}
+    ours = {_place(run): _error(run) for run in runs if run["method"] == ours_is}
     lines: list[Row] = []
     for method in dict.fromkeys(run["method"] for run in runs):
         if method == ours_is or not ours:
@@ -79,7 +81,11 @@ def verdicts(runs: Sequence[Row], ours_is: str = "tune") -> list[Row]:
         found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
         rivals = [run for run in runs if run["method"] == method and _place(run) in ours]
         for group in grouped(rivals, ("set", "start")):
-            gains = np.array([run["test_error"] - ours[_place(run)] for run in group])
+            theirs, mine = (
+                np.array(found) for found in zip(*[(_error(r), ours[_place(r)]) for r in group], strict=True)
+            )
+            both = np.isfinite(theirs) & np.isfinite(mine)
+            gains = theirs - mine if np.all(both) else 1.0 * (theirs > mine) - 1.0 * (theirs < mine)
             error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
             verdict = "level" if abs(gains.mean()) <= error else "ahead" if gains.mean() > 0 else "behind"
             found[verdict].append(f"{group[0]['set']} ({group[0]['start']})")
@@ -108,6 +114,11 @@ def seconds_in_words(runs: Sequence[Row]) -> str:
         group[0]["method"]: float(np.median([run["seconds"] for run in group])) for group in grouped(runs, ("method",))
     }
     return "Median seconds of a run: " + ", ".join(f"{method} {value:.2g}" for method, value in medians.items()) + "."
+
+
+def _error(run: Row) -> float:
+    """Returns the test error, infinite for a run that diverged."""
+    return np.inf if run["test_error"] is None else float(run["test_error"])
 
 
 def _place(run: Row) -> tuple[str, str, int]:
@@ -142,11 +153,10 @@ def overview(path: Path, history: Sequence[Row], yardstick: Sequence[Row]) -> No
 
     A line is the median over sets, splits and bad starts, a band their quartiles. Nothing is drawn without a yardstick.
     """
-    bad = [line for line in history if line["method"] in SHOWN and line["start"] != "good"]
-    level = {
-        group[0]["set"]: float(np.mean([run["test_error"] for run in group])) for group in grouped(yardstick, ("set",))
-    }
-    if not bad or not level:
+    means = {group[0]["set"]: float(np.mean([_error(run) for run in group])) for group in grouped(yardstick, ("set",))}
+    level = {name: value for name, value in means.items() if np.isfinite(value)}
+    bad = [line for line in history if line["method"] in SHOWN and line["start"] != "good" and line["set"] in level]
+    if not bad:
         return
     with figure(path, 1, 1, (6.5, 3.6)) as axis:
         for (method, label), colour in zip(SHOWN.items(), COLOURS, strict=False):

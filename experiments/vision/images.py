@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..common.data import Rows
+from ..common.downloads import DataError
 
 SIDE, CLASSES = 28, 10
 
@@ -46,14 +47,14 @@ def draw(images: tuple[Rows, Rows], seed: int, sizes: tuple[int, int, int], nois
     `images` are those to draw from, and the test images. `sizes` are the numbers of training and of validation images,
     and the pixels along a side.
 
-    **Raises** `ValueError` where the data set has fewer images, or no squares of pixels make such a side.
+    **Raises** `DataError` where the data set has fewer images, or no squares of pixels make such a side.
     """
     num_train, num_valid, side = sizes
     pool, test = images
     if num_train + num_valid > len(pool.y):
-        raise ValueError(f"rows + valid is {num_train + num_valid}, but there are {len(pool.y)} images to share")
+        raise DataError(f"rows + valid is {num_train + num_valid}, but there are {len(pool.y)} images to share")
     if SIDE % side:
-        raise ValueError(f"side must divide {SIDE}, got {side}")
+        raise DataError(f"side must divide {SIDE}, got {side}")
     random = np.random.default_rng(seed)
     order = random.permutation(len(pool.y))
     train, valid = pool.take(order[:num_train]), pool.take(order[num_train : num_train + num_valid])

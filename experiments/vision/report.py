@@ -94,7 +94,8 @@ def _points(axis: Any, runs: Sequence[Row]) -> None:
     groups = grouped(runs, ("method",))
     for place, group in enumerate(groups):
         text = "source" in group[0]
-        found = [run["test_loss"] - run["source"] if text else run["test_error"] for run in group]
+        measured = np.array([run["test_loss" if text else "test_error"] for run in group], float)  # NaN: diverged
+        found = measured - np.array([run["source"] for run in group]) if text else measured
         axis.plot(found, np.full(len(found), place), "o", color="#0072B2", alpha=0.7)
     axis.set_yticks(range(len(groups)), [group[0]["method"] for group in groups], fontsize=8)
     axis.set_xlabel("test loss above the source's, nats" if "source" in runs[0] else "test error, %")

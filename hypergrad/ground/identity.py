@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ensembles.ground.axes import is_key
 
@@ -99,7 +99,7 @@ def program_digest(function: Callable[..., Any], *args: PyTree) -> str:
     return hashlib.sha256(f"{without_addresses(str(jaxpr))} {digest(_constants(jaxpr))}".encode()).hexdigest()
 
 
-def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Array]:
+def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Any]:
     """Returns the arrays that a program holds, in the functions it calls too, also in those of Python."""
     found = list(jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else []
     for equation in jaxpr.eqns:
@@ -110,7 +110,7 @@ def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Array]:
     return found
 
 
-def _arrays_of(value: Any, seen: set[int]) -> list[Array]:
+def _arrays_of(value: Any, seen: set[int]) -> list[Any]:
     """Returns the arrays that a function of Python has as bound arguments, defaults and variables from outside it."""
     if isinstance(value, np.ndarray | jax.Array):
         return [value]

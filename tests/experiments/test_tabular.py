@@ -69,6 +69,9 @@ FAULTS = {
         lambda place, rows: np.savez(place / "splits.npz", train_0=np.arange(50), test_0=[7]),
         "has a row twice in split 0",
     ),
+    "no row to test": (lambda place, rows: np.savez(place / "splits.npz", train_0=[0, 1, 2], test_0=[]), "1 to test"),
+    "text for an archive": (lambda place, rows: (place / "splits.npz").write_text("x"), "npz must hold arrays of num"),
+    "out of range": (lambda place, rows: write(place, rows * [1, 1e300, 1]), "above 1e.100"),
     "a constant target": (lambda place, rows: write(place, rows * [1, 0, 1] + 0.1), "target is 0.1 in all 40 training"),
 }
 

@@ -1,4 +1,4 @@
-"""What a program computes, in functions of Python too."""
+"""The identity of a program, functions of Python in it included."""
 
 import functools
 
