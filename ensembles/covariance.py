@@ -138,11 +138,20 @@ def whiten(factor: Array, residuals: Array) -> Array:
 
 
 def beyond(A: Array, b: Array) -> tuple[Array, Array]:
-    """Returns what least squares leave of (b, 0) with A above I, and the upper factor R of I + AᵀA = Rᵀ R.
+    """Returns what least squares leave of (b, 0) with A above I, and log det (I + AᵀA).
 
-    The squares of the first sum to bᵀ (I + A Aᵀ)⁻¹ b, for every column of b. The second may have negative signs.
+    The squares of the first sum to bᵀ (I + A Aᵀ)⁻¹ b, for every column of b. The columns of A above I are made
+    orthonormal by three Cholesky factors, the first of them shifted: one alone would lose the I in rounding where A is
+    large, and a QR decomposition takes a hundred times as long.
+
+    **Source**: Fukaya et al. (2020), "Shifted Cholesky QR".
     """
-    below = jnp.zeros((A.shape[1], *b.shape[1:]), b.dtype)
-    whole = jnp.concatenate([b, below])
-    orthonormal, upper = jnp.linalg.qr(jnp.concatenate([A, jnp.eye(A.shape[1], dtype=A.dtype)]))
-    return whole - orthonormal @ (orthonormal.T @ whole), upper
+    columns = A.shape[1]
+    whole = jnp.concatenate([b, jnp.zeros((columns, *b.shape[1:]), b.dtype)])
+    basis = jnp.concatenate([A, jnp.eye(columns, dtype=A.dtype)])
+    log_det = jnp.zeros((), A.dtype)
+    for shift in (columns * jnp.finfo(A.dtype).eps * jnp.sum(basis**2), 0.0, 0.0):
+        lower = jnp.linalg.cholesky(basis.T @ basis + shift * jnp.eye(columns, dtype=A.dtype))
+        basis = solve_triangular(lower, basis.T, lower=True).T
+        log_det += 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
+    return whole - basis @ (basis.T @ whole), log_det

@@ -247,6 +247,5 @@ def _with_spread(
     v, points = whitened(mean - jnp.asarray(data), factor, mask)
     white, _ = whitened(deviations, factor, mask)
     A = white.T / jnp.sqrt(jnp.maximum(replicas - 1, 1))
-    rest, upper = beyond(A, v)
-    logdet = 2 * (jnp.sum(jnp.log(jnp.diag(factor))) + jnp.sum(jnp.log(jnp.abs(jnp.diag(upper)))))
-    return jnp.sum(rest**2) / points, logdet, points
+    rest, log_det = beyond(A, v)
+    return jnp.sum(rest**2) / points, 2 * jnp.sum(jnp.log(jnp.diag(factor))) + log_det, points
