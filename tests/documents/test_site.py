@@ -113,9 +113,18 @@ def test_every_page_with_code_is_run_by_a_test():
     assert sorted(page.name for page in pages if not run(page)) == []
 
 
+TUTORIALS = sorted(path.name for path in (DOCS / "tutorials").glob("*.md"))
+TRAINED_LONG = "ensembles.md", "trials.md"  # longer than what compiles
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimised")
-@pytest.mark.parametrize("page", sorted(path.name for path in (DOCS / "tutorials").glob("*.md")))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.usefixtures("optimised") if page in TRAINED_LONG else ())
+        for page in TUTORIALS
+    ],
+)
 def test_tutorials_run_and_draw(page, tmp_path, monkeypatch):
     """A tutorial runs as users run it, in float32 and with the usual promotion of types, and draws its images."""
     monkeypatch.chdir(tmp_path)
