@@ -35,8 +35,9 @@ class Greedy(AbstractTrajectoryEstimator):
     - `warm_start`: train on from where the last step ended; `True` here, as the method is meant online.
     - `check`: how the error is measured, see `ErrorCheck`; `None` for not.
 
-    *Cost*: one step-VJP and one outer gradient per hyper-step besides training (per training step if `decay` > 0). In
-    an array that steps read by rows alone, as `hparams["weight"][data["row"]]`, a training step touches the rows read.
+    *Cost*: one step-VJP and one outer gradient per hyper-step besides training (per training step if `decay` > 0, and
+    one more outer gradient at the end). In an array that steps read by rows alone, as
+    `hparams["weight"][data["row"]]`, a training step touches the rows read.
     *Memory*: that of training. *Bias*: the short horizon: right if T = 1 or the Hessian is the identity over the
     learning rate; the direction is usable for regularisation, the scale is not, and learning rates come out far too
     small.
@@ -99,12 +100,12 @@ class Greedy(AbstractTrajectoryEstimator):
                 end, through_steps = jax.lax.fori_loop(0, total, body, (start, nothing))
             # The loss once more, in place of another program for the last step: that is compiled as long as the loop.
             value, by_model, direct = outer_value_and_grads(end)
-        pullbacks = 1 if last_only else total
+        pullbacks, at_end = (1, 0) if last_only or total == 1 else (total, 1)
         counts = Counts(
             iterations=total,
             inner_gradients=self.inner.num_gradients(start, end, total),
             step_vjps=pullbacks,
-            outer_gradients=pullbacks,
+            outer_gradients=pullbacks + at_end,
         )
         stats = Stats(counts, lost_in_float16(by_model, vdot(by_model, by_model)))
         estimate = Estimate(optax.tree.add(direct, through_steps), value, end.judged, stats)

@@ -1,5 +1,6 @@
 """The contract: every estimator against every law that holds for it."""
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -143,3 +144,23 @@ def test_equal_steps_are_counted_equally(make):
     assert counts.outer_gradients >= 1
     weighed = counts.inner_gradients + counts.outer_gradients + counts.hvps + 2 * counts.step_vjps
     assert counts.gradients == weighed
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_outer_gradients_of_greedy_are_all_counted(decay, num_steps):
+    case, taken = ridge(), []
+    old = case.problem
+
+    def outer_loss(w, hparams, data, key):
+        jax.debug.callback(lambda: taken.append(1))
+        return old.outer_loss(w, hparams, data, key)
+
+    problem = hg.BilevelProblem(old.inner_loss, outer_loss, old.train, old.valid)
+    estimator = hg.Greedy(INNER["momentum"].with_num_steps(num_steps), decay=decay, check=None)
+    state = estimator.init(problem, case.params, case.hparams)
+    jax.effects_barrier()
+    taken.clear()
+    estimate, _ = estimator.step(problem, case.hparams, state, laws.KEY)
+    jax.effects_barrier()
+    assert estimate.stats.counts.outer_gradients == len(taken)
