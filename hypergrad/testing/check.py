@@ -106,6 +106,7 @@ CONTRACT = (
     Law(solver_laws.forgotten_is_refused, REPEATABLE, once=USUAL, remake=True),
     Law(solver_laws.complex_weights, EXACT, once=((phasors, "conjugate"),)),
     Law(solver_laws.complex_closed_form, STATIONARY, once=((phasors, "conjugate"),), solved=True),
+    Law(solver_laws.kinks_are_flagged, STATIONARY, once=((ridge, "sgd"),), solved=True, remake=True),
     Law(solver_laws.half_precision, REPEATABLE, once=USUAL, remake=True),
     Law(solver_laws.measured_error, REPEATABLE, once=((net, "momentum"),), remake=True),
 )

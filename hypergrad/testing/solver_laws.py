@@ -3,6 +3,7 @@
 As in `laws`, each function raises AssertionError where its law is broken.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from .laws import KEY, Make, answer, closed_form, differences, finite_difference
 from .problems import Case
 from .tolerances import assert_close, ensure, relative_error
 
+MISSED_AT_KINKS = 0.2  # relative error of a hypergradient at kinks that need not be flagged
 COSINE_OF_HALVES = 0.99  # of a hypergradient in half precision with the one in float32
 
 
@@ -110,6 +112,23 @@ def _right_or_refused(law: Callable[[], None]) -> None:
         law()
     except TypeError as error:
         ensure("params" in str(error) and "complex" in str(error), f"refused without a name: {error}")
+
+
+def kinks_are_flagged(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:
+    """Weights that kinks of the inner loss hold at zero have the response zero, or the status tells.
+
+    The Hessian sees no kink of |w|, and the hypergradient through it moves the weights.
+    """
+    old, settling = case.problem, optax.sgd(optax.exponential_decay(0.1, 50, 0.8))
+    kinks = lambda w, h: 40 * jnp.sum(jnp.exp(h["log_l2"]) * jnp.abs(w))
+    inner_loss = lambda w, h, data, key: old.inner_loss(w, h, data, key) + kinks(w, h)
+    problem = hg.BilevelProblem(inner_loss, old.outer_loss, old.train, old.valid)
+    estimator = make(hg.OptaxSolver(settling, inner.num_steps))
+    estimate, _ = first_step(estimator, dataclasses.replace(case, problem=problem))
+    direct = jax.grad(old.outer_loss, argnums=1)(jnp.zeros_like(case.params), case.hparams, old.valid, KEY)
+    error = relative_error(estimate.hypergradient, direct)
+    fine = error <= MISSED_AT_KINKS or int(estimate.stats.status) != hg.Status.OK
+    ensure(fine, f"relative error {error:.3g}, and status OK")
 
 
 def half_precision(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> None:

@@ -116,6 +116,7 @@ SPOILT = {
     solver_laws.forgotten_is_refused: other(lambda e: e.value, jnp.zeros_like),
     solver_laws.complex_weights: TOO_LARGE,
     solver_laws.complex_closed_form: TOO_LARGE,
+    solver_laws.kinks_are_flagged: TOO_LARGE,
     solver_laws.half_precision: wrong_in_halves,
     solver_laws.measured_error: other(
         lambda e: e.stats.diagnostics, lambda found: {"relative_error": jnp.asarray(0.1)}

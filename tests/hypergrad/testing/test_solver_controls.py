@@ -9,6 +9,7 @@ import pytest
 import hypergrad as hg
 import hypergrad.estimators.base
 import hypergrad.estimators.common.accuracy
+import hypergrad.estimators.common.implicit
 import hypergrad.estimators.common.refusals
 import hypergrad.estimators.common.tangents
 import hypergrad.estimators.drmad
@@ -92,3 +93,9 @@ def test_counts_summed_in_the_precision_of_the_machine(plant):
     """A sum of 32-bit words has 64 bits where JAX has them, and no state of a search is like the one before."""
     plant(hypergrad.stats.Counts, "summed", lambda right: property(lambda counts: jax.tree.map(jnp.sum, counts)))
     broken(laws.steps_are_counted, lambda inner: hg.ES(inner, 2), Claim.UNBIASED)
+
+
+def test_kinks_passed_over_in_silence(plant):
+    nothing = lambda right: property(lambda point: jnp.bool_(False))
+    plant(hypergrad.estimators.common.implicit.StationaryPoint, "unconverged", nothing)
+    broken(solver_laws.kinks_are_flagged, lambda inner: hg.Implicit(inner, hg.CG(10)), Claim.STATIONARY)
