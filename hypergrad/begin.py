@@ -16,6 +16,7 @@ from .course import Course
 from .data.stream import Stream
 from .ground.checks import refuse_traced
 from .ground.identity import refuse_different
+from .ground.placement import refuse_explicit
 from .ground.shapes import remembered, shapes_of
 from .pace import Pace
 from .plan import Plan
@@ -85,6 +86,7 @@ def _checked_pace(plan: Plan, state: SearchState, pace: Pace) -> Pace:
     room.
     """
     refuse_traced("search.step in a loop", problem=plan.problem, state=state, key=plan.key)
+    refuse_explicit(problem=plan.problem, state=state)
     size = remembered(_record_bytes, plan, state)
     refuse_too_large(size * (pace.chunk or 1), "chunk", f"the records of {pace.chunk} steps")
     return dataclasses.replace(pace, record_bytes=size)

@@ -69,6 +69,19 @@ REMEDY = (
     "a loop of unknown length, such as lax.while_loop, has to become a lax.scan, or a fori_loop with a known number of "
     "steps, and a callback needs a jax.custom_jvp"
 )
+UNTRACED = (
+    "while JAX traces, numbers have no values that if, float() or NumPy could take: use jnp.where and jax.numpy, or "
+    "compute from what is no hyperparameter"
+)
+
+
+def remedy(error: Exception) -> str:
+    """Returns the remedy for what JAX raises when it traces or differentiates somebody's function, as a last clause."""
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
+        return f"; {UNTRACED}"
+    if any(word in str(error) for word in ("Reverse-mode", "allback", "custom_jvp", "custom_vjp")):
+        return f" ({REMEDY})"
+    return ""
 
 
 def refuse_not_differentiable(name: str, function: Callable[..., Array], *arguments: PyTree) -> None:
@@ -76,4 +89,4 @@ def refuse_not_differentiable(name: str, function: Callable[..., Array], *argume
     try:
         jax.eval_shape(jax.grad(function, argnums=tuple(range(len(arguments)))), *arguments)
     except Exception as error:
-        raise ValueError(f"{name} cannot be differentiated: {error} ({REMEDY})") from error
+        raise ValueError(f"{name} cannot be differentiated: {error}{remedy(error)}") from error

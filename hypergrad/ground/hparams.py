@@ -35,7 +35,7 @@ def as_floating(hparams: PyTree) -> PyTree:
         refuse_no_numbers(path, leaf)
         is_array = isinstance(leaf, np.ndarray | np.generic | jax.Array)
         if not (jnp.issubdtype(leaf.dtype, jnp.floating) if is_array else isinstance(leaf, float)):
-            kind = leaf.dtype if is_array and np.ndim(leaf) else type(leaf).__name__
+            kind = leaf.dtype if is_array else type(leaf).__name__
             raise TypeError(f"{path} is of type {kind}; a hyperparameter learned by gradient must be a floating number")
         if np.size(leaf) == 0:
             raise ValueError(f"{path} is empty (shape {np.shape(leaf)})")

@@ -3,8 +3,10 @@
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+
+from ensembles.ground.leaves import named_leaves
 
 
 def placed_with(tree: PyTree, weights: PyTree, data: PyTree) -> PyTree:
@@ -32,6 +34,22 @@ def placed_with(tree: PyTree, weights: PyTree, data: PyTree) -> PyTree:
         return leaf if leaf.committed else jax.device_put(leaf, everywhere)
 
     return jax.tree.map(place, tree)
+
+
+def refuse_explicit(**arguments: PyTree) -> None:
+    """Raises `ValueError` naming an array on explicit axes of a mesh, outside of `jax.set_mesh`.
+
+    What a program makes for itself is then of no mesh, and JAX joins nothing of the two.
+    """
+    if not jax.sharding.get_abstract_mesh().empty:
+        return
+    for name, tree in arguments.items():
+        for path, leaf in named_leaves(tree, name):
+            if _is_spread(leaf) and AxisType.Explicit in leaf.sharding.mesh.axis_types:
+                raise ValueError(
+                    f"{path} lies on a mesh with explicit axes, as jax.make_mesh makes them: make it with axis_types="
+                    "(jax.sharding.AxisType.Auto,) for every axis, or call this inside jax.set_mesh(mesh)"
+                )
 
 
 def _is_spread(leaf: Any) -> bool:

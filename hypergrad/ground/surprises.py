@@ -63,9 +63,10 @@ def shape_of(name: str, function: Callable[..., PyTree], again: Callable[..., Py
         )
     elif not _same(program, eqx.filter_make_jaxpr(again)(*args)[0]):
         _warn(
-            f"{name} is another function each time that JAX traces it, so that its derivative is not that of its "
-            "value: it reads something that changes, such as a generator of NumPy, a counter, or the time; draw with "
-            "jax.random from its argument key, and hand over what changes in the data"
+            f"{name} is another function each time that JAX traces it: it reads something that changes, such as a "
+            "generator of NumPy, a counter, or the time. Compiled programs, such as those of a value and of its "
+            "derivative, hold different numbers, all of them constants; draw with jax.random from its argument key, "
+            "and hand over what changes in the data"
         )
     return eqx.combine(shapes, static)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 
 from ..data.sampler import as_sampler
 from ..ground.checks import checked, instance
-from ..ground.derivatives import refuse_not_differentiable
+from ..ground.derivatives import refuse_not_differentiable, remedy
 from ..ground.keys import step_key
 from ..ground.shapes import remembered
 from ..ground.tree import PartitionedModel, strong
@@ -125,7 +125,7 @@ class AbstractInnerSolver(eqx.Module):
             loss = inner_objective(problem, partitioned, jax.random.key(0))
             refuse_not_differentiable("inner_loss", lambda arrays: loss(arrays, hparams), partitioned.arrays)
             text = f"{self.name} failed on these parameters: {type(error).__name__}: {error}"
-            raise ValueError(text + (OWN_PARAMS if isinstance(error, AttributeError) else "")) from error
+            raise ValueError(text + (OWN_PARAMS if isinstance(error, AttributeError) else remedy(error))) from error
         refuse_retyped(state, after)
         return typed(state, after)
 

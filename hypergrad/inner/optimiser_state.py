@@ -91,6 +91,8 @@ def with_loss(
 
     def update(gradient: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
         more = {"value": loss(params) if value is None else value(), "grad": gradient, "value_fn": loss}
+        if "grad_fn" in inspect.signature(optimiser.update).parameters:  # line searches refuse what they do not know
+            more["grad_fn"] = lambda params, _: jax.grad(loss)(params)
         return update_with(optimiser, gradient, state, params, **more)
 
     return optax.GradientTransformation(optimiser.init, update)
@@ -101,6 +103,8 @@ def options_with_value(
 ) -> dict[str, Any]:
     """Returns the options of jaxopt's solver with which the optimiser is told the value found with the gradient."""
     optimiser = optimiser(hparams) if callable(optimiser) else optimiser
+    if not isinstance(optimiser, Transformation):
+        raise TypeError(f"a function of the hyperparameters must return an optax optimiser, it returned {optimiser!r}")
     found: list[Any] = []
 
     def value_and_grad(arrays: PyTree, *args: Any) -> Any:
@@ -108,7 +112,7 @@ def options_with_value(
         found[:] = [value[0] if has_aux else value]
         return value, gradient
 
-    return {"opt": with_loss(optimiser, loss, lambda: found[0]), "value_and_grad": value_and_grad}
+    return {"opt": with_loss(optimiser, loss, found.pop), "value_and_grad": value_and_grad}
 
 
 def update_with(

@@ -13,7 +13,7 @@ from ..data.sampler import as_sampler
 from ..ground.arrays import taken_over
 from ..ground.checks import explained
 from ..ground.dependence import used
-from ..ground.derivatives import refuse_not_differentiable
+from ..ground.derivatives import refuse_not_differentiable, remedy
 from ..ground.hparams import as_hparams, num_not_finite
 from ..ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
 from ..ground.shapes import remembered
@@ -120,7 +120,7 @@ def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> boo
         except Exception as error:
             shapes = _shapes(model, hparams, data)
             raise ValueError(
-                f"{name}(model, hparams, data, key) failed on these arguments: {error}\n{shapes}"
+                f"{name}(model, hparams, data, key) failed on these arguments: {error}{remedy(error)}\n{shapes}"
             ) from error
         if name == "inner_loss" and isinstance(value, tuple) and len(value) == 2:
             has_state, (value, state) = True, value

@@ -19,7 +19,7 @@ from ..ground.placement import placed_with
 from ..ground.shapes import shapes_of
 from ..ground.show import paragraph, show, show_size
 from ..ground.total import Total
-from ..ground.tree import distinct
+from ..ground.tree import describe, distinct
 from ..ground.units import norm
 from ..problem import PROBLEM, BilevelProblem, check_model, explain_derivatives
 from ..stats import Counts, Estimate, Stats, show_status
@@ -28,6 +28,20 @@ from .selection import Best, better, draws_needed, nothing_yet
 
 Step = TypeVar("Step", bound=Callable[..., Any])
 PROJECTION = function("projection", "hparams -> hparams")
+
+
+def projected(projection: Callable[[PyTree], PyTree], hparams: PyTree) -> PyTree:
+    """Returns the hyperparameters projected. **Raises** `ValueError` where these would be of another form."""
+    try:
+        found = projection(hparams)
+        fits = jax.tree.all(jax.tree.map(lambda old, new: jnp.shape(old) == jnp.shape(new), hparams, found))
+    except Exception as error:  # of somebody's function, or of another structure
+        raise ValueError(f"projection fails on the hyperparameters: {type(error).__name__}: {error}") from error
+    if not fits:
+        raise ValueError(
+            f"projection changes the form of the hyperparameters: {describe(hparams)} -> {describe(found)}"
+        )
+    return found
 
 
 class Anchor(eqx.Module):

@@ -28,7 +28,7 @@ from ..linear.cg import CG
 from ..problem import PROBLEM, BilevelProblem, as_hparams, outer_value
 from ..stats import Counts, Estimate, Status, flag
 from ..training import Training
-from .base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state
+from .base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state, projected
 from .gradient import identity
 from .selection import averaged
 
@@ -234,7 +234,7 @@ class MAID(AbstractSearch):
         here = Point(state.hparams, estimate.hypergradient, bound.value, bound.value_error)
         accepted = optax.tree.where(accept, here, base)
         ahead = optax.tree.add_scale(accepted.hparams, -control.step_size, accepted.hypergradient)
-        hparams = optax.tree.where(unsure, accepted.hparams, self.projection(ahead))
+        hparams = optax.tree.where(unsure, accepted.hparams, projected(self.projection, ahead))
         return hparams, accepted, control, new
 
     def _factor(self, part: Array, gradient_norm: Array, most: Array) -> Array:

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import checked, field, function
+from ..ground.surprises import shape_of
 from ..ground.tree import describe, strong
 from ..inner import INNER, AbstractInnerSolver
 from ..problem import PROBLEM, BilevelProblem, as_hparams
@@ -47,11 +48,11 @@ class RandomSearch(AbstractSearch):
     def init(self, problem: BilevelProblem, params: PyTree, hparams: PyTree) -> SearchState:
         """Returns the state before the first draw; `hparams` gives structure and shapes.
 
-        Raises `ValueError` where the prior draws something else.
+        Raises `ValueError` where the prior draws something else, and warns where it does not draw by its key alone.
         """
-        hparams = as_hparams(hparams)
+        hparams, draw = as_hparams(hparams), lambda key: strong(self.prior(key))
         try:
-            drawn = eqx.filter_eval_shape(lambda key: strong(self.prior(key)), jax.random.key(0))
+            drawn = shape_of("prior", draw, draw, jax.random.key(0))
         except Exception as error:  # of somebody's function
             raise ValueError(f"prior fails on a key: {type(error).__name__}: {error}") from error
         if describe(drawn) != describe(hparams):

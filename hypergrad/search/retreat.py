@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ..ground.dependence import enters
 from ..ground.tree import all_finite
 from ..ground.units import norm
-from .base import Anchor, SearchState
+from .base import Anchor, SearchState, projected
 
 
 class Outcome(NamedTuple):
@@ -37,7 +37,8 @@ def move(
     Else λ <- λ_0 + (λ - λ_0)/2, the optimiser keeps its state, and its next updates are taken by half; the share
     doubles, up to the whole, with every update that is taken. An update that is not finite leaves λ where it is.
 
-    **Raises** `ValueError` naming an optimiser that fails, such as one that asks for the loss as a function.
+    **Raises** `ValueError` naming an optimiser that fails, such as one that asks for the loss as a function, and a
+    projection that does not fit.
     """
     usable, hparams, anchor = outcome.usable, state.hparams, state.anchor
     assert anchor is not None, "the first state was made without retreats=True"
@@ -53,7 +54,7 @@ def move(
             f"is given: {type(error).__name__}: {error}; in place of a line search take adaptive_step"
         ) from error
     updates = jax.tree.map(lambda u: u * anchor.share.astype(u.dtype), updates)
-    ahead = projection(optax.apply_updates(hparams, updates))
+    ahead = projected(projection, optax.apply_updates(hparams, updates))
     finite = all_finite(ahead)
     taken, backtracked = usable & finite, jnp.bool_(False)
     if any(enters(lambda value: propose(value)[0], value)):

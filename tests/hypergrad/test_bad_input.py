@@ -1,5 +1,7 @@
 """Bad input is refused before anything compiles, by an error that names it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import jaxopt
@@ -267,3 +269,20 @@ def test_integers_of_numpy_are_taken(budget):
     state = SEARCH.init(case.problem, case.params, case.hparams)
     state, _ = hg.run(SEARCH, case.problem, state, key=jax.random.PRNGKey(0), budget=budget, chunk=np.int64(2))
     assert state.num_steps == 2
+
+
+@pytest.mark.parametrize(
+    "search", [hg.GradientSearch(hg.Reverse(INNER), optax.sgd(0.1)), hg.MAID(INNER, strong_convexity=1.0)]
+)
+def test_a_projection_to_another_form_is_named(search):
+    case = problem()
+    for projection in (lambda h: h["log_l2"], lambda h: {"log_l2": jnp.sum(h["log_l2"])}, lambda h: h["other"]):
+        other = dataclasses.replace(search, projection=projection)
+        state = other.init(case, jnp.zeros(2), HPARAMS)
+        with pytest.raises(ValueError, match="projection (changes the form of|fails on) the hyperparameters"):
+            hg.run(other, case, state, key=laws.KEY, budget=9)
+
+
+def test_a_scalar_of_jax_is_named_by_its_type():
+    with pytest.raises(TypeError, match="hparams is of type int64"):
+        hg.Reverse(INNER).init(problem(), jnp.zeros(2), jnp.asarray(3))

@@ -172,3 +172,29 @@ def test_a_search_places_its_state_once(spread):
     after, _ = search.step(case.problem, before, laws.KEY)
     for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert one.committed == other.committed and one.sharding.is_equivalent_to(other.sharding, one.ndim)
+
+
+def test_arrays_on_explicit_axes_are_named_outside_of_their_mesh():
+    """The default of `jax.make_mesh`. What a run makes for itself is on no mesh, and JAX does not join the two."""
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Explicit,))
+    case, search = ridge(num_rows=8), hg.GradientSearch(ESTIMATORS["reverse"], optax.adam(0.1))
+    rows, copied = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("rows",), ()))
+    spread = hg.BilevelProblem(
+        case.problem.inner_loss,
+        case.problem.outer_loss,
+        jax.device_put(
+            case.problem.train, jax.tree.map(lambda leaf: rows if leaf.ndim else copied, case.problem.train)
+        ),
+        jax.device_put(case.problem.valid, copied),
+    )
+    params, hparams = jax.device_put((case.params, case.hparams), copied)
+
+    def run(problem):
+        return hg.run(search, problem, search.init(problem, params, hparams), key=laws.KEY, budget=12)[1].value
+
+    with pytest.raises(ValueError, match=r"^problem\.train.* lies on a mesh with explicit axes"):
+        run(spread)
+    with jax.set_mesh(mesh):
+        inside = run(spread)
+    state = search.init(case.problem, case.params, case.hparams)
+    assert_close(inside, hg.run(search, case.problem, state, key=laws.KEY, budget=12)[1].value)

@@ -223,3 +223,12 @@ def test_a_loss_that_closes_over_arrays_and_keys_is_no_changing_one():
     first, key, table = {"first": jnp.arange(3.0), "second": jnp.ones(3)}, jax.random.key(3), jnp.arange(3.0) / 7
     closed = drawing(lambda: table + np.array([1.0, np.nan, 2.0])[[0, 2, 0]] + jax.random.normal(key, 3))
     INNER.init(hg.BilevelProblem(closed, closed, rows(0), rows(1)), first, jnp.asarray(0.1))
+
+
+@pytest.mark.parametrize("draw", [*DRAWS.values(), *CHANGING.values()], ids=[*DRAWS, *CHANGING])
+def test_a_prior_that_does_not_draw_by_its_key_is_named(draw):
+    """All trials of one compiled program would be at the same hyperparameters."""
+    first = {"first": jnp.arange(3.0), "second": jnp.ones(3)}
+    search = hg.RandomSearch(INNER, lambda key: jnp.asarray(np.sum(draw()), float))
+    with pytest.warns(UserWarning, match="prior .* JAX traces it"):
+        search.init(hg.BilevelProblem(linear, linear, rows(0), rows(1)), first, jnp.asarray(0.1))

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ensembles.ground.kinds import instance
 from ensembles.ground.rule import Rule
 
 
@@ -24,7 +23,15 @@ def number_or_function(number: Rule, signature: str) -> Rule:
 
 def optimiser(name: str) -> Rule:
     """Returns a rule for an optax optimiser."""
-    return instance(name, optax.GradientTransformation, "an optax optimiser such as optax.adam(0.1)")
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, optax.MultiSteps):
+            return value.gradient_transformation()
+        if not isinstance(value, optax.GradientTransformation):
+            raise TypeError
+        return value
+
+    return Rule(name, "an optax optimiser such as optax.adam(0.1)", convert)
 
 
 def floating_type(name: str) -> Rule:

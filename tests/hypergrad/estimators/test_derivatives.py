@@ -117,3 +117,19 @@ def test_hyperparameters_of_another_precision_than_the_weights(make):
     else:
         estimate, _ = make.step(problem, hparams, state, laws.KEY)
         assert estimate.hypergradient["log_l2"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("convert", [float, np.asarray])
+def test_a_loss_that_takes_a_traced_number_to_the_host_is_named(convert):
+    case = problems.ridge()
+    penalty = lambda w, h, d, key: case.problem.inner_loss(w, h, d, key) + convert(h["log_l2"][0]) * jnp.sum(w**2)
+    problem = hg.BilevelProblem(penalty, case.problem.outer_loss, case.problem.train, case.problem.valid)
+    with pytest.raises(ValueError, match=r"^inner_loss(?s:.*)jax.numpy") as caught:
+        hg.Reverse(SGD).init(problem, case.params, case.hparams)
+    assert "lax.while_loop" not in str(caught.value)
+
+
+def test_an_inner_step_leaks_no_tracer():
+    case = problems.ridge()
+    with jax.checking_leaks():
+        hg.Reverse(hg.OptaxSolver(optax.sgd(0.1), 6)).init(case.problem, case.params, case.hparams)

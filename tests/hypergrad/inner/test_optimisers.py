@@ -8,7 +8,7 @@ import pytest
 from optax import contrib
 
 import hypergrad as hg
-from hypergrad.testing import check_inner_solver, laws, loosened, problems
+from hypergrad.testing import assert_close, check_inner_solver, laws, loosened, problems
 from hypergrad.testing.optimisers import LEARNED, LINEAR, SMOOTH
 
 ALL = ("Reverse", "Reverse, warm", "DrMAD, every knot, warm", "Greedy, one step", "Forward")
@@ -250,3 +250,22 @@ def test_extra_arguments_reach_only_those_who_take_them():
     case = problems.ridge()
     inner = hg.OptaxSolver(contrib.sam(optax.sgd(0.1), optax.sgd(0.05), sync_period=2), 4)
     assert jnp.isfinite(hg.evaluate(inner, case.problem, case.params, case.hparams, laws.KEY).value)
+
+
+def test_sharpness_aware_steps_take_the_gradient_uphill():
+    sam = contrib.sam(optax.sgd(0.1), optax.chain(contrib.normalize(), optax.sgd(0.05)), opaque_mode=True)
+    check_inner_solver(solver(sam), only=("Reverse",))
+    case = problems.ridge()
+    inner_loss = lambda w: case.problem.inner_loss(w, case.hparams, case.problem.train, laws.KEY)
+    slope = jax.grad(inner_loss)(case.params)
+    uphill = case.params + 0.05 * slope / optax.tree.norm(slope)
+    found = hg.evaluate(solver(sam)(1), case.problem, case.params, case.hparams, laws.KEY).params
+    assert_close(found, case.params - 0.1 * jax.grad(inner_loss)(uphill))
+
+
+def test_what_makes_no_optimiser_is_named():
+    case = problems.ridge()
+    branching = lambda h: optax.sgd(optax.warmup_cosine_decay_schedule(0.0, jnp.exp(h["log_l2"][0]), 1, 3))
+    for optimiser, words in ((lambda h: None, "must return an optax optimiser"), (branching, "jnp.where")):
+        with pytest.raises(ValueError, match=f"^optimiser .* failed on these parameters: (?s:.*){words}"):
+            hg.Reverse(hg.OptaxSolver(optimiser, 3)).init(case.problem, case.params, case.hparams)

@@ -57,3 +57,9 @@ def test_a_line_search_is_refused_by_name(optimiser):
         ValueError, match="optimiser, that of the hyperparameters, fails .*value_fn.* take adaptive_step"
     ):
         run(optimiser)
+
+
+def test_gradients_are_accumulated_outside_as_inside():
+    every_other, both = run(optax.MultiSteps(optax.sgd(0.01), 2)), run(optax.sgd(0.01))
+    assert (every_other.hparams[1] == every_other.hparams[0]).all()
+    np.testing.assert_allclose(every_other.hparams[::2], both.hparams[: STEPS // 2], rtol=1e-6)
