@@ -114,18 +114,23 @@ def test_every_page_with_code_is_run_by_a_test():
 
 
 TUTORIALS = sorted(path.name for path in (DOCS / "tutorials").glob("*.md"))
-TRAINED_LONG = "ensembles.md", "trials.md"  # longer than what compiles
+TRAINED_LONG = ["ensembles.md", "trials.md"]  # longer than what compiles
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, marks=pytest.mark.usefixtures("optimised") if page in TRAINED_LONG else ())
-        for page in TUTORIALS
-    ],
-)
+@pytest.mark.parametrize("page", [page for page in TUTORIALS if page not in TRAINED_LONG])
 def test_tutorials_run_and_draw(page, tmp_path, monkeypatch):
+    run_and_draw(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("page", TRAINED_LONG)
+def test_long_tutorials_run_and_draw(page, tmp_path, monkeypatch):
+    run_and_draw(page, tmp_path, monkeypatch)
+
+
+def run_and_draw(page, tmp_path, monkeypatch):
     """A tutorial runs as users run it, in float32 and with the usual promotion of types, and draws its images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # of a notebook its folder

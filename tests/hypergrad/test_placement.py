@@ -150,7 +150,8 @@ def test_nothing_is_gathered_and_steps_sum_over_devices_only_where_gradients_nee
     step = lambda arrays: eqx.filter(estimator.step(*eqx.combine(arrays, rest)), eqx.is_array)
     looped, outside = collectives(jax.jit(step).lower(arrays).compile().as_text())
     assert set(looped | outside) == {"all-reduce"}
-    assert looped["all-reduce"] == IN_LOOPS[spread][name] and outside["all-reduce"] <= 3
+    assert looped["all-reduce"] == IN_LOOPS[spread][name]
+    assert outside["all-reduce"] <= 4  # the losses, the growth and the unit of the adjoint
 
 
 @pytest.mark.parametrize("estimator", [hg.DrMAD(INNER), hg.Implicit(INNER, hg.linear.SGD(3, step_size=0.1))])
