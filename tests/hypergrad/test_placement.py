@@ -113,11 +113,11 @@ WARM = {
 }
 # All-reduces inside of loops: one per training step and one per step back are the least for gradients of rows that are
 # spread. A replica needs none, but for the derivative by hyperparameters that all replicas share, and for DrMAD's limit
-# on the adjoint, which is asked at every step. Segments and reversal train twice.
+# on the adjoint, which is asked at every step. Segments train twice.
 IN_LOOPS = {
-    "rows": {"reverse": 2, "segments": 3, "drmad": 2, "greedy": 1, "reversible": 3},
-    "replicas": {"reverse": 1, "segments": 1, "drmad": 1, "greedy": 0, "reversible": 2},
-    "replicas and hparams": {"reverse": 0, "segments": 0, "drmad": 1, "greedy": 0, "reversible": 1},
+    "rows": {"reverse": 2, "segments": 3, "drmad": 2, "greedy": 1, "reversible": 2},
+    "replicas": {"reverse": 1, "segments": 1, "drmad": 1, "greedy": 0, "reversible": 1},
+    "replicas and hparams": {"reverse": 0, "segments": 0, "drmad": 1, "greedy": 0, "reversible": 0},
 }
 COLLECTIVE = re.compile(r" (all-\w+|collective-permute|reduce-scatter)(?:-start)?\(")
 
