@@ -151,7 +151,8 @@ def test_nothing_is_gathered_and_steps_sum_over_devices_only_where_gradients_nee
     looped, outside = collectives(jax.jit(step).lower(arrays).compile().as_text())
     assert set(looped | outside) == {"all-reduce"}
     assert looped["all-reduce"] == IN_LOOPS[spread][name]
-    assert outside["all-reduce"] <= 4  # the losses, the growth and the unit of the adjoint
+    most = 5 if name == "reversible" else 4  # losses, growth and unit of the adjoint; an error of reversal
+    assert outside["all-reduce"] <= most
 
 
 @pytest.mark.parametrize("estimator", [hg.DrMAD(INNER), hg.Implicit(INNER, hg.linear.SGD(3, step_size=0.1))])
