@@ -6,7 +6,7 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, ArrayLike
 
 from .checks import array, checked, concrete, has_shape, integer
-from .kept import DATA, KEEP, MASK, PREDICTIONS, check_points, moments
+from .counting import DATA, KEEP, MASK, PREDICTIONS, check_points, moments
 
 
 @checked(PREDICTIONS, DATA, array("levels"), array("errors", optional=True), MASK, KEEP)

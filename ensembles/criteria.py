@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .checks import array, boolean, checked, concrete, function, has_shape, integer, mask, several
+from .counting import BEST_FRACTION, KEEP, PREDICTIONS
 from .covariance import cholesky
 from .folds import by_fold
-from .kept import BEST_FRACTION, KEEP, PREDICTIONS
 from .replicas import is_finite, map_replicas
 from .sharding import unpad
 from .statistics import ensemble_chi2, mean_chi2, negative_log_probability, phi2

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .checks import KEY, Rule, array, checked, has_shape, integer, num_replicas, real, refuse_unknown
+from .counting import KEEP, kept
 from .ground.memory import refuse_too_large
-from .kept import KEEP, kept
 
 
 def _even(value: object) -> int:

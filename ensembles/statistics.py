@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike
 
 from .checks import KEY, array, call, checked, concrete, factor, function, has_shape, integer, num_replicas
+from .counting import BEST_FRACTION, DATA, FACTOR, KEEP, MASK, PREDICTIONS, check_points, kept, moments, whitened
 from .covariance import beyond
 from .ground.memory import refuse_too_large
-from .kept import BEST_FRACTION, DATA, FACTOR, KEEP, MASK, PREDICTIONS, check_points, kept, moments, whitened
 from .replicas import replica_keys
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array
 
 from ..ground.checks import field, function, integer, real
-from .kept import Kept, kept_field
 from .objective import AbstractObjective, PerTrial
 from .trial import Result, Trial
+from .uncopied import Uncopied, uncopied_field
 
 SETTINGS = (  # of JAX, which a new process takes over
     *("jax_enable_x64", "jax_numpy_dtype_promotion", "jax_default_matmul_precision", "jax_platforms"),
@@ -31,7 +31,7 @@ SETTINGS = (  # of JAX, which a new process takes over
 READY = None  # the first message of a process
 
 
-class _Workers(Kept, list["_Worker"]):
+class _Workers(Uncopied, list["_Worker"]):
     """The processes of an objective."""
 
 
@@ -58,7 +58,7 @@ class Processes(AbstractObjective):
     )
     workers: int = field(integer("workers", least=1), 2)
     time_limit: float | None = field(real("time_limit", above=0, optional=True), None)
-    kept: _Workers = kept_field(_Workers)
+    kept: _Workers = uncopied_field(_Workers)
 
     def __call__(self, trials: Sequence[Trial], keys: Sequence[Array]) -> list[Result]:
         """Trains the trials, as many at once as there are workers."""

@@ -10,12 +10,12 @@ import numpy as np
 from ensembles.ground.memory import refuse_too_large
 
 from ..ground.checks import Rule, checked, field, instance, integer, several
-from .kept import Kept, kept_field
 from .leaves import Categorical, Int
 from .searcher import SPACE, AbstractSearcher, Proposal
 from .space import Params, Space
 from .state import SearcherState
 from .trial import Result, Trial
+from .uncopied import Uncopied, uncopied_field
 
 
 class Random(AbstractSearcher):
@@ -69,7 +69,7 @@ class Sobol(AbstractSearcher):
         """Does nothing."""
 
 
-class _Kept(Kept):
+class _Kept(Uncopied):
     """The combinations of the latest ask, and what they are of."""
 
     latest: tuple[Space, Mapping[str, Any], list[Params]] | None = None
@@ -90,7 +90,7 @@ class Grid(AbstractSearcher):
     """
 
     points: int = field(integer("points", least=1))
-    kept: _Kept = kept_field(_Kept)
+    kept: _Kept = uncopied_field(_Kept)
 
     def combinations(self, space: Space, fixed: Mapping[str, Any]) -> list[Params]:
         """Returns all combinations, each once: leaves that are not active do not count."""

@@ -7,13 +7,13 @@ from typing import Any
 import equinox as eqx
 
 from ...ground.checks import checked, field, function, shown
-from ..kept import Kept, kept_field
 from ..state import STATE, SearcherState
 from ..trial import TRIAL, FinishedTrial, Trial
+from ..uncopied import Uncopied, uncopied_field
 from . import translation
 
 
-class _Kept(Kept):
+class _Kept(Uncopied):
     """The study of a search, the trials under way by number, and how many results it knows."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Pruner(eqx.Module):
     """
 
     make: Callable[[], Any] = field(function("make", "without arguments that returns an Optuna pruner"))
-    kept: _Kept = kept_field(_Kept)
+    kept: _Kept = uncopied_field(_Kept)
 
     @checked(STATE, TRIAL)
     def begin(self, state: SearcherState, trial: Trial) -> Callable[[int, float], bool]:

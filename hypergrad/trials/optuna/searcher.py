@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from ...ground.checks import boolean, checked, field, function, real, shown, text
-from ..kept import Kept, kept_field
 from ..searcher import AbstractSearcher, Proposal
 from ..state import STATE, SearcherState
 from ..trial import FinishedTrial, Result, Trial
+from ..uncopied import Uncopied, uncopied_field
 from . import translation
 from .memory import MemoryStudy
 from .shared import SharedStudy
 
 
-class _Kept(Kept):
+class _Kept(Uncopied):
     """The study of the latest ask."""
 
     memory: MemoryStudy | None = None
@@ -66,7 +66,7 @@ class Optuna(AbstractSearcher):
     reseed: bool = field(boolean("reseed"), False)
     heartbeat: float = field(real("heartbeat", above=0), 60.0)
     warn: bool = field(boolean("warn"), False)
-    kept: _Kept = kept_field(_Kept)
+    kept: _Kept = uncopied_field(_Kept)
 
     def propose(self, state: SearcherState, random: np.random.Generator, fixed: Mapping[str, Any]) -> Proposal:
         """Proposes the sampler's suggestion, the fixed leaves kept from it."""
