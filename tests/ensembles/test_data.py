@@ -63,6 +63,7 @@ def test_whole_groups_are_held_out_together():
     np.testing.assert_array_equal(masks, [[0, 0, 1, 0, 0, 1], [1, 1, 0, 0, 0, 0]])
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 99), share=st.sampled_from([0.25, 0.5, 0.8]))
 def test_splits_hold_out_their_fraction_of_every_group(seed, share):
     strata = np.random.default_rng(seed).permutation(np.repeat([3, 5, 9], [8, 20, 13]))

@@ -108,7 +108,7 @@ INNER = {
 }
 
 
-@pytest.mark.variants(quick=["forward"], slow=["greedy", "drmad", "implicit"])
+@pytest.mark.variants(slow=["forward", "greedy", "drmad", "implicit"])
 @pytest.mark.parametrize("name", INNER)
 def test_hypergradient_of_a_sum_over_members_is_the_sum_of_theirs(name):
     replicas, hparams, (x, y, mask) = setting(3)

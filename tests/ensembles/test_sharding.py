@@ -80,6 +80,7 @@ def tree(num=5):
     }
 
 
+@pytest.mark.slow
 def test_every_array_is_spread_and_comes_back():
     mesh = ens.replica_mesh()
     spread = ens.shard_replicas(tree(), mesh)

@@ -148,6 +148,6 @@ def test_a_damaged_mnist_file_is_refused(tmp_path):
 
 def test_tables_are_mean_and_spread():
     assert mean_and_spread([3, 3]) == "3"
-    assert mean_and_spread([1.0, 2.0, None]) == "1.5 ± 0.71"
+    assert mean_and_spread([1.0, 2.0, None]) == "1.5 ± 0.71 (2 of 3)"
     assert mean_and_spread([None]) == "-"
     assert re.match(r"\| a +\| b +\|\n\|-+\|-+\|\n\| 1", text_table([{"a": 1, "b": "x"}]))

@@ -80,7 +80,7 @@ REGRESSIONS = {
 }
 
 
-@pytest.mark.variants(quick=["non-negative", "elastic net"], slow=["lasso"])
+@pytest.mark.variants(quick=["elastic net"], slow=["non-negative", "lasso"])
 @pytest.mark.parametrize("kind", REGRESSIONS)
 def test_cross_validated_regressions_are_those_of_scikit_learn(kind):
     """Models of all folds, their mean loss, and the model of all rows."""

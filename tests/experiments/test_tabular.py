@@ -173,7 +173,7 @@ def task_of():
     return make
 
 
-@pytest.mark.variants(quick=["wine"], slow=["diabetes"])
+@pytest.mark.variants(slow=["wine", "diabetes"])
 @pytest.mark.parametrize("name", ["diabetes", "wine"])
 def test_a_narrow_bound_weighs_fit_and_penalty_as_the_loss_does(name, task_of):
     task = task_of(name)

@@ -93,6 +93,7 @@ def test_counts_are_the_posterior_mean():
     assert by_counts(line, line) == pytest.approx(-np.log(seen / prior))
 
 
+@pytest.mark.slow
 def test_the_transformer_does_not_look_ahead():
     model, state = eqx.nn.make_with_state(Transformer)(3, 6, 8, 1, jax.random.key(0))
     x = jnp.array([0, 1, 2, 0, 1, 2])

@@ -176,6 +176,7 @@ def test_a_search_places_its_state_once(spread):
         assert one.committed == other.committed and one.sharding.is_equivalent_to(other.sharding, one.ndim)
 
 
+@pytest.mark.slow
 def test_arrays_on_explicit_axes_are_named_outside_of_their_mesh():
     """The default of `jax.make_mesh`. What a run makes for itself is on no mesh, and JAX does not join the two."""
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Explicit,))

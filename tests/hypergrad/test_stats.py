@@ -168,6 +168,7 @@ def test_batches_print_ranges_and_how_often_each_status_occurs():
     assert "float64[8] from 0 to 7, 1 not finite" in str(broken) and "NONFINITE" in str(broken)
 
 
+@pytest.mark.slow
 def test_printing_under_a_transformation_shows_shapes():
     texts = []
 

@@ -254,6 +254,7 @@ def test_the_starts_are_checked_once_for_all(monkeypatch):
     assert "3 starts" in str(tune(problem, params, {"log_rate": jnp.log(0.01)}, budget=200)) and len(calls) == 1
 
 
+@pytest.mark.slow
 def test_no_start_writes_over_the_memory_of_another(monkeypatch):
     """States are donated from a size on; the small arrays of this one travel together, the weights alone."""
     data = {"a": np.ones(2000)}

@@ -129,6 +129,7 @@ def test_a_loss_that_takes_a_traced_number_to_the_host_is_named(convert):
     assert "lax.while_loop" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_inner_step_leaks_no_tracer():
     case = problems.ridge()
     with jax.checking_leaks():

@@ -30,7 +30,7 @@ def after(estimator):
 
 
 @pytest.mark.row(2)
-@pytest.mark.variants(quick=["binomial"], slow=["residuals", "two states"])
+@pytest.mark.variants(slow=["binomial", "residuals", "two states"])
 @pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
 def test_what_is_kept_changes_nothing_but_the_work(kept):
     exact, found = after(hg.Reverse(SGD)), after(hg.Reverse(SGD, **kept))

@@ -140,6 +140,7 @@ def test_batched_is_one_by_one():
     np.testing.assert_allclose(together, apart, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_non_negative_least_squares():
     """A penalty per weight in the loss, and a projection: the Hessian restricted to the positive entries."""
     loss = lambda w, h, data, key: inner_loss(w, h, data, key) + jnp.sum(jnp.exp(h) * w**2) / 2

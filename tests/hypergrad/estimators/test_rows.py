@@ -53,7 +53,7 @@ def training():
     return run, run.begin(SOLVER.init(problem, params, hparams), warm_start=False)
 
 
-@pytest.mark.variants(quick=["0.9", "0.2"], slow=["1.0"])
+@pytest.mark.variants(quick=["0.2"], slow=["0.9", "1.0"])
 @pytest.mark.parametrize("decay", [1.0, 0.9, 0.2])
 def test_sums_over_rows_are_those_over_whole_arrays(decay):
     """Decays that are arrays, of unknown value, are not taken apart. With 0.2 all rows are multiplied on the way."""

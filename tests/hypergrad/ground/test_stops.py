@@ -89,6 +89,7 @@ def test_training_whose_derivative_is_cut_is_named(name):
     MAKE[name](SGD).init(problem(ridge), *ARGUMENTS)
 
 
+@pytest.mark.slow
 def test_inside_a_transformation_too():
     with pytest.warns(UserWarning, match="inner_loss holds a stop_gradient that cuts"):
         jax.jit(lambda h: hg.value_and_hypergrad(problem(halves), hg.Reverse(SGD))(h, CASE.params, laws.KEY))(

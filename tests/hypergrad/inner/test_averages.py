@@ -76,6 +76,7 @@ def test_an_implicit_estimator_takes_the_average_for_the_solution():
         assert (norm(gradient) < 1e-6) == (not estimate.stats.status & hg.Status.INNER_UNCONVERGED)
 
 
+@pytest.mark.slow
 def test_searches_and_checkpoints_carry_the_average(tmp_path):
     case, path = ridge(), tmp_path / "search.eqx"
     search = hg.GradientSearch(hg.Reverse(INNER, warm_start=True), optax.adam(0.1))

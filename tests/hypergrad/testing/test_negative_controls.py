@@ -45,6 +45,7 @@ def test_a_wrong_sign_of_the_direct_term_is_caught():
     caught(laws.closed_form, Negated, Claim.STATIONARY)
 
 
+@pytest.mark.slow
 def test_a_wrong_sign_of_the_mixed_term_is_caught(plant):
     def mutation(right):
         def wrong(training, end, *rest):
@@ -249,6 +250,7 @@ def test_absolute_numbers_in_linear_solvers_are_caught():
     caught(laws.constants_and_scale, lambda inner: hg.Implicit(inner, Mistaken("guarded ratio")), Claim.APPROXIMATE)
 
 
+@pytest.mark.slow
 def test_an_absolute_tolerance_is_caught_where_the_solver_sees_the_unit(plant):
     """Not where systems are solved in units of their right-hand side, which make it a relative one."""
     plant(hypergrad.linear.base, "exponent", lambda right: lambda tree: jnp.int32(0))

@@ -139,6 +139,7 @@ def test_hypergradients_inside_a_trial_are_told_back():
     assert importance(state) == {b: pytest.approx(np.mean([n[b] for n in norms])) for b in ("a", "b")}
 
 
+@pytest.mark.slow
 def test_values_stay_in_their_range_and_failures_are_results():
     problem, high = ridge(), {"decay_a": 10.0, "decay_b": 10.0, "shift": 0.0}
     shot = INSIDE.run(problem, jnp.array([1e200, 0.0]), high, key=KEY, budget=15)
