@@ -77,16 +77,6 @@ class Failures:
             text = f"{Status.NONFINITE}: {self.failed} of {self.steps} steps had no finite result: {self.cause}"
             raise NotFiniteError(text, self.course.state, self.course.history)
 
-    def look_at_best(self) -> None:
-        """Warns of a holdout that has chosen nothing."""
-        state = self.course.state
-        if self.failed < self.steps and state.stale is not None and not np.isfinite(state.best.value):
-            warnings.warn(
-                f"holdout has chosen nothing: its loss was finite at none of {self.steps} steps, and best is the start",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-
 
 def likely_cause(search: AbstractSearch, problem: BilevelProblem, state: SearchState, key: Array, finite: bool) -> str:
     """Returns a sentence on why a step from about `state` failed, whose outer loss was `finite` or not.

@@ -181,7 +181,6 @@ def follow(
                     break
                 _save_if_due(course)
         signals.hand_on()
-        failures.look_at_best()
     except KeyboardInterrupt as error:
         raise _interrupt(course.state, course.history) from error
     except Exception as error:  # of a callback, a stream, a warning that is an error, the device

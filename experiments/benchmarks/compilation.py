@@ -35,6 +35,7 @@ class Config:
     layers: int = 12  # Layers of the transformer.
     steps: int = 25  # Training steps that a hypergradient is taken through.
     repeats: int = 2  # First calls, each with nothing compiled.
+    only: tuple[str, ...] = ()  # Names of the estimators to time; all by default.
 
 
 def transformer(layers: int, num_steps: int) -> Benchmark:
@@ -70,7 +71,10 @@ def first_call(make: Callable[[], Callable[[], Any]], repeats: int) -> float:
 def main(config: Config) -> list[dict[str, Any]]:
     """Prints and returns the seconds of every estimator and of its recursion by hand."""
     case, key, rows = transformer(config.layers, config.steps), jax.random.key(0), []
-    for entry in entries(case):
+    chosen = {entry.name: entry for entry in entries(case)}
+    if unknown := set(config.only) - set(chosen):
+        raise SystemExit(f"--only: no estimator {', '.join(sorted(unknown))}, there are {', '.join(chosen)}")
+    for entry in [chosen[name] for name in config.only or chosen]:
         learn = lambda one=entry.estimator: hg.value_and_hypergrad(case.problem, one)
         ours = lambda learn=learn: partial(learn(), case.hparams, case.params, key)
         by_hand = lambda bare=entry.bares[0]: partial(jax.jit(bare), *arguments(case))

@@ -65,7 +65,7 @@ class Rival:
     def go_on(self, gradients: int, callback: Callable[[SearchState, History], Any] | None) -> None:
         """Trains and moves λ up to a budget. A start that fails stays where it is, with its loss."""
         with warnings.catch_warnings(), contextlib.suppress(NotFiniteError):
-            warnings.filterwarnings("ignore", ".* has no finite result|holdout has chosen nothing", RuntimeWarning)
+            warnings.filterwarnings("ignore", ".* has no finite result", RuntimeWarning)
             follow(self.course, Budget(gradients=gradients), callback=callback)
 
 

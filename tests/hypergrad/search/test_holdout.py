@@ -69,13 +69,6 @@ def test_a_function_of_the_model_does_the_same():
     same(by_data.best, by_function.best)
 
 
-@pytest.mark.parametrize("missing", [np.nan, np.inf])
-def test_a_holdout_without_a_finite_loss_is_warned_of(missing):
-    with pytest.warns(RuntimeWarning, match="holdout has chosen nothing"):
-        state, _ = go(SEARCHES["gradient"], 60, holdout=lambda w: w + missing)
-    assert not jnp.isfinite(state.best.value) and state.best.hparams == 0
-
-
 @pytest.mark.slow
 def test_patience_ends_the_run_whatever_the_chunks(tmp_path):
     search, file = SEARCHES["gradient"], tmp_path / "run.ckpt"
