@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import PyTree
 
 from .identity import to_numpy
+from .jaxprs import held
 from .tree import named_leaves
 
 
@@ -85,9 +86,8 @@ def _parts(program: ClosedJaxpr | Jaxpr) -> Iterator[Any]:
     for equation in program.eqns:
         yield equation.primitive.name
         yield from (atom.val for atom in equation.invars if isinstance(atom, Literal))
-        for part in jax.tree.leaves(list(equation.params.values())):
-            if isinstance(part, ClosedJaxpr | Jaxpr):
-                yield from _parts(part)
+        for inside in held(equation):
+            yield from _parts(inside)
     yield from (atom.val for atom in program.outvars if isinstance(atom, Literal))
 
 
