@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import boolean, checked, field
 from ..ground.derivatives import linearize
-from ..ground.tree import join, pairing, split, vdot
+from ..ground.tree import join, pairing, split
 from ..inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
 from ..inner.stops import warn_of_stopped_step
 from ..problem import PROBLEM, BilevelProblem, as_hparams
@@ -101,7 +101,7 @@ class Forward(AbstractEstimator):
             hvps=total * flat.size,
             outer_gradients=1,
         )
-        status = lost_in_float16(by_model, vdot(by_model, by_model))
+        status = lost_in_float16(by_model)
         estimate = Estimate(hypergradient, value, end.judged, Stats(counts, status))
         return estimate, ForwardState(end, tangents) if self.warm_start else state
 

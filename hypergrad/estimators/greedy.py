@@ -9,7 +9,6 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import boolean, field, real
 from ..ground.derivatives import once
-from ..ground.tree import vdot
 from ..inner import InnerState
 from ..problem import BilevelProblem
 from ..stats import Counts, Estimate, Stats
@@ -90,9 +89,11 @@ class Greedy(AbstractTrajectoryEstimator):
 
         last_only = isinstance(self.decay, int | float) and self.decay == 0
         if last_only or total == 1:
+            pullbacks = outer_gradients = 1
             before = training.advance(start, 0, total - 1)
             end, value, (by_model, direct), through_steps = look_ahead(before, total - 1)
         else:
+            pullbacks, outer_gradients = total, total + 1
             if by_rows := rows_in_trail(training, start, self.decay, total):
                 end, through_steps = trail_by_rows(training, start, float(self.decay), total, by_rows)
             else:
@@ -100,14 +101,13 @@ class Greedy(AbstractTrajectoryEstimator):
                 end, through_steps = jax.lax.fori_loop(0, total, body, (start, nothing))
             # The loss once more, in place of another program for the last step: that is compiled as long as the loop.
             value, by_model, direct = outer_value_and_grads(end)
-        pullbacks, at_end = (1, 0) if last_only or total == 1 else (total, 1)
         counts = Counts(
             iterations=total,
             inner_gradients=self.inner.num_gradients(start, end, total),
             step_vjps=pullbacks,
-            outer_gradients=pullbacks + at_end,
+            outer_gradients=outer_gradients,
         )
-        stats = Stats(counts, lost_in_float16(by_model, vdot(by_model, by_model)))
+        stats = Stats(counts, lost_in_float16(by_model))
         estimate = Estimate(optax.tree.add(direct, through_steps), value, end.judged, stats)
         return with_accuracy(self, training, state, end, estimate)
 

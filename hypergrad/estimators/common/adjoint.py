@@ -114,14 +114,16 @@ def stats_of(adjoint: Adjoint, counts: Counts, status: ArrayLike = Status.OK, **
     return Stats(counts, status | grown | lost, diagnostics={"growth": adjoint.growth} | diagnostics)
 
 
-def lost_in_float16(gradient: PyTree, square: Array) -> Array:
-    """Returns INACCURATE where an outer gradient of this form, with ‖g‖² = `square`, has lost its digits in float16.
+def lost_in_float16(gradient: PyTree, square: Array | None = None) -> Array:
+    """Returns INACCURATE where an outer gradient has lost its digits in float16.
 
     Its root mean square is below the normal numbers then, of which the smaller have ever fewer digits, or all is zero.
+    With ‖g‖² = `square` given, `gradient` is anything of its form.
     """
     leaves = jax.tree.leaves(gradient)
     if not any(leaf.dtype == jnp.float16 for leaf in leaves):
         return jnp.int32(Status.OK)
+    square = vdot(gradient, gradient) if square is None else square
     size = jnp.sqrt(square / sum(leaf.size for leaf in leaves))
     return flag(size < float(jnp.finfo(jnp.float16).tiny), Status.INACCURATE)
 

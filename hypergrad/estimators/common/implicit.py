@@ -17,7 +17,6 @@ from ...data.sampler import as_sampler
 from ...ground.checks import function
 from ...ground.derivatives import jvp, once
 from ...ground.keys import product_key
-from ...ground.tree import vdot
 from ...ground.units import norm
 from ...inner import InnerState, SolveStats
 from ...linear.base import AbstractLinearSolver, LinearSolution, MatVec, solve
@@ -168,5 +167,5 @@ def implicit_hypergradient(
     gap = jvp(lambda arrays: inner(arrays, training.hparams), arrays, solution.value)
     rounding = 50 * jnp.finfo(value.dtype).eps * norm(by_weights) * norm(arrays)
     batches = as_sampler(training.problem.train).batches_per_mean
-    lost = lost_in_float16(by_weights, vdot(by_weights, by_weights))
+    lost = lost_in_float16(by_weights)
     return StationaryPoint(value, hypergradient, solution, size, jnp.abs(gap), rounding, lost, batches=batches)

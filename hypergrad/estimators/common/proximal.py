@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from ...ground.derivatives import linearize
-from ...ground.tree import pairing, vdot
+from ...ground.tree import pairing
 from ...ground.units import norm
 from ...inner import InnerState
 from ...linear.base import LinearSolution, MatVec, inverse_of_largest
@@ -135,7 +135,7 @@ def hypergradient_at_solution(
         norm(gap) / point.step_size,
         change,
         rounding,
-        lost_in_float16(by_weights, vdot(by_weights, by_weights)),
+        lost_in_float16(by_weights),
         kink_of(point),
     )
 
