@@ -81,11 +81,10 @@ def verdicts(runs: Sequence[Row], ours_is: str = "tune") -> list[Row]:
         found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
         rivals = [run for run in runs if run["method"] == method and _place(run) in ours]
         for group in grouped(rivals, ("set", "start")):
-            theirs, mine = (
-                np.array(found) for found in zip(*[(_error(r), ours[_place(r)]) for r in group], strict=True)
-            )
-            both = np.isfinite(theirs) & np.isfinite(mine)
-            gains = theirs - mine if np.all(both) else 1.0 * (theirs > mine) - 1.0 * (theirs < mine)
+            theirs = np.array([_error(run) for run in group])
+            mine = np.array([ours[_place(run)] for run in group])
+            finite = np.all(np.isfinite([theirs, mine]))
+            gains = theirs - mine if finite else 1.0 * (theirs > mine) - 1.0 * (theirs < mine)
             error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
             verdict = "level" if abs(gains.mean()) <= error else "ahead" if gains.mean() > 0 else "behind"
             found[verdict].append(f"{group[0]['set']} ({group[0]['start']})")
