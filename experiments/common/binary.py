@@ -1,13 +1,12 @@
 """Data sets with two classes."""
 
-import hashlib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from .data import Rows, Splits
-from .downloads import DataError
+from .downloads import refuse_other
 
 Name = Literal["ijcnn1", "a9a", "breast_cancer"]
 
@@ -42,8 +41,7 @@ def load(source: Source) -> Rows:
 
         data = load_breast_cancer()
         return Rows(data.data, 2 * data.target - 1)
-    if hashlib.sha256(source.path.read_bytes()).hexdigest() != SHA256[source.name]:
-        raise DataError(f"{source.path} is not the file expected: its SHA-256 does not match")
+    refuse_other(source.path, SHA256[source.name])
     with np.load(source.path) as arrays:
         return Rows(arrays["x"].astype(float), arrays["y"])
 

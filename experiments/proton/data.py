@@ -1,13 +1,12 @@
 """Measurements as NumPy arrays: 2054 of the proton that ship with the experiment, or a regression of scikit-learn."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..common.downloads import DataError
+from ..common.downloads import refuse_other
 
 Name = Literal["proton", "diabetes"]
 Partition = Literal["balanced", "nnpdf", "fixedtarget"]
@@ -62,8 +61,7 @@ def proton(path: Path, partition: Partition) -> Measurements:
 
     **Raises** `DataError` where the file is not the one expected.
     """
-    if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
-        raise DataError(f"{path} is not the file expected: its SHA-256 does not match")
+    refuse_other(path, SHA256)
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     relative = arrays["sys_treatment"] == "MULT"
