@@ -20,6 +20,7 @@ from .state import SearcherState
 from .trial import Result, Trial, revised
 
 OnFailure = Literal["record", "raise"]
+PRUNED = "optuna.exceptions.TrialPruned"
 BLOCK = 32  # keys made together
 
 
@@ -77,7 +78,7 @@ class Loop:
         if len(results) != len(trials) or not all(isinstance(result, Result) for result in results):
             raise TypeError(f"objective must return one Result for each of {len(trials)} trials, got {shown(results)}")
         results = [_fitting(state.space, *one) for one in zip(trials, results, strict=True)]
-        return [revised(one, reported=report.values) for one, report in zip(results, reports, strict=True)]
+        return [_with_reports(one, report.values) for one, report in zip(results, reports, strict=True)]
 
     def _key(self, number: int) -> Array:
         """Returns `fold_in(key, number)`; such keys are made together, because a call takes longer than they do."""
@@ -103,3 +104,11 @@ def _fitting(space: Space, trial: Trial, result: Result) -> Result:
     except ValueError as error:
         return Result.failure(error, seconds=result.seconds)
     return result
+
+
+def _with_reports(result: Result, values: list[list[float]]) -> Result:
+    """Returns the result with what was reported, pruned at the last value where the trial raised Optuna's own signal."""
+    if any(f"{kind.__module__}.{kind.__name__}" == PRUNED for kind in type(result.exception).__mro__):
+        last = values[-1][1] if values else result.value
+        result = revised(result, value=last, pruned=True, error=None, exception=None)
+    return revised(result, reported=values)

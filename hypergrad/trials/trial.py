@@ -32,7 +32,8 @@ class Trial:
     - `fidelity`: the fraction of the training data to use, in (0, 1].
     - `meta`: how the searcher came to it.
     - `report(step, value)`: tells an intermediate value, such as the validation loss after an epoch, and returns True
-      if the pruner of the search would stop the trial. Its training then ends with `Result(value, pruned=True)`.
+      if the pruner of the search would stop the trial. Its training then ends with `Result(value, pruned=True)`, or
+      with `optuna.TrialPruned`.
     """
 
     number: int | None
@@ -97,7 +98,7 @@ class Result:
     - `block_scores`: a score of each block by itself, lower is better.
     - `metrics`: further numbers, or lists and dictionaries of them.
     - `reported`: pairs of step and intermediate value; the search fills them in.
-    - `pruned`: the trial was stopped early. Its value is the last one, and it is not ranked.
+    - `pruned`: the trial was stopped early. Its value is the last one, infinite if there is none. It is not ranked.
     - `error`: why the trial failed.
 
     Scalars of NumPy and JAX become Python numbers, arrays lists. **Raises** `TypeError` for a value that is no number.
@@ -149,8 +150,8 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """True without a finite value."""
-        return self.error is not None or not math.isfinite(self.value)
+        """True without a finite value, unless the trial was pruned."""
+        return self.error is not None or not (self.pruned or math.isfinite(self.value))
 
     @classmethod
     def failure(cls, error: str | Exception, **more: Any) -> "Result":

@@ -182,6 +182,24 @@ def test_pruned_trials_are_those_of_optuna_alone(tmp_path, make):
     assert not found.best.result.pruned and len(found.ranked) == 16 - len(pruned)
 
 
+def test_a_trial_that_raises_as_optuna_prunes_is_pruned():
+    def objective(trial, key):
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        value = trial.params["x"]
+        if trial.report(3, value) or trial.number == 2:
+            raise optuna.TrialPruned("too high")
+        return value
+
+    space = hg.trials.Space({"x": hg.trials.Float(0.0, 1.0)})
+    options = {"key": KEY, "num_trials": 4, "on_failure": "raise"}
+    state = hg.trials.search_trials(hg.trials.Optuna(lambda seed: tpe(5)), space, objective, **options)
+    assert [one.result.pruned for one in state.history] == [False, True, True, False]
+    assert state.num_failed == 0 and len(state.ranked) == 2
+    assert state.history[2].result.value == state.history[2].trial.params["x"]
+    assert hg.trials.SearcherState.from_json(state.to_json()) == state
+
+
 def test_reports_are_kept_without_a_pruner():
     space = hg.trials.Space({"x": hg.trials.Float(0.0, 1.0)})
     state = hg.trials.search_trials(hg.trials.Random(), space, course, key=KEY, num_trials=2)
