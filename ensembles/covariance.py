@@ -140,18 +140,26 @@ def whiten(factor: Array, residuals: Array) -> Array:
 def beyond(A: Array, b: Array) -> tuple[Array, Array]:
     """Returns what least squares leave of (b, 0) with A above I, and log det (I + AᵀA).
 
-    The squares of the first sum to bᵀ (I + A Aᵀ)⁻¹ b, for every column of b. The columns of A above I are made
-    orthonormal by three Cholesky factors, the first of them shifted: one alone would lose the I in rounding where A is
-    large, and a QR decomposition takes a hundred times as long.
+    The squares of the first sum to bᵀ (I + A Aᵀ)⁻¹ b, for every column of b.
+    """
+    basis, log_det = orthonormal(A)
+    whole = jnp.concatenate([b, jnp.zeros((A.shape[1], *b.shape[1:]), b.dtype)])
+    return whole - basis @ (basis.T @ whole), log_det
+
+
+def orthonormal(A: Array) -> tuple[Array, Array]:
+    """Returns Q of A above I = Q R with orthonormal columns, R upper triangular, and log det (I + AᵀA).
+
+    The last rows of Q are R⁻¹. It takes three Cholesky factors, the first of them shifted: one alone would lose the I
+    in rounding where A is large, and a QR decomposition takes a hundred times as long.
 
     **Source**: Fukaya et al. (2020), "Shifted Cholesky QR".
     """
     columns = A.shape[1]
-    whole = jnp.concatenate([b, jnp.zeros((columns, *b.shape[1:]), b.dtype)])
     basis = jnp.concatenate([A, jnp.eye(columns, dtype=A.dtype)])
     log_det = jnp.zeros((), A.dtype)
     for shift in (columns * jnp.finfo(A.dtype).eps * jnp.sum(basis**2), 0.0, 0.0):
         lower = jnp.linalg.cholesky(basis.T @ basis + shift * jnp.eye(columns, dtype=A.dtype))
         basis = solve_triangular(lower, basis.T, lower=True).T
         log_det += 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
-    return whole - basis @ (basis.T @ whole), log_det
+    return basis, log_det

@@ -8,12 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_solve
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array
 
 from .checks import integer
-from .covariance import beyond
+from .covariance import beyond, orthonormal
 from .ground.kinds import random_key
 
 
@@ -59,18 +58,11 @@ class Full(Structure):
 
     def log_det(self, factor: Factor) -> Array:
         """Returns log det (I + BᵀB) or log det (I + BBᵀ), whichever is smaller."""
-        lower = jnp.linalg.cholesky(_gram(factor.dense()))
-        return 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
+        return _log_det(factor.dense())
 
     def covariance(self, factor: Factor, at: Array) -> Array:
-        """Returns V (I + BᵀB)⁻¹ Vᵀ, by what least squares with B leave of V where B has fewer rows than columns."""
-        rows = factor.dense()
-        if rows.shape[0] < rows.shape[1]:  # V Vᵀ less what B explains would cancel
-            rest, _ = beyond(rows.T, transposed(at.reshape(-1, at.shape[-1])))
-            rest = transposed(rest).reshape(*at.shape[:2], -1)
-            return rest @ transposed(rest)
-        lower = jnp.linalg.cholesky(_gram(rows)), True
-        return at @ jax.vmap(lambda right: cho_solve(lower, right))(transposed(at))
+        """Returns V (I + BᵀB)⁻¹ Vᵀ."""
+        return _covariance(factor.dense(), at)
 
 
 class Diagonal(Structure):
@@ -107,10 +99,10 @@ class Kronecker(Structure):
         total = jnp.zeros((), factor.weights.dtype)
         for rows in _blocks(factor):
             if rows.ndim == 2:
-                total += 2 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(_gram(rows)))))
+                total += _log_det(rows)
             else:
-                left, right = (jnp.maximum(jnp.linalg.eigvalsh(part), 0) for part in _factors(rows))
-                total += jnp.sum(jnp.log1p(left[:, None] * right))
+                left, right = (_told(jnp.linalg.svd(root, False, False)) for root in _roots(rows))
+                total += 2 * jnp.sum(jnp.log(jnp.hypot(1, left[:, None] * right)))
         return total
 
     def covariance(self, factor: Factor, at: Array) -> Array:
@@ -118,13 +110,11 @@ class Kronecker(Structure):
         total = jnp.zeros((*at.shape[:2], at.shape[1]), at.dtype)
         for rows, part in zip(_blocks(factor), _split(at, factor.shapes), strict=True):
             if rows.ndim == 2:
-                solve = jax.vmap(lambda right, rows=rows: jnp.linalg.solve(_inner(rows), right))
-                total += part @ solve(transposed(part))
+                total += _covariance(rows, part)
             else:
-                (left, across), (right, along) = (jnp.linalg.eigh(half) for half in _factors(rows))
-                turned = across.T @ part @ along
-                scaled = turned / (1 + jnp.maximum(left, 0)[:, None] * jnp.maximum(right, 0))
-                total += jnp.einsum("nkij,nlij->nkl", turned, scaled)
+                (across, left, _), (along, right, _) = (jnp.linalg.svd(root, False) for root in _roots(rows))
+                halved = across.T @ part @ along / jnp.hypot(1, _told(left)[:, None] * _told(right))
+                total += jnp.einsum("nkij,nlij->nkl", halved, halved)
         return total
 
 
@@ -141,11 +131,16 @@ def _blocks(factor: Factor) -> list[Array]:
     return _split(factor.dense(), factor.shapes)
 
 
-def _factors(rows: Array) -> tuple[Array, Array]:
-    """Returns Σ M Mᵀ / Σ ‖M‖² and Σ Mᵀ M."""
-    size = jnp.sum(rows**2)
-    left = jnp.einsum("rij,rkj->ik", rows, rows) / jnp.where(size > 0, size, 1)
-    return left, jnp.einsum("rij,rik->jk", rows, rows)
+def _roots(rows: Array) -> tuple[Array, Array]:
+    """Returns roots R of both factors R Rᵀ, Σ M Mᵀ / Σ ‖M‖² and Σ Mᵀ M, with no fewer columns than rows.
+
+    Their singular values have all digits that the square roots of the small eigenvalues of a product would lose.
+    """
+    size = jnp.linalg.norm(rows)
+    halves = jnp.moveaxis(rows, 1, 0) / jnp.where(size > 0, size, 1), jnp.moveaxis(rows, 2, 0)
+    flat = [half.reshape(len(half), -1) for half in halves]
+    left, right = (jnp.pad(half, ((0, 0), (0, max(0, len(half) - half.shape[1])))) for half in flat)
+    return left, right
 
 
 class Lanczos(Structure):
@@ -243,14 +238,25 @@ def jacobian(of: Callable[[Array], Array], weights: Array, num_outputs: int) -> 
     return (jax.jacrev if num_outputs < weights.size else jax.jacfwd)(of)(weights)
 
 
-def _gram(rows: Array) -> Array:
-    """Returns I + BᵀB or I + BBᵀ, whichever is smaller."""
-    return _inner(rows.T if rows.shape[0] < rows.shape[1] else rows)
+def _told(values: Array) -> Array:
+    """Returns singular values, zero where rounding alone may have made them."""
+    return jnp.where(values > len(values) * jnp.finfo(values.dtype).eps * values[0], values, 0)
 
 
-def _inner(rows: Array) -> Array:
-    """Returns I + BᵀB."""
-    return jnp.eye(rows.shape[1], dtype=rows.dtype) + rows.T @ rows
+def _log_det(rows: Array) -> Array:
+    """Returns log det (I + BᵀB) or log det (I + BBᵀ), whichever is smaller."""
+    return orthonormal(rows.T if rows.shape[0] < rows.shape[1] else rows)[1]
+
+
+def _covariance(rows: Array, at: Array) -> Array:
+    """Returns V (I + BᵀB)⁻¹ Vᵀ, by what least squares with B leave of V where B has fewer rows than columns."""
+    count, weights = rows.shape
+    if count < weights:  # V Vᵀ less what B explains would cancel
+        rest, _ = beyond(rows.T, transposed(at.reshape(-1, weights)))
+        left = transposed(rest).reshape(*at.shape[:2], -1)
+    else:
+        left = at @ orthonormal(rows)[0][count:]
+    return left @ transposed(left)
 
 
 def transposed(stack: Array) -> Array:

@@ -215,7 +215,7 @@ def test_lanczos_predicts_where_more_products_are_needed_than_steps():
 def test_a_prediction_that_overflows_is_right_or_nan_and_not_certain():
     row = lambda w: jnp.ones((1, 3), w.dtype) @ w
     targets, wide = evidence.Gaussian(jnp.ones(1, jnp.float32), 0.0), 88.0
-    for structure in (evidence.Full(), evidence.Lanczos()):
+    for structure in (evidence.Full(), evidence.Lanczos(), evidence.Kronecker()):
         found = evidence.Laplace(structure).predict(row, row, jnp.zeros(3, jnp.float32), wide, targets)[1]
         assert jnp.all(jnp.isnan(found) | jnp.isclose(found, 1.0))
 

@@ -59,6 +59,32 @@ def test_predictions_under_a_wide_prior_keep_their_variance(log_variance):
     np.testing.assert_allclose(found.ravel(), np.diag(x @ np.linalg.solve(precision, x.T)), rtol=1e-3)
 
 
+@pytest.mark.parametrize("structure", [evidence.Full(), evidence.Kronecker()], ids=["Full", "Kronecker"])
+@pytest.mark.slow
+@pytest.mark.parametrize("log_variance", [10.0, 30.0])
+def test_evidence_in_float32_is_that_in_float64(structure, log_variance):
+    """A network with more weights than outputs, and a linear layer with fewer, whose inputs differ in size."""
+    random, laplace = np.random.default_rng(2), evidence.Laplace(structure)
+    x, few = random.normal(size=(2, 9, 5)) * np.logspace(0, -3, 5), random.normal(size=(4, 5))
+    wide = [random.normal(size=shape) for shape in ((8, 5), (8,), (2, 8))]
+    network = lambda m, x: jnp.tanh(x @ m[0].T + m[1]) @ m[2].T
+    line = lambda m, x: x @ m[0]
+
+    def found(outputs, weights, rows):
+        model, rows, new = [jnp.asarray(w) for w in weights], jnp.asarray(rows), jnp.asarray(x[1])
+        likelihood = evidence.Gaussian(jnp.ones((len(rows), 2)), 0.0)
+        arguments = (lambda m: outputs(m, rows)), model, log_variance, likelihood
+        spread = laplace.predict(lambda m: outputs(m, new), *arguments)[1]
+        return laplace.negative_log_evidence(*arguments), jnp.diagonal(spread, axis1=1, axis2=2)
+
+    for case in ((network, wide, few), (line, [random.normal(size=(5, 2))], x[0])):
+        with jax.enable_x64(True):
+            expected = found(*case)
+        value, spread = found(*case)
+        np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+        np.testing.assert_allclose(spread, expected[1], rtol=2e-2)
+
+
 def test_large_integers_are_themselves_or_refused():
     data, factor = np.array([3_000_000_000, 5]), np.diag([10.0, 10.0])
     assert ens.chi2(np.array([[3e9, 5.0]]), data, factor) == 0
