@@ -17,6 +17,8 @@ from .identity import to_numpy
 from .jaxprs import held
 from .tree import named_leaves
 
+OTHER = "F16_F16_F32"  # a precision that nobody sets: the second trace is never run
+
 
 def warn_of_numbers(params: PyTree, name: str) -> None:
     """Warns of Python's floating numbers in a dictionary, list or tuple: they are constants, and are not trained.
@@ -52,17 +54,19 @@ def shape_of(name: str, function: Callable[..., PyTree], again: Callable[..., Py
     """Returns the shapes of `function(*args)`. Warns where it would have other numbers in the next trace.
 
     Such numbers come from a generator of NumPy or Python, a counter or the clock. They would be drawn once and for all,
-    while JAX traces the function, and anew in the trace of its derivative. `again` is the same function, of which JAX
-    has cached no trace.
+    while JAX traces the function, and anew in the trace of its derivative. `again` is the same function. It is traced
+    with another default precision, whose name no trace that JAX has cached has.
     """
     before = _generators()
     program, shapes, static = eqx.filter_make_jaxpr(function)(*args)
+    with jax.default_matmul_precision(OTHER):
+        same = _same(program, eqx.filter_make_jaxpr(again)(*args)[0])
     if found := [module for module, state in _generators().items() if state != before[module]]:
         _warn(
             f"{name} draws from {' and '.join(found)} while JAX traces it: the numbers are constants of the compiled "
             "steps, not new ones at every step; draw with jax.random from its argument key"
         )
-    elif not _same(program, eqx.filter_make_jaxpr(again)(*args)[0]):
+    elif not same:
         _warn(
             f"{name} is another function each time that JAX traces it: it reads something that changes, such as a "
             "generator of NumPy, a counter, or the time. Compiled programs, such as those of a value and of its "

@@ -29,7 +29,7 @@ from ..problem import (
     refuse_unlearnable,
 )
 from .binding import bind
-from .optimiser_state import Carried, carried
+from .optimiser_state import Carried, carried, check_changes
 from .proximal import PROXIMAL, Prox, prox_of
 from .state import InnerState, SolveStats, first_average, next_average, refuse_mixed, refuse_retyped, typed
 
@@ -83,7 +83,10 @@ class AbstractInnerSolver(eqx.Module):
         type or shape of a parameter.
         """
         partitioned, hparams = check(problem, params, hparams)
-        return self.start(problem, partitioned, hparams)
+        state = self.start(problem, partitioned, hparams)
+        if "opt" in self.options:
+            remembered(check_changes, self.options["opt"], hparams, partitioned.arrays)
+        return state
 
     @checked(PROBLEM)
     def init_to_learn(

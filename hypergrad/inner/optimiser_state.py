@@ -11,6 +11,7 @@ from jax.tree_util import KeyEntry, SequenceKey, keystr
 from jaxtyping import Array, PyTree
 
 from ..ground.dependence import Origin, Origins, origins
+from ..ground.surprises import shape_of
 
 Transformation: TypeAlias = optax.GradientTransformation | optax.MultiSteps
 
@@ -80,6 +81,17 @@ def carried(optimiser: Callable[[PyTree], Any], hparams: PyTree, params: PyTree)
     return Carried(tree(copies), tree(clocks), tuple(keystr(p) for p, a in zip(paths, adrift, strict=True) if a))
 
 
+def check_changes(optimiser: Any, hparams: PyTree, params: PyTree) -> None:
+    """Warns of an optimiser whose first step is another function each time that JAX traces it."""
+
+    def first(hparams: PyTree, params: PyTree) -> PyTree:
+        made = optimiser if isinstance(optimiser, Transformation) else optimiser(hparams)
+        made = with_loss(made, lambda params: jnp.sum(jnp.real(jax.tree.leaves(params)[0])))
+        return made.update(params, made.init(params), params)
+
+    shape_of("optimiser", first, first, hparams, params)
+
+
 def with_loss(
     optimiser: Transformation, loss: Callable[[PyTree], Array], value: Callable[[], Array] | None = None
 ) -> optax.GradientTransformation:
@@ -93,7 +105,12 @@ def with_loss(
         more = {"value": loss(params) if value is None else value(), "grad": gradient, "value_fn": loss}
         if "grad_fn" in inspect.signature(optimiser.update).parameters:  # line searches refuse what they do not know
             more["grad_fn"] = lambda params, _: jax.grad(loss)(params)
-        return update_with(optimiser, gradient, state, params, **more)
+        try:
+            return update_with(optimiser, gradient, state, params, **more)
+        except ValueError as error:  # of optax.contrib.sophia, inside a chain or not
+            if "obj_fn must be provided" not in str(error):
+                raise
+            return update_with(optimiser, gradient, state, params, **more, obj_fn=loss)
 
     return optax.GradientTransformation(optimiser.init, update)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from ..data.checks import check_data
 from ..data.sampler import as_sampler
 from ..ground.shapes import shapes_of
+from ..ground.surprises import shape_of
 from ..ground.tree import describe
 from ..problem import BilevelProblem, Holdout
 from ..stats import Counts, Estimate
@@ -39,13 +40,18 @@ def with_holdout(problem: BilevelProblem, holdout: Any, model: PyTree, hparams: 
         if not jax.tree.leaves(eqx.filter(judge.data, eqx.is_array)):
             raise ValueError("holdout holds no arrays; give data like valid, or a function model -> loss")
     try:
-        value = shapes_of(_value, judge, model, hparams, jax.random.key(0))
+        value = shapes_of(_shape, judge, model, hparams, jax.random.key(0))
     except Exception as error:
         shapes = f"  params:  {describe(model)}\n  holdout: {describe(judge.data)}"
         raise ValueError(f"holdout does not fit: its loss fails on the model: {error}\n{shapes}") from error
     if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"holdout must give a floating scalar, it gave {describe(value)}")
     return eqx.tree_at(lambda p: p.holdout, problem, judge, is_leaf=lambda leaf: leaf is None)
+
+
+def _shape(judge: Holdout, model: PyTree, hparams: PyTree, key: Array) -> PyTree:
+    """Returns the shape of the loss. Warns where it is another function each time that JAX traces it."""
+    return shape_of("holdout", _value, _value, judge, model, hparams, key)
 
 
 def _value(judge: Holdout, model: PyTree, hparams: PyTree, key: Array) -> Array:

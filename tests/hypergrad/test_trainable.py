@@ -219,6 +219,38 @@ def test_a_loss_that_is_another_function_in_the_next_trace_is_named(source, data
             INNER.init(hg.BilevelProblem(*losses, data, data), first, jnp.asarray(0.1))
 
 
+@pytest.mark.parametrize("draw", [*DRAWS.values(), *CHANGING.values()], ids=[*DRAWS, *CHANGING])
+def test_a_changing_loss_that_its_user_has_compiled_is_named(draw):
+    first, changing = {"first": jnp.arange(3.0), "second": jnp.ones(3)}, jax.jit(drawing(draw))
+    changing(first, jnp.asarray(0.1), rows(0), KEYS[0])
+    for name, losses in (("inner_loss", (changing, linear)), ("outer_loss", (linear, changing))):
+        with pytest.warns(UserWarning, match=f"{name} .* JAX traces it"):
+            INNER.init(hg.BilevelProblem(*losses, rows(0), rows(1)), first, jnp.asarray(0.1))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_changing_holdout_is_named(compiled):
+    first, draw = {"first": jnp.arange(3.0), "second": jnp.ones(3)}, DRAWS["numpy.random"]
+    holdout = lambda model: jnp.sum(model["first"] * draw())
+    search = hg.GradientSearch(hg.Reverse(INNER), optax.sgd(0.1))
+    problem = hg.BilevelProblem(linear, linear, rows(0), rows(1))
+    state = search.init(problem, first, jnp.asarray(0.1))
+    with pytest.warns(UserWarning, match="holdout draws from numpy.random"):
+        hg.run(search, problem, state, key=KEYS[0], budget=2, holdout=jax.jit(holdout) if compiled else holdout)
+
+
+@pytest.mark.parametrize("draw", [DRAWS["random"], *list(CHANGING.values())[1:]], ids=["random", "counter", "clock"])
+def test_a_changing_optimiser_is_named(draw):
+    first, problem = (
+        {"first": jnp.arange(3.0), "second": jnp.ones(3)},
+        hg.BilevelProblem(linear, linear, rows(0), rows(1)),
+    )
+    noisy = optax.chain(optax.sgd(0.1), optax.stateless(lambda updates, _: jax.tree.map(lambda u: u * draw(), updates)))
+    for optimiser in (noisy, lambda hparams: optax.sgd(hparams * draw())):
+        with pytest.warns(UserWarning, match="optimiser .* JAX traces it"):
+            hg.OptaxSolver(optimiser, 2).init(problem, first, jnp.asarray(0.1))
+
+
 def test_a_loss_that_closes_over_arrays_and_keys_is_no_changing_one():
     first, key, table = {"first": jnp.arange(3.0), "second": jnp.ones(3)}, jax.random.key(3), jnp.arange(3.0) / 7
     closed = drawing(lambda: table + np.array([1.0, np.nan, 2.0])[[0, 2, 0]] + jax.random.normal(key, 3))

@@ -127,15 +127,17 @@ def test_line_searches_of_optax_train_under_implicit_estimators():
     laws.closed_form(hg.Implicit(hg.OptaxSolver(optax.lbfgs(), 40), hg.CG(10, rtol=1e-14)), case)
 
 
-@pytest.mark.parametrize("name", ["polyak", "plateau", "momo"])
+@pytest.mark.parametrize("name", ["polyak", "plateau", "momo", "sophia"])
 def test_optimisers_that_ask_for_the_loss_get_it(name):
-    case, inner = problems.ridge(), hg.OptaxSolver(SMOOTH[name], 3)
-    optimiser, w = optax.with_extra_args_support(SMOOTH[name]), case.params
+    asking = (SMOOTH | {"sophia": optax.contrib.sophia(0.1, update_interval=2)})[name]
+    case, inner = problems.ridge(), hg.OptaxSolver(asking, 3)
+    optimiser, w = optax.with_extra_args_support(asking), case.params
     state = optimiser.init(w)
     for _ in range(3):
         loss = lambda w: case.problem.inner_loss(w, case.hparams, case.problem.train, laws.KEY)
         value, gradient = jax.value_and_grad(loss)(w)
-        updates, state = optimiser.update(gradient, state, w, value=value)
+        more = {"obj_fn": loss} if name == "sophia" else {}
+        updates, state = optimiser.update(gradient, state, w, value=value, **more)
         w = optax.apply_updates(w, updates)
     found = hg.evaluate(inner, case.problem, case.params, case.hparams, laws.KEY).params
     assert jnp.allclose(found, w, rtol=1e-12)
