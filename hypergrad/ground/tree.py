@@ -14,6 +14,7 @@ from ensembles.ground.axes import refuse_no_numbers
 from ensembles.ground.leaves import named_leaves as named_leaves
 from ensembles.ground.rule import shown
 
+from .packing import gathered
 from .portable import loaded, portable
 
 
@@ -184,10 +185,10 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 def all_finite(tree: PyTree) -> Array:
     """Returns whether every entry of every floating leaf is finite."""
-    leaves = jax.tree.leaves(differentiable(tree))
+    leaves = gathered(differentiable(tree))
     if not leaves:
         return jnp.bool_(True)
-    bad = jnp.stack([~jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).astype(jnp.float32)
+    bad = jnp.stack([~jnp.all(jnp.isfinite(leaf)) for (leaf,) in leaves]).astype(jnp.float32)
     # A product, which XLA computes once. A reduction it repeats in each use of its result, of which there is one for
     # every leaf that depends on the answer: programs would grow by the square of their number.
     return jnp.dot(bad, bad) == 0
@@ -205,7 +206,7 @@ def vdot(a: PyTree, b: PyTree) -> Array:
     # All axes but the last first, apart from the last: the CPU backend vectorises that, and not a sum over everything.
     columns = lambda x, y: jnp.sum(jnp.conj(x) * y, axis=range(x.ndim - 1))
     total = lambda x, y: jnp.sum(jax.lax.optimization_barrier(columns(x, y)))
-    return optax.tree.sum(jax.tree.map(total, a, b))
+    return optax.tree.sum([total(x, y) for x, y in gathered(a, b)])
 
 
 def pairing(cotangent: PyTree, tangent: PyTree) -> Array:
@@ -215,7 +216,7 @@ def pairing(cotangent: PyTree, tangent: PyTree) -> Array:
     """
     cotangent, tangent = in_single((cotangent, tangent))
     total = lambda g, z: jnp.real(jnp.sum(g * z))
-    return optax.tree.sum(jax.tree.map(total, cotangent, tangent))
+    return optax.tree.sum([total(g, z) for g, z in gathered(cotangent, tangent)])
 
 
 def describe(tree: PyTree) -> str:

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from .packing import gathered
 from .tree import cast_like, in_single, vdot
 
 
 def norm(tree: PyTree) -> Array:
     """Returns the Euclidean norm over all leaves, also where squares are too small or too large for their type."""
-    _, size, power = _measured(tree)
+    _, size, power = _measured(gathered(in_single(tree)))
     return shifted(size, power)
 
 
@@ -32,7 +33,7 @@ def _measured(tree: PyTree) -> tuple[PyTree, Array, Array]:
 def exponent(tree: PyTree) -> Array:
     """Returns k with the largest part of a number in [2^(k-1), 2^k); 0 where all are zero, or one is not finite."""
     parts = jax.tree.map(lambda leaf: (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else leaf, tree)
-    largest = optax.tree.max(jax.tree.map(lambda leaf: jnp.max(jnp.abs(leaf), initial=0), parts))
+    largest = optax.tree.max([jnp.max(jnp.abs(leaf), initial=0) for (leaf,) in gathered(parts)])
     power = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
     # A product, which XLA computes once, see `all_finite`: else all leaves are searched anew for each that is shifted.
     return jnp.dot(

@@ -63,17 +63,19 @@ def squares(cotangent: InnerState) -> Array:
     Each is over consecutive rows of the arrays, as many for each device as a device holds where they are spread by
     rows. So no part needs another device, and all steps together need one sum over devices.
     """
-    devices = jax.device_count()
+    devices, judged = jax.device_count(), (cotangent.partitioned, cotangent.average)
+    if devices == 1:
+        return jnp.real(vdot(judged, judged))[None]
 
     def parts(leaf: Array) -> Array:
-        if devices == 1 or leaf.ndim == 0 or leaf.shape[0] % devices:
+        if leaf.ndim == 0 or leaf.shape[0] % devices:
             whole = jnp.real(vdot(leaf, leaf))
-            return whole[None] if devices == 1 else jnp.zeros(devices, whole.dtype).at[0].set(whole)
+            return jnp.zeros(devices, whole.dtype).at[0].set(whole)
         leaf = in_single(leaf)
         rows = jnp.real(leaf * jnp.conj(leaf)).reshape(devices, -1, leaf.shape[-1] if leaf.ndim > 1 else 1)
         return jnp.sum(jax.lax.optimization_barrier(jnp.sum(rows, axis=1)), axis=1)  # vectorised, see `vdot`
 
-    return jax.tree.reduce(jnp.add, jax.tree.map(parts, (cotangent.partitioned, cotangent.average)))
+    return jax.tree.reduce(jnp.add, jax.tree.map(parts, judged))
 
 
 def start_adjoint(training: Training, end: InnerState) -> tuple[Array, Adjoint]:

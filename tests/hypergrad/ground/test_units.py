@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hypergrad.ground.packing import SMALL
 from hypergrad.ground.units import norm, unit
 
 
@@ -29,7 +30,16 @@ def test_what_is_not_finite_has_no_norm():
     assert jnp.isnan(norm(jnp.array([1.0, jnp.nan]))) and jnp.isinf(norm(jnp.array([1.0, -jnp.inf])))
 
 
+def lines(size, number):
+    """Returns the lines of the program of the norm of so many arrays."""
+    return jax.jit(norm).lower([jnp.ones(size)] * number).compile().as_text().count("\n")
+
+
 def test_programs_grow_with_the_number_of_arrays_and_not_with_its_square():
-    lines = lambda n: jax.jit(norm).lower([jnp.ones(3)] * n).compile().as_text().count("\n")
-    few, more, many = map(lines, (8, 16, 32))
+    few, more, many = (lines(SMALL + 1, number) for number in (8, 16, 32))
     assert many - more < 2.5 * (more - few)
+
+
+def test_small_arrays_make_no_loops_of_their_own():
+    few, many = (lines(SMALL, number) for number in (8, 32))
+    assert many - few < 3 * (32 - 8)
