@@ -50,11 +50,12 @@ class Implicit(AbstractImplicitEstimator):
     it is above 1e-2, NEGATIVE_CURVATURE where H is not positive definite, and INNER_UNCONVERGED where
     `diagnostics["outer_gap"]` = |∇Fᵀ H⁻¹ ∇L|, the change of F still to come if the inner problem were solved, is above
     2 % of the norm of the hypergradient, which is the change of F that it promises for a step of unit length. The gap
-    is infinite where the linear solve is no better than v = 0.
+    is infinite where the linear solve is no better than v = 0. The status says so too where the gap jumps within
+    3 ‖∇L‖/‖∇F‖ along v, as at a kink of a plain `jnp.abs`, which no Hessian sees.
 
-    *Cost*: training and one Hessian-vector product per linear step; for the bound 5 + 6 `power_steps` products and
-    gradients, and `power_steps` linear solves to a residual of 0.1 if μ is estimated. *Memory*: that of training, and a
-    few vectors.
+    *Cost*: training, one Hessian-vector product per linear step and two derivatives along v; for the bound 5 + 6
+    `power_steps` products and gradients, and `power_steps` linear solves to a residual of 0.1 if μ is estimated.
+    *Memory*: that of training, and a few vectors.
     *Bias*: of the order of the inner error plus the residual; for a loss that keys make random, H is that of one key.
     *When not to use it*: when training stops early or L has no strict minimum. Learning rates, momentum, initial
     weights and batch order leave no trace in w*: `init` refuses such hyperparameters by name.
