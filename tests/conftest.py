@@ -61,20 +61,25 @@ def pytest_configure(config):
 
 
 QUICK = "not slow and not sweep"  # the marks of the README's command
-QUICKER = " --xla_cpu_use_fusion_emitters=false", " --xla_cpu_parallel_codegen_split_count=1"  # less to compile
+QUICKER = (  # less to compile: the last one halves the time, and programs of the sizes of tests are as quick
+    " --xla_cpu_use_fusion_emitters=false",
+    " --xla_cpu_parallel_codegen_split_count=1",
+    " --xla_backend_optimization_level=1",
+)
 
 
 def taken_by_xla(flags):
-    """Tries each in a process of its own, which XLA ends at a flag that it does not know."""
+    """Tries all in a process of its own, which XLA ends at a flag that it does not know, and then one by one."""
     command = [sys.executable, "-c", "import jax; jax.devices('cpu')"]
-    start = lambda flag: subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flag}, stderr=subprocess.DEVNULL)
-    trials = {flag: start(flag) for flag in flags}  # all at a time
-    return [flag for flag, trial in trials.items() if trial.wait() == 0]
+    trial = subprocess.run(command, env=os.environ | {"XLA_FLAGS": "".join(flags)}, stderr=subprocess.DEVNULL)
+    if trial.returncode == 0:
+        return flags
+    return [flag for one in flags for flag in taken_by_xla((one,))] if len(flags) > 1 else ()
 
 
 @pytest.fixture(autouse=True)
 def compiled(request):
-    """Slow tests of experiments and tutorials compile programs as users have them, all others quickly."""
+    """Slow tests of experiments and tutorials compile programs much as users have them, all others quickly."""
     names, folder = request.fixturenames, request.path.relative_to(Path(__file__).parent).parts[0]
     quickly = folder in ("hypergrad", "ensembles", "documents") or request.config.getoption("markexpr") == QUICK
     disabled = quickly and "optimised" not in names
@@ -87,7 +92,7 @@ def compiled(request):
 
 @pytest.fixture
 def optimised():
-    """Programs are compiled as users have them: without optimisation two loops around one step can round otherwise."""
+    """Programs are optimised, much as users have them: else two loops around one step can round otherwise."""
 
 
 def pytest_unconfigure():
