@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..common.report import Row, grouped, text_table
-from .report import judged, verdicts
+from .report import error_of, judged, verdicts
 
 NAMES = {
     "plain": "plain training",
@@ -48,7 +48,7 @@ def probabilities(runs: Sequence[Row]) -> list[Row]:
         for of_set in grouped(runs, ("set",)):
             line: Row = {"median over starts and splits": words, "set": of_set[0]["set"]}
             for group in grouped(of_set, ("method",)):
-                line[heading(group[0]["method"])] = f"{np.median([run[name] for run in group]):.3g}"
+                line[heading(group[0]["method"])] = f"{np.median([error_of(run, name) for run in group]):.3g}"
             lines.append(line)
     return lines
 
@@ -62,19 +62,22 @@ def over_one_per_layer(result: Row) -> str:
 def against_one_per_layer(runs: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Returns ratios to one decay per layer, geometric means by start and by set, and ahead, level, behind by method.
 
-    A case is a set and a start. Its ratio is that of the mean errors over the splits.
+    A case is a set and a start. Its ratio is that of the mean errors over the splits, infinite with a run that
+    diverged, and 1 where both methods have one.
     """
     mean = {
-        (group[0]["set"], group[0]["start"], group[0]["method"]): np.mean([run["test_error"] for run in group])
+        (group[0]["set"], group[0]["start"], group[0]["method"]): np.mean([error_of(run) for run in group])
         for group in grouped(runs, ("set", "start", "method"))
     }
     methods = [name for name in dict.fromkeys(run["method"] for run in runs) if name != ONE_PER_LAYER]
 
+    def gain(case: tuple[str, str], method: str) -> float:
+        ours, theirs = mean[*case, method], mean[*case, ONE_PER_LAYER]
+        return 0.0 if ours == theirs else float(np.log(ours) - np.log(theirs))
+
     def line(words: str, cases: Sequence[tuple[str, str]]) -> Row:
-        ratio = lambda method: np.mean([np.log(mean[*case, method] / mean[*case, ONE_PER_LAYER]) for case in cases])
-        return {"error over that of `online`": words} | {
-            heading(method): f"{np.exp(ratio(method)):.2f}" for method in methods
-        }
+        ratio = lambda method: np.exp(np.mean([gain(case, method) for case in cases]))
+        return {"error over that of `online`": words} | {heading(method): f"{ratio(method):.2f}" for method in methods}
 
     cases = list(dict.fromkeys((run["set"], run["start"]) for run in runs))
     sets, starts = (list(dict.fromkeys(names)) for names in zip(*cases, strict=True))

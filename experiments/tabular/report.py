@@ -46,7 +46,7 @@ def in_hindsight(fixed: Sequence[Row], starts: Sequence[str]) -> list[Row]:
     best = []
     for of_set in grouped(fixed, ("set",)):
         settings = grouped(of_set, ("decay", "rate", "b1"))
-        best += min(settings, key=lambda runs: np.mean([_error(run) for run in runs]))
+        best += min(settings, key=lambda runs: np.mean([error_of(run) for run in runs]))
     return [run | {"start": start} for run in best for start in starts]
 
 
@@ -73,7 +73,7 @@ def verdicts(runs: Sequence[Row], ours_is: str = "tune") -> list[Row]:
     Two methods differ where the mean difference over the splits is more than its standard error; with a run that
     diverged among these, the mean of the signs.
     """
-    ours = {_place(run): _error(run) for run in runs if run["method"] == ours_is}
+    ours = {_place(run): error_of(run) for run in runs if run["method"] == ours_is}
     lines: list[Row] = []
     for method in dict.fromkeys(run["method"] for run in runs):
         if method == ours_is or not ours:
@@ -81,7 +81,7 @@ def verdicts(runs: Sequence[Row], ours_is: str = "tune") -> list[Row]:
         found: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
         rivals = [run for run in runs if run["method"] == method and _place(run) in ours]
         for group in grouped(rivals, ("set", "start")):
-            theirs = np.array([_error(run) for run in group])
+            theirs = np.array([error_of(run) for run in group])
             mine = np.array([ours[_place(run)] for run in group])
             finite = np.all(np.isfinite([theirs, mine]))
             gains = theirs - mine if finite else 1.0 * (theirs > mine) - 1.0 * (theirs < mine)
@@ -115,9 +115,9 @@ def seconds_in_words(runs: Sequence[Row]) -> str:
     return "Median seconds of a run: " + ", ".join(f"{method} {value:.2g}" for method, value in medians.items()) + "."
 
 
-def _error(run: Row) -> float:
-    """Returns the test error, infinite for a run that diverged."""
-    return np.inf if run["test_error"] is None else float(run["test_error"])
+def error_of(run: Row, name: str = "test_error") -> float:
+    """Returns the test error, or another measure of that name, infinite for a run that diverged."""
+    return np.inf if run[name] is None else float(run[name])
 
 
 def _place(run: Row) -> tuple[str, str, int]:
@@ -152,7 +152,7 @@ def overview(path: Path, history: Sequence[Row], yardstick: Sequence[Row]) -> No
 
     A line is the median over sets, splits and bad starts, a band their quartiles. Nothing is drawn without a yardstick.
     """
-    means = {group[0]["set"]: float(np.mean([_error(run) for run in group])) for group in grouped(yardstick, ("set",))}
+    means = {of_set[0]["set"]: float(np.mean([*map(error_of, of_set)])) for of_set in grouped(yardstick, ("set",))}
     level = {name: value for name, value in means.items() if np.isfinite(value)}
     bad = [line for line in history if line["method"] in SHOWN and line["start"] != "good" and line["set"] in level]
     if not bad:

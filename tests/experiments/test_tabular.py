@@ -248,6 +248,22 @@ def test_ratios_to_one_decay_per_layer_are_geometric_means_over_cases():
     assert (line["ahead"], line["level"], line["behind"]) == (1, 1, 2)
 
 
+def test_a_run_that_diverged_has_a_place_on_the_page():
+    """JSON has no infinity: all measures of such a run are `None`."""
+
+    def of(method, start, value):
+        measures = dict.fromkeys(("test_error", "test_nll", "calibration_error"), value)
+        return {"set": "a", "start": start, "method": method, "seed": 0} | measures
+
+    lost, level = of("per weight", "bad", None), of("per weight", "good", 1.0)
+    ratios, (counts,) = against_one_per_layer([lost, of("online", "bad", 2.0), level, of("online", "good", 1.0)])
+    found = {line["error over that of `online`"]: line["per weight"] for line in ratios}
+    assert found == {"start bad": "inf", "start good": "1.00", "a": "inf", "all": "inf"} and counts["behind"] == 1
+    both, _ = against_one_per_layer([lost, of("online", "bad", None)])
+    assert {line["per weight"] for line in both} == {"1.00"}
+    assert {line["per weight"] for line in probabilities([lost, level])} == {"inf"}
+
+
 def test_probabilities_are_medians_over_starts_and_splits():
     run = lambda seed, value: {"set": "a", "method": "plain", "seed": seed, "test_nll": value, "calibration_error": 0.1}
     nll, calibration = probabilities([run(0, 1.0), run(1, 100.0), run(2, 2.0)])
