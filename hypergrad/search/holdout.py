@@ -51,10 +51,10 @@ def with_holdout(problem: BilevelProblem, holdout: Any, model: PyTree, hparams: 
 
 def _shape(judge: Holdout, model: PyTree, hparams: PyTree, key: Array) -> PyTree:
     """Returns the shape of the loss. Warns where it is another function each time that JAX traces it."""
-    return shape_of("holdout", _value, _value, judge, model, hparams, key)
+    return shape_of("holdout", loss_on_holdout, loss_on_holdout, judge, model, hparams, key)
 
 
-def _value(judge: Holdout, model: PyTree, hparams: PyTree, key: Array) -> Array:
+def loss_on_holdout(judge: Holdout, model: PyTree, hparams: PyTree, key: Array) -> Array:
     """Returns the loss on all rows of the holdout."""
     return as_sampler(judge.data).whole.mean(lambda data, key: judge.loss(model, hparams, data, key), key)
 
@@ -72,7 +72,7 @@ def on_holdout(
     loss, data = problem.holdout.loss, problem.holdout.data
     judge = eqx.tree_at(lambda p: (p.outer_loss, p.valid), problem, (loss, data))
     key = jax.random.fold_in(key, AFTER_TRAINING - 1)
-    value = _value(problem.holdout, estimate.partitioned.model, hparams, key)
+    value = loss_on_holdout(problem.holdout, estimate.partitioned.model, hparams, key)
     value = jnp.where(jnp.isfinite(estimate.value), value.astype(estimate.value.dtype), jnp.inf)
     stats = estimate.stats.also(Counts(evaluations=1))
     stats = eqx.tree_at(lambda s: s.diagnostics, stats, stats.diagnostics | {"holdout": value})

@@ -24,10 +24,11 @@ from ..history import History
 from ..inner import AbstractInnerSolver
 from ..pace import Pace
 from ..plan import Plan
-from ..problem import BilevelProblem
+from ..problem import BilevelProblem, outer_value, reading_all
 from ..run import follow, keep_at
 from ..search.base import SearchState
 from ..search.gradient import GradientSearch
+from ..search.holdout import loss_on_holdout
 
 CHUNK = 10  # hyper-steps per compiled call
 GROWTH = 100.0  # of the adjoint, from which a shorter horizon is taken
@@ -151,3 +152,24 @@ def winner_of(race: list[Rival], gradients: float, callback: Callable[[SearchSta
             rival.go_on(limit, callback)
         alive = sorted(alive, key=lambda rival: rival.loss)[: math.ceil(len(alive) / 2)]
     return alive[0]
+
+
+def warn_if_worse(first: Course, loss: float) -> None:
+    """Warns where a loss is above that of the model from which all starts began; `first` is a course before a step."""
+    given = float(_untrained(first.plan, first.state))
+    if loss > given:
+        warnings.warn(
+            f"the best loss, {loss:.4g}, is above that of the params given, {given:.4g}: training diverges from every "
+            "start; give a smaller learning rate",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+@eqx.filter_jit
+def _untrained(plan: Plan, first: SearchState) -> Array:
+    """Returns the loss that chooses, of the model of a state."""
+    problem, key = plan.problem, plan.key
+    if problem.holdout is not None:
+        return loss_on_holdout(problem.holdout, first.model, first.hparams, key)
+    return outer_value(reading_all(problem), first.model, first.hparams, key)

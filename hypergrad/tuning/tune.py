@@ -16,7 +16,7 @@ from ..problem import BilevelProblem, as_hparams, check_model
 from ..search.base import SearchState
 from ..search.gradient import GradientSearch, identity
 from .momentum import MEMORY, Bounded, bounds
-from .race import Track, choose, line_up, winner_of
+from .race import Track, choose, line_up, warn_if_worse, winner_of
 from .report import on_momentum, report
 from .setup import all_starts, in_losses, periods, scaled_adam, steps, units
 
@@ -126,6 +126,8 @@ def tune(
     of the first weights; use `Reverse` over the whole of training. A decay without a bound can run away, see
     docs/tabular.md: give a `projection`.
 
+    A `RuntimeWarning` says that the best loss is above that of the model given: training diverges from every start.
+
     **Raises** `TypeError` or `ValueError` naming the argument that does not fit; `FloatingPointError` where no start
     has a finite result.
     """
@@ -156,5 +158,6 @@ def tune(
     if not math.isfinite(winner.loss):
         raise FloatingPointError("no start has a finite loss: training diverges, or the loss is not defined there")
     best, spent = course.state.best, others + course.gradients
+    warn_if_worse(choice.course, winner.loss)
     words = report(choice, race, winner, spent, inner.num_steps, on_momentum(momenta, memory))
     return Tuned(best.params, best.hparams, best.value, course.state, course.history, spent, words)
