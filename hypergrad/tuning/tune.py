@@ -23,7 +23,6 @@ from .setup import all_starts, in_losses, periods, scaled_adam, steps, units
 REACH = 20  # horizons between two moves of λ: a differentiated update costs two gradients, and three updates in time
 SHARE = 0.15  # of the budget that the choice of a start may take
 LEAST = 200  # gradients of a budget
-PRICE = 1 + 2 / REACH  # gradients of an update, with what its hypergradients cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +75,7 @@ def tune(
     callback: Callable[[SearchState, History], Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Tuned:
-    """Trains a model and learns its hyperparameters meanwhile, for 1.1 times the gradients of training.
+    """Trains a model and learns its hyperparameters meanwhile, for the gradients of plain training.
 
         solver = hg.OptaxSolver(lambda h: optax.adam(jnp.exp(h["log_rate"]), eps_root=1e-12), 20_000)
         tuned = hg.tune(solver, problem, params, hparams, key=jax.random.key(0))
@@ -100,8 +99,9 @@ def tune(
     - `inner`: how the model is trained, with the number of updates of one plain training run. A field `average` that
       is set stays.
     - `hparams`: the start; logarithms and logits where a quantity is positive or a share.
-    - `budget`: gradient equivalents in all, 1.1 for each update of `inner` by default. Only the evaluations that
-      a random outer loss needs can exceed it.
+    - `budget`: gradient equivalents in all, by default one for each update of `inner`, as in plain training. Of
+      seven starts the winner makes three quarters of these updates then: a schedule over all of them comes to its end
+      with 1.3 for each. Only the evaluations that a random outer loss needs can exceed it.
     - `scale`: a number, or a pytree like `hparams`: the distance over which a hyperparameter matters; 1 suits
       logarithms, 0 holds one where it is.
     - `starts`: further starts, like `hparams`. By default one for every direction of each hyperparameter that enters
@@ -132,7 +132,7 @@ def tune(
     has a finite result.
     """
     refuse_traced("search.step in a loop", problem=problem, params=params, hparams=hparams, key=key)
-    total = max(math.ceil(PRICE * inner.num_steps), LEAST) if budget is None else budget
+    total = max(inner.num_steps, LEAST) if budget is None else budget
     hparams = as_hparams(hparams)
     partitioned = check_model(problem, params, hparams)
     unit = units(scale, hparams)
