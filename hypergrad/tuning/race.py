@@ -159,8 +159,8 @@ def warn_if_worse(first: Course, loss: float) -> None:
     given = float(_untrained(first.plan, first.state))
     if loss > given:
         warnings.warn(
-            f"the best loss, {loss:.4g}, is above that of the params given, {given:.4g}: training diverges from every "
-            "start; give a smaller learning rate",
+            f"the best loss, {loss:.4g}, is above that of the params given, {given:.4g}: no start came below "
+            "it; give a smaller learning rate where training diverges",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -126,7 +126,8 @@ def tune(
     of the first weights; use `Reverse` over the whole of training. A decay without a bound can run away, see
     docs/tabular.md: give a `projection`.
 
-    A `RuntimeWarning` says that the best loss is above that of the model given: training diverges from every start.
+    A `RuntimeWarning` says that the best loss is above that of the model given, as where training diverges from every
+    start.
 
     **Raises** `TypeError` or `ValueError` naming the argument that does not fit; `FloatingPointError` where no start
     has a finite result.

@@ -20,6 +20,6 @@ def test_training_that_is_worse_than_none_says_so(holdout):
     """The loss is finite for some updates from a rate of 9, and grows at each."""
     problem, params = noisy_quadratic()
     options = {"starts": [], "budget": 200, "scale": {"log_rate": 0.01}, "holdout": problem.valid if holdout else None}
-    with pytest.warns(RuntimeWarning, match="the best loss, .*, is above that of the params given, .*: training"):
+    with pytest.warns(RuntimeWarning, match="the best loss, .*, is above that of the params given, .*: no start"):
         tuned = tune(problem, params, {"log_rate": jnp.log(9.0)}, **options)
     assert float(tuned.value) > float(quadratic_outer(params, None, problem.valid, None))
