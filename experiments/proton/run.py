@@ -111,12 +111,17 @@ def make_estimator(config: Config, inner: hg.AbstractInnerSolver) -> hg.Abstract
     return hg.Reverse(inner, horizon=min(config.horizon, config.steps), check=None)
 
 
-def make_trainer(config: Config, measured: Measurements, seed: int) -> Trainer:
-    """Returns what makes the trials of one seed."""
-    fit = Fit(measured, config.sizes(final=False), seed, cross=True)
+def make_fit(config: Config, measured: Measurements, seed: int) -> Fit:
+    """Returns the ensemble that the trials of one seed train."""
+    return Fit(measured, config.sizes(final=False), seed, cross=True)
+
+
+def make_trainer(config: Config, fit: Fit) -> Trainer:
+    """Returns what makes the trials of a fit, of as many steps as `config` says."""
+    fit = fit.of_length(config.steps)
     ranges = Ranges(fit.box, config.least_width, fit.sizes.max_widths, config.steps)
     unseen = ("log_rate", "log_clip", "log_scale") if config.estimator == "implicit" else ()
-    return Trainer(fit, Judge(measured, fit.held_out), ranges, partial(make_estimator, config), unseen)
+    return Trainer(fit, Judge(fit.measured, fit.held_out), ranges, partial(make_estimator, config), unseen)
 
 
 def losses(trials: list[Row]) -> np.ndarray:
@@ -152,14 +157,15 @@ def final_fit(config: Config, measured: Measurements, chosen: list[Row], ranges:
 def main(config: Config) -> dict[str, Any]:
     """Runs what is missing, writes everything and returns the summary."""
     measured = load(config.data, config.partition, config.first_seed)
-    trainer = lru_cache(maxsize=1)(partial(make_trainer, config, measured))
+    fit = lru_cache(maxsize=1)(partial(make_fit, config, measured))
+    trainer = lru_cache(maxsize=1)(lambda seed: make_trainer(config, fit(seed)))
     journals = config.out / "trials"
     journals.mkdir(parents=True, exist_ok=True)
 
     def run(advance: Advance, method: Method, seed: int) -> dict[str, Any]:
         budget = config.trials * config.steps
         sized = replace(config, steps=budget) if method == "plain" else config
-        made = trainer(seed) if sized is config else make_trainer(sized, measured, seed)
+        made = trainer(seed) if sized is config else make_trainer(sized, fit(seed))
         made = replace(made, smoothing=config.smoothing if method == "population" else None)
         starts, rate = config.starts, config.hyper_rate
         searcher = searchers(made.ranges, sized.first(), starts=starts, rate=rate, seed=seed)[method]

@@ -1,6 +1,7 @@
 """All folds and replicas as one bilevel problem, compiled once for any data of one shape."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -146,6 +147,12 @@ class Fit:
         self.stop = make_misfit(measured, split.valid, pseudodata)
         self.folds = _folds(self.held_out, measured)
         self.outer = HeldOut(sizes.best)
+
+    def of_length(self, steps: int) -> "Fit":
+        """Returns the same fit, whose chi2 need not be made again, with so many training steps."""
+        other = copy.copy(self)
+        other.sizes = replace(self.sizes, steps=steps)
+        return other
 
     def _pseudodata(self, seed: int) -> np.ndarray:
         """Draws D + L z with the t0 covariance, (R, N)."""

@@ -13,7 +13,7 @@ import jax
 from hypergrad import trials
 
 from ...proton.data import load
-from ...proton.run import FULL, make_trainer
+from ...proton.run import FULL, make_fit, make_trainer
 from ...proton.run import Config as ProtonConfig
 from ...proton.trials import Trainer, searchers
 from .config import Config
@@ -27,7 +27,8 @@ def tasks(config: Config, until: float, variant: str) -> dict[str, Callable[[], 
     jax.config.update("jax_default_matmul_precision", "highest")
     started = time.time()
     full: Any = ProtonConfig(**(TINY if config.quick else FULL), first_seed=config.seed, out=config.out / "proton")
-    trainer = make_trainer(full, load(full.data, full.partition, full.first_seed), config.seed)
+    measured = load(full.data, full.partition, full.first_seed)
+    trainer = make_trainer(full, make_fit(full, measured, config.seed))
     search = searchers(trainer.ranges, full.first(), starts=1, rate=full.hyper_rate, seed=config.seed)["gradient"]
     sizes = {"replicas": full.replicas, "folds": trainer.fit.num_folds, "steps": full.steps, "precision": "highest"}
     sizes["prepared_s"] = round(time.time() - started, 1)
