@@ -24,14 +24,17 @@ def as_users_run_it():
         yield
 
 
-def run_blocks(page: str, names: dict, language="python", rtol=0.1, ignored="", fewer=("", "")) -> dict:
+def run_blocks(page: str, names: dict, language="python", rtol=0.1, ignored="", fewer=()) -> dict:
     """Runs the code blocks of a page of the checkout as one program; returns the names, with those it defines.
 
     A block that begins with `%%writefile` is written to that file, as a notebook does. What a block prints is compared
     with the block of `text` that follows it, numbers with a tolerance, because versions and machines round differently,
-    and without what is `ignored`. `fewer` is a number of repetitions in the code, with a smaller one.
+    and without what is `ignored`. `fewer` are numbers of repetitions in the code, each with a smaller one.
     """
-    text = (ROOT / page).read_text().replace(*fewer)
+    text = (ROOT / page).read_text()
+    for number, smaller in fewer:
+        assert text.count(number) == 1, number
+        text = text.replace(number, smaller)
     blocks = re.findall(rf"```{language}\n(.*?)```(?:\n+```text\n(.*?)```)?", text, re.S)
     assert blocks, page
     for block, shown in blocks:

@@ -25,7 +25,7 @@ MODULES = {f"hypergrad.{name}": getattr(hg, name) for name in ("curvature", "lin
 LOOSE = {"diagnose.md": 100.0, "schedules.md": 2.0}
 # On a nearly singular system rounding decides whether a direction of negative curvature is met.
 IGNORED = {"diagnose.md": "|NEGATIVE_CURVATURE"}
-FEWER = {"trials.md": ("for seed in range(3)", "for seed in range(1)")}  # seeds of TPE, 300 trials each
+FEWER = {"trials.md": [("in range(3)", "in range(1)"), ("=spent)", "=spent // 5)")]}  # seeds of TPE, gradients
 
 
 def public(module):
@@ -134,7 +134,7 @@ def run_and_draw(page, tmp_path, monkeypatch):
     """A tutorial runs as users run it, in float32 and with the usual promotion of types, and draws its images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # of a notebook its folder
-    options = {"rtol": LOOSE.get(page, 0.1), "ignored": IGNORED.get(page, ""), "fewer": FEWER.get(page, ("", ""))}
+    options = {"rtol": LOOSE.get(page, 0.1), "ignored": IGNORED.get(page, ""), "fewer": FEWER.get(page, ())}
     with as_users_run_it():
         run_blocks(f"docs/tutorials/{page}", {}, **options)
     text = (DOCS / "tutorials" / page).read_text()

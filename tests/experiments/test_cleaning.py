@@ -40,7 +40,8 @@ def small_images(monkeypatch):
     monkeypatch.setattr(hypercleaning, "image_sets", lambda name, folder: images)
 
 
-CLEANING = {"noises": (0.5,), "seeds": 1, "num_train": 200, "num_valid": 400, "batch": 50, "inner_lr": 0.05}
+CLEANING = {"noises": (0.5,), "seeds": 1, "num_train": 200, "num_valid": 400, "batch": 50, "outer_batch": 100}
+CLEANING |= {"inner_lr": 0.05}
 
 
 @pytest.mark.slow

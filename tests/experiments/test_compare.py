@@ -100,12 +100,12 @@ def test_a_finished_run_is_not_repeated_and_another_one_refused(tmp_path, method
 
 @pytest.mark.slow
 def test_runs_side_by_side_are_runs_one_by_one(tmp_path):
-    options = ["--methods", "random", "random_scalar", "--seeds=2", "--budget=60", "--trial-steps=20", "--hidden=8"]
-    command, found = [sys.executable, "-m", "experiments.compare", *options, "--num-train=200"], {}
-    for jobs in "12":
-        subprocess.run([*command, "--jobs", jobs, "--out", tmp_path / jobs], cwd=ROOT, check=True)
-        found[jobs] = json.loads((tmp_path / jobs / "summary.json").read_text())["runs"]
-    for one, other in zip(found["1"], found["2"], strict=True):
+    methods = ("random", "random_scalar")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | {"jobs": 2}).items()]
+    command = [sys.executable, "-m", "experiments.compare", "--methods", *methods, *options]
+    subprocess.run([*command, "--out", tmp_path / "2"], cwd=ROOT, check=True)
+    found = main(Config(out=tmp_path / "1", methods=methods, **SMALL))["runs"]
+    for one, other in zip(found, json.loads((tmp_path / "2" / "summary.json").read_text())["runs"], strict=True):
         assert (one["method"], one["seed"], one["gradients"]) == (other["method"], other["seed"], other["gradients"])
         assert one["best_value"] == pytest.approx(other["best_value"], rel=1e-5)
 
