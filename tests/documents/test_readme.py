@@ -9,15 +9,15 @@ import hypergrad as hg
 
 from tests.helpers import ROOT, as_users_run_it, run_blocks
 
-FEWER = {"README.md": [("budget=5000", "budget=2000")], "docs/guide.md": []}  # the second continues the first
+PAGES = ("README.md", "docs/guide.md")  # the second continues the first
 
 
 @pytest.mark.slow
 def test_the_python_examples_run(capsys):
     names: dict = {}
     with as_users_run_it():
-        for page, fewer in FEWER.items():
-            run_blocks(page, names, fewer=fewer)
+        for page in PAGES:
+            run_blocks(page, names)
     for name in [name for name in names if name.startswith("test_")]:
         names[name]()
     first, last = map(float, re.search(r"loss (\S+) -> (\S+),", capsys.readouterr().out).groups())
