@@ -7,6 +7,7 @@ from jaxtyping import Array, PyTree
 
 from ..data.checks import check_data
 from ..ground.checks import checked, function, instance
+from ..ground.outside import read_outside
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
 LOSS = "(model, hparams, data, key) -> scalar"
@@ -55,12 +56,19 @@ class BilevelProblem(eqx.Module):
     valid: PyTree
     holdout: Holdout | None  # of a run that has one
     trainable: PyTree
+    outside: tuple[int, ...] = eqx.field(static=True, repr=False)  # with other numbers there go other programs
 
     @checked(function("inner_loss", LOSS), function("outer_loss", LOSS))
     def __init__(self, inner_loss: Loss, outer_loss: Loss, train: PyTree, valid: PyTree, *, trainable: PyTree = True):
         self.inner_loss, self.outer_loss, self.holdout = inner_loss, outer_loss, None
         self.train, self.valid = check_data(train, "train"), check_data(valid, "valid")
         self.trainable = trainable
+        self.outside = outside(inner_loss, outer_loss)
+
+
+def outside(*losses: Loss) -> tuple[int, ...]:
+    """Returns which functions the losses are, and a checksum of what they read from outside themselves."""
+    return *(0 if isinstance(loss, eqx.Module) else id(loss) for loss in losses), read_outside(*losses)
 
 
 PROBLEM = instance("problem", BilevelProblem, "a BilevelProblem")

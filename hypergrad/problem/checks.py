@@ -1,5 +1,6 @@
 """Checks of a problem with a model and hyperparameters, by abstract evaluation, before anything is compiled."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
 from ..ground.shapes import remembered
 from ..ground.surprises import shape_of, warn_of_numbers, warn_of_ties
 from ..ground.tree import PartitionedModel, describe, form, join, named_leaves, refuse_foreign, split, strong_arrays
-from .base import BilevelProblem
+from .base import BilevelProblem, outside
 from .objectives import inner_objective, outer_objective, outer_value, traced_outer_value
 
 
@@ -94,6 +95,7 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
         if not isinstance(leaf, jax.core.Tracer) and num_not_finite(leaf):
             raise ValueError(f"{path} holds values that are NaN or infinite")
     warn_of_numbers(params, "params")
+    warn_if_changed(problem)
     has_state = remembered(check_losses, problem, whole, hparams)
     try:
         partitioned = PartitionedModel(whole, problem.trainable, has_state)
@@ -103,6 +105,18 @@ def check_model(problem: BilevelProblem, params: PyTree, hparams: PyTree) -> Par
         raise ValueError(f"trainable leaves no floating-point array to train: {describe(params)}")
     warn_of_ties(params, partitioned.arrays, "params")
     return partitioned
+
+
+def warn_if_changed(problem: BilevelProblem) -> None:
+    """Warns where the losses read other numbers from outside than when the problem was made."""
+    now, before = outside(problem.inner_loss, problem.outer_loss), problem.outside
+    if now[:-1] == before[:-1] and now != before:
+        warnings.warn(
+            "problem has losses that read a number or array from outside which has changed since problem was made: "
+            "compiled steps may hold the old one; make the problem anew, or hand over in the data what changes",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> bool:
@@ -148,7 +162,8 @@ def _check_state(model: PyTree, state: PyTree) -> None:
     """Raises `TypeError` where the state that the inner loss returns is not of the form of the one it was given."""
     if not (isinstance(model, tuple) and len(model) == 2):
         raise TypeError(
-            f"inner_loss returned a pair, so params must be a pair (model, state of its layers), got {describe(model)}"
+            f"inner_loss returned a pair, so params must be a pair (model, state of its layers), got {describe(model)} "
+            "(an accuracy or the like is not returned)"
         )
     shapes = lambda part: eqx.filter(part, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     before, after = (shapes(eqx.filter_eval_shape(lambda part: part, part)) for part in (model[1], state))

@@ -1,0 +1,110 @@
+"""What losses read from outside themselves, which compiled programs hold."""
+
+import functools
+import types
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import hypergrad as hg
+from hypergrad.ground.outside import read_outside
+
+KEY = jax.random.key(0)
+ROWS = np.ones((4, 2)), np.arange(4.0)
+SCALE = 1.0
+HELD = np.ones(2)
+OPTIONS = types.SimpleNamespace(scale=1.0)
+TABLE = jnp.ones(2)
+
+
+def mse(w, h, data, key):
+    return jnp.mean((data[0] @ w - data[1]) ** 2)
+
+
+def helper(w):
+    return SCALE * jnp.sum(w**2)
+
+
+def penalised(penalty):
+    return lambda w, h, data, key: mse(w, h, data, key) + jnp.exp(h) * penalty(w)
+
+
+def set_global(monkeypatch, name, value):
+    monkeypatch.setitem(globals(), name, value)
+
+
+CHANGES = {
+    "a global of a helper": (helper, lambda patch: set_global(patch, "SCALE", 3.0)),
+    "a global inside": (lambda w: sum(SCALE * w[i] ** 2 for i in range(2)), lambda p: set_global(p, "SCALE", 3.0)),
+    "an array": (lambda w: jnp.sum(HELD * w**2), lambda patch: HELD.fill(3.0)),
+    "another array of JAX": (lambda w: jnp.sum(TABLE * w**2), lambda p: set_global(p, "TABLE", 3 * jnp.ones(2))),
+    "a field": (lambda w: OPTIONS.scale * jnp.sum(w**2), lambda patch: patch.setattr(OPTIONS, "scale", 3.0)),
+    "compiled": (jax.jit(lambda w: OPTIONS.scale * jnp.sum(w**2)), lambda p: p.setattr(OPTIONS, "scale", 3.0)),
+    "bound": (functools.partial(lambda options, w: options.scale * jnp.sum(w**2), OPTIONS), None),
+}
+CHANGES["bound"] = CHANGES["bound"][0], CHANGES["a field"][1]
+
+
+@pytest.fixture(autouse=True)
+def held():
+    HELD.fill(1.0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CHANGES if kind != "compiled"])
+def test_a_problem_made_after_a_change_is_another_one(monkeypatch, kind):
+    """As where a cell of a notebook is run again, and those that define its losses are not."""
+    penalty, change = CHANGES[kind]
+    loss, w, h = penalised(penalty), jnp.array([0.3, -0.2]), jnp.asarray(-1.0)
+    estimator = hg.Reverse(hg.OptaxSolver(optax.sgd(0.05), 2))
+    answer = lambda loss: hg.value_and_hypergrad(hg.BilevelProblem(loss, mse, ROWS, ROWS), estimator)(h, w, KEY)
+    before = answer(loss)
+    change(monkeypatch)
+    expected = answer(penalised(lambda w: 3 * jnp.sum(w**2)))
+    np.testing.assert_allclose(answer(loss), expected, rtol=1e-12)
+    assert abs(before[1] - expected[1]) > 0.01
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_since_the_problem_was_made_is_named(monkeypatch, kind):
+    penalty, change = CHANGES[kind]
+    problem = hg.BilevelProblem(penalised(penalty), mse, ROWS, ROWS)
+    inner = hg.OptaxSolver(optax.sgd(0.05), 2)
+    inner.init(problem, jnp.zeros(2), jnp.asarray(-1.0))
+    change(monkeypatch)
+    with pytest.warns(
+        UserWarning, match="problem has losses that read a number or array from outside which has changed"
+    ):
+        inner.init(problem, jnp.zeros(2), jnp.asarray(-1.0))
+
+
+def test_other_losses_in_a_problem_are_no_change():
+    problem, scale = hg.BilevelProblem(penalised(helper), mse, ROWS, ROWS), 7.0
+    other = eqx.tree_at(lambda p: p.inner_loss, problem, penalised(lambda w: scale * jnp.sum(w)))
+    hg.OptaxSolver(optax.sgd(0.05), 2).init(other, jnp.zeros(2), jnp.asarray(-1.0))
+
+
+def test_notes_of_calls_are_no_change():
+    calls, count, numbers = [], 0, {"calls": 0}
+
+    def noted(w):
+        nonlocal count
+        numbers["calls"] += 1
+        calls.append(count)
+        count += 1
+        return jnp.sum(w**2)
+
+    before = read_outside(noted)
+    noted(jnp.ones(2))
+    assert read_outside(noted) == before and calls == [0]
+
+
+def test_what_is_equal_is_no_change():
+    make = lambda value: lambda w: jnp.sum(value * w)
+    assert read_outside(make(np.ones(3))) == read_outside(make(np.ones(3))) != read_outside(make(np.zeros(3)))
+    assert read_outside(max, jnp.sum, eval("lambda w: w + missing"), KEY) == read_outside(
+        max, jnp.sum, eval("lambda w: w + missing"), KEY
+    )
