@@ -16,7 +16,7 @@ from ...ground.derivatives import jvp, linearize
 from ...ground.shapes import remembered
 from ...ground.tree import PartitionedModel, all_finite
 from ...ground.units import norm
-from ...inner.stops import warn_of_stopped_loss
+from ...inner.stops import warn_of_stopped_loss, warn_of_stopped_outer
 from ...problem import (
     BilevelProblem,
     at_step,
@@ -105,6 +105,7 @@ def start(
     partitioned, hparams = check(problem, params, hparams)
     remembered(_refuse, problem, partitioned, hparams)
     warn_of_stopped_loss(problem, partitioned, hparams)
+    warn_of_stopped_outer(problem, partitioned, hparams)
     second = auxiliary(partitioned.arrays)
     states = optimisers.weights.init(partitioned.arrays), optimisers.auxiliary.init(second)
     opt_state = optimisers.hparams.init(hparams)

@@ -89,6 +89,30 @@ def test_training_whose_derivative_is_cut_is_named(name):
     MAKE[name](SGD).init(problem(ridge), *ARGUMENTS)
 
 
+STOPPED_OUTER = {
+    "by weights": lambda w, h, data, key: jnp.sum(w * stop(w)) + jnp.sum(h),
+    "by hyperparameters": lambda w, h, data, key: distance(w, h, data, key) + jnp.sum(h**2 * stop(h)),
+}
+
+
+@pytest.mark.parametrize("kind", STOPPED_OUTER)
+@pytest.mark.parametrize("name", MAKE)
+def test_an_outer_loss_whose_derivative_is_cut_is_named(name, kind):
+    stopped = hg.BilevelProblem(ridge, STOPPED_OUTER[kind], CASE.problem.train, CASE.problem.valid)
+    with pytest.warns(UserWarning, match="outer_loss holds a stop_gradient that cuts its derivative"):
+        MAKE[name](SGD).init(stopped, *ARGUMENTS)
+
+
+def test_training_whose_derivative_by_hyperparameters_is_cut_is_named():
+    """The penalty is straight through: it acts as one rounded, and its derivative is that of one that is not."""
+    rounded = lambda h: h + stop(jnp.round(h) - h)
+    with pytest.warns(UserWarning, match="inner_loss holds a stop_gradient that cuts"):
+        hg.Reverse(SGD).init(problem(lambda w, h, data, key: ridge(w, rounded(h), data, key)), *ARGUMENTS)
+    fast = hg.OptaxSolver(lambda h: optax.sgd(0.1 * jnp.exp(h[0] * stop(h[0]))), 3)
+    with pytest.warns(UserWarning, match="optimiser .* holds a stop_gradient that cuts"):
+        hg.Reverse(fast).init(problem(ridge), *ARGUMENTS)
+
+
 @pytest.mark.slow
 def test_inside_a_transformation_too():
     with pytest.warns(UserWarning, match="inner_loss holds a stop_gradient that cuts"):

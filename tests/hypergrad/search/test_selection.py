@@ -38,7 +38,7 @@ def constant(w, h, data, key):
 
 def scattered(w, h, data, key):
     """1 ± 0.1 with other noise for every candidate: common random numbers do not cancel it. λ drifts slowly."""
-    phase = 1e9 * jax.lax.stop_gradient(h) + 2 * jnp.pi * jax.random.uniform(key)
+    phase = 1e-3 * jnp.floor(1e12 * h) + 2 * jnp.pi * jax.random.uniform(key)
     return 1 + 0.1 * jnp.sqrt(2.0) * jnp.sin(phase) + 1e-9 * h + 0 * w
 
 
