@@ -3,7 +3,7 @@
 import dis
 import inspect
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from types import CodeType
 from typing import Any
@@ -18,7 +18,7 @@ LIBRARIES = {"builtins", "collections", "equinox", "jax", "jaxlib", "jaxopt", "l
 MOST, SMALL = 1000, 1024  # values that are looked at, and entries up to which an array of JAX is read
 
 
-def read_outside(*functions: Callable[..., Any]) -> int:
+def read_outside(*functions: Any) -> int:
     """Returns a checksum of the numbers, text and arrays that functions read from outside, helpers included.
 
     These are defaults, bound arguments, variables and globals, also in dictionaries, tuples and the fields of objects.

@@ -68,6 +68,18 @@ def test_a_problem_made_after_a_change_is_another_one(monkeypatch, kind):
     assert abs(before[1] - expected[1]) > 0.01
 
 
+def test_an_inner_solver_made_after_a_change_is_another_one(monkeypatch):
+    optimiser = lambda hparams: optax.sgd(OPTIONS.scale * jnp.exp(hparams))
+    problem = hg.BilevelProblem(mse, mse, ROWS, ROWS)
+    value = lambda: hg.evaluate(hg.OptaxSolver(optimiser, 2), problem, jnp.zeros(2), jnp.asarray(-3.0), KEY).value
+    before = value()
+    monkeypatch.setattr(OPTIONS, "scale", 3.0)
+    fast = hg.OptaxSolver(optax.sgd(3 * np.exp(-3.0)), 2)
+    expected = hg.evaluate(fast, problem, jnp.zeros(2), jnp.asarray(-3.0), KEY).value
+    np.testing.assert_allclose(value(), expected, rtol=1e-12)
+    assert abs(before - expected) > 0.01
+
+
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_change_since_the_problem_was_made_is_named(monkeypatch, kind):
     penalty, change = CHANGES[kind]
