@@ -1,4 +1,4 @@
-"""What functions of Python read from outside themselves: compiled programs hold it as it was when they were made."""
+"""A checksum of what functions of Python read from outside themselves, which compiled programs hold as it was."""
 
 import dis
 import inspect

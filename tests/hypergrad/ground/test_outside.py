@@ -1,4 +1,4 @@
-"""What losses read from outside themselves, which compiled programs hold."""
+"""Functions that read numbers from outside themselves, which compiled programs hold as they were."""
 
 import functools
 import types
@@ -56,7 +56,7 @@ def held():
 
 @pytest.mark.parametrize("kind", [kind for kind in CHANGES if kind != "compiled"])
 def test_a_problem_made_after_a_change_is_another_one(monkeypatch, kind):
-    """As where a cell of a notebook is run again, and those that define its losses are not."""
+    """A cell of a notebook is run again, and those that define its losses are not."""
     penalty, change = CHANGES[kind]
     loss, w, h = penalised(penalty), jnp.array([0.3, -0.2]), jnp.asarray(-1.0)
     estimator = hg.Reverse(hg.OptaxSolver(optax.sgd(0.05), 2))
