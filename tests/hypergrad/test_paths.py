@@ -115,13 +115,14 @@ import os, resource, signal, sys
 sys.path[:0] = {path!r}
 from tests.hypergrad import test_paths
 {limit}
-try:
-    getattr(test_paths, sys.argv[1])(sys.argv[2])
-except OSError as error:
-    print(type(error).__name__, error)
+for use in sys.argv[2:]:
+    try:
+        getattr(test_paths, use)(os.path.join(sys.argv[1], use))
+    except OSError as error:
+        print(type(error).__name__, *str(error).split())
 """
 LIMITS = {  # what the process may do no longer
-    "no permission": "os.chmod(os.path.dirname(sys.argv[2]), 0o500); os.setgid(65534); os.setuid(65534)",
+    "no permission": "os.chmod(sys.argv[1], 0o500); os.setgid(65534); os.setuid(65534)",
     "no space": "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))",
 }
 
@@ -129,21 +130,21 @@ LIMITS = {  # what the process may do no longer
 @pytest.mark.row(34)
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", LIMITS)
-@pytest.mark.parametrize("use", ["journal", "storage", "checkpoint"])
-def test_a_file_that_cannot_be_written_is_named(tmp_path, use, limit):
+def test_files_that_cannot_be_written_are_named(tmp_path, limit):
     if limit == "no permission" and os.getuid() != 0:
         pytest.skip("only root can become nobody")
-    place = tmp_path / "folder"
+    place, uses = tmp_path / "folder", ("journal", "storage", "checkpoint")
     place.mkdir()
     for parent in place.parents[:3]:
         parent.chmod(parent.stat().st_mode | stat.S_IXOTH)
     script = SCRIPT.format(path=sys.path, limit=LIMITS[limit])
     env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    found = subprocess.run(
-        [sys.executable, "-c", script, use, str(place / "a")], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert found.stdout.startswith(("PermissionError", "OSError")), found.stderr
-    assert use in found.stdout
+    command = [sys.executable, "-c", script, str(place), *uses]
+    found = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    lines = found.stdout.splitlines()
+    assert len(lines) == len(uses), found.stderr
+    for use, line in zip(uses, lines, strict=True):
+        assert line.startswith(("PermissionError", "OSError")) and use in line, found.stderr
 
 
 def test_the_home_folder_is_found(tmp_path, monkeypatch):
