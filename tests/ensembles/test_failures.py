@@ -12,27 +12,28 @@ import hypergrad as hg
 KEY, POINTS = jax.random.key(0), 12
 
 
+def loss(w, hparams, data, key):
+    return data[2] * jnp.mean((data[0] @ w - data[1]) ** 2) + jnp.exp(hparams) * jnp.sum(w**2)
+
+
+# Of the module, so that problems of one form share their compiled code.
+LOSSES = (
+    ens.replicate_loss(loss, (None, 0, 0), drop_failed=True),
+    ens.outer_loss(ens.mean_loss, lambda w, hparams, inputs: inputs @ w, drop_failed=True),
+)
+SGD = ens.replicate_optimiser(optax.sgd(0.1))
+
+
 def hundred(num=100, factor=1.0, stops=False):
     """Returns a hundred linear models, of which number 17 has a loss so steep that its training diverges."""
     keys = jax.random.split(KEY, 2)
     x, targets = jax.random.normal(keys[0], (POINTS, 2)), jax.random.normal(keys[1], (100, POINTS))
     steep = jnp.ones(100).at[17].set(factor)
     rows = np.delete(np.arange(100), 17) if num == 99 else np.arange(100)
-
-    def inner(w, hparams, data, key):
-        return data[2] * jnp.mean((data[0] @ w - data[1]) ** 2) + jnp.exp(hparams) * jnp.sum(w**2)
-
     folds = ens.make_folds(np.ones((1, POINTS), bool), np.full(POINTS, 0.1), np.eye(POINTS))
-    problem = hg.BilevelProblem(
-        ens.replicate_loss(inner, (None, 0, 0), drop_failed=True),
-        ens.outer_loss(ens.mean_loss, lambda w, hparams, inputs: inputs @ w, drop_failed=True),
-        train=(x, targets[rows], steep[rows]),
-        valid=(x, folds),
-    )
-    optimiser = ens.replicate_optimiser(optax.sgd(0.1))
-    if stops:
-        errors = lambda w: jnp.mean((w @ x.T - targets[rows]) ** 2, 1)
-        optimiser = ens.early_stopping(optimiser, errors, 5)
+    problem = hg.BilevelProblem(*LOSSES, train=(x, targets[rows], steep[rows]), valid=(x, folds))
+    errors = lambda w: jnp.mean((w @ x.T - targets[rows]) ** 2, 1)
+    optimiser = ens.early_stopping(SGD, errors, 5) if stops else SGD
     return problem, hg.Reverse(hg.OptaxSolver(optimiser, 60)), jnp.zeros((num, 2)), rows
 
 

@@ -81,17 +81,18 @@ def test_an_optimiser_that_couples_replicas_is_caught():
     assert relative_error(arrays(ens.replica(coupled, 0)), arrays(one)) > 1e-3
 
 
+QUIET = ens.replicate_loss(lambda *args: loss(*args[:3], jax.random.key(0)), data_axes=(None, 0, 0))
+slope_of_quiet = eqx.filter_jit(eqx.filter_value_and_grad(QUIET))
+
+
 @pytest.mark.row(8)
 @pytest.mark.slow
 @given(order=st.permutations(range(4)))
 def test_permuting_replicas_permutes_the_result(order):
     replicas, hparams, (x, y, mask) = setting(4)
     order = np.array(order)
-    quiet = ens.replicate_loss(lambda *args: loss(*args[:3], jax.random.key(0)), data_axes=(None, 0, 0))
     take = lambda tree: jax.tree.map(lambda a: a[order] if eqx.is_array(a) else a, tree)
-    value = lambda replicas, y, mask: eqx.filter_value_and_grad(quiet)(
-        replicas, hparams, (x, y, mask), jax.random.key(0)
-    )
+    value = lambda replicas, y, mask: slope_of_quiet(replicas, hparams, (x, y, mask), jax.random.key(0))
     total, gradient = value(replicas, y, mask)
     total_permuted, gradient_permuted = value(take(replicas), y[order], mask[order])
     np.testing.assert_allclose(total_permuted, total, rtol=1e-12)

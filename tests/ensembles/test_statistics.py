@@ -157,6 +157,11 @@ OF_MEMBERS = {
 of_members = pytest.mark.parametrize("statistic", OF_MEMBERS.values(), ids=OF_MEMBERS)
 
 
+def some_of_eight(number):
+    """Which replicas are whole: any so many, of few numbers, because each is a shape to compile for."""
+    return st.permutations([True] * number + [False] * (8 - number))
+
+
 @functools.cache
 def slope_of(statistic):
     return jax.jit(jax.grad(lambda T, D, L, keep: jnp.sum(statistic(T, D, L, keep))))
@@ -166,7 +171,7 @@ def slope_of(statistic):
     quick=["calibration", "phi2", "bias"], slow=["log_probability", "coverage", "best", "mean_chi2", "ensemble_chi2"]
 )
 @of_members
-@given(seed=st.integers(0, 2**16), keep=st.lists(st.booleans(), min_size=8, max_size=8).filter(lambda k: sum(k) > 1))
+@given(seed=st.integers(0, 2**16), keep=st.sampled_from([2, 5, 7]).flatmap(some_of_eight))
 def test_failed_replicas_count_for_nothing(statistic, seed, keep):
     T, D, _, L = case(seed, 8)
     keep = np.array(keep)
