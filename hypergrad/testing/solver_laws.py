@@ -139,9 +139,11 @@ def half_precision(make: Make, inner: hg.AbstractInnerSolver, case: Case) -> Non
     case = in_single_precision(case)
     params, hparams, old = case.params, case.hparams, case.problem
     expected = ravel_pytree(answer(make(inner), case)[1])[0]
+    # The unit is data, so that all units share their compiled code.
+    outer_loss = lambda w, h, data, key: data["unit"] * old.outer_loss(w, h, data, key).astype(jnp.float32)
     for kind, unit in itertools.product((jnp.bfloat16, jnp.float16), (1.0, 2.0**-24, 2.0**-40)):
-        outer_loss = lambda w, h, data, key, unit=unit: unit * old.outer_loss(w, h, data, key).astype(jnp.float32)
-        problem = hg.BilevelProblem(old.inner_loss, outer_loss, old.train, old.valid)
+        valid = old.valid | {"unit": jnp.float32(unit)}
+        problem = hg.BilevelProblem(old.inner_loss, outer_loss, old.train, valid)
         estimator = make(inner)
         try:
             state = estimator.init(problem, params.astype(kind), hparams)
