@@ -82,7 +82,8 @@ def logistic(seed: int, num_steps: int = 200) -> Benchmark:
         return misfit(w, data) / len(data[1])
 
     train, valid = draw(rows["train"]), draw(rows["valid"])
-    smoothness = (np.linalg.norm(train[0], 2) ** 2 / 4 + 1) / rows["train"]
+    largest = np.linalg.eigvalsh(train[0].T @ train[0])[-1]  # in a tenth of the time of the norm
+    smoothness = (largest / 4 + 1) / rows["train"]
     problem = hg.BilevelProblem(inner_loss, outer_loss, train, valid)
     zeros = jnp.zeros(features, jnp.float32)
     return Benchmark("P1", problem, zeros, zeros, float(1 / smoothness), num_steps)
