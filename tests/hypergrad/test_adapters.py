@@ -46,9 +46,9 @@ def factors(model):
     return [factor for adapter in projections(model) for factor in (adapter.down, adapter.up)]
 
 
-def adapted(width):
-    """Returns a transformer of two layers with adapters, and the filter that trains these alone."""
-    model = Transformer(LETTERS, LENGTH, width, 2, jax.random.key(0))
+def adapted(width, layers):
+    """Returns a transformer with adapters, and the filter that trains these alone."""
+    model = Transformer(LETTERS, LENGTH, width, layers, jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), len(projections(model)))
     model = eqx.tree_at(
         projections, model, [LowRank(old, key) for old, key in zip(projections(model), keys, strict=True)]
@@ -79,8 +79,8 @@ def inner_loss(model, hparams, data, key):
     return outer_loss(model, hparams, data, key) + change
 
 
-def case_of(width=8):
-    model, trainable = adapted(width)
+def case_of(width=8, layers=2):
+    model, trainable = adapted(width, layers)
     problem = hg.BilevelProblem(inner_loss, outer_loss, letters(0), letters(1), trainable=trainable)
     return Case(problem, model, [jnp.asarray(-2.0 - 0.1 * n) for n in range(len(projections(model)))])
 
@@ -107,7 +107,7 @@ def test_adapters_alone_move():
 @pytest.mark.slow
 def test_steps_keep_adapters_and_nothing_frozen():
     """Memory grows per step by the adapters and their two moments; the frozen weights are many times as large."""
-    case = case_of(WIDTH)
+    case = case_of(WIDTH, layers=1)
 
     def temporary(steps):
         estimator = hg.Reverse(INNER.with_num_steps(steps))

@@ -122,7 +122,7 @@ class Opposite(hg.AbstractEstimator):
 def test_the_fewest_knots_within_tolerance_are_found():
     case = net()
     for cubic, most in ((False, 8), (True, 4)):
-        drmad = hg.DrMAD(solver(8, 0.3, 0.8), cubic=cubic)
+        drmad = hg.DrMAD(solver(8, 0.3, 0.8), cubic=cubic, check=None)
         knots, result = hg.fewest_knots(case.problem, drmad, case.params, case.hparams, key=laws.KEY, cosine=1 - 1e-9)
         assert knots <= most and result.findings[-1].cosine >= 1 - 1e-9
         assert all(f.cosine < 1 - 1e-9 for f in result.findings[:-1])
