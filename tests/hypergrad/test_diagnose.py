@@ -67,8 +67,11 @@ def test_the_first_step_is_not_timed():
 @pytest.mark.parametrize(
     ("name", "solver", "trusted"), [("P1", hg.CG(20), True), ("P2", hg.GMRES(60), False), ("P3", hg.CG(20), True)]
 )
-def test_implicit_hypergradients_are_warned_of_only_where_they_are_wrong(name, solver, trusted):
-    """P2 is a network that is not trained to the end, P1 and P3 are convex and solved."""
+def test_implicit_hypergradients_are_warned_of_only_where_they_are_wrong(name, solver, trusted, optimised):
+    """P2 is a network that is not trained to the end, P1 and P3 are convex and solved.
+
+    Optimised, because the calculation takes longer than its compilation.
+    """
     with jax.enable_x64(False):
         case = PROBLEMS[name](0)
         inner = hg.OptaxSolver(optax.sgd(case.learning_rate, 0.9), case.num_steps)
