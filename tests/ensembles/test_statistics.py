@@ -158,7 +158,7 @@ of_members = pytest.mark.parametrize("statistic", OF_MEMBERS.values(), ids=OF_ME
 
 
 def some_of_eight(number):
-    """Which replicas are whole: any so many, of few numbers, because each is a shape to compile for."""
+    """Draws which replicas are whole: any so many, of few numbers, because each is a shape to compile for."""
     return st.permutations([True] * number + [False] * (8 - number))
 
 
