@@ -31,32 +31,38 @@ class CG(AbstractIterativeSolver):
 
     def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
-        product = damped(matvec, self.damping)
-        target = jnp.maximum(rtol, self.rtol) ** 2 * vdot(b, b)
-        v, residual, spent = first_iterate(product, b, init)
-        rr = vdot(residual, residual)
-        start = (v, residual, residual, rr, (v, rr), jnp.int32(0), jnp.bool_(False))
+        product, bb = damped(matvec, self.damping), vdot(b, b)
+        target = jnp.maximum(rtol, self.rtol) ** 2 * bb
+        v, r, spent = first_iterate(product, b, init)
 
-        def unfinished(carry: PyTree) -> Array:
-            _, _, _, rr, _, steps, negative = carry
+        def aim(v: PyTree, r: PyTree, p: PyTree, rr: Array, least: PyTree, going: Array) -> tuple[PyTree, PyTree]:
+            # The last product is that of the solution: one program for all of them, which is compiled once.
+            return optax.tree.where(going, (r, p), (b, optax.tree.where(rr <= bb, v, least)))
+
+        def going_on(rr: Array, steps: Array, negative: Array) -> Array:
             return (rr > target) & (steps < self.max_steps) & ~negative
 
         def body(carry: PyTree) -> PyTree:
-            v, r, p, rr, least, steps, _ = carry
+            v, (r, p), rr, (least, smallest), steps, negative, going, _ = carry
             product_p = product(p)
             curvature = vdot(p, product_p)
-            negative = ~(curvature > 0)  # NaN counts as not positive
+            negative |= going & ~(curvature > 0)  # NaN counts as not positive
             alpha = jnp.where(negative, 0, rr / jnp.where(negative, 1, curvature))
-            v = optax.tree.add_scale(v, alpha, p)
-            r = optax.tree.add_scale(r, -alpha, product_p)
+            v = optax.tree.where(going, optax.tree.add_scale(v, alpha, p), p)
+            r = optax.tree.add_scale(r, -jnp.where(going, alpha, 1), product_p)
             rr_new = vdot(r, r)
             p = optax.tree.add_scale(r, rr_new / rr, p)
-            least = optax.tree.where(rr_new < least[1], (v, rr_new), least)
-            return v, r, p, rr_new, least, steps + 1, negative
+            least, smallest = optax.tree.where(rr_new < smallest, (v, rr_new), (least, smallest))
+            steps += going
+            more = going & going_on(rr_new, steps, negative)
+            return v, aim(v, r, p, rr_new, least, more), rr_new, (least, smallest), steps, negative, more, ~going
 
-        v, _, _, rr, (nearest, _), steps, negative = jax.lax.while_loop(unfinished, body, start)
-        v = optax.tree.where(rr <= vdot(b, b), v, nearest)
-        return last_iterate(product, b, v, steps + spent, negative)
+        rr, steps, no = vdot(r, r), jnp.int32(0), jnp.bool_(False)
+        going = going_on(rr, steps, no)
+        start = (v, aim(v, r, r, rr, v, going), rr, (v, rr), steps, no, going, no)
+        v, _, rr, _, steps, negative, *_ = jax.lax.while_loop(lambda carry: ~carry[-1], body, start)
+        residual = jnp.sqrt(rr) / jnp.where(bb > 0, jnp.sqrt(bb), 1)
+        return LinearSolution(v, residual, steps + (spent + 1), negative)
 
 
 class NormalCG(AbstractIterativeSolver):

@@ -35,6 +35,12 @@ def solve(solver, matvec, b, init=None):
     return solver.solve(matvec, b, init)
 
 
+def test_all_products_of_cg_are_one_program():
+    """It is compiled once, that of the residual too."""
+    program = jax.make_jaxpr(lambda b: hg.CG(2).solve(lambda v: jnp.sin(1.0) * v, b))(jnp.ones(2))
+    assert str(program).count(" sin ") == 1
+
+
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 @pytest.mark.parametrize("warm", [False, True])
 @given(seed=seeds)
