@@ -14,7 +14,7 @@ from ensembles.ground.axes import refuse_no_numbers
 from ensembles.ground.leaves import named_leaves as named_leaves
 from ensembles.ground.rule import shown
 
-from .packing import gathered
+from .gathering import gathered
 from .portable import loaded, portable
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from .packing import gathered
+from .gathering import gathered
 from .tree import cast_like, in_single, vdot
 
 

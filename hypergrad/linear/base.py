@@ -17,7 +17,6 @@ from ensembles.ground.axes import refuse_no_numbers
 
 from ..ground.checks import checked, explained, field, function, instance, integer, real, shown
 from ..ground.identity import refuse_different
-from ..ground.packing import packing
 from ..ground.tree import all_finite, cast_like, in_single, named_leaves, vdot
 from ..ground.units import exponent, norm, shifted, unit
 
@@ -80,12 +79,7 @@ def _explain(solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTr
 
 
 class AbstractRealSolver(AbstractLinearSolver):
-    """A solver of this library: a method for real numbers in single or double precision, whose `solve` takes others.
-
-    `joins` says that it may see the small leaves of all vectors joined to one.
-    """
-
-    joins: ClassVar[bool] = True
+    """A solver of this library: a method for real numbers in single or double precision, whose `solve` takes others."""
 
     @abc.abstractmethod
     def _solve(self, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float) -> LinearSolution:
@@ -121,10 +115,10 @@ def _solved(
     solver: AbstractLinearSolver, matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float, sign: int
 ) -> LinearSolution:
     """Returns the solution by the solver's own method, which sees real numbers in single or double precision."""
-    method: Callable[..., LinearSolution] = functools.partial(_widened, solver.solve)
+    method: Callable[..., LinearSolution] = solver.solve
     if isinstance(solver, AbstractRealSolver) and type(solver).solve is AbstractRealSolver.solve:
-        method = functools.partial(_joined if solver.joins else _widened, solver._solve)
-    return _in_pairs(method, matvec, b, init, rtol, sign)
+        method = solver._solve
+    return _in_pairs(functools.partial(_widened, method), matvec, b, init, rtol, sign)
 
 
 def _in_pairs(
@@ -147,16 +141,6 @@ def _in_pairs(
     start = None if init is None else split(init, 1)
     solution = solve(lambda v, *draw: split(matvec(join(v), *draw), sign), split(b, sign), start, rtol)
     return _with_value(solution, join(solution.value))
-
-
-def _joined(
-    solve: Callable[..., LinearSolution], matvec: MatVec, b: PyTree, init: PyTree | None, rtol: Array | float
-) -> LinearSolution:
-    """Returns what `_widened` does, with the small leaves of all vectors joined, so that each is few operations."""
-    pack, unpack = packing(b)
-    product = lambda v, *draw: pack(matvec(unpack(v), *draw))
-    solution = _widened(solve, product, pack(b), None if init is None else pack(init), rtol)
-    return _with_value(solution, unpack(solution.value))
 
 
 def _widened(

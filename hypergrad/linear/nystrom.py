@@ -1,7 +1,6 @@
 """A low-rank approximation of the Hessian, inverted in closed form."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +35,6 @@ class Nystrom(AbstractRealSolver):
         >>> hg.Nystrom(2, damping=1e-3).solve(lambda v: 2 * v, jnp.array([1.0, 2.0])).value.round(2)
         Array([0.5, 1. ], dtype=float32)
     """
-
-    joins: ClassVar[bool] = False  # its columns are chosen by their numbers
 
     rank: int = field(integer("rank", least=1), 20)
     _: dataclasses.KW_ONLY
