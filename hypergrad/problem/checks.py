@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ..data.sampler import as_sampler
 from ..ground.arrays import taken_over
@@ -20,8 +21,8 @@ from ..ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
 from ..ground.shapes import remembered
 from ..ground.surprises import shape_of, warn_of_numbers, warn_of_ties
 from ..ground.tree import PartitionedModel, describe, form, join, named_leaves, refuse_foreign, split, strong_arrays
-from .base import BilevelProblem, outside
-from .objectives import inner_objective, outer_objective, outer_value, traced_outer_value
+from .base import BilevelProblem, Loss, outside
+from .objectives import inner_objective, outer_objective, traced_loss, traced_outer_value
 
 
 def explain_derivatives(problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree) -> None:
@@ -122,15 +123,18 @@ def warn_if_changed(problem: BilevelProblem) -> None:
 def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> bool:
     """Returns whether the inner loss returns the state of layers too. **Raises** as `check_model`."""
     has_state, key = False, jax.random.key(0)
-    read = lambda data, key: _arrays_of_state(problem.inner_loss(model, hparams, data, key))
-    anew = eqx.filter_jit(lambda *args: outer_value(*args))
-    mean = as_sampler(problem.train).mean
-    for name, data, *call in (
-        ("inner_loss", problem.train, mean, mean, read, key),
-        ("outer_loss", problem.valid, traced_outer_value, anew, problem, model, hparams, key),
+    for name, loss, data in (
+        ("inner_loss", problem.inner_loss, problem.train),
+        ("outer_loss", problem.outer_loss, problem.valid),
     ):
+
+        def mean(call: Callable[..., PyTree], key: Array, loss: Loss = loss, data: PyTree = data) -> PyTree:
+            read = lambda data, key: _arrays_of_state(call(loss, problem.outside, model, hparams, data, key))
+            return as_sampler(data).mean(read, key)
+
+        anew = eqx.filter_jit(lambda loss, outside, *args: loss(*args))
         try:
-            value = shape_of(name, *call)
+            value = shape_of(name, partial(mean, traced_loss), partial(mean, anew), key)
         except Exception as error:
             shapes = _shapes(model, hparams, data)
             raise ValueError(

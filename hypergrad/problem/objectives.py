@@ -8,9 +8,20 @@ from jaxtyping import Array, PyTree
 
 from ..data.sampler import as_sampler
 from ..ground.tree import PartitionedModel, join, split
-from .base import BilevelProblem
+from .base import BilevelProblem, Loss
 
 Objective = Callable[[PyTree, PyTree], Array]  # (arrays, hparams) -> scalar
+
+
+@eqx.filter_jit
+def traced_loss(
+    loss: Loss, outside: tuple[int, ...], model: PyTree, hparams: PyTree, data: PyTree, key: Array
+) -> PyTree:
+    """Returns what a loss does; its Python code runs once for arguments of one form, whatever is derived from it.
+
+    `outside` is that of its problem: where a loss reads other numbers from outside, its code runs again.
+    """
+    return loss(model, hparams, data, key)
 
 
 def inner_objective(problem: BilevelProblem, partitioned: PartitionedModel, key: Array) -> Objective:
@@ -28,7 +39,7 @@ def inner_objective_and_state(
         model = partitioned.with_arrays(arrays).model
 
         def reading(data: PyTree, key: Array) -> tuple[Array, PyTree]:
-            found = problem.inner_loss(model, hparams, data, key)
+            found = traced_loss(problem.inner_loss, problem.outside, model, hparams, data, key)
             if partitioned.layer_state is None:
                 return found, None
             return found[0], partitioned.layer_state_of(found[1])
@@ -45,7 +56,9 @@ def outer_objective(problem: BilevelProblem, partitioned: PartitionedModel, key:
 
 def outer_value(problem: BilevelProblem, model: PyTree, hparams: PyTree, key: Array) -> Array:
     """Returns the outer loss on the rows that a criterion reads: all of `valid`, or some where it is `Batches`."""
-    return as_sampler(problem.valid).mean(lambda data, key: problem.outer_loss(model, hparams, data, key), key)
+    return as_sampler(problem.valid).mean(
+        lambda data, key: traced_loss(problem.outer_loss, problem.outside, model, hparams, data, key), key
+    )
 
 
 traced_outer_value = eqx.filter_jit(outer_value)  # never run: problems of one form are traced once

@@ -161,7 +161,7 @@ def implicit_hypergradient(
     """
     value, by_model, by_hparams = training.outer_value_and_grads(end)
     by_weights = by_model.arrays
-    inner, arrays = once(inner_objective(training.problem, end.judged, training.keys.inner)), end.judged.arrays
+    inner, arrays = inner_objective(training.problem, end.judged, training.keys.inner), end.judged.arrays
     gradient = once(jax.grad(inner))
     size = norm(gradient(arrays, training.hparams))
     solution = system.solve(training, end, by_weights, init, rtol)
