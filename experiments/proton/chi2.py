@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 from scipy.linalg import solve_triangular
+from threadpoolctl import threadpool_limits
 
 from .data import Measurements, ProtonTables
 from .model import AbstractTheory
@@ -69,7 +70,8 @@ def make_misfit(measured: Measurements, masks: np.ndarray, data: np.ndarray) -> 
         raise ValueError("covariance_t0 couples points that are linear in the PDFs to points that are not")
     reduce = lambda D, mask: _reduce(measured.tables.map, D, C, mask & ~is_rest)
     whiten = lambda mask: _white(C[np.ix_(is_rest, is_rest)], mask[is_rest])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hundreds of selections; LAPACK lets other threads run
+    # Hundreds of selections; LAPACK lets other threads run, and threads of its own would wait for each other in turns.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         rows, targets, offsets = zip(*pool.map(reduce, own, masks), strict=True)
         whites = list(pool.map(whiten, masks))
     join = lambda parts: jnp.asarray(np.concatenate(parts), float_type)
