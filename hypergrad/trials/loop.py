@@ -107,7 +107,7 @@ def _fitting(space: Space, trial: Trial, result: Result) -> Result:
 
 
 def _with_reports(result: Result, values: list[list[float]]) -> Result:
-    """Returns the result with what was reported, pruned at the last value where Optuna.s own signal ended it."""
+    """Returns the result with what was reported, pruned at the last value where Optuna's own signal ended it."""
     if any(f"{kind.__module__}.{kind.__name__}" == PRUNED for kind in type(result.exception).__mro__):
         last = values[-1][1] if values else result.value
         result = revised(result, value=last, pruned=True, error=None, exception=None)
