@@ -2,9 +2,11 @@
 
 import dis
 import inspect
+import sys
+import sysconfig
 import zlib
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
 
@@ -14,18 +16,25 @@ import numpy as np
 from .identity import to_bytes, to_numpy
 
 NUMBERS = (bool, int, float, complex, str, bytes, type(None), np.generic)
-LIBRARIES = {"builtins", "collections", "equinox", "jax", "jaxlib", "jaxopt", "logging", "numpy", "optax"}
+INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 MOST, SMALL = 1000, 1024  # values that are looked at, and entries up to which an array of JAX is read
 
 
 def read_outside(*functions: Any) -> int:
     """Returns a checksum of the numbers, text and arrays that functions read from outside, helpers included.
 
-    These are defaults, bound arguments, variables and globals, also in dictionaries, tuples and the fields of objects.
-    Lists, and what a function changes itself, are taken for notes of its calls.
+    These are defaults, bound arguments, variables and globals, also in dictionaries and tuples, and the fields of
+    objects that any of the functions names. Lists, and what a function changes itself, are taken for notes of its
+    calls. Of installed packages only the functions are followed that they were given.
     """
+    names: set[str] = set()
+    while True:
+        found, met = _walk(list(functions), names)
+        if met <= names:
+            break
+        names |= met
     total = 0
-    for _, value in zip(range(MOST), _values(list(functions)), strict=False):
+    for value in found:
         total = zlib.crc32(_content(value), total)
     return total
 
@@ -38,15 +47,22 @@ def _content(value: Any) -> Any:
     return to_bytes(to_numpy(value))
 
 
-def _values(left: list[Any]) -> Iterator[Any]:
-    """Yields the numbers and arrays that can be reached."""
+def _walk(left: list[Any], names: set[str]) -> tuple[list[Any], set[str]]:
+    """Returns the numbers and arrays that can be reached over fields of these names, and the names in all code met."""
+    found: list[Any] = []
+    met: set[str] = set()
     seen: set[int] = set()
     for value in left:  # which grows meanwhile
+        if len(found) == MOST:
+            break
         if isinstance(value, NUMBERS) or _is_array(value):
-            yield value
+            found.append(value)
         elif id(value) not in seen:
             seen.add(id(value))
-            left += _parts(value)
+            left += _parts(value, names)
+            if inspect.isfunction(value) and not _is_installed(value.__module__):
+                met |= _named(value.__code__)
+    return found, met
 
 
 def _is_array(value: Any) -> bool:
@@ -55,7 +71,7 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
 
 
-def _parts(value: Any) -> list[Any]:
+def _parts(value: Any, names: set[str]) -> list[Any]:
     """Returns what a container, function or object holds."""
     if isinstance(value, tuple):
         return list(value)
@@ -66,16 +82,34 @@ def _parts(value: Any) -> list[Any]:
     if inspect.ismethod(value):
         return [value.__func__, value.__self__]
     if inspect.isfunction(value):
-        return [] if _is_of_library(value) else _read(value)
+        return _read(value)
     if inspect.ismodule(value) or inspect.isclass(value):
         return []
     if callable(inside := getattr(value, "__wrapped__", None)):  # compiled by its user
         return [inside]
-    return [] if _is_of_library(type(value)) else list(getattr(value, "__dict__", {}).values())
+    return _fields(value, names)
 
 
-def _is_of_library(value: Any) -> bool:
-    return str(value.__module__).partition(".")[0] in LIBRARIES
+@lru_cache
+def _is_installed(module: str | None) -> bool:
+    """Returns whether a module is of Python itself or of an installed package."""
+    if module is None:
+        return False
+    if module.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        return True
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return path is not None and path.startswith(INSTALLED)
+
+
+def _fields(value: Any, names: set[str]) -> list[Any]:
+    """Returns the functions that an object holds, and its fields, methods and properties that are named."""
+    own = getattr(value, "__dict__", {})
+    found = [field for name, field in own.items() if name in names or inspect.isfunction(field)]
+    for name in [*sorted(names - set(own)), "__call__"]:
+        method = inspect.getattr_static(type(value), name, None)
+        method = getattr(method, "fget", None) or getattr(method, "__func__", method)
+        found += [method] if inspect.isfunction(method) else []
+    return found
 
 
 def _read(function: Any) -> list[Any]:
@@ -87,6 +121,8 @@ def _read(function: Any) -> list[Any]:
             found += [] if name in own else [cell.cell_contents]
         except ValueError:  # of a variable that has no value yet
             continue
+    if _is_installed(function.__module__):
+        return [inside for value in found for inside in _held(value) if callable(inside)]
     names = set(_names(code, "LOAD_GLOBAL")) - own
     found += [function.__globals__[name] for name in sorted(names & set(function.__globals__))]
     if any(True for _ in _names(code, "STORE_SUBSCR", "STORE_ATTR")):  # of an entry or a field of one of these
@@ -96,9 +132,24 @@ def _read(function: Any) -> list[Any]:
     return found
 
 
+def _held(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+
+
 def _names(code: CodeType, *operations: str) -> Iterator[str]:
     """Yields the names on which a function and those inside it perform some operations."""
-    yield from (step.argval for step in dis.get_instructions(code) if step.opname in operations)
+    for inside in _codes(code):
+        yield from (step.argval for step in dis.get_instructions(inside) if step.opname in operations)
+
+
+def _named(code: CodeType) -> set[str]:
+    """Returns the names that a function and those inside it read, in text too, as `getattr` takes it."""
+    texts = {text for inside in _codes(code) for text in inside.co_consts if isinstance(text, str)}
+    return texts.union(*(inside.co_names for inside in _codes(code))) - set(_names(code, "STORE_ATTR"))
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant, *operations)
+            yield from _codes(constant)

@@ -68,7 +68,7 @@ class BilevelProblem(eqx.Module):
 
 def outside(*losses: Loss) -> tuple[int, ...]:
     """Returns which functions the losses are, and a checksum of what they read from outside themselves."""
-    return *(0 if isinstance(loss, eqx.Module) else id(loss) for loss in losses), read_outside(*losses)
+    return *(0 if isinstance(loss, eqx.Module) else hash(loss) for loss in losses), read_outside(*losses)
 
 
 PROBLEM = instance("problem", BilevelProblem, "a BilevelProblem")

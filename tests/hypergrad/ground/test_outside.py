@@ -114,6 +114,45 @@ def test_notes_of_calls_are_no_change():
     assert read_outside(noted) == before and calls == [0]
 
 
+class Trainer:
+    """A user's class, of which the losses read one field."""
+
+    def __init__(self):
+        self.epoch, self.calls, self.scale = 0, 0, 1.0
+
+    def inner_loss(self, w, h, data, key):
+        self.calls += 1
+        return mse(w, h, data, key) + jnp.exp(h) * self.penalty(w)
+
+    def penalty(self, w):
+        return SCALE * self.scale * jnp.sum(w**2)
+
+    def problem(self):
+        return hg.BilevelProblem(self.inner_loss, mse, ROWS, ROWS)
+
+
+def test_fields_that_no_loss_reads_are_no_change(monkeypatch):
+    """Steps are compiled once for all problems of a trainer that counts its epochs and calls."""
+    trainer = Trainer()
+    before = trainer.problem().outside
+    trainer.epoch, trainer.calls = 1, 1
+    assert trainer.problem().outside == before
+    trainer.scale = 3.0
+    assert trainer.problem().outside != before
+    trainer.scale = 1.0
+    set_global(monkeypatch, "SCALE", 3.0)
+    assert trainer.problem().outside != before
+
+
+def test_what_installed_packages_read_is_no_change(monkeypatch):
+    """Functions of packages are many, and read constants; those that the user gave them count."""
+    assert read_outside(optax.global_norm) == read_outside(optax.sgd) == 0
+    schedule = optax.inject_hyperparams(optax.sgd)(learning_rate=lambda count: OPTIONS.scale * 0.1)
+    before = read_outside(schedule.update)
+    monkeypatch.setattr(OPTIONS, "scale", 3.0)
+    assert read_outside(schedule.update) != before
+
+
 def test_what_is_equal_is_no_change():
     make = lambda value: lambda w: jnp.sum(value * w)
     assert read_outside(make(np.ones(3))) == read_outside(make(np.ones(3))) != read_outside(make(np.zeros(3)))
