@@ -15,24 +15,30 @@ from .units import norm
 
 NAME = "stop_gradient"
 CHANGED = 1e-3  # of a derivative, from which a stop counts
-FLAT = frozenset(("reduce_max", "reduce_min", "sign", "floor", "ceil", "round"))  # results that may be stopped
+CALLBACKS = frozenset(("pure_callback", "io_callback", "debug_callback"))
+FLAT = CALLBACKS | {"reduce_max", "reduce_min", "sign", "floor", "ceil", "round"}  # results that may be stopped
 FREE, MOVED, STOPPED = range(3)  # of numbers that depend on no input, on one, on one that was stopped
 
 
 def holds_stops(closed: ClosedJaxpr) -> bool:
     """Returns whether an output depends on an input through a stop. Nothing is computed.
 
-    Stops of a maximum, as in a softmax, and those inside of a linear solve do not count: they change no derivative.
+    Stops of a maximum, as in a softmax, those before a callback, which has no derivative, and those inside of a linear
+    solve do not count: they change no derivative.
     """
     return STOPPED in _marks(closed.jaxpr, [MOVED] * len(closed.jaxpr.invars))
 
 
 def cut_by_stops(function: Callable[[PyTree], PyTree], argument: PyTree, direction: PyTree) -> bool:
-    """Returns whether a derivative along `direction` is another one without the stops."""
+    """Returns whether a derivative along `direction` is another one without the stops, and there is one without."""
     closed = jax.make_jaxpr(function)(argument)
     given, along = jax.tree.leaves(argument), jax.tree.leaves(direction)
     slope = lambda jaxpr: jax.jit(lambda *point: linearize(jaxpr_as_fun(jaxpr), *point)[1](*along))(*given)
-    cut, whole = slope(closed), slope(closed.replace(jaxpr=_without_stops(closed.jaxpr)))
+    cut = slope(closed)
+    try:
+        whole = slope(closed.replace(jaxpr=_without_stops(closed.jaxpr)))
+    except ValueError:  # of a callback that takes what another stop leaves
+        return False
     return bool(norm(optax.tree.sub(whole, cut)) > max(CHANGED, 30 * epsilon(along)) * norm(whole))
 
 

@@ -13,6 +13,7 @@ from hypergrad.testing import laws, problems
 
 stop = jax.lax.stop_gradient
 POINT, DIRECTION = jnp.array([0.3, -0.7, 1.1]), jnp.array([1.0, 2.0, -0.5])
+on_the_host = lambda w: jax.pure_callback(abs, jax.ShapeDtypeStruct((), w.dtype), w)
 MATRIX = lambda w: jnp.outer(w, w) + 3 * jnp.eye(3)
 CUT = {
     "product": lambda w: jnp.sum(w**2 * stop(w)),
@@ -32,6 +33,7 @@ HARMLESS = {
         jnp.sum(jnp.linalg.solve(MATRIX(w), w)) + jnp.sum(jax.scipy.linalg.solve(MATRIX(w), w, assume_a="pos"))
     ),
     "labels": lambda w: -jax.nn.log_softmax(w)[stop(jnp.argmax(w))],
+    "a callback": lambda w: jnp.sum(w**4) * on_the_host(stop(w[0])),
     "a part": lambda w: w[0] ** 4 + stop(jnp.max(w)) * w[1] ** 2,
 }
 
@@ -50,6 +52,11 @@ def test_others_are_passed_over(name):
 
 def test_a_stop_that_changes_nothing_is_measured_as_such():
     gradient = jax.grad(lambda w: jnp.sum(w**4) + stop(jnp.sum(w)) - jnp.sum(w) * stop(0 * jnp.sum(w)))
+    assert holds_stops(jax.make_jaxpr(gradient)(POINT)) and not cut_by_stops(gradient, POINT, DIRECTION)
+
+
+def test_without_a_stop_there_may_be_no_derivative():
+    gradient = jax.grad(lambda w: jnp.sum(w**2 * stop(w)) * on_the_host(2 * stop(w[0])))
     assert holds_stops(jax.make_jaxpr(gradient)(POINT)) and not cut_by_stops(gradient, POINT, DIRECTION)
 
 
