@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -102,8 +103,11 @@ def _is_installed(module: str | None) -> bool:
 
 
 def _fields(value: Any, names: set[str]) -> list[Any]:
-    """Returns the functions that an object holds, and its fields, methods and properties that are named."""
-    own = getattr(value, "__dict__", {})
+    """Returns the functions that an object holds, and its fields, methods and properties that are named.
+
+    Fields of a module of Equinox are arguments of compiled programs.
+    """
+    own = {} if isinstance(value, eqx.Module) else getattr(value, "__dict__", {})
     found = [field for name, field in own.items() if name in names or inspect.isfunction(field)]
     for name in [*sorted(names - set(own)), "__call__"]:
         method = inspect.getattr_static(type(value), name, None)

@@ -54,6 +54,7 @@ def held():
     HELD.fill(1.0)
 
 
+@pytest.mark.variants(quick=["a field", "a global of a helper"], slow=["a global inside", "*array*", "bound"])
 @pytest.mark.parametrize("kind", [kind for kind in CHANGES if kind != "compiled"])
 def test_a_problem_made_after_a_change_is_another_one(monkeypatch, kind):
     """A cell of a notebook is run again, and those that define its losses are not."""
@@ -142,6 +143,33 @@ def test_fields_that_no_loss_reads_are_no_change(monkeypatch):
     trainer.scale = 1.0
     set_global(monkeypatch, "SCALE", 3.0)
     assert trainer.problem().outside != before
+
+
+class Penalty(eqx.Module):
+    """A loss that is a module, with an array that is an argument of compiled programs, and a method of it."""
+
+    scale: jax.Array
+
+    def __call__(self, w, h, data, key):
+        return mse(w, h, data, key) + jnp.exp(h) * SCALE * self.scale * jnp.sum(w**2)
+
+    def method(self, w, h, data, key):
+        return self(w, h, data, key)
+
+
+@pytest.mark.parametrize("loss", [lambda module: module, lambda module: module.method], ids=["module", "method"])
+def test_fields_of_modules_are_arguments(monkeypatch, loss):
+    problem = lambda scale: hg.BilevelProblem(loss(Penalty(scale)), mse, ROWS, ROWS)
+    value = lambda problem: (
+        hg.evaluate(hg.OptaxSolver(optax.sgd(0.05), 2), problem, jnp.ones(2), jnp.asarray(-1.0), KEY).value
+    )
+    scales = jnp.array([1.0, 3.0])
+    together = eqx.filter_vmap(value)(eqx.filter_vmap(problem)(scales))
+    np.testing.assert_allclose(together, [value(problem(scale)) for scale in scales], rtol=1e-12)
+    before = problem(scales[0]).outside
+    assert problem(scales[1]).outside == before
+    set_global(monkeypatch, "SCALE", 3.0)
+    assert problem(scales[0]).outside != before
 
 
 def test_what_installed_packages_read_is_no_change(monkeypatch):
