@@ -53,7 +53,7 @@ class CG(AbstractIterativeSolver):
             rr_new = vdot(r, r)
             p = optax.tree.add_scale(r, rr_new / rr, p)
             least, smallest = optax.tree.where(rr_new < smallest, (v, rr_new), (least, smallest))
-            steps += going
+            steps += going.astype(steps.dtype)
             more = going & going_on(rr_new, steps, negative)
             return v, aim(v, r, p, rr_new, least, more), rr_new, (least, smallest), steps, negative, more, ~going
 
