@@ -175,7 +175,7 @@ def ridge_ensemble(criterion, num=None, drop_failed=False):
 
 @pytest.mark.row(1)
 @pytest.mark.variants(
-    quick=["spread_loss", "full_covariance_loss"], slow=["worst_loss", "mean_loss", "log_probability_loss"]
+    quick=["spread_loss"], slow=["full_covariance_loss", "worst_loss", "mean_loss", "log_probability_loss"]
 )
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_hypergradients_of_criteria_are_finite_differences(criterion):

@@ -82,6 +82,7 @@ def test_the_best_elbo_is_the_evidence(seed):
 
 
 @pytest.mark.row(17)
+@pytest.mark.variants(quick=["implicit"], slow=["reverse", "greedy", "drmad"])
 @pytest.mark.parametrize("estimator", ["implicit", "reverse", "greedy", "drmad"])
 def test_the_elbo_hypergradient_is_that_of_the_evidence(estimator):
     """The derivative dELBO/dh_i is ½ [(m_i² + s_i²) exp(-h_i) - 1] at the optimum, for every estimator."""

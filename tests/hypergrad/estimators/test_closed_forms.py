@@ -45,7 +45,7 @@ def scalar_quadratic(curvature):
     return hg.BilevelProblem(loss, loss, data, data)
 
 
-@pytest.mark.variants(quick=["1", "4"], slow=["25"])
+@pytest.mark.variants(quick=["1"], slow=["4", "25"])
 @pytest.mark.row(2)
 @pytest.mark.parametrize("steps", [1, 4, 25])
 def test_the_hypergradient_of_a_learning_rate_has_its_closed_form(steps):
@@ -114,6 +114,7 @@ PUBLISHED = {
 
 
 @pytest.mark.row(2)
+@pytest.mark.variants(quick=["10", "implicit"], slow=["1", "100"])
 @pytest.mark.parametrize("horizon", PUBLISHED)
 def test_hypergradients_of_logistic_regression_are_the_published_ones(horizon):
     problem, params, hparams = per_feature_penalties()

@@ -245,6 +245,7 @@ EVERY = [hg.CG(), hg.NormalCG(), hg.MINRES(), hg.GMRES(), hg.Neumann(), hg.Nystr
 EVERY += [hg.linear.LevenbergMarquardt(50), hg.linear.Identity(scale=0.5)]
 
 
+@pytest.mark.variants(quick=["float16-*"], slow=["bfloat16-*"])
 @pytest.mark.parametrize("solver", EVERY, ids=lambda solver: type(solver).__name__)
 @pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])
 def test_right_hand_sides_in_half_precision(solver, kind):

@@ -92,8 +92,15 @@ def test_the_strong_convexity_is_found(name):
 
 
 @pytest.mark.variants(
-    quick=["given-options2", "estimated-options2"],
-    slow=["given-options4", "given-options1", "estimated-options0", "estimated-options3", "given-options0"],
+    quick=["given-options2"],
+    slow=[
+        "estimated-options2",
+        "given-options4",
+        "given-options1",
+        "estimated-options0",
+        "estimated-options3",
+        "given-options0",
+    ],
 )
 @pytest.mark.parametrize("options", [{}, {"rtol": 0.5}, {"rtol": 1e-4}, {"step_size": 100.0}, {"step_size": 0.003}])
 @pytest.mark.parametrize("mu", [None, 0.3], ids=["estimated", "given"])

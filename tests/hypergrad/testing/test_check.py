@@ -134,7 +134,11 @@ def test_every_law_has_a_mistake():
     assert {law.law for law in check.CONTRACT} == set(SPOILT)
 
 
-@pytest.mark.parametrize("law", check.CONTRACT, ids=str)
+LONG = ("compiled_is_not_compiled", "measured_error", "any_pytree", "chain_rule", "constants_and_scale")
+CAUGHT = [pytest.param(law, marks=pytest.mark.slow if str(law) in LONG else ()) for law in check.CONTRACT]
+
+
+@pytest.mark.parametrize("law", CAUGHT, ids=str)
 def test_every_law_catches_its_mistake(law):
     claim = next(claim for claim in Claim if claim in law.claims)
     kind = Careless if law.law in CARELESS else Spoilt

@@ -26,7 +26,9 @@ def penalised(net, x):
     return jnp.sum(net(x) ** 2) + sum(jnp.sum(w**2) for w in weights)
 
 
-@pytest.mark.variants(quick=["widths2-*"], slow=["widths1-*", "widths0-3-convolutional"])
+@pytest.mark.variants(
+    quick=["widths2-*-dense"], slow=["widths2-*-convolutional", "widths1-*", "widths0-3-convolutional"]
+)
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 @pytest.mark.parametrize(("widths", "depth"), [((5, 3, 2), 3), ((1, 5, 5), 1), ((2, 4, 5), 2)])
 def test_a_masked_network_is_the_smaller_one(make, widths, depth):
