@@ -1,12 +1,13 @@
 """The bilevel problem: two losses and two data sets."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
 from ..data.checks import check_data
-from ..ground.checks import checked, function, instance
+from ..ground.checks import Rule, checked, function, instance
 from ..ground.outside import read_outside
 
 Loss = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (model, hparams, data, key) -> scalar
@@ -18,6 +19,18 @@ class Holdout(eqx.Module):
 
     loss: Loss
     data: PyTree
+
+
+def _loss(name: str) -> Rule:
+    """Returns a rule for a loss. Compiled programs are found by it, so it needs a hash, or is a module of Equinox."""
+    takes = function(name, LOSS)
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, eqx.Module):
+            hash(value)
+        return takes.convert(value)
+
+    return Rule(name, f"{takes.expected} with a hash, which a dataclass has with frozen=True", convert)
 
 
 class BilevelProblem(eqx.Module):
@@ -58,7 +71,7 @@ class BilevelProblem(eqx.Module):
     trainable: PyTree
     outside: tuple[int, ...] = eqx.field(static=True, repr=False)  # with other numbers there go other programs
 
-    @checked(function("inner_loss", LOSS), function("outer_loss", LOSS))
+    @checked(_loss("inner_loss"), _loss("outer_loss"))
     def __init__(self, inner_loss: Loss, outer_loss: Loss, train: PyTree, valid: PyTree, *, trainable: PyTree = True):
         self.inner_loss, self.outer_loss, self.holdout = inner_loss, outer_loss, None
         self.train, self.valid = check_data(train, "train"), check_data(valid, "valid")

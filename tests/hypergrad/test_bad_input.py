@@ -271,6 +271,17 @@ def test_integers_of_numpy_are_taken(budget):
     assert state.num_steps == 2
 
 
+def test_a_loss_without_a_hash_is_named():
+    """Compiled programs are found by their functions."""
+    case = ridge()
+    call = {"__call__": lambda self, *args: self.scale * case.problem.outer_loss(*args)}
+    loss = lambda **options: dataclasses.make_dataclass("Loss", ["scale"], namespace=call, **options)(1.0)
+    problem = lambda outer: hg.BilevelProblem(case.problem.inner_loss, outer, case.problem.train, case.problem.valid)
+    with pytest.raises(TypeError, match=r"outer_loss must be a function .* with a hash"):
+        problem(loss())
+    SEARCH.init(problem(loss(frozen=True)), case.params, case.hparams)
+
+
 @pytest.mark.parametrize(
     "search", [hg.GradientSearch(hg.Reverse(INNER), optax.sgd(0.1)), hg.MAID(INNER, strong_convexity=1.0)]
 )
