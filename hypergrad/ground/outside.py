@@ -1,11 +1,11 @@
 """A checksum of what functions of Python read from outside themselves, which compiled programs hold as it was."""
 
 import dis
+import hashlib
 import inspect
 import sys
 import sysconfig
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
@@ -14,15 +14,15 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .identity import to_bytes, to_numpy
+from .identity import to_numpy, update_digest
 
 NUMBERS = (bool, int, float, complex, str, bytes, type(None), np.generic)
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 MOST, SMALL = 1000, 1024  # values that are looked at, and entries up to which an array of JAX is read
 
 
-def read_outside(*functions: Any) -> int:
-    """Returns a checksum of the numbers, text and arrays that functions read from outside, helpers included.
+def read_outside(*functions: Any) -> str:
+    """Returns the SHA-256 of the numbers, text and arrays that functions read from outside, helpers included.
 
     These are defaults, bound arguments, variables and globals, also in dictionaries and tuples, and the fields of
     objects that any of the functions names. Lists, and what a function changes itself, are taken for notes of its
@@ -34,18 +34,15 @@ def read_outside(*functions: Any) -> int:
         if met <= names:
             break
         names |= met
-    total = 0
+    total = hashlib.sha256()
     for value in found:
-        total = zlib.crc32(_content(value), total)
-    return total
-
-
-def _content(value: Any) -> Any:
-    if not isinstance(value, np.ndarray | jax.Array):
-        return f"{type(value)} {value!r}".encode()
-    if isinstance(value, jax.Array) and (value.size > SMALL or value.is_deleted()):
-        return str(id(value)).encode()  # which never changes
-    return to_bytes(to_numpy(value))
+        if isinstance(value, jax.Array) and (value.size > SMALL or value.is_deleted()):
+            total.update(str(id(value)).encode())  # which never changes
+        elif isinstance(value, np.ndarray | jax.Array):
+            update_digest(total, to_numpy(value))
+        else:
+            total.update(f"{type(value)} {value!r}".encode())
+    return total.hexdigest()
 
 
 def _walk(left: list[Any], names: set[str]) -> tuple[list[Any], set[str]]:
@@ -118,7 +115,7 @@ def _fields(value: Any, names: set[str]) -> list[Any]:
 
 def _read(function: Any) -> list[Any]:
     """Returns the defaults of a function, and the variables and globals that it reads and does not set."""
-    code, own = function.__code__, set(_names(function.__code__, "STORE_GLOBAL", "STORE_DEREF"))
+    code, own = function.__code__, _names(function.__code__, "STORE_GLOBAL", "STORE_DEREF")
     found = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -126,30 +123,28 @@ def _read(function: Any) -> list[Any]:
         except ValueError:  # of a variable that has no value yet
             continue
     if _is_installed(function.__module__):
-        return [inside for value in found for inside in _held(value) if callable(inside)]
-    names = set(_names(code, "LOAD_GLOBAL")) - own
+        held = (_parts(value, set()) if isinstance(value, tuple | dict) else [value] for value in found)
+        return [inside for values in held for inside in values if callable(inside)]
+    names = _names(code, "LOAD_GLOBAL") - own
     found += [function.__globals__[name] for name in sorted(names & set(function.__globals__))]
-    if any(True for _ in _names(code, "STORE_SUBSCR", "STORE_ATTR")):  # of an entry or a field of one of these
+    if _names(code, "STORE_SUBSCR", "STORE_ATTR"):  # of an entry or a field of one of these
         found = [
             value for value in found if _is_array(value) or isinstance(value, (*NUMBERS, tuple)) or callable(value)
         ]
     return found
 
 
-def _held(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
-
-
-def _names(code: CodeType, *operations: str) -> Iterator[str]:
-    """Yields the names on which a function and those inside it perform some operations."""
-    for inside in _codes(code):
-        yield from (step.argval for step in dis.get_instructions(inside) if step.opname in operations)
+@lru_cache(maxsize=MOST)
+def _names(code: CodeType, *operations: str) -> frozenset[Any]:
+    """Returns the names on which a function and those inside it perform some operations, `None` for an entry."""
+    steps = (step for inside in _codes(code) for step in dis.get_instructions(inside))
+    return frozenset(step.argval for step in steps if step.opname in operations)
 
 
 def _named(code: CodeType) -> set[str]:
     """Returns the names that a function and those inside it read, in text too, as `getattr` takes it."""
     texts = {text for inside in _codes(code) for text in inside.co_consts if isinstance(text, str)}
-    return texts.union(*(inside.co_names for inside in _codes(code))) - set(_names(code, "STORE_ATTR"))
+    return texts.union(*(inside.co_names for inside in _codes(code))) - _names(code, "STORE_ATTR")
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

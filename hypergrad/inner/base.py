@@ -50,7 +50,7 @@ class AbstractInnerSolver(eqx.Module):
     solver_class: Any = eqx.field(static=True)
     options: dict[str, Any]
     average: float | None
-    outside: int = eqx.field(static=True, default=0)  # of what the options read: with another value go other programs
+    outside: str = eqx.field(static=True, default="")  # of what the options read: with another value go other programs
 
     @abc.abstractmethod
     def with_num_steps(self, num_steps: int) -> "AbstractInnerSolver":

@@ -69,7 +69,7 @@ class BilevelProblem(eqx.Module):
     valid: PyTree
     holdout: Holdout | None  # of a run that has one
     trainable: PyTree
-    outside: tuple[int, ...] = eqx.field(static=True, repr=False)  # with other numbers there go other programs
+    outside: tuple[int | str, ...] = eqx.field(static=True, repr=False)  # with other numbers there go other programs
 
     @checked(_loss("inner_loss"), _loss("outer_loss"))
     def __init__(self, inner_loss: Loss, outer_loss: Loss, train: PyTree, valid: PyTree, *, trainable: PyTree = True):
@@ -79,7 +79,7 @@ class BilevelProblem(eqx.Module):
         self.outside = outside(inner_loss, outer_loss)
 
 
-def outside(*losses: Loss) -> tuple[int, ...]:
+def outside(*losses: Loss) -> tuple[int | str, ...]:
     """Returns which functions the losses are, and a checksum of what they read from outside themselves."""
     return *(0 if isinstance(loss, eqx.Module) else hash(loss) for loss in losses), read_outside(*losses)
 

@@ -15,7 +15,7 @@ Objective = Callable[[PyTree, PyTree], Array]  # (arrays, hparams) -> scalar
 
 @eqx.filter_jit
 def traced_loss(
-    loss: Loss, outside: tuple[int, ...], model: PyTree, hparams: PyTree, data: PyTree, key: Array
+    loss: Loss, outside: tuple[int | str, ...], model: PyTree, hparams: PyTree, data: PyTree, key: Array
 ) -> PyTree:
     """Returns what a loss does; its Python code runs once for arguments of one form, whatever is derived from it.
 
