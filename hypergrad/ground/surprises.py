@@ -50,17 +50,17 @@ def warn_of_ties(params: PyTree, trained: PyTree, name: str) -> None:
             )
 
 
-def shape_of(name: str, function: Callable[..., PyTree], again: Callable[..., PyTree], *args: PyTree) -> PyTree:
+def shape_of(name: str, function: Callable[..., PyTree], *args: PyTree) -> PyTree:
     """Returns the shapes of `function(*args)`. Warns where it would have other numbers in the next trace.
 
     Such numbers come from a generator of NumPy or Python, a counter or the clock. They would be drawn once and for all,
-    while JAX traces the function, and anew in the trace of its derivative. `again` is the same function. It is traced
-    with another default precision, whose name no trace that JAX has cached has.
+    while JAX traces the function, and anew in the trace of its derivative. The second trace has another default
+    precision, whose name no trace that JAX has cached has.
     """
     before = _generators()
     program, shapes, static = eqx.filter_make_jaxpr(function)(*args)
     with jax.default_matmul_precision(OTHER):
-        same = _same(program, eqx.filter_make_jaxpr(again)(*args)[0])
+        same = _same(program, eqx.filter_make_jaxpr(function)(*args)[0])
     if found := [module for module, state in _generators().items() if state != before[module]]:
         _warn(
             f"{name} draws from {' and '.join(found)} while JAX traces it: the numbers are constants of the compiled "

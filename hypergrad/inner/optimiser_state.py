@@ -89,7 +89,7 @@ def check_changes(optimiser: Any, hparams: PyTree, params: PyTree) -> None:
         made = with_loss(made, lambda params: jnp.sum(jnp.real(jax.tree.leaves(params)[0])))
         return made.update(params, made.init(params), params)
 
-    shape_of("optimiser", first, first, hparams, params)
+    shape_of("optimiser", first, hparams, params)
 
 
 def with_loss(

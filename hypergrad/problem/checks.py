@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ..data.sampler import as_sampler
 from ..ground.arrays import taken_over
@@ -21,7 +21,7 @@ from ..ground.sensitivity import UNUSED, refuse_flat_loss, refuse_unused
 from ..ground.shapes import remembered
 from ..ground.surprises import shape_of, warn_of_numbers, warn_of_ties
 from ..ground.tree import PartitionedModel, describe, form, join, named_leaves, refuse_foreign, split, strong_arrays
-from .base import BilevelProblem, Loss, outside
+from .base import BilevelProblem, outside
 from .objectives import inner_objective, outer_objective, traced_loss, traced_outer_value
 
 
@@ -127,14 +127,10 @@ def check_losses(problem: BilevelProblem, model: PyTree, hparams: PyTree) -> boo
         ("inner_loss", problem.inner_loss, problem.train),
         ("outer_loss", problem.outer_loss, problem.valid),
     ):
-
-        def mean(call: Callable[..., PyTree], key: Array, loss: Loss = loss, data: PyTree = data) -> PyTree:
-            read = lambda data, key: _arrays_of_state(call(loss, problem.outside, model, hparams, data, key))
-            return as_sampler(data).mean(read, key)
-
-        anew = eqx.filter_jit(lambda loss, outside, *args: loss(*args))
+        call = partial(traced_loss, loss, problem.outside, model, hparams)
+        read = lambda data, key, call=call: _arrays_of_state(call(data, key))
         try:
-            value = shape_of(name, partial(mean, traced_loss), partial(mean, anew), key)
+            value = shape_of(name, as_sampler(data).mean, read, key)
         except Exception as error:
             shapes = _shapes(model, hparams, data)
             raise ValueError(

@@ -51,7 +51,7 @@ def with_holdout(problem: BilevelProblem, holdout: Any, model: PyTree, hparams: 
 
 def _shape(judge: Holdout, model: PyTree, hparams: PyTree, key: Array) -> PyTree:
     """Returns the shape of the loss. Warns where it is another function each time that JAX traces it."""
-    return shape_of("holdout", loss_on_holdout, loss_on_holdout, judge, model, hparams, key)
+    return shape_of("holdout", loss_on_holdout, judge, model, hparams, key)
 
 
 def loss_on_holdout(judge: Holdout, model: PyTree, hparams: PyTree, key: Array) -> Array:

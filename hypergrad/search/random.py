@@ -52,7 +52,7 @@ class RandomSearch(AbstractSearch):
         """
         hparams, draw = as_hparams(hparams), lambda key: strong(self.prior(key))
         try:
-            drawn = shape_of("prior", draw, draw, jax.random.key(0))
+            drawn = shape_of("prior", draw, jax.random.key(0))
         except Exception as error:  # of somebody's function
             raise ValueError(f"prior fails on a key: {type(error).__name__}: {error}") from error
         if describe(drawn) != describe(hparams):
