@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import hypergrad as hg
 from hypergrad.testing import Case, laws
@@ -91,3 +92,9 @@ def digits_inner(model, hparams, data, key):
 
 def digits_outer(model, hparams, data, key):
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(data[0]), data[1]))
+
+
+def some_slow(cases, *slow):
+    """Parameters by name, of which those named are slow."""
+    mark = lambda name: pytest.mark.slow if name in slow else ()
+    return [pytest.param(*values, id=name, marks=mark(name)) for name, values in cases.items()]

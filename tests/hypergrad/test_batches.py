@@ -13,6 +13,8 @@ import hypergrad as hg
 from hypergrad.testing import assert_close, laws
 from hypergrad.testing.problems import ridge, ridge_inner, ridge_outer
 
+from tests.helpers import some_slow
+
 ROWS, SIZE, STEPS = 10, 4, 6
 SGD = hg.OptaxSolver(lambda hparams: optax.sgd(jnp.exp(hparams["log_rate"]), momentum=0.8), STEPS)
 MOMENTUM = hg.OptaxSolver(hg.MomentumSGD(lambda hparams, step: jnp.exp(hparams["log_rate"]), 0.8), STEPS)
@@ -25,12 +27,6 @@ EXACT = {
     "exactly reversible": hg.Reversible(MOMENTUM, exact=True),
     "greedy": hg.Greedy(SGD.with_num_steps(1)),
 }
-
-
-def some_slow(cases, *slow):
-    """Parameters by name, of which those named are slow."""
-    mark = lambda name: pytest.mark.slow if name in slow else ()
-    return [pytest.param(*values, id=name, marks=mark(name)) for name, values in cases.items()]
 
 
 def rows_of(case):

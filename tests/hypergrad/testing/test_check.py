@@ -25,7 +25,7 @@ from hypergrad.testing import (
     strategies,
 )
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, some_slow
 
 calls = itertools.count(1)
 
@@ -135,10 +135,9 @@ def test_every_law_has_a_mistake():
 
 
 LONG = ("compiled_is_not_compiled", "measured_error", "any_pytree", "chain_rule", "constants_and_scale")
-CAUGHT = [pytest.param(law, marks=pytest.mark.slow if str(law) in LONG else ()) for law in check.CONTRACT]
 
 
-@pytest.mark.parametrize("law", CAUGHT, ids=str)
+@pytest.mark.parametrize("law", some_slow({str(law): (law,) for law in check.CONTRACT}, *LONG))
 def test_every_law_catches_its_mistake(law):
     claim = next(claim for claim in Claim if claim in law.claims)
     kind = Careless if law.law in CARELESS else Spoilt
