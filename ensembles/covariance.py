@@ -150,16 +150,23 @@ def beyond(A: Array, b: Array) -> tuple[Array, Array]:
 def orthonormal(A: Array) -> tuple[Array, Array]:
     """Returns Q of A above I = Q R with orthonormal columns, R upper triangular, and log det (I + AᵀA).
 
-    The last rows of Q are R⁻¹. It takes three Cholesky factors, the first of them shifted: one alone would lose the I
-    in rounding where A is large, and a QR decomposition takes a hundred times as long.
+    The last rows of Q are R⁻¹.
+    """
+    basis, lowers = triangles(A, 1.0)
+    return basis, 2 * jnp.sum(jnp.log(jnp.diagonal(lowers, axis1=1, axis2=2)))
+
+
+def triangles(A: Array, floor: float) -> tuple[Array, Array]:
+    """Returns Q of A above `floor` I = Q (L_1 L_2 L_3)ᵀ with orthonormal columns, and the lower triangular L_1 to L_3.
+
+    They are three Cholesky factors, the first of them shifted: one alone would lose the I in rounding where A is
+    large, and a QR decomposition takes a hundred times as long.
 
     **Source**: Fukaya et al. (2020), "Shifted Cholesky QR".
     """
-    columns = A.shape[1]
-    basis = jnp.concatenate([A, jnp.eye(columns, dtype=A.dtype)])
-    log_det = jnp.zeros((), A.dtype)
-    for shift in (columns * jnp.finfo(A.dtype).eps * jnp.sum(basis**2), 0.0, 0.0):
-        lower = jnp.linalg.cholesky(basis.T @ basis + shift * jnp.eye(columns, dtype=A.dtype))
-        basis = solve_triangular(lower, basis.T, lower=True).T
-        log_det += 2 * jnp.sum(jnp.log(jnp.diagonal(lower)))
-    return basis, log_det
+    one, lowers = jnp.eye(A.shape[1], dtype=A.dtype), []
+    basis = jnp.concatenate([A, floor * one])
+    for shift in (len(one) * jnp.finfo(A.dtype).eps * jnp.sum(basis**2), 0.0, 0.0):
+        lowers.append(jnp.linalg.cholesky(basis.T @ basis + shift * one))
+        basis = solve_triangular(lowers[-1], basis.T, lower=True).T
+    return basis, jnp.stack(lowers)

@@ -12,7 +12,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array
 
 from .checks import integer
-from .covariance import beyond, orthonormal
+from .covariance import beyond, orthonormal, triangles
 from .ground.kinds import random_key
 
 
@@ -101,8 +101,9 @@ class Kronecker(Structure):
             if rows.ndim == 2:
                 total += _log_det(rows)
             else:
-                left, right = (_told(jnp.linalg.svd(root, False, False)) for root in _roots(rows))
-                total += 2 * jnp.sum(jnp.log(jnp.hypot(1, left[:, None] * right)))
+                size, *roots = _roots(rows)
+                left, right = (_told(jnp.linalg.svd(root, compute_uv=False)) for root in roots)
+                total += 2 * jnp.sum(jnp.log(jnp.hypot(1, size * left[:, None] * right)))
         return total
 
     def covariance(self, factor: Factor, at: Array) -> Array:
@@ -112,8 +113,9 @@ class Kronecker(Structure):
             if rows.ndim == 2:
                 total += _covariance(rows, part)
             else:
-                (across, left, _), (along, right, _) = (jnp.linalg.svd(root, False) for root in _roots(rows))
-                halved = across.T @ part @ along / jnp.hypot(1, _told(left)[:, None] * _told(right))
+                size, *roots = _roots(rows)
+                (across, left, _), (along, right, _) = map(jnp.linalg.svd, roots)
+                halved = across.T @ part @ along / jnp.hypot(1, size * _told(left)[:, None] * _told(right))
                 total += jnp.einsum("nkij,nlij->nkl", halved, halved)
         return total
 
@@ -131,16 +133,27 @@ def _blocks(factor: Factor) -> list[Array]:
     return _split(factor.dense(), factor.shapes)
 
 
-def _roots(rows: Array) -> tuple[Array, Array]:
-    """Returns roots R of both factors R Rᵀ, Σ M Mᵀ / Σ ‖M‖² and Σ Mᵀ M, with no fewer columns than rows.
+def _roots(rows: Array) -> tuple[Array, Array, Array]:
+    """Returns s = √Σ ‖M‖², and square roots R with R Rᵀ = Σ M Mᵀ / s² and Σ Mᵀ M / s²."""
+    squares = jnp.sum(rows**2)
+    size = jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    halves = jnp.swapaxes(rows, 1, 2).reshape(-1, rows.shape[1]), rows.reshape(-1, rows.shape[2])
+    left, right = (_root(half / size) for half in halves)
+    return size, left, right
 
-    Their singular values have all digits that the square roots of the small eigenvalues of a product would lose.
+
+def _root(half: Array) -> Array:
+    """Returns a square matrix R with R Rᵀ = HᵀH, whose singular values have all digits of those of H.
+
+    The square roots of the small eigenvalues of HᵀH would lose them. Its columns are orthogonal already but for
+    rounding, and fall in size: a Cholesky factor of the rest is exact, and so are its derivatives.
     """
-    size = jnp.linalg.norm(rows)
-    halves = jnp.moveaxis(rows, 1, 0) / jnp.where(size > 0, size, 1), jnp.moveaxis(rows, 2, 0)
-    flat = [half.reshape(len(half), -1) for half in halves]
-    left, right = (jnp.pad(half, ((0, 0), (0, max(0, len(half) - half.shape[1])))) for half in flat)
-    return left, right
+    fixed = jax.lax.stop_gradient(half)
+    first, second, third = triangles(fixed, float(jnp.finfo(half.dtype).eps))[1]
+    across, values, _ = jnp.linalg.svd(first @ second @ third)
+    told = _told(values)
+    rest = half @ across / jnp.where(told > 0, told, jnp.inf)
+    return across * told @ jnp.linalg.cholesky(rest.T @ rest + jnp.diag(1.0 * (told == 0)))
 
 
 class Lanczos(Structure):
@@ -239,8 +252,8 @@ def jacobian(of: Callable[[Array], Array], weights: Array, num_outputs: int) -> 
 
 
 def _told(values: Array) -> Array:
-    """Returns singular values, zero where rounding alone may have made them."""
-    return jnp.where(values > len(values) * jnp.finfo(values.dtype).eps * values[0], values, 0)
+    """Returns the singular values of a matrix of norm 1, zero where rounding alone may have made them."""
+    return jnp.where(values > len(values) * jnp.finfo(values.dtype).eps, values, 0)
 
 
 def _log_det(rows: Array) -> Array:

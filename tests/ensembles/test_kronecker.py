@@ -9,6 +9,7 @@ import pytest
 
 import hypergrad as hg
 from ensembles import evidence
+from hypergrad.ground.jaxprs import held
 from hypergrad.testing import laws
 from hypergrad.testing.problems import Case
 from hypergrad.testing.tolerances import relative_error
@@ -81,3 +82,51 @@ def test_hypergradients_through_training_are_those_of_differences():
     h = {"prior": jnp.array([-0.3, 0.4]), "noise": jnp.asarray(-0.5)}
     case = Case(hg.BilevelProblem(joint, laplace, data, data), model, h)
     laws.finite_differences(hg.Reverse(hg.OptaxSolver(optax.sgd(0.1), 20), check=None), case)
+
+
+def log_det(rows):
+    return evidence.Kronecker().log_det(Held(rows))
+
+
+class Held(eqx.Module):
+    """Rows of one layer as a `Factor` would give them."""
+
+    rows: jax.Array
+    dense = lambda self: self.rows.reshape(len(self.rows), -1)
+    weights = property(lambda self: self.dense()[0])
+    shapes = property(lambda self: (self.rows.shape[1:],))
+
+
+@pytest.mark.slow
+def test_two_derivatives_of_the_determinant_are_those_of_the_whole_product():
+    def whole(rows):
+        left, right = jnp.einsum("rij,rkj->ik", rows, rows), jnp.einsum("rij,rik->jk", rows, rows)
+        return jnp.linalg.slogdet(jnp.eye(6) + jnp.kron(left, right) / jnp.sum(rows**2))[1]
+
+    rows = jnp.asarray(RNG.normal(size=(4, 3, 2)))
+    for derivative in (lambda f: f, jax.grad, jax.hessian):
+        assert relative_error(jax.jit(derivative(log_det))(rows), derivative(whole)(rows)) < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", ["no effect", "a dead unit", "an input twice"])
+def test_derivatives_in_float32_are_those_in_float64(rows):
+    random = np.random.default_rng(0)
+    g, x = random.normal(size=(20, 3, 1)), random.normal(size=(20, 1, 4)) * np.logspace(0, -3, 4)
+    g[:, 1:] *= rows != "a dead unit"
+    x[:, :, 1:2] = x[:, :, :1] if rows == "an input twice" else x[:, :, 1:2]
+    given = jnp.asarray(g * x * (rows != "no effect"), jnp.float32)
+    expected = jax.grad(log_det)(given.astype(float))
+    with jax.enable_x64(False):
+        found = jax.grad(log_det)(given)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.max(np.abs(expected)))
+
+
+def test_what_is_decomposed_has_the_size_of_the_layer():
+    """The singular values of all rows take five times as long."""
+
+    def sizes(jaxpr):
+        inside = [size for equation in jaxpr.eqns for one in held(equation) for size in sizes(one)]
+        return inside + [one.invars[0].aval.shape for one in jaxpr.eqns if one.primitive.name in ("svd", "qr", "eigh")]
+
+    assert set(sizes(jax.make_jaxpr(jax.grad(log_det))(jnp.ones((50, 3, 2))))) == {(3, 3), (2, 2)}
