@@ -16,7 +16,8 @@ from .course import Course
 from .failures import Failures
 from .ground.autosave import Autosave, Interval
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
-from .ground.identity import Identity, devices, digest, program_digest, random_bits, versions, without_addresses
+from .ground.identity import Identity, devices, digest, random_bits, versions, without_addresses
+from .ground.outside import program_digest
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History
@@ -82,7 +83,7 @@ def run(
       in what it differs. It holds the state; the records are appended to a second file, `<checkpoint>.records`. Both
       are written before the first step, at the end, when the run is interrupted or fails, and meanwhile, in a thread,
       as `every` and `every_steps` say. A save that fails is a `RuntimeWarning`. Of functions of Python in a loss
-      (`jax.pure_callback`) the arrays are compared that they hold, not their code or files that they read.
+      (`jax.pure_callback`) the numbers are compared that they read, not their code or files.
     - `every`: seconds between two saves; `None` leaves it to `every_steps`.
     - `every_steps`: steps between two saves, rounded up to whole chunks; `None` leaves it to `every`.
     - `keep`: a function of each record, whose result the history holds as `records`; `lambda r: (r.value, r.stats)`

@@ -1,22 +1,17 @@
 """The parts of a run that determine its result, as text by name."""
 
-import functools
 import hashlib
 import importlib.metadata
-import inspect
 import re
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import PyTree
 
 from ensembles.ground.axes import is_key
 
-from .jaxprs import held
 from .tree import alike, describe
 
 Identity = dict[str, str]  # a part that differs is named where a checkpoint is refused
@@ -91,37 +86,3 @@ def update_digest(total: Any, array: np.ndarray) -> None:
     """Adds an array to a SHA-256: type, shape, bytes."""
     total.update(f"{array.dtype}{array.shape}".encode())
     total.update(to_bytes(array))
-
-
-def program_digest(function: Callable[..., Any], *args: PyTree) -> str:
-    """Returns the SHA-256 of what `function` computes: its jaxpr and constants, but without addresses in memory."""
-    jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
-    return hashlib.sha256(f"{without_addresses(str(jaxpr))} {digest(_constants(jaxpr))}".encode()).hexdigest()
-
-
-def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Any]:
-    """Returns the arrays that a program holds, in the functions it calls too, also in those of Python."""
-    found = list(jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("pure_callback", "io_callback"):
-            found += _arrays_of(getattr(equation.params["callback"], "callback_func", None), set())
-        for inside in held(equation):
-            found += _constants(inside)
-    return found
-
-
-def _arrays_of(value: Any, seen: set[int]) -> list[Any]:
-    """Returns the arrays that a function of Python has as bound arguments, defaults and variables from outside it."""
-    if isinstance(value, np.ndarray | jax.Array):
-        return [value]
-    if id(value) in seen:
-        return []
-    seen.add(id(value))
-    parts: list[Any] = []
-    if isinstance(value, functools.partial):
-        parts = [value.func, *value.args, *value.keywords.values()]
-    elif inspect.isfunction(value):
-        outside = inspect.getclosurevars(value)
-        parts = [*(value.__defaults__ or ()), *outside.nonlocals.values()]
-        parts += [one for one in outside.globals.values() if not callable(one)]
-    return [array for part in parts for array in _arrays_of(part, seen)]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 Mark = TypeVar("Mark")
+CALLBACKS = frozenset(("pure_callback", "io_callback", "debug_callback"))  # functions of Python in a program
 
 
 def walked(

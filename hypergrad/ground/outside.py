@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from types import CodeType
 from typing import Any
@@ -13,8 +13,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import PyTree
 
-from .identity import to_numpy, update_digest
+from .identity import digest, to_numpy, update_digest, without_addresses
+from .jaxprs import CALLBACKS, held
 
 NUMBERS = (bool, int, float, complex, str, bytes, type(None), np.generic)
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
@@ -28,14 +31,8 @@ def read_outside(*functions: Any) -> str:
     objects that any of the functions names. Lists, and what a function changes itself, are taken for notes of its
     calls. Of installed packages only the functions are followed that they were given.
     """
-    names: set[str] = set()
-    while True:
-        found, met = _walk(list(functions), names)
-        if met <= names:
-            break
-        names |= met
     total = hashlib.sha256()
-    for value in found:
+    for value in _reached(*functions):
         if isinstance(value, jax.Array) and (value.size > SMALL or value.is_deleted()):
             total.update(str(id(value)).encode())  # which never changes
         elif isinstance(value, np.ndarray | jax.Array):
@@ -43,6 +40,33 @@ def read_outside(*functions: Any) -> str:
         else:
             total.update(f"{type(value)} {value!r}".encode())
     return total.hexdigest()
+
+
+def program_digest(function: Callable[..., Any], *args: PyTree) -> str:
+    """Returns the SHA-256 of what `function` computes: its jaxpr and constants, but without addresses in memory."""
+    jaxpr, _, _ = eqx.filter_make_jaxpr(function)(*args)
+    return hashlib.sha256(f"{without_addresses(str(jaxpr))} {digest(_constants(jaxpr))}".encode()).hexdigest()
+
+
+def _constants(jaxpr: ClosedJaxpr | Jaxpr) -> list[Any]:
+    """Returns the arrays that a program holds, in the functions it calls too, and what those of Python read."""
+    found = list(jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in CALLBACKS and equation.outvars:  # others change no result
+            found += _reached(getattr(equation.params["callback"], "callback_func", None))
+        for inside in held(equation):
+            found += _constants(inside)
+    return found
+
+
+def _reached(*functions: Any) -> list[Any]:
+    """Returns the numbers, text and arrays that functions read from outside."""
+    names: set[str] = set()
+    while True:
+        found, met = _walk(list(functions), names)
+        if met <= names:
+            return found
+        names |= met
 
 
 def _walk(left: list[Any], names: set[str]) -> tuple[list[Any], set[str]]:

@@ -9,13 +9,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from .derivatives import linearize
-from .jaxprs import held, is_floating, walked
+from .jaxprs import CALLBACKS, held, is_floating, walked
 from .tree import epsilon
 from .units import norm
 
 NAME = "stop_gradient"
 CHANGED = 1e-3  # of a derivative, from which a stop counts
-CALLBACKS = frozenset(("pure_callback", "io_callback", "debug_callback"))
 FLAT = CALLBACKS | {"reduce_max", "reduce_min", "sign", "floor", "ceil", "round"}  # results that may be stopped
 FREE, MOVED, STOPPED = range(3)  # of numbers that depend on no input, on one, on one that was stopped
 
