@@ -105,12 +105,9 @@ def with_loss(
         more = {"value": loss(params) if value is None else value(), "grad": gradient, "value_fn": loss}
         if "grad_fn" in inspect.signature(optimiser.update).parameters:  # line searches refuse what they do not know
             more["grad_fn"] = lambda params, _: jax.grad(loss)(params)
-        try:
-            return update_with(optimiser, gradient, state, params, **more)
-        except ValueError as error:  # of optax.contrib.sophia, inside a chain or not
-            if "obj_fn must be provided" not in str(error):
-                raise
-            return update_with(optimiser, gradient, state, params, **more, obj_fn=loss)
+        if optax.tree.get_all_with_path(state, "hessian_fn_state"):  # of optax.contrib.sophia, inside a chain or not
+            more["obj_fn"] = loss
+        return update_with(optimiser, gradient, state, params, **more)
 
     return optax.GradientTransformation(optimiser.init, update)
 
