@@ -19,8 +19,9 @@ from .estimators.reverse import Reverse
 from .findings import RIGHT, Diagnosis, Finding
 from .ground.checks import Rule, checked, instance, integer, random_key, real, refuse_traced
 from .ground.dependence import enters
+from .ground.hparams import as_hparams
 from .inner import AbstractInnerSolver
-from .problem import PROBLEM, BilevelProblem, as_hparams
+from .problem import PROBLEM, BilevelProblem
 from .smoothing import Smoothing, smoothing
 from .spread import spread
 from .stats import Stats, Status

@@ -11,8 +11,9 @@ from ensembles.ground.memory import refuse_too_large
 
 from .estimators.base import ESTIMATOR, AbstractEstimator
 from .ground.checks import checked, explained, integer, random_key
+from .ground.hparams import as_hparams
 from .ground.show import paragraph, show
-from .problem import PROBLEM, BilevelProblem, as_hparams, check_model
+from .problem import PROBLEM, BilevelProblem, check_model
 
 
 class Spread(eqx.Module):

@@ -10,7 +10,8 @@ from jaxtyping import Array, PyTree
 
 from .estimators.base import ESTIMATOR, AbstractEstimator
 from .ground.checks import checked, explained, random_key
-from .problem import PROBLEM, BilevelProblem, as_hparams, check_model
+from .ground.hparams import as_hparams
+from .problem import PROBLEM, BilevelProblem, check_model
 from .stats import Status
 
 

@@ -11,10 +11,11 @@ from jaxtyping import Array, PyTree
 
 from ..ground.checks import boolean, checked, field
 from ..ground.derivatives import linearize
+from ..ground.hparams import as_hparams
 from ..ground.tree import join, pairing, split
 from ..inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
 from ..inner.stops import warn_of_stopped_step
-from ..problem import PROBLEM, BilevelProblem, as_hparams
+from ..problem import PROBLEM, BilevelProblem
 from ..stats import Counts, Estimate, Stats
 from ..training import Training
 from .base import AbstractEstimator, checked_step

@@ -9,8 +9,9 @@ from jaxtyping import Array, DTypeLike, PyTree
 from ensembles.ground.memory import available_bytes
 
 from ..ground.checks import Rule, boolean, checked, field, floating_type, integer, real
+from ..ground.hparams import as_hparams
 from ..inner import InnerState
-from ..problem import PROBLEM, BilevelProblem, as_hparams
+from ..problem import PROBLEM, BilevelProblem
 from ..stats import Counts, Estimate
 from ..training import Training
 from .base import AbstractTrajectoryEstimator, checked_step

@@ -15,13 +15,13 @@ from jaxtyping import Array, PyTree
 from ..data.sampler import as_sampler
 from ..ground.checks import checked, instance
 from ..ground.derivatives import refuse_not_differentiable, remedy
+from ..ground.hparams import as_hparams
 from ..ground.keys import step_key
 from ..ground.shapes import remembered
 from ..ground.tree import PartitionedModel, strong
 from ..problem import (
     PROBLEM,
     BilevelProblem,
-    as_hparams,
     at_step,
     check,
     inner_objective,

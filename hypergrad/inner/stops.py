@@ -8,10 +8,11 @@ import jax
 import optax
 from jaxtyping import PyTree
 
+from ..ground.hparams import as_hparams
 from ..ground.shapes import remembered
 from ..ground.stops import cut_by_stops, holds_stops
 from ..ground.tree import PartitionedModel, join, split, with_values
-from ..problem import BilevelProblem, as_hparams, inner_objective, traced_outer_value
+from ..problem import BilevelProblem, inner_objective, traced_outer_value
 from .state import InnerState
 
 TRAINING = "the derivative of a training step"

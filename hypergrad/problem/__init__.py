@@ -1,6 +1,5 @@
 """The bilevel problem, its losses as functions of arrays, and its checks."""
 
-from ..ground.hparams import as_hparams as as_hparams
 from .base import PROBLEM as PROBLEM
 from .base import BilevelProblem as BilevelProblem
 from .base import Holdout as Holdout

@@ -9,8 +9,9 @@ from jaxtyping import Array, PyTree
 
 from ..estimators.base import ESTIMATOR, AbstractEstimator
 from ..ground.checks import checked, field, optimiser
+from ..ground.hparams import as_hparams
 from ..inner import INNER
-from ..problem import PROBLEM, BilevelProblem, as_hparams
+from ..problem import PROBLEM, BilevelProblem
 from ..stats import Counts, Status, flag
 from .base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state
 from .retreat import Outcome, move

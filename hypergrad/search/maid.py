@@ -21,11 +21,12 @@ from ..estimators.common.error_bound import (
 from ..estimators.common.implicit import LinearSystem, implicit_hypergradient, inner_gradient_norm
 from ..estimators.common.refusals import refuse_complex, refuse_proximal, refuse_unseen
 from ..ground.checks import checked, field, integer, real
+from ..ground.hparams import as_hparams
 from ..ground.units import norm
 from ..inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
 from ..linear.base import LINEAR_SOLVER, AbstractLinearSolver
 from ..linear.cg import CG
-from ..problem import PROBLEM, BilevelProblem, as_hparams, outer_value
+from ..problem import PROBLEM, BilevelProblem, outer_value
 from ..stats import Counts, Estimate, Status, flag
 from ..training import Training
 from .base import PROJECTION, AbstractSearch, Record, SearchState, checked_step, conclude, first_state, projected

@@ -8,10 +8,11 @@ import jax
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import checked, field, function
+from ..ground.hparams import as_hparams
 from ..ground.surprises import shape_of
 from ..ground.tree import describe, strong
 from ..inner import INNER, AbstractInnerSolver
-from ..problem import PROBLEM, BilevelProblem, as_hparams
+from ..problem import PROBLEM, BilevelProblem
 from ..training import Training
 from .base import AbstractSearch, Record, SearchState, checked_step, conclude, first_state
 

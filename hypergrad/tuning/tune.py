@@ -10,9 +10,10 @@ from jaxtyping import Array, PyTree
 
 from ..estimators.reverse import Reverse
 from ..ground.checks import checked, function, instance, integer, path, random_key, refuse_traced
+from ..ground.hparams import as_hparams
 from ..history import History
 from ..inner import AbstractInnerSolver
-from ..problem import BilevelProblem, as_hparams, check_model
+from ..problem import BilevelProblem, check_model
 from ..search.base import SearchState
 from ..search.gradient import GradientSearch, identity
 from .momentum import MEMORY, Bounded, bounds

@@ -6,9 +6,10 @@ import equinox as eqx
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import boolean, checked, field
+from ...ground.hparams import as_hparams
 from ...ground.keys import perturbation_key
 from ...inner import INNER, AbstractInnerSolver, InnerState
-from ...problem import PROBLEM, BilevelProblem, as_hparams
+from ...problem import PROBLEM, BilevelProblem
 from ...stats import Counts, Estimate, Stats
 from ...training import Evaluated, Training
 from ..base import AbstractEstimator, checked_step

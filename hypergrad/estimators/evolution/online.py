@@ -10,9 +10,10 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ...ground.checks import boolean, checked, field, integer
+from ...ground.hparams import as_hparams
 from ...ground.keys import perturbation_key
 from ...inner import INNER, AbstractInnerSolver, AbstractTrainedState, InnerState
-from ...problem import PROBLEM, BilevelProblem, as_hparams, outer_value
+from ...problem import PROBLEM, BilevelProblem, outer_value
 from ...stats import Counts, Estimate, Stats
 from ...training import Training
 from ..base import AbstractEstimator, checked_step
