@@ -116,26 +116,39 @@ def steps(scale: PyTree, fast: Sequence[bool]) -> PyTree:
 
 
 def all_starts(
-    hparams: PyTree, scale: PyTree, fast: Sequence[bool], given: Sequence[PyTree] | None
+    hparams: PyTree, scale: PyTree, fast: Sequence[bool], given: Sequence[PyTree] | None, most: int
 ) -> list[tuple[str, PyTree]]:
     """Returns the starts of the race by name, the given one first; what has no scale stays where it is in all of them.
 
-    What enters a loss moves together: where a penalty ruins training, one smaller penalty of several does not help.
+    **Raises** `ValueError` where more than `most` are given.
     """
     found = [("the given start", hparams)]
     if given is not None:
         if not isinstance(given, list | tuple):
             raise TypeError(f"starts must be a list of pytrees like hparams, got {shown(given)}")
+        if (number := len(given) + 1) > most:
+            raise ValueError(f"starts: with the given one {number} take a budget of at least {2 * number**2}")
         return found + [(f"starts[{n}]", like(start, hparams, f"starts[{n}]")) for n, start in enumerate(given)]
     leaves, treedef = jax.tree.flatten(hparams)
-    groups = [(path, [at]) for at, (path, _) in enumerate(named_leaves(hparams, "hparams")) if not fast[at]]
-    if any(fast):
-        groups.append(("all that enters a loss", [at for at, in_loss in enumerate(fast) if in_loss]))
     far = jax.tree.leaves(steps(scale, fast))
-    for name, places in groups:
+    for name, places in _groups(hparams, fast, most).items():
         if not any(bool(jnp.any(far[at] > 0)) for at in places):
             continue
         for word, shift in (("smaller", -SHIFT), ("larger", SHIFT)):
             moved = [leaf + shift * far[at] if at in places else leaf for at, leaf in enumerate(leaves)]
             found.append((f"{name} {word}", jax.tree.unflatten(treedef, moved)))
     return found
+
+
+def _groups(hparams: PyTree, fast: Sequence[bool], most: int) -> dict[str, list[int]]:
+    """Returns the indices of the arrays that move together, by name: those of one entry of the tree, and of the losses.
+
+    Where the rates of all layers are too small, or a penalty ruins training, one of several alone does not help.
+    """
+    entries, of_losses = dict[str, list[int]](), [at for at, in_loss in enumerate(fast) if in_loss]
+    for at, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(hparams)):
+        if not fast[at]:
+            entries.setdefault("hparams" + jax.tree_util.keystr(path[:1]), []).append(at)
+    if 1 + 2 * (len(entries) + 1) > most:
+        entries = {"all that enters no loss": [at for at, in_loss in enumerate(fast) if not in_loss]}
+    return entries | {"all that enters a loss": of_losses}

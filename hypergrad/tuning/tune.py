@@ -91,8 +91,8 @@ def tune(
        penalty, because that acts at once; by less where a unit of `scale` changes the outer loss by less than a
        hundredth of what it does for the hyperparameter that matters most. The horizon is halved as long as the adjoint
        grows more than a hundredfold in a trial.
-    3. Starts race for at most 15 % of the budget: all train and move λ; the worse half gives up, again and again. So
-       a start that ruins training is replaced.
+    3. Starts race for some 15 % of the budget, and one move at least: all train and move λ; the worse half gives up,
+       again and again. So a start that ruins training is replaced.
     4. The winner goes on from its weights to the end of the budget.
 
     **Arguments**
@@ -106,9 +106,10 @@ def tune(
     - `scale`: a number, or a pytree like `hparams`: the distance over which a hyperparameter matters; 1 suits
       logarithms, 0 holds one where it is.
     - `starts`: further starts, like `hparams`. By default one for every direction of each hyperparameter that enters
-      the optimiser and no loss, such as a learning rate: by log 10 units of `scale` smaller and larger. Two more have
-      all that enters a loss smaller and larger together, by twice that: a penalty that drives the weights of a network
-      to zero leaves no hypergradient that leads away.
+      the optimiser and no loss, such as a learning rate: by log 10 units of `scale` smaller and larger. Arrays under
+      one entry of `hparams`, such as the rates of all layers, move together, and so do all entries where the budget
+      pays no more. Two more have all that enters a loss smaller and larger together, by twice that: a penalty that
+      drives the weights of a network to zero leaves no hypergradient that leads away.
     - `memory`: the most updates that a learned momentum may remember, 1/(1 - b1) for Adam's b1 and any form of it;
       `None` bounds nothing. What is a momentum is found by letting the optimiser coast: after one gradient of ones it
       gets zeros, and goes on by so many of its last updates. A momentum that remembers far more updates than the
@@ -139,9 +140,9 @@ def tune(
     partitioned = check_model(problem, params, hparams)
     unit = units(scale, hparams)
     fast = in_losses(problem, partitioned, hparams)
-    named = all_starts(hparams, unit, fast, starts)
-    lower, upper, momenta = bounds(inner, partitioned.arrays, hparams, unit, fast, memory)
     solver, optimiser = periods(inner, total), scaled_adam(steps(unit, fast))
+    named = all_starts(hparams, unit, fast, starts, most=solver.num_steps)
+    lower, upper, momenta = bounds(inner, partitioned.arrays, hparams, unit, fast, memory)
     limited = Bounded(lower, upper, projection) if momenta else projection
 
     def search(horizon: int) -> GradientSearch:

@@ -9,10 +9,9 @@ import optax
 import pytest
 
 import hypergrad as hg
-from hypergrad.begin import begin
-from hypergrad.ground.tree import PartitionedModel, partition
+from hypergrad.ground.tree import partition
 from hypergrad.testing import laws
-from hypergrad.tuning import race, setup
+from hypergrad.tuning import setup
 from hypergrad.tuning.report import cut_short
 
 CURVATURES = np.geomspace(0.03, 1.0, 6)
@@ -197,6 +196,11 @@ def test_what_changes_the_loss_by_little_moves_by_less(scale):
         ({"scale": {"log_rate": 1.0, "more": 2.0}}, ValueError, "scale must be a number or like hparams"),
         ({"scale": -1.0}, ValueError, "scale must be at least 0"),
         ({"scale": {"log_rate": np.nan}}, ValueError, r"scale\['log_rate'\] must be finite"),
+        (
+            {"starts": [{"log_rate": 0.0}] * 40},
+            ValueError,
+            "starts: .* 41 take a budget of at least 3362",
+        ),
         ({"starts": [{"other": 1.0}]}, ValueError, r"starts\[0\] must be"),
         ({"patience": 2}, ValueError, "patience .* holdout"),
         ({"holdout": {}}, ValueError, "holdout holds no arrays"),
@@ -217,58 +221,6 @@ def test_shrinking_moves_towards_the_mean_of_each_array():
     assert found["b"] == 7
     with pytest.raises(ValueError, match="share must be"):
         hg.projections.shrink_to_mean(1.5)
-
-
-def test_starts_are_found_on_batches_and_with_a_state_of_layers():
-    """The rate enters no loss, so that it alone is moved; the losses see a batch, and may return a state."""
-    problem, w, rows = regression()
-    with_state = lambda params, h, data, key: (ridge_inner(params[0], h, data, key), 0.9 * params[1])
-    outer = lambda params, h, data, key: squares(params[0], h, data, key)
-    batches = hg.BilevelProblem(with_state, outer, hg.Batches(problem.train, 32), hg.Batches(rows, 32))
-    hparams = {"log_decay": jnp.asarray(-2.0), "log_rate": jnp.asarray(-3.0)}
-    fast = setup.in_losses(batches, PartitionedModel((w, jnp.zeros(2)), has_state=True), hparams)
-    found = setup.all_starts(hparams, jax.tree.map(jnp.ones_like, hparams), fast, None)
-    assert [name for name, _ in found] == [
-        "the given start",
-        "hparams['log_rate'] smaller",
-        "hparams['log_rate'] larger",
-        "all that enters a loss smaller",
-        "all that enters a loss larger",
-    ]
-    assert [float(start["log_decay"]) for _, start in found[3:]] == pytest.approx(
-        [-2 - 2 * np.log(10), -2 + 2 * np.log(10)]
-    )
-
-
-def test_the_starts_are_checked_once_for_all(monkeypatch):
-    problem, params = noisy_quadratic()
-    calls = []
-    monkeypatch.setattr(race, "begin", lambda *args, **options: calls.append(args) or begin(*args, **options))
-    assert "3 starts" in str(tune(problem, params, {"log_rate": jnp.log(0.01)}, budget=200)) and len(calls) == 1
-
-
-@pytest.mark.slow
-def test_no_start_writes_over_the_memory_of_another(monkeypatch):
-    """States are donated from a size on; the small arrays of this one travel together, the weights alone."""
-    data = {"a": np.ones(2000)}
-    problem, params = hg.BilevelProblem(noisy_inner, quadratic_outer, data, data), jnp.full(2000, 5.0)
-    runs = []
-    for large in (2**24, 1):
-        monkeypatch.setattr("hypergrad.ground.program.LARGE", large)
-        runs.append(tune(problem, params, {"log_rate": jnp.log(0.01)}, budget=200))
-    one, other = runs
-    jax.tree.map(np.testing.assert_array_equal, (one.state, one.params), (other.state, other.params))
-    assert one.report == other.report
-
-
-def test_what_stays_where_it_is_has_no_starts():
-    hparams = {"log_decay": jnp.zeros(2), "log_rate": jnp.zeros(()), "logit_b1": jnp.zeros(())}
-    scale = {"log_decay": jnp.zeros(2), "log_rate": jnp.zeros(()), "logit_b1": jnp.ones(())}
-    found = setup.all_starts(hparams, scale, [True, False, False], None)
-    assert [name for name, _ in found] == [
-        "the given start",
-        *(f"hparams['logit_b1'] {w}" for w in ("smaller", "larger")),
-    ]
 
 
 @pytest.mark.variants(slow=["1.0-5.0", "-1.0-5.0", "1.0-2.0"])
