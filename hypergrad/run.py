@@ -17,7 +17,7 @@ from .failures import Failures
 from .ground.autosave import Autosave, Interval
 from .ground.checks import boolean, checked, function, instance, integer, path, random_key, real
 from .ground.identity import Identity, devices, digest, random_bits, versions, without_addresses
-from .ground.outside import program_digest
+from .ground.outside import program_digest, read_outside
 from .ground.signals import HeldSignals
 from .ground.tree import describe
 from .history import History
@@ -140,7 +140,7 @@ def run(
     """
     budget = as_budget(budget)
     watched = callback is not None or stream is not None or throw
-    plan = Plan(search, problem, key, keep, patience=patience)
+    plan = Plan(search, problem, key, keep, patience=patience, outside=read_outside(keep))
     course = begin(plan, state, budget, Pace(chunk, watched), holdout=holdout, stream=stream)
     if checkpoint is not None:
         keep_at(checkpoint, course, Interval(every, every_steps))

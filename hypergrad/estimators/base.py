@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from ..ground.checks import boolean, checked, explained, field, instance, random_key
 from ..ground.hparams import as_floating
 from ..ground.identity import refuse_different
+from ..ground.outside import ReadsOutside
 from ..inner import INNER, AbstractInnerSolver
 from ..inner.stops import warn_of_stopped_step
 from ..problem import PROBLEM, BilevelProblem, check_model, explain_derivatives
@@ -23,7 +24,7 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 CHECK = instance("check", ErrorCheck, "an ErrorCheck", optional=True)
 
 
-class AbstractEstimator(eqx.Module):
+class AbstractEstimator(ReadsOutside):
     """A rule that turns hyperparameters into a value and a hypergradient.
 
     `init` checks the arguments and returns the state; `step` trains and estimates. The state is a pytree of arrays with

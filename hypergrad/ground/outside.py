@@ -21,15 +21,26 @@ from .jaxprs import CALLBACKS, held
 
 NUMBERS = (bool, int, float, complex, str, bytes, type(None), np.generic)
 INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+APPENDS = {"append", "clear", "extend", "insert", "pop", "remove"}
 MOST, SMALL = 1000, 1024  # values that are looked at, and entries up to which an array of JAX is read
+
+
+class ReadsOutside(eqx.Module):
+    """A module with functions of a user: one made after a change outside of these goes with other programs."""
+
+    outside: str = eqx.field(static=True, init=False, repr=False, default="")
+
+    def __check_init__(self) -> None:
+        object.__setattr__(self, "outside", read_outside(*_fields(self, set())))
 
 
 def read_outside(*functions: Any) -> str:
     """Returns the SHA-256 of the numbers, text and arrays that functions read from outside, helpers included.
 
-    These are defaults, bound arguments, variables and globals, also in dictionaries and tuples, and the fields of
-    objects that any of the functions names. Lists, and what a function changes itself, are taken for notes of its
-    calls. Of installed packages only the functions are followed that they were given.
+    These are defaults, bound arguments, variables and globals, also in dictionaries, tuples and lists, and the fields
+    of objects that any of the functions names. What a function changes itself is taken for notes of its calls, and so
+    are lists where any of the functions appends to one or the like. Of installed packages only the functions are
+    followed that they were given.
     """
     total = hashlib.sha256()
     for value in _reached(*functions):
@@ -95,8 +106,8 @@ def _is_array(value: Any) -> bool:
 
 def _parts(value: Any, names: set[str]) -> list[Any]:
     """Returns what a container, function or object holds."""
-    if isinstance(value, tuple):
-        return list(value)
+    if isinstance(value, tuple) or (isinstance(value, list) and not names & APPENDS):
+        return list(value[:MOST])
     if isinstance(value, dict):
         return list(value.values())
     if isinstance(value, partial):
@@ -126,10 +137,13 @@ def _is_installed(module: str | None) -> bool:
 def _fields(value: Any, names: set[str]) -> list[Any]:
     """Returns the functions that an object holds, and its fields, methods and properties that are named.
 
-    Fields of a module of Equinox are arguments of compiled programs.
+    Of a module of Equinox the functions alone: other fields are arguments of compiled programs.
     """
-    own = {} if isinstance(value, eqx.Module) else getattr(value, "__dict__", {})
-    found = [field for name, field in own.items() if name in names or inspect.isfunction(field)]
+    own = getattr(value, "__dict__", {})
+    if isinstance(value, eqx.Module):
+        found = [part for part in (*jax.tree.leaves(value), *own.values()) if callable(part)]
+    else:
+        found = [field for name, field in own.items() if name in names or inspect.isfunction(field)]
     for name in [*sorted(names - set(own)), "__call__"]:
         method = inspect.getattr_static(type(value), name, None)
         method = getattr(method, "fget", None) or getattr(method, "__func__", method)

@@ -17,6 +17,7 @@ from ..ground.checks import checked, instance
 from ..ground.derivatives import refuse_not_differentiable, remedy
 from ..ground.hparams import as_hparams
 from ..ground.keys import step_key
+from ..ground.outside import ReadsOutside
 from ..ground.shapes import remembered
 from ..ground.tree import PartitionedModel, strong
 from ..problem import (
@@ -37,7 +38,7 @@ OWN_PARAMS = "; weights of a form of its own, as optax.lookahead's, cannot be tr
 EVALUATED = ("value", "grad", "error", "aux")  # of a jaxopt state: what the last update evaluated at its weights
 
 
-class AbstractInnerSolver(eqx.Module):
+class AbstractInnerSolver(ReadsOutside):
     """The map Φ: (w_t, s_t; λ, key_t) -> (w_{t+1}, s_{t+1}), one update of a jaxopt solver.
 
     A subclass says which solver: its class, and the options of its constructor without `fun`.
@@ -50,7 +51,6 @@ class AbstractInnerSolver(eqx.Module):
     solver_class: Any = eqx.field(static=True)
     options: dict[str, Any]
     average: float | None
-    outside: str = eqx.field(static=True, default="")  # of what the options read: with another value go other programs
 
     @abc.abstractmethod
     def with_num_steps(self, num_steps: int) -> "AbstractInnerSolver":

@@ -17,7 +17,6 @@ with warnings.catch_warnings():
 
 from ..data.sampler import Whole, as_sampler
 from ..ground.checks import Rule, function, integer, real, shown
-from ..ground.outside import read_outside
 from ..ground.show import show_call
 from ..ground.tree import PartitionedModel, describe
 from ..problem import BilevelProblem
@@ -93,7 +92,6 @@ class JaxoptSolver(AbstractInnerSolver):
         self.solver_class = solver_class
         self.options = options
         self.average = AVERAGE(average)
-        self.outside = read_outside(*filter(callable, options.values()))
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -186,7 +184,6 @@ class OptaxSolver(AbstractInnerSolver):
         self.solver_class = jaxopt.OptaxSolver
         self.options = {"opt": optimiser, "maxiter": _num_steps("num_steps")(num_steps)}
         self.average = AVERAGE(average)
-        self.outside = read_outside(optimiser)
 
     @property
     def arguments(self) -> dict[str, Any]:

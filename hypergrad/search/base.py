@@ -15,6 +15,7 @@ from ensembles.ground.axes import is_deleted
 from ..data.sampler import as_sampler
 from ..ground.checks import Rule, checked, explained, function, random_key
 from ..ground.identity import refuse_different
+from ..ground.outside import ReadsOutside
 from ..ground.placement import placed_with
 from ..ground.shapes import shapes_of
 from ..ground.show import paragraph, show, show_size
@@ -113,7 +114,7 @@ class Record(eqx.Module):
         )
 
 
-class AbstractSearch(eqx.Module):
+class AbstractSearch(ReadsOutside):
     """A rule that moves hyperparameters and trains with them; `run` repeats `step` under a budget.
 
     Searchers of `hypergrad.trials` propose hyperparameters alone, and are told what somebody else trained.

@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from ..data.checks import check_data
 from ..data.sampler import as_sampler
+from ..ground.outside import ReadsOutside
 from ..ground.shapes import shapes_of
 from ..ground.surprises import shape_of
 from ..ground.tree import describe
@@ -18,7 +19,7 @@ from ..stats import Counts, Estimate
 from .selection import AFTER_TRAINING
 
 
-class OfModel(eqx.Module):
+class OfModel(ReadsOutside):
     """A function of the model alone, as a loss."""
 
     function: Callable[[PyTree], Array]

@@ -19,6 +19,7 @@ SCALE = 1.0
 HELD = np.ones(2)
 OPTIONS = types.SimpleNamespace(scale=1.0)
 TABLE = jnp.ones(2)
+LISTED = [1.0]
 
 
 def mse(w, h, data, key):
@@ -42,6 +43,7 @@ CHANGES = {
     "a global inside": (lambda w: sum(SCALE * w[i] ** 2 for i in range(2)), lambda p: set_global(p, "SCALE", 3.0)),
     "an array": (lambda w: jnp.sum(HELD * w**2), lambda patch: HELD.fill(3.0)),
     "another array of JAX": (lambda w: jnp.sum(TABLE * w**2), lambda p: set_global(p, "TABLE", 3 * jnp.ones(2))),
+    "a list": (lambda w: LISTED[0] * jnp.sum(w**2), lambda patch: set_global(patch, "LISTED", [3.0])),
     "a field": (lambda w: OPTIONS.scale * jnp.sum(w**2), lambda patch: patch.setattr(OPTIONS, "scale", 3.0)),
     "compiled": (jax.jit(lambda w: OPTIONS.scale * jnp.sum(w**2)), lambda p: p.setattr(OPTIONS, "scale", 3.0)),
     "bound": (functools.partial(lambda options, w: options.scale * jnp.sum(w**2), OPTIONS), None),
@@ -54,7 +56,7 @@ def held():
     HELD.fill(1.0)
 
 
-@pytest.mark.variants(quick=["a field", "a global of a helper"], slow=["a global inside", "*array*", "bound"])
+@pytest.mark.variants(quick=["a field", "a global of a helper"], slow=["* inside", "*array*", "a list", "bound"])
 @pytest.mark.parametrize("kind", [kind for kind in CHANGES if kind != "compiled"])
 def test_a_problem_made_after_a_change_is_another_one(monkeypatch, kind):
     """A cell of a notebook is run again, and those that define its losses are not."""
@@ -170,6 +172,58 @@ def test_fields_of_modules_are_arguments(monkeypatch, loss):
     assert problem(scales[1]).outside == before
     set_global(monkeypatch, "SCALE", 3.0)
     assert problem(scales[0]).outside != before
+
+
+def test_functions_in_modules_are_read(monkeypatch):
+    parts = hg.GaussNewton(lambda w, h, data, key: w, mse, lambda w, h, data, key: helper(w))
+    for held in (parts, Penalty(parts), functools.partial(parts, 1)):
+        before = read_outside(held)
+        set_global(monkeypatch, "SCALE", SCALE + 1)
+        assert read_outside(held) != before
+
+
+INNER, STILL = hg.OptaxSolver(optax.sgd(0.05), 2), optax.sgd(3.0)
+READERS = {
+    "holdout": ({"holdout": helper}, lambda: hg.GradientSearch(hg.Reverse(INNER), STILL)),
+    "kept": ({"keep": lambda record: SCALE * record.value}, lambda: hg.GradientSearch(hg.Reverse(INNER), STILL)),
+    "outer": ({}, lambda: hg.GradientSearch(hg.Reverse(INNER), SCALED)),
+    "preconditioner": ({}, lambda: hg.GradientSearch(hg.Implicit(INNER, hg.CG(1), preconditioner=diagonal), STILL)),
+    "prior": ({}, lambda: hg.RandomSearch(INNER, scaled_normal)),
+    "projection": ({}, lambda: hg.GradientSearch(hg.Reverse(INNER), STILL, projection=clipped)),
+}
+SCALED = optax.sgd(lambda count: 3 * SCALE)
+
+
+def clipped(hparams):
+    return jnp.clip(hparams, None, -1 + SCALE / 100)
+
+
+def scaled_normal(key):
+    return SCALE * jax.random.normal(key)
+
+
+def diagonal(hparams):
+    return jnp.array([1.0, SCALE])
+
+
+@pytest.mark.variants(quick=["prior"], slow=["holdout", "kept", "outer", "preconditioner", "projection"])
+@pytest.mark.parametrize("kind", READERS)
+def test_a_search_made_after_a_change_is_another_one(monkeypatch, kind):
+    options, make = READERS[kind]
+    problem = hg.BilevelProblem(penalised(lambda w: jnp.sum(w**2)), mse, ROWS, ROWS)
+
+    def answer():
+        search = make()
+        start = search.init(problem, jnp.ones(2), jnp.asarray(-1.0))
+        state, history = hg.run(search, problem, start, key=KEY, budget=4, chunk=2, **options)
+        return jax.tree.leaves((state.hparams, state.best.value, history.records))
+
+    before = answer()
+    set_global(monkeypatch, "SCALE", 3.0)
+    found = answer()
+    jax.clear_caches()
+    expected = answer()
+    assert all(map(np.array_equal, found, expected)) and not all(map(np.array_equal, found, before))
 
 
 def test_what_installed_packages_read_is_no_change(monkeypatch):
