@@ -71,6 +71,8 @@ class PedAnova(AbstractImportance):
         leaf, ranked = state.space.leaves[name], state.ranked
         active = [one for one in ranked if name in one.trial.params]
         best = max(2, int(np.ceil(self.quantile * len(active))))
+        if len(active) > best:  # equals of the last of the best are among them
+            best = sum(one.result.value <= active[best - 1].result.value for one in active)
         if len(active) <= best:
             return 0.0
         width, positions = 0.5 * best**-0.2, _positions(state, active, name)
@@ -96,7 +98,8 @@ class RidgeImportance(AbstractImportance):
 
     on standardised columns c_ij: x and (x - 1/2)² for a number at x in [0, 1], one indicator for each choice. By ridge
     regression with penalty `ridge` times the number of trials. Ranks stand for the values, which may span orders of
-    magnitude. Where a leaf is not active a number counts as the middle of its range, a choice as the mean.
+    magnitude; equal values have equal ranks. Where a leaf is not active a number counts as the middle of its range, a
+    choice as the mean.
 
     **Example**
 
@@ -115,7 +118,9 @@ class RidgeImportance(AbstractImportance):
         if len(ranked) < 3:
             return dict.fromkeys(state.space.blocks, 0.0)
         parts = {name: self._columns(state, ranked, name) for name in leaves}
-        columns, ranks = np.concatenate(list(parts.values()), 1), np.linspace(0.0, 1.0, len(ranked))
+        columns, values = np.concatenate(list(parts.values()), 1), [one.result.value for one in ranked]
+        first, after = np.searchsorted(values, values), np.searchsorted(values, values, "right")
+        ranks = (first + after - 1) / (2 * (len(ranked) - 1))
         columns = (columns - columns.mean(0)) / (columns.std(0) + 1e-12)
         gram = columns.T @ columns + self.ridge * len(ranked) * np.eye(columns.shape[1])
         squares = np.linalg.solve(gram, columns.T @ (ranks - ranks.mean())) ** 2

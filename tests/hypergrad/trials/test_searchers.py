@@ -1,6 +1,5 @@
 """Spaces, searchers and strategies."""
 
-import itertools
 import json
 from dataclasses import replace
 
@@ -229,36 +228,6 @@ def test_a_list_comes_first():
     assert (
         state.history[3].trial.params == told(hg.trials.Random(), MIXED, 4, lambda params: 1.0).history[3].trial.params
     )
-
-
-@pytest.mark.parametrize("importance", [hg.trials.PedAnova(), hg.trials.RidgeImportance()])
-def test_importance_knows_no_order_of_choices(importance):
-    value = {"good": 0.0, "bad": 1.0, "ok": 0.1}
-    space = lambda choices: hg.trials.Space(
-        {"c": hg.trials.Categorical(choices, block="a"), "x": hg.trials.Float(0.0, 1.0, block="b")}
-    )
-    drawn = told(hg.trials.Random(), space(("good", "bad", "ok")), 80, lambda p: value[p["c"]] + 0.2 * p["x"])
-    weights = [
-        importance(replace(drawn, space=space(choices))) for choices in itertools.permutations(("good", "bad", "ok"))
-    ]
-    for other in weights[1:]:
-        assert other == pytest.approx(weights[0], rel=1e-9)
-    assert weights[0]["a"] > 2 * weights[0]["b"] > 0
-
-
-def test_a_leaf_whose_value_does_not_matter_has_no_importance():
-    deeper = hg.trials.When("depth", at_least=2)
-    space = hg.trials.Space(
-        {
-            "depth": hg.trials.Int(1, 2, block="a"),
-            "units": hg.trials.Float(0.0, 1.0, block="b", when=deeper),
-            "kind": hg.trials.Categorical(("x", "y"), block="c", when=deeper),
-        }
-    )
-    state = told(hg.trials.Random(), space, 200, lambda params: float(params["depth"] == 2) + 1e-3 * len(params))
-    for importance in (hg.trials.PedAnova(), hg.trials.RidgeImportance()):
-        weights = importance(state)
-        assert weights["a"] > 20 * max(weights["b"], weights["c"])
 
 
 def test_a_history_grows_without_changing_those_before():
