@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..ground.checks import field, function, integer, shown
+from ..ground.outside import read_outside
 from .compilations import Compilations, compilations
 from .trial import Result, Trial, revised
 
@@ -119,7 +120,9 @@ class Vmapped(AbstractObjective):
         try:
             stacked = jax.tree.map(stack, *arrays, *[arrays[-1]] * room)
             every = jnp.stack([*keys, *[keys[-1]] * room])
-            found = jax.tree.map(np.asarray, _train(self.train, shape, stacked, self.data, every))
+            found = jax.tree.map(
+                np.asarray, _train(self.train, read_outside(self.train), shape, stacked, self.data, every)
+            )
             if not isinstance(found, dict) or not {"value"} <= set(found) <= RESULT_NAMES:
                 got = list(found) if isinstance(found, dict) else shown(found)
                 raise TypeError(f"train must return a dictionary with 'value' and other fields of a Result, got {got}")
@@ -131,8 +134,9 @@ class Vmapped(AbstractObjective):
 
 @eqx.filter_jit
 def _train(
-    train: Callable[..., dict[str, Any]], shape: Hashable, arrays: PyTree, data: PyTree, keys: Array
+    train: Callable[..., dict[str, Any]], outside: str, shape: Hashable, arrays: PyTree, data: PyTree, keys: Array
 ) -> dict[str, Any]:
+    """Returns the results of all; where `train` reads other numbers from outside, its code runs again."""
     return jax.vmap(lambda one, key: train(shape, one, data, key))(arrays, keys)
 
 

@@ -53,6 +53,16 @@ def test_one_program_trains_every_size_as_one_by_one():
         assert told.result.metrics == {"depth": told.trial.params["depth"]}
 
 
+def test_a_group_is_trained_by_the_numbers_of_its_time(monkeypatch):
+    train = lambda shape, arrays, data, key: {"value": jnp.mean(X) + arrays["log_lr"]}
+    objective = hg.trials.Vmapped(train, lambda trial: ((), trial.params))
+    trial = hg.trials.Trial(0, {"units": 1, "depth": 1, "log_lr": -1.0})
+    value = lambda: objective([trial], jax.random.split(KEY, 1))[0].value
+    before = value()
+    monkeypatch.setitem(globals(), "X", X + 1)
+    np.testing.assert_allclose(value(), before + 1, rtol=1e-6)
+
+
 def test_a_group_that_cannot_be_trained_leaves_the_others():
     def prepare(trial):
         if trial.params["depth"] == 3:
