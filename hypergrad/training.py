@@ -1,19 +1,19 @@
 """One training run, from its first state to the outer loss at its end."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, ArrayLike, PyTree
 
 from .data.sampler import as_sampler
-from .ground.checks import checked, explained, integer, random_key, real
+from .ground.checks import checked, integer, random_key, real
 from .ground.derivatives import linearize
 from .ground.keys import EndKeys, end_keys, step_key
 from .ground.tree import PartitionedModel, differentiable, join, split
 from .inner import INNER, AbstractInnerSolver, InnerState, SolveStats
+from .inner.stops import naming_solver
 from .problem import PROBLEM, BilevelProblem, check_model, outer_value, outer_value_and_grads
 from .stats import Counts, Estimate, Stats
 
@@ -141,28 +141,7 @@ def cotangent_of(state: InnerState, by_model: PartitionedModel) -> PyTree:
     return pullback(by_model)[0]
 
 
-@contextlib.contextmanager
-def naming_solver(inner: AbstractInnerSolver) -> Iterator[None]:
-    """Names the inner solver where JAX says that it cannot be differentiated."""
-    try:
-        yield
-    except ValueError as error:
-        if "Reverse-mode differentiation does not work" not in str(error):
-            raise
-        raise ValueError(
-            f"{inner.name} holds a loop of unknown length, such as a line search, which JAX cannot differentiate in "
-            "reverse mode: use an optimiser without one, JaxoptSolver(jaxopt.LBFGS, linesearch='backtracking'), or an "
-            "estimator that does not need it, such as Implicit or Forward"
-        ) from error
-
-
-def _explain(inner: AbstractInnerSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array) -> None:
-    check_model(problem, params, hparams)
-
-
 @checked(INNER, PROBLEM, random_key())
-@explained(_explain)
-@eqx.filter_jit
 def evaluate(
     inner: AbstractInnerSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array
 ) -> Estimate:
@@ -178,6 +157,14 @@ def evaluate(
         >>> print(f"{hg.evaluate(inner, problem, w, log_l2, key).value:.3f}")
         0.352
     """
+    check_model(problem, params, hparams)  # here, where arrays have values
+    return _evaluate(inner, problem, params, hparams, key)
+
+
+@eqx.filter_jit
+def _evaluate(
+    inner: AbstractInnerSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array
+) -> Estimate:
     start = inner.start(problem, check_model(problem, params, hparams), hparams)
     training = Training(inner, problem, hparams, key)
     return training.evaluate(training.feed(start))[0]

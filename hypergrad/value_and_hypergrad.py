@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .estimators.base import ESTIMATOR, AbstractEstimator
-from .ground.checks import checked, explained, random_key
+from .ground.checks import checked, random_key
 from .ground.hparams import as_hparams
 from .problem import PROBLEM, BilevelProblem, check_model
 from .stats import Status
@@ -36,13 +36,11 @@ def value_and_hypergrad(
         0.352 0.321
     """
 
-    def explain(hparams: PyTree, params: PyTree, key: Array) -> None:
-        check_model(problem, params, as_hparams(hparams))
-
     @checked(random_key())
-    @explained(explain)
     def function(hparams: PyTree, params: PyTree, key: Array) -> tuple[Array, PyTree]:
-        value, hypergradient, status = _cold_estimate(problem, estimator, as_hparams(hparams), params, key)
+        hparams = as_hparams(hparams)
+        check_model(problem, params, hparams)  # here, where arrays have values
+        value, hypergradient, status = _cold_estimate(problem, estimator, hparams, params, key)
         warn_of_flags(status)
         return value, hypergradient
 

@@ -103,5 +103,5 @@ class AbstractTrajectoryEstimator(AbstractEstimator):
         if self.warm_start:
             refuse_warm(self.inner, problem, hparams, state)
         if differentiable:
-            warn_of_stopped_step(self.inner, problem, hparams, state)
+            warn_of_stopped_step(self.inner, problem, hparams, state, backward=True)
         return first_state(state, hparams)

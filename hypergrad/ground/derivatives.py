@@ -71,7 +71,8 @@ REMEDY = (
 )
 UNTRACED = (
     "while JAX traces, numbers have no values that if, float() or NumPy could take: use jnp.where and jax.numpy, or "
-    "compute from what is no hyperparameter"
+    "compute from what is no hyperparameter; make a schedule of optax's of fixed numbers, and multiply it by the "
+    "learned rate"
 )
 
 

@@ -1,7 +1,8 @@
-"""Warnings about derivatives of the inner loss or of a training step that are cut."""
+"""Derivatives of the inner loss or of a training step that are cut, or that are not there."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -33,20 +34,45 @@ def warn_of_stopped_outer(problem: BilevelProblem, partitioned: PartitionedModel
 
 
 def warn_of_stopped_step(
-    inner: Any, problem: BilevelProblem, hparams: PyTree, state: InnerState, *, optimiser: bool = True
+    inner: Any,
+    problem: BilevelProblem,
+    hparams: PyTree,
+    state: InnerState,
+    *,
+    optimiser: bool = True,
+    backward: bool = False,
 ) -> None:
     """Warns where a `stop_gradient` cuts the derivative of a training step, in the inner loss or the `optimiser`.
 
-    Warns of such a stop in the outer loss too.
+    Warns of such a stop in the outer loss too. **Raises** `ValueError` for a step with a stop that is to be taken
+    `backward` and cannot be, before anything is compiled.
     """
     hparams = as_hparams(hparams)
     warn_of_stopped_outer(problem, state.judged, hparams)
     step = inner, problem, hparams, state  # traced already, as the gradient alone is not
     if not remembered(_holds_stops, _step, *step):
         return
+    if backward:
+        with naming_solver(inner):
+            remembered(_take_back, *step)
     if not warn_of_stopped_loss(problem, state.partitioned, hparams) and optimiser:
         has_state = state.partitioned.layer_state is not None
         _warn(f"the state of layers, or {inner.name}," if has_state else inner.name, TRAINING, _two_steps, *step)
+
+
+@contextlib.contextmanager
+def naming_solver(inner: Any) -> Iterator[None]:
+    """Names the inner solver where JAX says that it cannot be differentiated."""
+    try:
+        yield
+    except ValueError as error:
+        if "Reverse-mode differentiation does not work" not in str(error):
+            raise
+        raise ValueError(
+            f"{inner.name} holds a loop of unknown length, such as a line search, which JAX cannot differentiate in "
+            "reverse mode: use an optimiser without one, JaxoptSolver(jaxopt.LBFGS, linesearch='backtracking'), or an "
+            "estimator that does not need it, such as Implicit or Forward"
+        ) from error
 
 
 def _warn(name: str, what: str, make: Callable[..., Slice], *arguments: PyTree) -> bool:
@@ -57,9 +83,9 @@ def _warn(name: str, what: str, make: Callable[..., Slice], *arguments: PyTree) 
         if not cut_by_stops(function, point, optax.tree.random_like(jax.random.key(0), point)):
             return False
     warnings.warn(
-        f"{name} holds a stop_gradient that cuts {what}: hypergradients take what is "
-        "stopped as constant and are not the derivative of the value; leave it out, give what is stopped as data, or "
-        "use ES, which needs no derivative",
+        f"{name} holds a stop_gradient that cuts {what}: hypergradients take what is stopped as constant, and where it "
+        "is not are not the derivative of the value; leave it out, freeze weights by BilevelProblem(trainable=...), "
+        "give what is stopped as data, or use ES, which needs no derivative",
         UserWarning,
         stacklevel=4,
     )
@@ -86,6 +112,11 @@ def _step(inner: Any, problem: BilevelProblem, hparams: PyTree, state: InnerStat
     inexact, rest = split(state)
     step = lambda inexact, hparams: split(inner.stepped(problem, hparams, join(inexact, rest)))[0]
     return lambda point: step(*point), (inexact, hparams)
+
+
+def _take_back(*step: Any) -> None:
+    function, point = _step(*step)
+    jax.eval_shape(lambda point: jax.vjp(function, point)[1](function(point)), point)
 
 
 def _two_steps(inner: Any, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> Slice:

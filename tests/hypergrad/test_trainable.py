@@ -171,6 +171,22 @@ def test_one_array_in_two_places_is_trained_apart_with_a_warning():
     started({"first": w, "second": w}, trainable={"first": True, "second": False})
 
 
+@pytest.mark.parametrize("how", ["evaluate", "value_and_hypergrad"])
+def test_calls_that_make_their_own_state_check_values_too(how):
+    problem, hparams = hg.BilevelProblem(linear, linear, rows(0), rows(1)), jnp.asarray(0.1)
+
+    def call(params):
+        if how == "evaluate":
+            return hg.evaluate(INNER, problem, params, hparams, KEYS[0])
+        return hg.value_and_hypergrad(problem, hg.OneStep(INNER))(hparams, params, KEYS[0])
+
+    w = jnp.arange(3.0)
+    with pytest.warns(UserWarning, match="are one array"):
+        call({"first": w, "second": w})
+    with pytest.raises(ValueError, match=r"params\['second'\] holds values that are NaN"):
+        call({"first": w, "second": w * jnp.nan})
+
+
 def test_a_number_among_the_arrays_is_a_constant_with_a_warning():
     first, second = jnp.arange(3.0), jnp.ones(3)
     with pytest.warns(UserWarning, match=r"params\['scale'\] is a number of Python's.*jnp.asarray"):

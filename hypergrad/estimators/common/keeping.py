@@ -13,7 +13,8 @@ from jaxtyping import Array, ArrayLike, DTypeLike, PyTree
 
 from ...ground.tree import cast_like, in_single, join, split, without_buffers
 from ...inner import InnerState
-from ...training import Training, naming_solver
+from ...inner.stops import naming_solver
+from ...training import Training
 from .adjoint import Adjoint, squares, sweep
 from .trajectory import record, restored
 

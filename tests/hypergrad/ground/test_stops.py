@@ -120,6 +120,23 @@ def test_training_whose_derivative_by_hyperparameters_is_cut_is_named():
         hg.Reverse(fast).init(problem(ridge), *ARGUMENTS)
 
 
+def test_the_way_to_freeze_weights_is_named():
+    """Weights that are stopped, and decayed by the optimiser, are not constant; frozen ones are."""
+    frozen = lambda w, h, data, key: ridge(w["moved"] + stop(w["held"]), h, data, key)
+    outer = lambda w, h, data, key: distance(w["moved"] + w["held"], h, data, key)
+    rows, params = (CASE.problem.train, CASE.problem.valid), {"moved": CASE.params, "held": CASE.params + 1}
+    with pytest.warns(UserWarning, match=r"freeze weights by BilevelProblem\(trainable="):
+        hg.Reverse(SGD).init(hg.BilevelProblem(frozen, outer, *rows), params, ARGUMENTS[1])
+    fixed = hg.BilevelProblem(frozen, outer, *rows, trainable={"moved": True, "held": False})
+    hg.Reverse(SGD).init(fixed, params, ARGUMENTS[1])
+
+
+@pytest.mark.slow
+def test_a_line_search_is_refused_before_its_stops_are_measured():
+    with pytest.raises(ValueError, match="loop of unknown length"):
+        hg.Reverse(hg.OptaxSolver(optax.lbfgs(), 2)).init(problem(ridge), *ARGUMENTS)
+
+
 @pytest.mark.slow
 def test_inside_a_transformation_too():
     with pytest.warns(UserWarning, match="inner_loss holds a stop_gradient that cuts"):
