@@ -1,5 +1,6 @@
 """Tabular data sets: those that ship with scikit-learn, and folders of text files with their splits."""
 
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -87,6 +88,8 @@ def _read_folder(folder: Path, split: int) -> tuple[Rows, np.ndarray, np.ndarray
     features, target = _numbers(of_features, int, 1), _numbers(of_target, int, 1)
     if len(target) != 1:
         raise DataError(f"{of_target} must name one column, got {len(target)}")
+    if len(features) == 0 or target[0] in features:
+        raise DataError(f"{of_features} must name columns other than the target, {target[0]}, got {features.tolist()}")
     splits = _splits(of_splits)
     train, test = splits[f"train_{split}"], splits[f"test_{split}"]
     for numbers, least in ((train, 3), (test, 1)):
@@ -110,7 +113,9 @@ def _read_folder(folder: Path, split: int) -> tuple[Rows, np.ndarray, np.ndarray
 def _numbers(path: Path, kind: type, axes: Literal[1, 2]) -> np.ndarray:
     """Returns the numbers of a text file. **Raises** `DataError` naming it where it holds something else."""
     try:
-        return np.loadtxt(path, dtype=kind, ndmin=axes)
+        with warnings.catch_warnings():  # of a file that is empty
+            warnings.simplefilter("ignore", UserWarning)
+            return np.loadtxt(path, dtype=kind, ndmin=axes)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} must hold numbers between blanks: {error}") from None
 

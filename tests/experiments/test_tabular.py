@@ -59,6 +59,14 @@ FAULTS = {
         "features.*0 to 3.* to 2",
     ),
     "no such target": (lambda place, rows: (place / "index_target.txt").write_text("-1"), "target.txt holds -1 to -1"),
+    "no features": (
+        lambda place, rows: (place / "index_features.txt").write_text(""),
+        "features.txt must name columns other than the target, 1, got ",
+    ),
+    "the target as a feature": (
+        lambda place, rows: (place / "index_features.txt").write_text("0 1"),
+        "features.txt must name columns other than the target, 1, got ",
+    ),
     "two targets": (lambda place, rows: (place / "index_target.txt").write_text("1 2"), "must name one column, got 2"),
     "no such row": (
         lambda place, rows: np.savez(place / "splits.npz", train_0=np.arange(50), test_0=[60]),
