@@ -1,10 +1,10 @@
 """Results in the documents: finished runs are copied into docs/results, and tables of pages are written from them."""
 
+import argparse
 import json
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -271,4 +271,6 @@ def main(folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m experiments.publish", description=__doc__)
+    parser.add_argument("folders", nargs="*", help="output folders of finished runs; without one, tables alone")
+    main(parser.parse_args().folders)

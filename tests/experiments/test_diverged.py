@@ -65,3 +65,8 @@ def test_what_is_no_summary_is_not_published(tmp_path, content):
     (tmp_path / "summary.json").write_text(content)
     with pytest.raises(SystemExit, match="summary.json is no summary of a run"):
         publish(tmp_path)
+
+
+def test_publishing_answers_help(says):
+    status, text = says("publish", "--help")
+    assert status == 0 and "output folders of finished runs" in text
