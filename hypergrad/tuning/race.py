@@ -24,7 +24,7 @@ from ..history import History
 from ..inner import AbstractInnerSolver
 from ..pace import Pace
 from ..plan import Plan
-from ..problem import BilevelProblem, outer_value, reading_all
+from ..problem import BilevelProblem, inner_objective, outer_value, reading_all
 from ..run import follow, keep_at
 from ..search.base import SearchState
 from ..search.gradient import GradientSearch
@@ -33,6 +33,8 @@ from ..search.holdout import loss_on_holdout
 CHUNK = 10  # hyper-steps per compiled call
 GROWTH = 100.0  # of the adjoint, from which a shorter horizon is taken
 EVERY = 30.0  # seconds between two saves
+LOOK, RUIN = 20, 5  # moves between two looks whether a start is ruined, and the last of them, which say so
+LEFT, WORN = 0.1, 0.8  # of what training gained on the outer loss, and of the inner loss before it
 
 
 class Track(NamedTuple):
@@ -62,6 +64,21 @@ class Rival:
     def loss(self) -> float:
         """The loss by which starts are compared, infinite where nothing was finite."""
         return float(self.course.entry(lambda state: state.best.value))
+
+    def is_ruined(self, untrained: "Losses") -> bool:
+        """Returns whether the last moves have lost nearly all that training had gained, on the training data too.
+
+        Where the outer loss alone is lost, the model overfits. Judged at every `LOOK` moves alone, so that an
+        interrupted call goes on as a whole one.
+        """
+        course = self.course
+        if not course.num_steps or course.num_steps % LOOK:
+            return False
+        history = course.history
+        losses = np.asarray(history.stats.diagnostics.get("holdout", history.value), float)
+        best = np.fmin.reduce(losses)
+        kept = losses[-RUIN:] < untrained.outer - LEFT * (untrained.outer - best)
+        return not np.any(kept) and not losses_of(course).inner < WORN * untrained.inner
 
     def go_on(self, gradients: int, callback: Callable[[SearchState, History], Any] | None) -> None:
         """Trains and moves λ up to a budget. A start that fails stays where it is, with its loss."""
@@ -154,9 +171,47 @@ def winner_of(race: list[Rival], gradients: float, callback: Callable[[SearchSta
     return alive[0]
 
 
+def finish(
+    race: list[Rival], winner: Rival, choice: Choice, total: int, callback: Callable[[SearchState, History], Any] | None
+) -> list[Rival]:
+    """Returns the starts that went on after the race, in their order, the last of them to the end of the budget.
+
+    One that is ruined gives way to the next best, so that no budget is spent on weights that no hypergradient brings
+    back. Whether it is so is looked at after every `LOOK` moves. What a call that was interrupted had ruined is first.
+    """
+    untrained, stopped = losses_of(choice.course), False
+    order = sorted(race, key=lambda rival: (not rival.is_ruined(untrained), rival is not winner, rival.loss))
+
+    def watch(state: SearchState, history: History) -> bool:
+        nonlocal stopped
+        assert callback is not None  # it is not watched else
+        stopped = bool(callback(state, history))
+        return stopped
+
+    for number, rival in enumerate(order):
+        course, left = rival.course, len(order) - 1 - number
+        others = choice.spent + sum(other.course.gradients for other in race if other is not rival)
+        limit = total - others - choice.cost + 1  # one more hyper-step fits
+        while course.gradients < limit and not stopped and not (left and rival.is_ruined(untrained)):
+            before, moves = course.num_steps, LOOK - course.num_steps % LOOK
+            leg = min(limit, course.gradients + moves * choice.cost) if left else limit
+            rival.go_on(leg, None if callback is None else watch)
+            stopped = stopped or course.num_steps == before  # patience is at its end
+        if stopped or not (left and rival.is_ruined(untrained)):
+            return order[: number + 1]
+    return order
+
+
+class Losses(NamedTuple):
+    """The loss that chooses, and the inner one, of the model and the hyperparameters of a state."""
+
+    outer: Any
+    inner: Any
+
+
 def warn_if_worse(first: Course, loss: float) -> None:
     """Warns where a loss is above that of the model from which all starts began; `first` is a course before a step."""
-    given = float(_untrained(first.plan, first.state))
+    given = float(losses_of(first).outer)
     if loss > given:
         warnings.warn(
             f"the best loss, {loss:.4g}, is above that of the params given, {given:.4g}: no start came below "
@@ -166,10 +221,16 @@ def warn_if_worse(first: Course, loss: float) -> None:
         )
 
 
+def losses_of(course: Course) -> Losses:
+    """Returns the losses of the present model of a course."""
+    return Losses(*map(float, _losses(course.plan, course.state)))
+
+
 @eqx.filter_jit
-def _untrained(plan: Plan, first: SearchState) -> Array:
-    """Returns the loss that chooses, of the model of a state."""
+def _losses(plan: Plan, state: SearchState) -> Losses:
     problem, key = plan.problem, plan.key
+    partitioned = state.inner_state.inner.partitioned
+    inner = inner_objective(problem, partitioned, key)(partitioned.arrays, state.hparams)
     if problem.holdout is not None:
-        return loss_on_holdout(problem.holdout, first.model, first.hparams, key)
-    return outer_value(reading_all(problem), first.model, first.hparams, key)
+        return Losses(loss_on_holdout(problem.holdout, state.model, state.hparams, key), inner)
+    return Losses(outer_value(reading_all(problem), state.model, state.hparams, key), inner)

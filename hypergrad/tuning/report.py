@@ -1,5 +1,6 @@
 """The report of `tune`: the choices, and their reasons."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -48,6 +49,15 @@ def on_momentum(paths: Sequence[str], memory: int | None) -> list[str]:
         f"{path} is a momentum, held where the optimiser remembers {memory} updates at most: a longer one overshoots "
         "after more updates than a hypergradient sees."
         for path in paths
+    ]
+
+
+def on_ruin(went_on: Sequence[Rival]) -> list[str]:
+    """Returns a sentence for every start that gave way to the next; all of them went on after the race."""
+    return [
+        f"{rival.name} went on, and was given up after {rival.course.num_steps} moves for {after.name}: training "
+        f"had lost nearly all that it had gained. Its best loss was {rival.loss:.4g}."
+        for rival, after in itertools.pairwise(went_on)
     ]
 
 

@@ -17,8 +17,8 @@ from ..problem import BilevelProblem, check_model
 from ..search.base import SearchState
 from ..search.gradient import GradientSearch, identity
 from .momentum import MEMORY, Bounded, bounds
-from .race import Track, choose, line_up, warn_if_worse, winner_of
-from .report import on_momentum, report
+from .race import Track, choose, finish, line_up, warn_if_worse, winner_of
+from .report import on_momentum, on_ruin, report
 from .setup import all_starts, in_losses, periods, scaled_adam, steps, units
 
 REACH = 20  # horizons between two moves of λ: a differentiated update costs two gradients, and three updates in time
@@ -93,7 +93,8 @@ def tune(
        grows more than a hundredfold in a trial.
     3. Starts race for some 15 % of the budget, and one move at least: all train and move λ; the worse half gives up,
        again and again. So a start that ruins training is replaced.
-    4. The winner goes on from its weights to the end of the budget.
+    4. The winner goes on from its weights to the end of the budget. Where it has lost nine tenths of what training
+       had gained, for five moves in a row, the next best start goes on in its place, and the best of all is returned.
 
     **Arguments**
 
@@ -153,14 +154,13 @@ def tune(
     choice = choose(search, longest, search(longest).init(problem, params, hparams), track)
     race = line_up(choice, named, checkpoint)
     winner = winner_of(race, SHARE * total, callback)
-    course = winner.course
-    others = choice.spent + sum(rival.course.gradients for rival in race if rival is not winner)
-    last = total - others - choice.cost
-    if last >= 0:  # one more hyper-step fits
-        winner.go_on(last + 1, callback)
+    went_on = finish(race, winner, choice, total, callback)
+    winner = min(went_on, key=lambda rival: rival.loss)
     if not math.isfinite(winner.loss):
         raise FloatingPointError("no start has a finite loss: training diverges, or the loss is not defined there")
-    best, spent = course.state.best, others + course.gradients
+    course, spent = winner.course, choice.spent + sum(rival.course.gradients for rival in race)
+    best = course.state.best
     warn_if_worse(choice.course, winner.loss)
-    words = report(choice, race, winner, spent, inner.num_steps, on_momentum(momenta, memory))
+    held = on_momentum(momenta, memory)
+    words = report(choice, race, winner, spent, inner.num_steps, [*held, *on_ruin(went_on)])
     return Tuned(best.params, best.hparams, best.value, course.state, course.history, spent, words)
