@@ -20,6 +20,7 @@ from ..estimators.reverse import Reverse
 from ..failures import NotFiniteError
 from ..ground.autosave import Interval
 from ..ground.program import Layout
+from ..ground.tree import PartitionedModel
 from ..history import History
 from ..inner import AbstractInnerSolver
 from ..pace import Pace
@@ -34,7 +35,7 @@ CHUNK = 10  # hyper-steps per compiled call
 GROWTH = 100.0  # of the adjoint, from which a shorter horizon is taken
 EVERY = 30.0  # seconds between two saves
 LOOK, RUIN = 20, 5  # moves between two looks whether a start is ruined, and the last of them, which say so
-LEFT, WORN = 0.1, 0.8  # of what training gained on the outer loss, and of the inner loss before it
+LEFT = 0.1  # of what training had gained on a loss, below which it is lost
 
 
 class Track(NamedTuple):
@@ -53,6 +54,13 @@ class Track(NamedTuple):
         return begin(plan, state, Budget(gradients=1), pace, holdout=self.holdout)
 
 
+class Losses(NamedTuple):
+    """The loss that chooses, and the inner one, of a model and its hyperparameters."""
+
+    outer: Array | float
+    inner: Array | float
+
+
 @dataclasses.dataclass
 class Rival:
     """One start of the race, and its course so far."""
@@ -65,20 +73,23 @@ class Rival:
         """The loss by which starts are compared, infinite where nothing was finite."""
         return float(self.course.entry(lambda state: state.best.value))
 
-    def is_ruined(self, untrained: "Losses") -> bool:
+    def is_ruined(self, untrained: Losses) -> bool:
         """Returns whether the last moves have lost nearly all that training had gained, on the training data too.
 
         Where the outer loss alone is lost, the model overfits. Judged at every `LOOK` moves alone, so that an
         interrupted call goes on as a whole one.
         """
         course = self.course
-        if not course.num_steps or course.num_steps % LOOK:
+        if not course.num_steps or course.num_steps % LOOK or not all(map(math.isfinite, untrained)):
             return False
-        history = course.history
+        is_kept = lambda now, first, best: now < first - LEFT * (first - best)
+        history, state = course.history, course.state
         losses = np.asarray(history.stats.diagnostics.get("holdout", history.value), float)
-        best = np.fmin.reduce(losses)
-        kept = losses[-RUIN:] < untrained.outer - LEFT * (untrained.outer - best)
-        return not np.any(kept) and not losses_of(course).inner < WORN * untrained.inner
+        if np.any(is_kept(losses[-RUIN:], untrained.outer, np.fmin.reduce(losses))):
+            return False
+        now = losses_of(course.plan, state.inner_state.inner.partitioned, state.hparams)
+        then = losses_of(course.plan, state.best.partitioned, state.best.hparams)
+        return not is_kept(now.inner, untrained.inner, then.inner)
 
     def go_on(self, gradients: int, callback: Callable[[SearchState, History], Any] | None) -> None:
         """Trains and moves λ up to a budget. A start that fails stays where it is, with its loss."""
@@ -172,14 +183,19 @@ def winner_of(race: list[Rival], gradients: float, callback: Callable[[SearchSta
 
 
 def finish(
-    race: list[Rival], winner: Rival, choice: Choice, total: int, callback: Callable[[SearchState, History], Any] | None
+    race: list[Rival],
+    winner: Rival,
+    choice: Choice,
+    untrained: Losses,
+    total: int,
+    callback: Callable[[SearchState, History], Any] | None,
 ) -> list[Rival]:
     """Returns the starts that went on after the race, in their order, the last of them to the end of the budget.
 
     One that is ruined gives way to the next best, so that no budget is spent on weights that no hypergradient brings
     back. Whether it is so is looked at after every `LOOK` moves. What a call that was interrupted had ruined is first.
     """
-    untrained, stopped = losses_of(choice.course), False
+    stopped = False
     order = sorted(race, key=lambda rival: (not rival.is_ruined(untrained), rival is not winner, rival.loss))
 
     def watch(state: SearchState, history: History) -> bool:
@@ -202,35 +218,26 @@ def finish(
     return order
 
 
-class Losses(NamedTuple):
-    """The loss that chooses, and the inner one, of the model and the hyperparameters of a state."""
-
-    outer: Any
-    inner: Any
-
-
-def warn_if_worse(first: Course, loss: float) -> None:
-    """Warns where a loss is above that of the model from which all starts began; `first` is a course before a step."""
-    given = float(losses_of(first).outer)
-    if loss > given:
+def warn_if_worse(untrained: Losses, loss: float) -> None:
+    """Warns where a loss is above that of the model from which all starts began."""
+    if loss > untrained.outer:
         warnings.warn(
-            f"the best loss, {loss:.4g}, is above that of the params given, {given:.4g}: no start came below "
+            f"the best loss, {loss:.4g}, is above that of the params given, {untrained.outer:.4g}: no start came below "
             "it; give a smaller learning rate where training diverges",
             RuntimeWarning,
             stacklevel=4,
         )
 
 
-def losses_of(course: Course) -> Losses:
-    """Returns the losses of the present model of a course."""
-    return Losses(*map(float, _losses(course.plan, course.state)))
+def losses_of(plan: Plan, partitioned: PartitionedModel, hparams: PyTree) -> Losses:
+    """Returns the losses of a model, as numbers."""
+    return Losses(*map(float, _losses(plan, partitioned, hparams)))
 
 
 @eqx.filter_jit
-def _losses(plan: Plan, state: SearchState) -> Losses:
-    problem, key = plan.problem, plan.key
-    partitioned = state.inner_state.inner.partitioned
-    inner = inner_objective(problem, partitioned, key)(partitioned.arrays, state.hparams)
+def _losses(plan: Plan, partitioned: PartitionedModel, hparams: PyTree) -> Losses:
+    problem, key, model = plan.problem, plan.key, partitioned.model
+    inner = inner_objective(problem, partitioned, key)(partitioned.arrays, hparams)
     if problem.holdout is not None:
-        return Losses(loss_on_holdout(problem.holdout, state.model, state.hparams, key), inner)
-    return Losses(outer_value(reading_all(problem), state.model, state.hparams, key), inner)
+        return Losses(loss_on_holdout(problem.holdout, model, hparams, key), inner)
+    return Losses(outer_value(reading_all(problem), model, hparams, key), inner)

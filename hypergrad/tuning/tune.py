@@ -17,7 +17,7 @@ from ..problem import BilevelProblem, check_model
 from ..search.base import SearchState
 from ..search.gradient import GradientSearch, identity
 from .momentum import MEMORY, Bounded, bounds
-from .race import Track, choose, finish, line_up, warn_if_worse, winner_of
+from .race import Track, choose, finish, line_up, losses_of, warn_if_worse, winner_of
 from .report import on_momentum, on_ruin, report
 from .setup import all_starts, in_losses, periods, scaled_adam, steps, units
 
@@ -154,13 +154,15 @@ def tune(
     choice = choose(search, longest, search(longest).init(problem, params, hparams), track)
     race = line_up(choice, named, checkpoint)
     winner = winner_of(race, SHARE * total, callback)
-    went_on = finish(race, winner, choice, total, callback)
+    first = choice.course.state
+    untrained = losses_of(choice.course.plan, first.inner_state.inner.partitioned, first.hparams)
+    went_on = finish(race, winner, choice, untrained, total, callback)
     winner = min(went_on, key=lambda rival: rival.loss)
     if not math.isfinite(winner.loss):
         raise FloatingPointError("no start has a finite loss: training diverges, or the loss is not defined there")
     course, spent = winner.course, choice.spent + sum(rival.course.gradients for rival in race)
     best = course.state.best
-    warn_if_worse(choice.course, winner.loss)
+    warn_if_worse(untrained, winner.loss)
     held = on_momentum(momenta, memory)
     words = report(choice, race, winner, spent, inner.num_steps, [*held, *on_ruin(went_on)])
     return Tuned(best.params, best.hparams, best.value, course.state, course.history, spent, words)

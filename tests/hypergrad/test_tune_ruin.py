@@ -63,3 +63,14 @@ def test_an_interrupted_call_gives_way_as_a_whole_one(tmp_path, at):
     again = tune(checkpoint=tmp_path / "tune", callback=lambda *_: False)
     jax.tree.map(np.testing.assert_array_equal, (again.state, again.history), (whole.state, whole.history))
     assert (again.gradients, again.report) == (whole.gradients, whole.report)
+
+
+@pytest.mark.parametrize("shift", [-1e3, 0.0, 1e3])
+def test_a_model_that_overfits_is_not_ruined_whatever_the_constants_of_the_losses(shift):
+    """Training passes 0.5, the best weight for the other rows, and ends at 2, where these lose more than at first."""
+    away = lambda w, h, data, key: jnp.sum((w - data) ** 2) + shift
+    problem = hg.BilevelProblem(away, away, np.array([2.0]), np.array([0.5]))
+    solver = hg.OptaxSolver(sgd, BUDGET)
+    hparams, slower = {"log_rate": jnp.log(0.01)}, {"log_rate": jnp.log(0.001)}
+    tuned = hg.tune(solver, problem, jnp.zeros(1), hparams, key=laws.KEY, scale=1e-6, starts=[slower])
+    assert float(tuned.history.value[-1]) - shift > 2 and "given up" not in str(tuned)
