@@ -97,11 +97,12 @@ def test_the_quarter_budget():
         *(limits[name][1] for name in ("diabetes", "wine-quality-red", "energy", "kin8nm")),
         *(limit for name in ("digits", "yacht") for limit in limits[name]),
     )
-    level = dict.fromkeys(("wine-quality-red", "kin8nm", "diabetes", "digits"), "level")
-    assert from_the_good_start(result) == {"energy": "ahead", "yacht": "ahead"} | level  # as when.md says
+    ahead = dict.fromkeys(("energy", "yacht", "wine-quality-red", "digits"), "ahead")
+    assert from_the_good_start(result) == ahead | {"kin8nm": "level", "diabetes": "level"}  # as when.md says
     assert lost(result, "plain") == ["wine-quality-red (no decay, b1 .99)", "diabetes (rate x 30)"]
-    behind_tpe = ("rate / 30", "decay e^-2", "no decay, b1 .99")
-    assert lost(result, "tpe, 10 % trials") == [f"diabetes ({start})" for start in behind_tpe]
+    behind_tpe = ("rate / 30", "rate x 30", "decay e^-2", "no decay, b1 .99")
+    on_diabetes = [f"diabetes ({start})" for start in behind_tpe]
+    assert lost(result, "tpe, 10 % trials") == [*on_diabetes, "digits (decay e^-2)"]
     agree("when.md", "ahead of plain training in # cases, level in # and behind in #", *counts["plain"])
     agree("when.md", "of TPE ahead in #, level in # and behind in #", *counts["tpe, 10 % trials"])
     agree("when.md", "in hindsight it is ahead in #, level in # and behind in #", *counts["best fixed"])
@@ -122,8 +123,8 @@ def test_the_bound_on_the_momentum_at_a_quarter_budget():
     over_plain, over_tpe = ([line[word] for word in VERDICTS] for line in verdicts(as_ours + others))
     agree(PAGE, "then ahead of plain training in # cases, level in # and behind in #", *over_plain)
     agree(PAGE, "behind in #; of TPE in #, # and #", over_plain[2], *over_tpe)
-    errors = [found_by(result, "yacht", start, free, "tune")[::2] for start in ("rate x 30", "no decay, b1 .99")]
-    agree(PAGE, "without decay and b1 0.99 # and # times worse", *(without / ours for without, ours in errors))
+    without, ours = found_by(result, "yacht", "no decay, b1 .99", free, "tune")[::2]
+    agree(PAGE, "on yacht without decay and b1 0.99 # times worse", without / ours)
     ends = [run["b1"] for run in result["runs"] if run["method"] == free and run["start"] == "no decay, b1 .99"]
     agree(PAGE, "# of the # runs that start there end at 0.99 or above", sum(b1 >= 0.99 for b1 in ends), len(ends))
 
@@ -154,13 +155,10 @@ def test_the_full_budget():
         *counts["plain"],
         *counts["tpe, 10 % trials"],
     )
-    energy = next(
-        line for line in verdicts([run for run in good if run["set"] == "energy"]) if line["rival"] == "plain"
-    )
-    assert energy["ahead"] == 1
+    assert from_the_good_start(result)["wine-quality-red"] == "ahead"
     agree(PAGE, "is ahead of it in # cases, level in #, and behind in #, one", *counts["tpe, 10 % trials"])
     places = [place.split()[0] for place in lost(result, "tpe, 10 % trials")]
-    assert places == ["wine-quality-red", "diabetes", "diabetes"]
+    assert places == ["wine-quality-red", "diabetes", "digits"]
     agree(PAGE, "ahead of free momentum in # cases, level in #, behind in #", *counts["tune, free momentum"])
     number = len(pairs(result["runs"], "tune", "tune, free momentum"))
     found = ratio(result["runs"], "tune", "tune, free momentum")
@@ -175,7 +173,8 @@ def test_probabilities_at_the_full_budget():
         found[line["median over starts and splits"], line["set"]] = [float(line[method]) for method in methods]
     sets = [name for measure, name in found if measure == "NLL"]
     best = {name: min(range(3), key=found["NLL", name].__getitem__) for name in sets}
-    assert [name for name in sets if best[name] == 2] == ["energy", "yacht", "wine-quality-red", "kin8nm"]
+    assert [name for name in sets if best[name] == 2] == ["energy", "yacht", "kin8nm"]
+    assert len(set(found["NLL", "wine-quality-red"][1:])) == 1
     assert best["diabetes"] == best["digits"] == 1
     worst = {name: max(range(3), key=found["calibration error", name].__getitem__) for name in sets}
     assert all((worst[name] == 2) == (name != "digits") for name in sets)
