@@ -13,6 +13,7 @@ import hypergrad as hg
 from experiments.benchmarks.problems import PROBLEMS
 from experiments.common.data import digits
 from hypergrad.diagnose import _timed
+from hypergrad.estimators.common.names import named_estimators
 from hypergrad.testing import laws
 from hypergrad.testing.problems import net, quadratic, ridge
 
@@ -227,6 +228,12 @@ def test_who_errs_with_a_good_status_is_called_silent():
     assert [found.is_silent for found in result.findings] == [True, False, False]
     assert [text.startswith("opposite") and "its own status is OK" in text for text in result.warnings] == [True]
     assert str(result).splitlines()[0].split()[-2:] == ["status", "verdict"]
+
+
+def test_estimators_without_names_are_called_by_what_makes_them():
+    inner = solver(12, 0.05)
+    found = named_estimators([hg.DrMAD(inner), hg.Reverse(inner, horizon=3), hg.Implicit(inner, hg.CG(4))])
+    assert list(found)[:2] == ["DrMAD()", "Reverse(horizon=3)"] and "outside" not in "".join(found)
 
 
 @pytest.mark.slow

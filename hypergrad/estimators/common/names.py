@@ -25,7 +25,7 @@ ESTIMATORS = Rule("estimators", "an estimator, or several in a list or a diction
 
 def _name(estimator: AbstractEstimator) -> str:
     """Returns the class with the fields that are not as they are by default, the inner solver left out."""
-    fields = [f for f in dataclasses.fields(estimator) if f.name != "inner"]
+    fields = [f for f in dataclasses.fields(estimator) if f.repr and f.name != "inner"]
     changed = [f for f in fields if getattr(estimator, f.name) is not f.default]
     texts = [f"{f.name}={eqx.tree_pformat(getattr(estimator, f.name), width=200)}" for f in changed]
     return f"{type(estimator).__name__}({', '.join(texts)})"
