@@ -94,7 +94,7 @@ def tune(
     3. Starts race for some 15 % of the budget, and one move at least: all train and move λ; the worse half gives up,
        again and again. So a start that ruins training is replaced.
     4. The winner goes on from its weights to the end of the budget. Where it has lost nine tenths of what training
-       had gained, for five moves in a row, the next best start goes on in its place, and the best of all is returned.
+       had gained on both losses, the next best start goes on in its place, and the best of all is returned.
 
     **Arguments**
 
