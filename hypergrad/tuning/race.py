@@ -205,15 +205,17 @@ def finish(
         return stopped
 
     for number, rival in enumerate(order):
-        course, left = rival.course, len(order) - 1 - number
+        course, more = rival.course, number + 1 < len(order)
         others = choice.spent + sum(other.course.gradients for other in race if other is not rival)
         limit = total - others - choice.cost + 1  # one more hyper-step fits
-        while course.gradients < limit and not stopped and not (left and rival.is_ruined(untrained)):
+        ruined = more and rival.is_ruined(untrained)
+        while course.gradients < limit and not (stopped or ruined):
             before, moves = course.num_steps, LOOK - course.num_steps % LOOK
-            leg = min(limit, course.gradients + moves * choice.cost) if left else limit
+            leg = min(limit, course.gradients + moves * choice.cost) if more else limit
             rival.go_on(leg, None if callback is None else watch)
             stopped = stopped or course.num_steps == before  # patience is at its end
-        if stopped or not (left and rival.is_ruined(untrained)):
+            ruined = more and rival.is_ruined(untrained)
+        if stopped or not ruined:
             return order[: number + 1]
     return order
 
