@@ -40,7 +40,7 @@ class Plan(eqx.Module):
     count: str | None = None  # the count that the budget bounds
     streams: bool = False  # True if the training data are a `Stretch`
     patience: int | Array | None = eqx.field(converter=_as_array, default=None)  # steps without a better one on holdout
-    outside: str = eqx.field(static=True, default="")  # what `keep` reads there
+    outside: str = eqx.field(static=True, default="")  # a checksum of what `keep` reads there
 
     def has_patience(self, state: SearchState) -> Any:
         """Returns whether a better step may still come."""

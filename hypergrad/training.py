@@ -157,14 +157,13 @@ def evaluate(
         >>> print(f"{hg.evaluate(inner, problem, w, log_l2, key).value:.3f}")
         0.352
     """
-    check_model(problem, params, hparams)  # here, where arrays have values
-    return _evaluate(inner, problem, params, hparams, key)
+    return _evaluate(inner, problem, check_model(problem, params, hparams), hparams, key)  # here arrays have values
 
 
 @eqx.filter_jit
 def _evaluate(
-    inner: AbstractInnerSolver, problem: BilevelProblem, params: PyTree, hparams: PyTree, key: Array
+    inner: AbstractInnerSolver, problem: BilevelProblem, partitioned: PartitionedModel, hparams: PyTree, key: Array
 ) -> Estimate:
-    start = inner.start(problem, check_model(problem, params, hparams), hparams)
+    start = inner.start(problem, partitioned, hparams)
     training = Training(inner, problem, hparams, key)
     return training.evaluate(training.feed(start))[0]

@@ -115,8 +115,14 @@ def _step(inner: Any, problem: BilevelProblem, hparams: PyTree, state: InnerStat
 
 
 def _take_back(*step: Any) -> None:
+    """Traces the way back through a step."""
     function, point = _step(*step)
-    jax.eval_shape(lambda point: jax.vjp(function, point)[1](function(point)), point)
+
+    def back(point: PyTree) -> PyTree:
+        end, pullback = jax.vjp(function, point)
+        return pullback(end)
+
+    jax.eval_shape(back, point)
 
 
 def _two_steps(inner: Any, problem: BilevelProblem, hparams: PyTree, state: InnerState) -> Slice:
